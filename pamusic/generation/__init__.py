@@ -1,0 +1,1 @@
+"""Prime ids -> more ids. Never knows what the ids mean."""

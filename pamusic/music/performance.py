@@ -1,0 +1,134 @@
+"""What a performance is: which keys sounded when and how hard, and what the feet did.
+
+Knows seconds, pitches and velocities; knows no files, no ticks, no tokens. Times are float64 seconds. Values in,
+values out: every method returns a new `Performance`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LOWEST_PIANO_PITCH = 21  # A0
+HIGHEST_PIANO_PITCH = 108  # C8
+
+SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67  # MIDI control numbers of the right, the middle and the left pedal
+PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
+
+NOTE = np.dtype([("onset", "f8"), ("offset", "f8"), ("pitch", "u1"), ("velocity", "u1")])
+PEDAL = np.dtype([("time", "f8"), ("control", "u1"), ("value", "u1")])
+
+
+def empty_notes() -> np.ndarray:
+    return np.empty(0, NOTE)
+
+
+def empty_pedal() -> np.ndarray:
+    return np.empty(0, PEDAL)
+
+
+@dataclass(frozen=True, eq=False)
+class Performance:
+    """Music as played on one piano.
+
+    Attributes:
+        notes: `[num_notes]` records of `NOTE`, ordered by (onset, pitch); onset and offset in seconds are those of
+            the key, not of the sound.
+        pedal: `[num_pedal]` records of `PEDAL`, ordered by time; values 0 (up) to 127 (down).
+    """
+
+    notes: np.ndarray = field(default_factory=empty_notes)
+    pedal: np.ndarray = field(default_factory=empty_pedal)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        onset: np.ndarray,
+        offset: np.ndarray,
+        pitch: np.ndarray,
+        velocity: np.ndarray,
+        pedal: np.ndarray | None = None,
+    ) -> Performance:
+        """Builds a performance from parallel arrays `[num_notes]`, in any order."""
+        notes = np.empty(len(onset), NOTE)
+        notes["onset"], notes["offset"], notes["pitch"], notes["velocity"] = onset, offset, pitch, velocity
+        notes = notes[np.lexsort((notes["pitch"], notes["onset"]))]
+        if pedal is None:
+            pedal = empty_pedal()
+        return cls(notes, pedal[np.argsort(pedal["time"], kind="stable")])
+
+    def __len__(self) -> int:
+        """The number of notes."""
+        return len(self.notes)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from 0 to the last thing that happens: an offset or a pedal movement."""
+        last_offset = float(self.notes["offset"].max()) if len(self.notes) else 0.0
+        last_pedal = float(self.pedal["time"].max()) if len(self.pedal) else 0.0
+        return max(last_offset, last_pedal)
+
+    def equals(self, other: Performance) -> bool:
+        """Whether both have exactly the same notes and the same pedal."""
+        return np.array_equal(self.notes, other.notes) and np.array_equal(self.pedal, other.pedal)
+
+    def transposed(self, semitones: int) -> Performance:
+        """The same music, higher or lower.
+
+        Raises:
+            ValueError: a note would leave MIDI's 0 to 127.
+        """
+        pitch = self.notes["pitch"].astype(np.int64) + semitones
+        if len(pitch) and not (0 <= pitch.min() and pitch.max() <= 127):
+            raise ValueError(f"transposing by {semitones} would reach pitches {pitch.min()} to {pitch.max()}, not 0 to 127")
+        notes = self.notes.copy()
+        notes["pitch"] = pitch
+        return Performance(notes, self.pedal)
+
+    def stretched(self, factor: float) -> Performance:
+        """The same music, `factor` times as long.
+
+        Raises:
+            ValueError: the factor is not a positive number.
+        """
+        if not 0 < factor < float("inf"):
+            raise ValueError(f"a stretch factor is a positive number, not {factor}")
+        notes, pedal = self.notes.copy(), self.pedal.copy()
+        notes["onset"] *= factor
+        notes["offset"] *= factor
+        pedal["time"] *= factor
+        return Performance(notes, pedal)
+
+    def shifted(self, seconds: float) -> Performance:
+        """The same music, later (or, for a negative number, earlier) by `seconds`."""
+        notes, pedal = self.notes.copy(), self.pedal.copy()
+        notes["onset"] += seconds
+        notes["offset"] += seconds
+        pedal["time"] += seconds
+        return Performance(notes, pedal)
+
+    def cropped(self, start: float, end: float) -> Performance:
+        """What begins in `[start, end)` seconds, moved so that `start` is 0; notes still held at `end` are let go there.
+
+        The pedals are taken over in the position they have at `start`.
+        """
+        inside = (self.notes["onset"] >= start) & (self.notes["onset"] < end)
+        notes = self.notes[inside].copy()
+        notes["offset"] = np.minimum(notes["offset"], end)
+        before, inside = self.pedal[self.pedal["time"] < start], self.pedal[(self.pedal["time"] >= start) & (self.pedal["time"] < end)]
+        carried = []
+        for control in np.unique(before["control"]):
+            last = before[before["control"] == control][-1:].copy()
+            last["time"] = start
+            carried.append(last)
+        pedal = np.concatenate([*carried, inside]) if carried else inside.copy()
+        return Performance(notes, pedal).shifted(-start)
+
+    def joined(self, other: Performance) -> Performance:
+        """Both at once; `shifted` first puts one behind the other."""
+        notes = np.concatenate([self.notes, other.notes])
+        pedal = np.concatenate([self.pedal, other.pedal])
+        return Performance(
+            notes[np.lexsort((notes["pitch"], notes["onset"]))], pedal[np.argsort(pedal["time"], kind="stable")]
+        )

@@ -1,0 +1,1 @@
+"""Music <-> integers. Knows NumPy and `music`; knows no torch."""
