@@ -1,0 +1,21 @@
+"""Finds `tokenizers/` and `checkpoints/`, in a wheel or in a checkout. Knows nothing of what is in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def tokenizers_folder() -> Path:
+    """The folder of the vocabularies that ship."""
+    return _shipped("tokenizers")
+
+
+def checkpoints_folder() -> Path:
+    """The folder of the checkpoints that ship."""
+    return _shipped("checkpoints")
+
+
+def _shipped(name: str) -> Path:
+    package = Path(__file__).parent
+    in_wheel = package / "_shipped" / name
+    return in_wheel if in_wheel.is_dir() else package.parent / name

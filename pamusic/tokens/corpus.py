@@ -1,0 +1,186 @@
+"""Many pieces of ids on disk, memory-mapped, with their splits.
+
+Knows ids and pieces; knows no MIDI, no model. A corpus is a folder: `tokens.bin` (all ids, uint16, little-endian, one
+piece behind the other, without start and end), `tokenizer.toml` (the vocabulary it was made with) and `corpus.json`
+(everything else). It is written beside its place and renamed when whole, so it is there entirely or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from pamusic.errors import PamusicError
+from pamusic.tokens.sources import SPLITS
+from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.vocabulary import load_vocabulary
+
+FORMAT = 1
+ID = np.dtype("<u2")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One work or take.
+
+    Attributes:
+        name: its source file's.
+        split: train, validation or test.
+        start, num_tokens: where its ids lie in `tokens.bin`, in ids.
+        num_notes, seconds: how many notes it has and how long it lasts.
+        sha256: of the source file.
+    """
+
+    name: str
+    split: str
+    start: int
+    num_tokens: int
+    num_notes: int
+    seconds: float
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """An opened corpus; `ids` is a view of the file, not of memory."""
+
+    path: Path
+    tokenizer: Tokenizer
+    pieces: tuple[Piece, ...]
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of pieces."""
+        return len(self.pieces)
+
+    def piece(self, index: int) -> np.ndarray:
+        """The ids `[num_tokens]` of a piece, uint16, without start and end."""
+        piece = self.pieces[index]
+        return self.ids[piece.start : piece.start + piece.num_tokens]
+
+    def split(self, name: str) -> list[int]:
+        """Indices of the pieces of a split."""
+        return [index for index, piece in enumerate(self.pieces) if piece.split == name]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of which pieces it holds, in which order, by which tokenizer."""
+        import hashlib
+
+        digest = hashlib.sha256(self.tokenizer.fingerprint.encode())
+        for piece in self.pieces:
+            digest.update(f"{piece.split} {piece.sha256} {piece.num_tokens}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def open_corpus(path: Path) -> Corpus:
+    """Opens a corpus.
+
+    Raises:
+        PamusicError: there is none, or it is broken or of another format.
+    """
+    if not (path / "corpus.json").is_file():
+        raise PamusicError(f"{path}: no corpus there; make one: pamusic tokenize FOLDER --out {path}")
+    try:
+        about = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise PamusicError(f"{path}: is a corpus of format {about['format']}, we read {FORMAT}; make it anew: pamusic tokenize")
+        pieces = tuple(Piece(**piece) for piece in about["pieces"])
+        num_ids, fingerprint = int(about["num_tokens"]), str(about["tokenizer_fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PamusicError(f"{path}: corpus.json is broken ({error}); make the corpus anew: pamusic tokenize") from None
+    tokenizer = Tokenizer(load_vocabulary(path / "tokenizer.toml"))
+    if tokenizer.fingerprint != fingerprint:
+        raise PamusicError(f"{path}: tokenizer.toml was changed after the corpus was made; make it anew: pamusic tokenize")
+    file = path / "tokens.bin"
+    size = file.stat().st_size if file.is_file() else 0
+    if size != num_ids * ID.itemsize:
+        raise PamusicError(f"{path}: tokens.bin has {size} bytes, not {num_ids * ID.itemsize}; make the corpus anew: pamusic tokenize")
+    ids = np.memmap(file, ID, mode="r") if num_ids else np.empty(0, ID)
+    return Corpus(path, tokenizer, pieces, ids)
+
+
+class CorpusWriter:
+    """Takes pieces one by one; `close` completes the folder's files."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        self._folder, self._tokenizer = folder, tokenizer
+        self._file: IO[bytes] = (folder / "tokens.bin").open("wb")
+        self._pieces: list[Piece] = []
+        self._num_tokens = 0
+
+    def add(self, ids: np.ndarray, *, name: str, split: str, num_notes: int, seconds: float, sha256: str) -> None:
+        assert split in SPLITS
+        self._file.write(np.ascontiguousarray(ids, ID).tobytes())
+        self._pieces.append(Piece(name, split, self._num_tokens, len(ids), num_notes, round(seconds, 3), sha256))
+        self._num_tokens += len(ids)
+
+    def close(self, **about: object) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        vocabulary = self._tokenizer.vocabulary
+        (self._folder / "tokenizer.toml").write_text(vocabulary.toml(), encoding="utf-8")
+        content = {
+            "format": FORMAT,
+            "tokenizer": vocabulary.name,
+            "tokenizer_fingerprint": vocabulary.fingerprint,
+            "num_tokens": self._num_tokens,
+            **about,
+            "pieces": [asdict(piece) for piece in self._pieces],
+        }
+        (self._folder / "corpus.json").write_text(json.dumps(content, indent=0), encoding="utf-8")
+
+    def abandon(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def writing_corpus(path: Path, tokenizer: Tokenizer, *, force: bool = False) -> Iterator[CorpusWriter]:
+    """Gives a writer; what it wrote becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        PamusicError: something is there already and `force` is not given, or the place cannot be written to.
+    """
+    check_corpus_place(path, force=force)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        writer = CorpusWriter(partial, tokenizer)
+    except OSError as error:
+        raise PamusicError(f"{path}: cannot be written ({error.strerror}); choose another place with --out") from None
+    try:
+        yield writer
+        old = path.with_name(f".{path.name}.old-{os.getpid()}")
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise PamusicError(f"{path}: cannot be written ({error.strerror}); make room or choose another place with --out") from None
+    finally:
+        writer.abandon()
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_corpus_place(path: Path, *, force: bool) -> None:
+    """Refuses a place where something precious lies.
+
+    Raises:
+        PamusicError: `path` exists and `force` is not given, or is no corpus at all.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir() or (any(path.iterdir()) and not (path / "corpus.json").is_file()):
+        raise PamusicError(f"{path}: exists and is not a corpus; choose another place with --out")
+    if not force and any(path.iterdir()):
+        raise PamusicError(f"{path}: there is a corpus already; replace it with --force, or choose another place with --out")

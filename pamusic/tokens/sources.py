@@ -1,0 +1,168 @@
+"""Where pieces come from: folders, zip archives and single files, MAESTRO among them.
+
+Knows file names, zip members and MAESTRO's table; opens no MIDI. What it finds is a list of `Source`, in an order that
+does not depend on the file system.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from pamusic.errors import PamusicError
+
+SPLITS = ("train", "validation", "test")
+MIDI_ENDINGS = (".mid", ".midi")
+MAESTRO_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
+VALIDATION_SHARE = TEST_SHARE = 0.1  # of a folder without official splits: MAESTRO's own are 0.11 and 0.14
+MAX_MEMBER_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Source:
+    """One MIDI file, in a folder or in an archive.
+
+    Attributes:
+        container: the archive, or None.
+        path: the file's path, within the archive if there is one.
+        name: what it is called in the corpus: relative to what the user named.
+        split: the official one, or None where the content decides.
+    """
+
+    container: str | None
+    path: str
+    name: str
+    split: str | None = None
+
+    def read(self) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            PamusicError: it cannot be read.
+        """
+        try:
+            if self.container is None:
+                return Path(self.path).read_bytes()
+            archive = _open_archive(self.container, os.getpid())
+            if archive.getinfo(self.path).file_size > MAX_MEMBER_BYTES:
+                raise PamusicError(f"{self.name}: is larger than any MIDI file we take (64 MiB)")
+            return archive.read(self.path)
+        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, KeyError, EOFError, zlib.error) as error:
+            raise PamusicError(f"{self.name}: cannot be read ({str(error) or type(error).__name__})") from None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that did not become a piece, and why."""
+
+    name: str
+    reason: str
+
+
+def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:
+    """All MIDI files under folders and in archives, and those named outright.
+
+    A folder or archive with MAESTRO's table in it gives the files of the table, with their official splits; files that
+    the table names and that are missing are refused, and so are archive members whose path leads outside.
+
+    Raises:
+        PamusicError: a path does not exist, or there is no MIDI file at all.
+    """
+    sources: list[Source] = []
+    refused: list[Refusal] = []
+    for path in paths:
+        if path.is_dir():
+            found, not_found = _in_folder(path)
+        elif not path.exists():
+            raise PamusicError(f"{path}: no such file or folder; check the path")
+        elif zipfile.is_zipfile(path):
+            found, not_found = _in_archive(path)
+        elif path.suffix.lower() == ".zip":
+            raise PamusicError(f"{path}: is not a zip archive, or a broken one; fetch it anew")
+        else:
+            found, not_found = [Source(None, str(path), path.name)], []
+        sources += found
+        refused += not_found
+    if not sources:
+        what = ", ".join(str(path) for path in paths)
+        why = f"; {refused[0].name}: {refused[0].reason}" if refused else ""
+        raise PamusicError(f"{what}: no MIDI file (.mid, .midi) in it{why}; name a folder, a zip or files that have some")
+    return list({(source.container, source.path): source for source in sources}.values()), refused
+
+
+def split_by_content(data: bytes) -> str:
+    """The split of a file that has no official one: the same for the same bytes, whatever its name and neighbours."""
+    position = int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2**64
+    if position < TEST_SHARE:
+        return "test"
+    return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
+
+
+def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in (*MIDI_ENDINGS, ".csv"))
+    listed: list[Source] = []
+    refused: list[Refusal] = []
+    for table in files:
+        if table.suffix.lower() == ".csv" and (rows := _maestro_rows(table.read_bytes())) is not None:
+            for file_name, split in rows:
+                path = table.parent / file_name
+                name = path.relative_to(folder).as_posix()
+                if path.is_file():
+                    listed.append(Source(None, str(path), name, split))
+                else:
+                    refused.append(Refusal(name, f"{table.name} names it, but it is not there"))
+    taken = {source.path for source in listed}
+    others = [path for path in files if path.suffix.lower() in MIDI_ENDINGS and str(path) not in taken]
+    return listed + [Source(None, str(path), path.relative_to(folder).as_posix()) for path in others], refused
+
+
+def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:
+    archive = _open_archive(str(path), os.getpid())
+    listed: list[Source] = []
+    refused: list[Refusal] = []
+    members = {}
+    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+        member = PurePosixPath(info.filename.replace("\\", "/"))
+        if info.is_dir() or member.suffix.lower() not in (*MIDI_ENDINGS, ".csv") or "__MACOSX" in member.parts:
+            continue
+        if member.is_absolute() or ".." in member.parts or ":" in member.parts[0]:
+            refused.append(Refusal(info.filename, "its path leads outside the archive"))
+        else:
+            members[info.filename] = member
+    for table, member in members.items():
+        if member.suffix.lower() == ".csv" and (rows := _maestro_rows(Source(str(path), table, table).read())) is not None:
+            for file_name, split in rows:
+                name = str(member.parent / file_name)
+                if name in members:
+                    listed.append(Source(str(path), name, name, split))
+                else:
+                    refused.append(Refusal(name, f"{member.name} names it, but it is not there"))
+    taken = {source.path for source in listed}
+    others = [name for name, member in members.items() if member.suffix.lower() in MIDI_ENDINGS and name not in taken]
+    return listed + [Source(str(path), name, name) for name in others], refused
+
+
+@lru_cache(maxsize=4)
+def _open_archive(path: str, process: int) -> zipfile.ZipFile:  # noqa: ARG001 - a forked process must open its own
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise PamusicError(f"{path}: cannot be opened as a zip archive ({error})") from None
+
+
+def _maestro_rows(data: bytes) -> list[tuple[str, str]] | None:
+    """(file name, split) of each row, or None where the table is not MAESTRO's."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8"))))
+    except (UnicodeDecodeError, csv.Error):
+        return None
+    if not rows or not set(MAESTRO_COLUMNS) <= set(rows[0]):
+        return None
+    return [(row["midi_filename"], row["split"]) for row in rows if row["split"] in SPLITS and row["midi_filename"]]

@@ -1,0 +1,166 @@
+"""The table (kind, value) <-> id, read from a TOML file of `tokenizers/`.
+
+Knows what kinds of events there are and which ids they have; knows no performances. A vocabulary is data: copy a file,
+rename it, change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pamusic.errors import PamusicError
+
+KINDS = ("note_on", "note_off", "time_shift", "velocity", "start", "end", "pad")
+SUSTAIN_MODES = ("folded",)
+
+
+@dataclass(frozen=True)
+class EventRange:
+    """Ids `start` to `start + last - first` stand for values `first` to `last` of one kind."""
+
+    kind: str
+    first: int
+    last: int
+    start: int
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An ordered list of event ranges and the grid they speak of.
+
+    Attributes:
+        name: how a user calls it.
+        version: raised when its meaning changes.
+        time_step_ms: the grid of time, in milliseconds.
+        num_velocity_bins: loudness classes, of equal width, over velocities 1 to 127.
+        sustain: what becomes of the sustain pedal: `folded` into the notes' lengths.
+        ranges: the events in the order of their ids.
+    """
+
+    name: str
+    version: int
+    time_step_ms: float
+    num_velocity_bins: int
+    sustain: str
+    ranges: tuple[EventRange, ...]
+
+    def __len__(self) -> int:
+        """The number of ids."""
+        return sum(len(events) for events in self.ranges)
+
+    def range(self, kind: str) -> EventRange:
+        return next(events for events in self.ranges if events.kind == kind)
+
+    def id(self, kind: str, value: int = 0) -> int:
+        """The id of an event.
+
+        Raises:
+            ValueError: the kind has no such value.
+        """
+        events = self.range(kind)
+        if not events.first <= value <= events.last:
+            raise ValueError(f"{self.name} has {kind} {events.first} to {events.last}, not {value}")
+        return events.start + value - events.first
+
+    def event(self, id: int) -> tuple[str, int]:
+        """The kind and value of an id."""
+        for events in self.ranges:
+            if events.start <= id < events.start + len(events):
+                return events.kind, events.first + id - events.start
+        raise ValueError(f"{self.name} has ids 0 to {len(self) - 1}, not {id}")
+
+    @property
+    def kind_of_id(self) -> np.ndarray:
+        """`[vocab]`, index into `KINDS` of each id."""
+        return np.concatenate([np.full(len(events), KINDS.index(events.kind), np.uint8) for events in self.ranges])
+
+    @property
+    def value_of_id(self) -> np.ndarray:
+        """`[vocab]`, value of each id."""
+        return np.concatenate([np.arange(events.first, events.last + 1, dtype=np.int64) for events in self.ranges])
+
+    @property
+    def seconds_of_id(self) -> np.ndarray:
+        """`[vocab]`, seconds that pass with each id; all but time shifts are instantaneous."""
+        is_shift = self.kind_of_id == KINDS.index("time_shift")
+        return np.where(is_shift, self.value_of_id * self.time_step_ms / 1000, 0.0)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the vocabulary means: comments, layout and name of the file do not enter."""
+        meaning = [self.time_step_ms, self.num_velocity_bins, self.sustain]
+        meaning += [[events.kind, events.first, events.last] for events in self.ranges]
+        return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]
+
+    def toml(self) -> str:
+        """The vocabulary as the text of a TOML file that `load_vocabulary` reads."""
+        lines = [f'name = "{self.name}"', f"version = {self.version}", "", "[time]", f"step_ms = {self.time_step_ms}", ""]
+        lines += ["[velocity]", f"bins = {self.num_velocity_bins}", "", "[pedal]", f'sustain = "{self.sustain}"']
+        for events in self.ranges:
+            lines += ["", "[[events]]", f'kind = "{events.kind}"', f"first = {events.first}", f"last = {events.last}"]
+        return "\n".join(lines) + "\n"
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Reads a vocabulary.
+
+    Raises:
+        PamusicError: the file is missing, is no TOML, or does not describe a vocabulary.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PamusicError(f"{path}: no such tokenizer file") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PamusicError(f"{path}: is not a tokenizer file ({error})") from None
+    try:
+        ranges, start = [], 0
+        for events in table["events"]:
+            ranges.append(EventRange(str(events["kind"]), int(events["first"]), int(events["last"]), start))
+            start += len(ranges[-1])
+        vocabulary = Vocabulary(
+            name=str(table["name"]),
+            version=int(table["version"]),
+            time_step_ms=table["time"]["step_ms"],
+            num_velocity_bins=int(table["velocity"]["bins"]),
+            sustain=str(table["pedal"]["sustain"]),
+            ranges=tuple(ranges),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PamusicError(f"{path}: is not a tokenizer file (missing or malformed: {error})") from None
+    _check(vocabulary, path)
+    return vocabulary
+
+
+def _check(vocabulary: Vocabulary, path: Path) -> None:
+    kinds = [events.kind for events in vocabulary.ranges]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise PamusicError(f"{path}: has events of kind {kind!r}; the kinds are {', '.join(KINDS)}")
+    if sorted(kinds) != sorted(KINDS):
+        raise PamusicError(f"{path}: must have each kind of event once ({', '.join(KINDS)}), has {', '.join(kinds)}")
+    if any(len(events) < 1 for events in vocabulary.ranges):
+        raise PamusicError(f"{path}: has a range whose last value is below its first")
+    if not (isinstance(vocabulary.time_step_ms, int | float) and 1 <= vocabulary.time_step_ms <= 1000):
+        raise PamusicError(f"{path}: time.step_ms is 1 to 1000, not {vocabulary.time_step_ms}")
+    velocity, shift = vocabulary.range("velocity"), vocabulary.range("time_shift")
+    if not 1 <= vocabulary.num_velocity_bins <= 127 or (velocity.first, velocity.last) != (1, vocabulary.num_velocity_bins):
+        raise PamusicError(f"{path}: velocity events must be 1 to velocity.bins ({vocabulary.num_velocity_bins}, at most 127)")
+    if shift.first != 1:
+        raise PamusicError(f"{path}: time_shift events must begin at 1, not {shift.first}")
+    notes = [(vocabulary.range(kind).first, vocabulary.range(kind).last) for kind in ("note_on", "note_off")]
+    if notes[0] != notes[1] or not 0 <= notes[0][0] <= notes[0][1] <= 127:
+        raise PamusicError(f"{path}: note_on and note_off must have the same pitches, within 0 to 127")
+    if vocabulary.sustain not in SUSTAIN_MODES:
+        raise PamusicError(f"{path}: pedal.sustain is one of {', '.join(SUSTAIN_MODES)}, not {vocabulary.sustain!r}")
+    if len(vocabulary) > 2**16:
+        raise PamusicError(f"{path}: has {len(vocabulary)} ids; at most {2**16} fit a corpus")
