@@ -1,0 +1,109 @@
+"""How files are written: whole or not at all, and never over one that was not named.
+
+Knows paths and what may go wrong with them; knows nothing of what is in the files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pamusic.errors import PamusicError
+
+# What can go wrong with a file through no fault of ours, and what to do about it.
+REMEDIES = {
+    errno.ENOSPC: "the disk is full; make room or write elsewhere",
+    errno.EDQUOT: "your disk quota is used up; make room or write elsewhere",
+    errno.EFBIG: "the file would be larger than the disk or your limits allow; write elsewhere",
+    errno.EIO: "the disk failed; write elsewhere",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.EROFS: "the disk is read-only; write elsewhere",
+    errno.ENOTDIR: "part of its path is a file, not a folder; choose another path",
+    errno.EEXIST: "part of its path is a file, not a folder; choose another path",
+    errno.ENOENT: "its folder does not exist and cannot be made; choose another path",
+    errno.EISDIR: "it is a folder; give the name of a file",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "its links lead in a circle; choose another path",
+}
+# These can only come from writing, whichever file they name.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+@contextmanager
+def written_atomically(path: str | Path) -> Iterator[Path]:
+    """Lends a temporary path to write to; when the block ends well, that file becomes `path`, at once and whole.
+
+        with written_atomically("out.mid") as temporary:
+            temporary.write_bytes(data)
+
+    The temporary file lies in the same folder and has the same suffix. If the block raises, it is removed, and so are
+    the parent folders made for it; what stood at `path` before is untouched. A link is followed, not replaced. A
+    device or a pipe (`/dev/null`) cannot be replaced either: it is lent itself and written directly.
+
+    Raises:
+        PamusicError: the disk is full or read-only, permission is denied, or the path cannot be that of a file.
+    """
+    path = Path(path)
+    if "\0" in str(path):
+        raise PamusicError(f"cannot write {str(path)!r}: its name holds a zero character; choose another name")
+    target = Path(os.path.realpath(path))
+    made: list[Path] = []
+    temporary = target.with_name(f".pamusic-{secrets.token_hex(6)}{target.suffix}") if target.name else target
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if target.exists() and not target.is_file():
+            yield target
+            return
+        made = _make_folder(target.parent)
+        # Made with 0o666, so that the umask decides, as it does for any other file (tempfile would say 0o600).
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        _flush(temporary)
+        if target.exists():
+            temporary.chmod(target.stat().st_mode & 0o777)
+        os.replace(temporary, target)
+        made = []
+    except OSError as error:
+        ours = error.filename is None or Path(os.fsdecode(error.filename)) in {temporary, target, *target.parents}
+        if error.errno in FULL or (ours and error.errno in REMEDIES):
+            raise PamusicError(f"cannot write {path}: {REMEDIES[error.errno]}") from error
+        raise
+    finally:
+        if temporary != target:
+            with suppress(OSError):
+                temporary.unlink()
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def free_name(path: str | Path) -> Path:
+    """The path itself where nothing stands there yet, else the first free one of `take-2.wav`, `take-3.wav`, …"""
+    path = Path(path)
+    candidate, number = path, 1
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Makes a folder with its parents; returns those that were missing, outermost first."""
+    missing = [each for each in [folder, *folder.parents] if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's bytes are on the disk, so that a power cut after the renaming finds them there."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
