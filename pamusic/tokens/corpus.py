@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import IO
 import numpy as np
 
 from pamusic.errors import PamusicError
+from pamusic.files import folder_written_atomically
 from pamusic.tokens.sources import SPLITS
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
@@ -152,24 +152,12 @@ def writing_corpus(path: Path, tokenizer: Tokenizer, *, force: bool = False) -> 
         PamusicError: something is there already and `force` is not given, or the place cannot be written to.
     """
     check_corpus_place(path, force=force)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        writer = CorpusWriter(partial, tokenizer)
-    except OSError as error:
-        raise PamusicError(f"{path}: cannot be written ({error.strerror}); choose another place with --out") from None
-    try:
-        yield writer
-        old = path.with_name(f".{path.name}.old-{os.getpid()}")
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise PamusicError(f"{path}: cannot be written ({error.strerror}); make room or choose another place with --out") from None
-    finally:
-        writer.abandon()
-        shutil.rmtree(partial, ignore_errors=True)
+    with folder_written_atomically(path) as folder:
+        writer = CorpusWriter(folder, tokenizer)
+        try:
+            yield writer
+        finally:
+            writer.abandon()
 
 
 def check_corpus_place(path: Path, *, force: bool) -> None:
