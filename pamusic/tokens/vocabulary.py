@@ -10,6 +10,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -78,23 +79,23 @@ class Vocabulary:
                 return events.kind, events.first + id - events.start
         raise ValueError(f"{self.name} has ids 0 to {len(self) - 1}, not {id}")
 
-    @property
+    @cached_property
     def kind_of_id(self) -> np.ndarray:
         """`[vocab]`, index into `KINDS` of each id."""
         return np.concatenate([np.full(len(events), KINDS.index(events.kind), np.uint8) for events in self.ranges])
 
-    @property
+    @cached_property
     def value_of_id(self) -> np.ndarray:
         """`[vocab]`, value of each id."""
         return np.concatenate([np.arange(events.first, events.last + 1, dtype=np.int64) for events in self.ranges])
 
-    @property
+    @cached_property
     def seconds_of_id(self) -> np.ndarray:
         """`[vocab]`, seconds that pass with each id; all but time shifts are instantaneous."""
         is_shift = self.kind_of_id == KINDS.index("time_shift")
         return np.where(is_shift, self.value_of_id * self.time_step_ms / 1000, 0.0)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of what the vocabulary means: comments, layout and name of the file do not enter."""
         meaning = [self.time_step_ms, self.num_velocity_bins, self.sustain]
