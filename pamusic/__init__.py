@@ -1,2 +1,3 @@
-"""pamusic."""
+"""Symbolic piano music with Perceiver AR: tokenize, train, sample, render."""
+
 __version__ = "0.1.0"
