@@ -16,7 +16,15 @@ class KeyValueCache:
     """
 
     def __init__(
-        self, batch: int, num_heads: int, head_dim: int, *, window: int, slack: int, device: torch.device, dtype: torch.dtype
+        self,
+        batch: int,
+        num_heads: int,
+        head_dim: int,
+        *,
+        window: int,
+        slack: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self._keys = torch.zeros(batch, num_heads, window + slack, head_dim, device=device, dtype=dtype)
         self._values = torch.zeros_like(self._keys)

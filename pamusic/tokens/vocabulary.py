@@ -104,7 +104,14 @@ class Vocabulary:
 
     def toml(self) -> str:
         """The vocabulary as the text of a TOML file that `load_vocabulary` reads."""
-        lines = [f'name = "{self.name}"', f"version = {self.version}", "", "[time]", f"step_ms = {self.time_step_ms}", ""]
+        lines = [
+            f'name = "{self.name}"',
+            f"version = {self.version}",
+            "",
+            "[time]",
+            f"step_ms = {self.time_step_ms}",
+            "",
+        ]
         lines += ["[velocity]", f"bins = {self.num_velocity_bins}", "", "[pedal]", f'sustain = "{self.sustain}"']
         for events in self.ranges:
             lines += ["", "[[events]]", f'kind = "{events.kind}"', f"first = {events.first}", f"last = {events.last}"]
@@ -154,8 +161,13 @@ def _check(vocabulary: Vocabulary, path: Path) -> None:
     if not (isinstance(vocabulary.time_step_ms, int | float) and 1 <= vocabulary.time_step_ms <= 1000):
         raise PamusicError(f"{path}: time.step_ms is 1 to 1000, not {vocabulary.time_step_ms}")
     velocity, shift = vocabulary.range("velocity"), vocabulary.range("time_shift")
-    if not 1 <= vocabulary.num_velocity_bins <= 127 or (velocity.first, velocity.last) != (1, vocabulary.num_velocity_bins):
-        raise PamusicError(f"{path}: velocity events must be 1 to velocity.bins ({vocabulary.num_velocity_bins}, at most 127)")
+    if not 1 <= vocabulary.num_velocity_bins <= 127 or (velocity.first, velocity.last) != (
+        1,
+        vocabulary.num_velocity_bins,
+    ):
+        raise PamusicError(
+            f"{path}: velocity events must be 1 to velocity.bins ({vocabulary.num_velocity_bins}, at most 127)"
+        )
     if shift.first != 1:
         raise PamusicError(f"{path}: time_shift events must begin at 1, not {shift.first}")
     notes = [(vocabulary.range(kind).first, vocabulary.range(kind).last) for kind in ("note_on", "note_off")]

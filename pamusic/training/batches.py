@@ -130,7 +130,9 @@ def make_batch(
             tokens[row, context - latents : context - latents + n] = window[:-1]
             targets[row, :n] = window[1:]
     return Batch(
-        torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(kept) if prefix_dropout and num_kept else None
+        torch.from_numpy(tokens),
+        torch.from_numpy(targets),
+        torch.from_numpy(kept) if prefix_dropout and num_kept else None,
     )
 
 

@@ -73,7 +73,11 @@ def describe(machine: Machine) -> str:
     if machine.device.type == "cuda":
         what = torch.cuda.get_device_name(machine.device)
     else:
-        what = f"{torch.get_num_threads()} {machine.device.type} threads" if machine.device.type == "cpu" else machine.device.type
+        what = (
+            f"{torch.get_num_threads()} {machine.device.type} threads"
+            if machine.device.type == "cpu"
+            else machine.device.type
+        )
     return f"{what}, {machine.precision} ({machine.why}), {'compiled' if machine.compile else 'not compiled'}"
 
 

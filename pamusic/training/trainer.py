@@ -76,7 +76,14 @@ class Trainer:
     """A run, new or resumed."""
 
     def __init__(
-        self, run: Path, corpus: Corpus, model: ModelConfig, training: TrainingConfig, machine: Machine, *, resume_from: Path | None = None
+        self,
+        run: Path,
+        corpus: Corpus,
+        model: ModelConfig,
+        training: TrainingConfig,
+        machine: Machine,
+        *,
+        resume_from: Path | None = None,
     ) -> None:
         """Builds the model in memory; `train` begins to write.
 
@@ -95,14 +102,18 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
         self.step, self.seconds, self.best_nats = 0, 0.0, math.inf
         self._batches = TrainingBatches(corpus, model, training)
-        self._validation = validation_batches(corpus, model, training.validation_windows, max(1, training.micro_batch // 2))
+        self._validation = validation_batches(
+            corpus, model, training.validation_windows, max(1, training.micro_batch // 2)
+        )
         self._loss: Callable[..., tuple[Tensor, Tensor]] = self._eager_loss
         if machine.compile:
             self._loss = torch.compile(self._eager_loss, dynamic=False)
         if resume_from is not None:
             self._load_state(resume_from / "state.pt")
 
-    def train(self, report: Callable[[Report], None] = lambda report: None, *, max_minutes: float | None = None) -> Outcome:
+    def train(
+        self, report: Callable[[Report], None] = lambda report: None, *, max_minutes: float | None = None
+    ) -> Outcome:
         """Trains until the last step, the time limit, or a signal (Ctrl-C, SIGTERM), and leaves a usable checkpoint.
 
         Raises:
@@ -180,7 +191,9 @@ class Trainer:
             batch = batch.to(self.machine.device)
             with self.machine.autocast():
                 logits = self.model(batch.tokens).float()
-            total += F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_SCORED, reduction="sum").item()
+            total += F.cross_entropy(
+                logits.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_SCORED, reduction="sum"
+            ).item()
             count += int((batch.targets != NOT_SCORED).sum())
         nats = total / count
         if nats < self.best_nats:
@@ -198,9 +211,22 @@ class Trainer:
         speed = len(losses) * self.training.batch_size * self.model.config.num_latents / seconds
         share = rate(self.step, self.training)
         done = self.step * self.training.batch_size * self.model.config.num_latents
-        rows = [(self.step, done, round(self.seconds, 1), "train", round(nats, 5), round(share, 5), round(float(self.grad_norm), 4), round(speed, 1))]
+        rows = [
+            (
+                self.step,
+                done,
+                round(self.seconds, 1),
+                "train",
+                round(nats, 5),
+                round(share, 5),
+                round(float(self.grad_norm), 4),
+                round(speed, 1),
+            )
+        ]
         if validated is not None:
-            rows.append((self.step, done, round(self.seconds, 1), "validation", round(validated, 5), round(share, 5), "", ""))
+            rows.append(
+                (self.step, done, round(self.seconds, 1), "validation", round(validated, 5), round(share, 5), "", "")
+            )
         with (self.run / "metrics.csv").open("a", newline="") as file:
             csv.writer(file).writerows(rows)
         left = (self.training.steps - self.step) * seconds / len(losses)
@@ -221,7 +247,9 @@ class Trainer:
             (self.run / "finished").unlink(missing_ok=True)
             _truncate_metrics(self.run / "metrics.csv", self.step)
         except OSError as error:
-            raise PamusicError(f"{self.run}: cannot be written ({error.strerror}); choose another folder with --out") from None
+            raise PamusicError(
+                f"{self.run}: cannot be written ({error.strerror}); choose another folder with --out"
+            ) from None
         with written_atomically(self.run / "run.json") as file:
             file.write_text(json.dumps(self._about(), indent=2) + "\n")
 
@@ -231,7 +259,11 @@ class Trainer:
             "training": asdict(self.training),
             "model": asdict(self.model.config),
             "num_parameters": self.model.num_parameters(),
-            "corpus": {"path": str(self.corpus.path), "fingerprint": self.corpus.fingerprint, "tokenizer": self.corpus.tokenizer.name},
+            "corpus": {
+                "path": str(self.corpus.path),
+                "fingerprint": self.corpus.fingerprint,
+                "tokenizer": self.corpus.tokenizer.name,
+            },
             "machine": {
                 "device": str(self.machine.device),
                 "precision": self.machine.precision,
@@ -307,7 +339,9 @@ def _truncate_metrics(path: Path, step: int) -> None:
     rows: list[list[str]] = []
     if path.is_file() and step > 0:
         with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= step]
+            rows = [
+                row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= step
+            ]
     with written_atomically(path) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
 
