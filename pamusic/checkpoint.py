@@ -21,6 +21,7 @@ from pamusic.files import folder_written_atomically, recovered
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.shipped import checkpoints_folder
+from pamusic.tokens.corpus import Corpus
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 
@@ -156,6 +157,20 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
         raise PamusicError(f"{name}: is neither a checkpoint (no config.json in it) nor a run (no {BEST}/ or {LAST}/)")
     names = [path.name for path in shipped_checkpoints()] + [str(run) for run in _runs(runs)]
     raise PamusicError(f"no checkpoint is called {name!r}; there is {', '.join(names) or 'none'}, or give a folder")
+
+
+def check_corpus(checkpoint: Checkpoint, corpus: Corpus) -> None:
+    """Refuses a corpus that the checkpoint cannot read.
+
+    Raises:
+        PamusicError: it was made with another tokenizer.
+    """
+    if corpus.tokenizer.fingerprint != checkpoint.tokenizer.fingerprint:
+        raise PamusicError(
+            f"{corpus.path} was tokenized with {corpus.tokenizer.name} ({corpus.tokenizer.fingerprint}), but"
+            f" {checkpoint.path} reads {checkpoint.tokenizer.name} ({checkpoint.tokenizer.fingerprint}); make it anew:"
+            f" pamusic tokenize --tokenizer {checkpoint.path / 'tokenizer.toml'} …"
+        )
 
 
 def shipped_checkpoints() -> list[Path]:

@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from pamusic import __version__
+from pamusic.cli.evaluate import evaluate
 from pamusic.cli.render import render
 from pamusic.cli.terminal import result, say
 from pamusic.cli.train import train
@@ -81,6 +82,7 @@ def pamusic(
 
 # In the order in which one needs them: tokenize, train, sample, render.
 app.command()(train)
+app.command()(evaluate)
 app.command()(render)
 
 

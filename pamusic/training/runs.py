@@ -17,7 +17,7 @@ from pamusic.checkpoint import RUNS
 from pamusic.errors import PamusicError
 from pamusic.files import free_name
 from pamusic.model.config import ModelConfig, preset
-from pamusic.tokens.corpus import Corpus, open_corpus
+from pamusic.tokens.corpus import open_corpus
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine
 from pamusic.training.trainer import FORMAT, Trainer
