@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -107,3 +108,49 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def folder_written_atomically(path: str | Path) -> Iterator[Path]:
+    """Lends an empty temporary folder; when the block ends well, it becomes `path`, in place of a folder there.
+
+    If the block raises, the temporary folder is removed and `path` is as it was. Between two renames `path` is away
+    for an instant; a program killed just then leaves the old folder beside it as `.NAME.old`, and the next call, or
+    `recovered`, puts it back.
+
+    Raises:
+        PamusicError: the disk is full or read-only, permission is denied, or the path cannot be that of a folder.
+    """
+    path = Path(os.path.realpath(path))
+    temporary, old = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}"), path.with_name(f".{path.name}.old")
+    made: list[Path] = []
+    try:
+        recovered(path)
+        made = _make_folder(temporary)
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        made = []
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if error.errno in REMEDIES:
+            raise PamusicError(f"cannot write {path}: {REMEDIES[error.errno]}") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in reversed([folder for folder in made if folder != temporary]):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def recovered(path: Path) -> Path:
+    """The path itself, after putting back what `folder_written_atomically`, killed between its renames, left aside."""
+    old = path.with_name(f".{path.name}.old")
+    if not path.exists() and old.is_dir():
+        os.replace(old, path)
+    return path

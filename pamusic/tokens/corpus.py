@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import IO
 import numpy as np
 
 from pamusic.errors import PamusicError
+from pamusic.files import folder_written_atomically
 from pamusic.tokens.sources import SPLITS
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
@@ -93,18 +93,24 @@ def open_corpus(path: Path) -> Corpus:
     try:
         about = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
-            raise PamusicError(f"{path}: is a corpus of format {about['format']}, we read {FORMAT}; make it anew: pamusic tokenize")
+            raise PamusicError(
+                f"{path}: is a corpus of format {about['format']}, we read {FORMAT}; make it anew: pamusic tokenize"
+            )
         pieces = tuple(Piece(**piece) for piece in about["pieces"])
         num_ids, fingerprint = int(about["num_tokens"]), str(about["tokenizer_fingerprint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PamusicError(f"{path}: corpus.json is broken ({error}); make the corpus anew: pamusic tokenize") from None
     tokenizer = Tokenizer(load_vocabulary(path / "tokenizer.toml"))
     if tokenizer.fingerprint != fingerprint:
-        raise PamusicError(f"{path}: tokenizer.toml was changed after the corpus was made; make it anew: pamusic tokenize")
+        raise PamusicError(
+            f"{path}: tokenizer.toml was changed after the corpus was made; make it anew: pamusic tokenize"
+        )
     file = path / "tokens.bin"
     size = file.stat().st_size if file.is_file() else 0
     if size != num_ids * ID.itemsize:
-        raise PamusicError(f"{path}: tokens.bin has {size} bytes, not {num_ids * ID.itemsize}; make the corpus anew: pamusic tokenize")
+        raise PamusicError(
+            f"{path}: tokens.bin has {size} bytes, not {num_ids * ID.itemsize}; make the corpus anew: pamusic tokenize"
+        )
     ids = np.memmap(file, ID, mode="r") if num_ids else np.empty(0, ID)
     return Corpus(path, tokenizer, pieces, ids)
 
@@ -152,24 +158,12 @@ def writing_corpus(path: Path, tokenizer: Tokenizer, *, force: bool = False) -> 
         PamusicError: something is there already and `force` is not given, or the place cannot be written to.
     """
     check_corpus_place(path, force=force)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        writer = CorpusWriter(partial, tokenizer)
-    except OSError as error:
-        raise PamusicError(f"{path}: cannot be written ({error.strerror}); choose another place with --out") from None
-    try:
-        yield writer
-        old = path.with_name(f".{path.name}.old-{os.getpid()}")
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise PamusicError(f"{path}: cannot be written ({error.strerror}); make room or choose another place with --out") from None
-    finally:
-        writer.abandon()
-        shutil.rmtree(partial, ignore_errors=True)
+    with folder_written_atomically(path) as folder:
+        writer = CorpusWriter(folder, tokenizer)
+        try:
+            yield writer
+        finally:
+            writer.abandon()
 
 
 def check_corpus_place(path: Path, *, force: bool) -> None:
@@ -183,4 +177,6 @@ def check_corpus_place(path: Path, *, force: bool) -> None:
     if not path.is_dir() or (any(path.iterdir()) and not (path / "corpus.json").is_file()):
         raise PamusicError(f"{path}: exists and is not a corpus; choose another place with --out")
     if not force and any(path.iterdir()):
-        raise PamusicError(f"{path}: there is a corpus already; replace it with --force, or choose another place with --out")
+        raise PamusicError(
+            f"{path}: there is a corpus already; replace it with --force, or choose another place with --out"
+        )

@@ -1,0 +1,186 @@
+"""A folder on disk <-> a model, its configuration, and the very tokenizer it was trained with.
+
+Knows models and tokenizers, and marries the two; knows no training, no sampling. A checkpoint has `model.safetensors`
+(bfloat16 or float32), `config.json` (the model's shape, how it was trained, fingerprints), `tokenizer.toml`, and a card,
+`README.md`. What ships is addressed by name, what is mine by path.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pamusic.errors import PamusicError
+from pamusic.files import folder_written_atomically, recovered
+from pamusic.model.config import ModelConfig
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.shipped import checkpoints_folder
+from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.vocabulary import load_vocabulary
+
+FORMAT = 1
+RUNS = Path("runs")
+BEST, LAST = "best", "last"  # the two checkpoints of a run
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model that can be used.
+
+    Attributes:
+        path: its folder.
+        model: in float32, in evaluation mode.
+        tokenizer: what its ids mean.
+        about: how it came to be: whatever was given to `save_checkpoint`.
+    """
+
+    path: Path
+    model: PerceiverAR
+    tokenizer: Tokenizer
+    about: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """How a person knows it: a run's name, or the shipped checkpoint's."""
+        return self.path.parent.name if self.path.name in (BEST, LAST) else self.path.name
+
+
+def save_checkpoint(
+    path: Path,
+    model: PerceiverAR,
+    tokenizer: Tokenizer,
+    *,
+    about: dict[str, Any],
+    card: str = "",
+    dtype: torch.dtype = torch.float32,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes a checkpoint's folder, whole or not at all.
+
+    Args:
+        path: the folder; one that is there is replaced.
+        model: whose configuration, and whose weights unless others are given.
+        tokenizer: the one it was trained with.
+        about: how it came to be; anything that JSON can hold.
+        card: the text of its `README.md`.
+        dtype: of the weights on disk.
+        weights: to be written in place of the model's, by the same names.
+
+    Raises:
+        PamusicError: the folder cannot be written.
+    """
+    assert model.config.vocab_size == len(tokenizer.vocabulary)
+    config = {
+        "format": FORMAT,
+        "model": asdict(model.config),
+        "num_parameters": model.num_parameters(),
+        "tokenizer": tokenizer.name,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        **about,
+    }
+    weights = weights or model.state_dict()
+    with folder_written_atomically(path) as folder:
+        on_disk = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in weights.items()}
+        save_file(on_disk, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / "tokenizer.toml").write_text(tokenizer.vocabulary.toml(), encoding="utf-8")
+        if card:
+            (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Reads a checkpoint; weights become float32 on the device.
+
+    Raises:
+        PamusicError: it is missing, broken, or its parts do not belong together.
+    """
+    recovered(path)
+    about = _config(path)
+    tokenizer = Tokenizer(load_vocabulary(path / "tokenizer.toml"))
+    if tokenizer.fingerprint != about.get("tokenizer_fingerprint"):
+        raise PamusicError(f"{path}: tokenizer.toml is not the one its model was trained with; restore the folder")
+    try:
+        model = PerceiverAR(ModelConfig(**about["model"]))
+    except (TypeError, ValueError, KeyError) as error:
+        raise PamusicError(f"{path}: config.json does not describe a model ({error}); restore the folder") from None
+    if model.config.vocab_size != len(tokenizer.vocabulary):
+        raise PamusicError(
+            f"{path}: its model has {model.config.vocab_size} ids and its tokenizer {len(tokenizer.vocabulary)}; restore the folder"
+        )
+    try:
+        weights = load_file(path / "model.safetensors")
+        model.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    except FileNotFoundError:
+        raise PamusicError(f"{path}: has no model.safetensors; restore the folder") from None
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise PamusicError(
+            f"{path}: model.safetensors is broken or incomplete ({reason}); restore the folder"
+        ) from None
+    return Checkpoint(path, model.to(device).eval(), tokenizer, about)
+
+
+def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        name: of a checkpoint that ships; or the path of a checkpoint's or of a run's folder (its best, else its last).
+            By default the newest finished run, else the first that ships.
+        runs: where runs lie.
+
+    Raises:
+        PamusicError: there is none; the error lists those there are.
+    """
+    if name is None:
+        finished = [run for run in _runs(runs) if (run / "finished").is_file()]
+        if finished:
+            return _of_run(max(finished, key=lambda run: (run / "finished").stat().st_mtime))
+        if shipped := shipped_checkpoints():
+            return shipped[0]
+        raise PamusicError(
+            f"there is no checkpoint: none ships, and {runs}/ has no finished run; train one: pamusic train"
+        )
+    for path in (Path(name), runs / name, checkpoints_folder() / name):
+        if (recovered(path) / "config.json").is_file():
+            return path
+        if _of_run(path).is_dir():
+            return _of_run(path)
+    if Path(name).is_dir():
+        raise PamusicError(f"{name}: is neither a checkpoint (no config.json in it) nor a run (no {BEST}/ or {LAST}/)")
+    names = [path.name for path in shipped_checkpoints()] + [str(run) for run in _runs(runs)]
+    raise PamusicError(f"no checkpoint is called {name!r}; there is {', '.join(names) or 'none'}, or give a folder")
+
+
+def shipped_checkpoints() -> list[Path]:
+    """The folders of the checkpoints that ship, by name."""
+    return sorted(path.parent for path in checkpoints_folder().glob("*/config.json"))
+
+
+def _runs(runs: Path) -> list[Path]:
+    return sorted(path for path in runs.glob("*") if _of_run(path).is_dir()) if runs.is_dir() else []
+
+
+def _of_run(run: Path) -> Path:
+    best = recovered(run / BEST) if run.is_dir() else run / BEST
+    return best if (best / "config.json").is_file() else run / LAST
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise PamusicError(f"{path}: no such checkpoint folder")
+    try:
+        about = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PamusicError(f"{path}: has no config.json; it is not a checkpoint, or only part of one") from None
+    except (OSError, ValueError) as error:
+        raise PamusicError(f"{path}: config.json is broken ({error}); restore the folder") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise PamusicError(f"{path}: is a checkpoint of format {found}, we read {FORMAT}; update pamusic")
+    return about

@@ -1,0 +1,81 @@
+"""The shape of a model, and the shapes that have names. Knows numbers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that decides which weights a model has and what it computes.
+
+    Attributes:
+        vocab_size: ids it reads and predicts.
+        pad_id: the id of positions that are not there.
+        context_length: tokens it can see.
+        num_latents: the last positions of the context, worked on by the stack; each predicts its next token.
+        d_model: width.
+        num_layers: self-attention blocks behind the cross-attention.
+        num_heads: of each self-attention.
+        cross_num_heads: of the cross-attention.
+        rotary_fraction: how much of each head is turned by position.
+        mlp_ratio: width of the hidden layer of an MLP over `d_model`.
+        dropout: of what is added to the residual stream, in training.
+    """
+
+    vocab_size: int
+    pad_id: int
+    context_length: int
+    num_latents: int
+    d_model: int
+    num_layers: int
+    num_heads: int
+    cross_num_heads: int
+    rotary_fraction: float = 0.25
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_latents <= self.context_length:
+            raise ValueError(f"num_latents is 1 to context_length ({self.context_length}), not {self.num_latents}")
+        for heads in (self.num_heads, self.cross_num_heads):
+            if self.d_model % heads or (self.d_model // heads) % 8:
+                raise ValueError(f"{heads} heads do not divide d_model {self.d_model} into multiples of 8")
+        if not 0 < self.rotary_fraction <= 1:
+            raise ValueError(f"rotary_fraction is above 0 and at most 1, not {self.rotary_fraction}")
+        if not 0 <= self.pad_id < self.vocab_size:
+            raise ValueError(f"pad_id is 0 to {self.vocab_size - 1}, not {self.pad_id}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is at least 0 and below 1, not {self.dropout}")
+
+    def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
+        """The same weights at another context or number of latents; latents never exceed the context."""
+        context_length = context_length or self.context_length
+        num_latents = num_latents or min(self.num_latents, context_length)
+        return replace(self, context_length=context_length, num_latents=num_latents)
+
+
+# `base` is the music model of Hawthorne et al. 2022 (arXiv:2202.07765), with twice its context, and with its single
+# cross-attention head split into eight of 128. The others are scaled down from it.
+PRESETS: dict[str, dict[str, int | float]] = {
+    "tiny": dict(context_length=1024, num_latents=128, d_model=128, num_layers=2, num_heads=2, cross_num_heads=1),
+    "small": dict(context_length=8192, num_latents=512, d_model=256, num_layers=6, num_heads=4, cross_num_heads=2),
+    "medium": dict(context_length=8192, num_latents=1024, d_model=512, num_layers=8, num_heads=8, cross_num_heads=4),
+    "base": dict(
+        context_length=8192, num_latents=2048, d_model=1024, num_layers=12, num_heads=8, cross_num_heads=8, dropout=0.1
+    ),
+}
+
+
+def preset(size: str, *, vocab_size: int, pad_id: int, **changes: int | float | None) -> ModelConfig:
+    """The configuration of a named size, with changes; a change of None leaves the preset's value.
+
+    Raises:
+        ValueError: there is no such size, or the changes do not fit together.
+    """
+    if size not in PRESETS:
+        raise ValueError(f"no size is called {size!r}; there is {', '.join(PRESETS)}")
+    fields = {**PRESETS[size], **{name: value for name, value in changes.items() if value is not None}}
+    if "num_latents" not in changes or changes["num_latents"] is None:
+        fields["num_latents"] = min(fields["num_latents"], fields["context_length"])
+    return ModelConfig(vocab_size=vocab_size, pad_id=pad_id, **fields)  # type: ignore[arg-type]

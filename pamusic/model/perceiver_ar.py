@@ -1,0 +1,231 @@
+"""Perceiver AR (Hawthorne et al. 2022, arXiv:2202.07765): next-token logits from a very long context.
+
+Knows tensors of ids; knows no music, no vocabulary, no files. One causal cross-attention reads the whole context into
+the latents, which stand at its last positions; a deep stack of causal self-attention works on the latents alone.
+
+Where we depart from the paper:
+- RMS norm instead of layer norm, no biases, and normed queries and keys: as stable, fewer operations.
+- Output projections and the head begin at zero, so that every block begins as the identity.
+- The cross-attention has heads of at most 128 instead of one of the full width: fused attention needs that.
+- Of the prefix, cross-attend dropout drops positions of one row alone, and by leaving them out rather than by masking
+  them: what is dropped costs nothing. A latent's own key and those of the other latents always stay.
+Kept from it: the query of a latent is an extra dense layer on its token's embedding and carries the residual; rotary
+on a quarter of each head; squared ReLU; untied head.
+
+Shapes: `batch`; `m` positions of context, of which `n` latents; `d` width; `vocab` ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pamusic.model.attention import attend
+from pamusic.model.cache import KeyValueCache
+from pamusic.model.config import ModelConfig
+from pamusic.model.rotary import rotated, rotation
+
+Rotation = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Caches:
+    """What a model remembers between calls of `extend`.
+
+    Attributes:
+        cross: keys and values of the context; they depend on a token and its position alone and never go stale.
+        layers: keys and values of the latents, one cache a self-attention layer.
+        position: of the next token.
+    """
+
+    cross: KeyValueCache
+    layers: list[KeyValueCache]
+    position: int = 0
+
+    @property
+    def num_latents(self) -> int:
+        return len(self.layers[0]) if self.layers else 0
+
+
+class PerceiverAR(nn.Module):
+    """Logits for the token after each latent."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.to_latents = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.context_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.cross = Block(config, config.cross_num_heads)
+        self.layers = nn.ModuleList(Block(config, config.num_heads) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        nn.init.normal_(self.embedding.weight)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, tokens: Tensor, num_latents: int | None = None, kept: Tensor | None = None) -> Tensor:
+        """Logits `[batch, n, vocab]` of the tokens that follow each of the last `n` positions.
+
+        Args:
+            tokens: `[batch, m]` ids. Padding stands before the first token of a prefix, where nobody sees it, and
+                behind the last token of a piece too short to fill the latents, where nobody asks for its logits.
+            num_latents: `n`; the configuration's by default, at most `m`.
+            kept: `[batch, k]`, the positions of the prefix that are seen, in order, -1 for none; all by default.
+        """
+        m = tokens.shape[1]
+        n = min(num_latents or self.config.num_latents, m)
+        positions = torch.arange(m, device=tokens.device)
+        if kept is None:
+            prefix, prefix_positions = tokens[:, : m - n], positions[: m - n]
+            prefix_valid = prefix != self.config.pad_id
+        else:
+            prefix_positions = kept.clamp(min=0)
+            prefix = tokens.gather(1, prefix_positions)
+            prefix_valid = (kept >= 0) & (prefix != self.config.pad_id)
+
+        embedded, own_positions = self.embedding(tokens[:, m - n :]), positions[m - n :]
+        context = torch.cat([self.embedding(prefix), embedded], dim=1)
+        own_expanded = own_positions.expand(*prefix_positions.shape[:-1], n)
+        keys_values = self._context_keys_values(context, torch.cat([prefix_positions, own_expanded], dim=-1))
+        turn = self._rotation(own_positions, self.cross.attention.head_dim)
+        latents = self.cross(self.to_latents(embedded), turn, keys_values, prefix_valid)
+        if self.layers:
+            turn = self._rotation(own_positions, self.layers[0].attention.head_dim)
+        for layer in self.layers:
+            latents = layer(latents, turn)
+        return self.head(self.norm(latents))
+
+    def new_caches(self, batch: int, num_latents: int | None = None, context_length: int | None = None) -> Caches:
+        """Empty caches for `extend`, for a context and a number of latents that may differ from the configuration's."""
+        config = self.config.resized(context_length=context_length, num_latents=num_latents)
+        weight = self.embedding.weight
+        place = {"device": weight.device, "dtype": weight.dtype}
+
+        def cache(num_heads: int, window: int, slack: int) -> KeyValueCache:
+            return KeyValueCache(batch, num_heads, config.d_model // num_heads, window=window, slack=slack, **place)
+
+        return Caches(
+            cross=cache(config.cross_num_heads, config.context_length, max(256, config.context_length // 8)),
+            layers=[cache(config.num_heads, config.num_latents, 0) for _ in range(config.num_layers)],
+        )
+
+    def read(self, tokens: Tensor, caches: Caches) -> None:
+        """Takes `[batch, n]` tokens into the context alone: their keys and values, no latents."""
+        positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
+        caches.cross.append(*self._context_keys_values(self.embedding(tokens), positions))
+        caches.position += tokens.shape[1]
+
+    def extend(self, tokens: Tensor, caches: Caches) -> Tensor:
+        """Logits `[batch, n, vocab]` after each of the last `n` tokens read, as latents behind those cached.
+
+        Args:
+            tokens: `[batch, n]`, the last `n` tokens that `read` took.
+            caches: whose layers have room for `n` more latents.
+        """
+        n = tokens.shape[1]
+        positions = torch.arange(caches.position - n, caches.position, device=tokens.device)
+        turn = self._rotation(positions, self.cross.attention.head_dim)
+        context = caches.cross.last(len(caches.cross))
+        latents = self.cross(self.to_latents(self.embedding(tokens)), turn, context)
+        if self.layers:
+            turn = self._rotation(positions, self.layers[0].attention.head_dim)
+        for layer, cache in zip(self.layers, caches.layers, strict=True):
+            latents = layer(latents, turn, cache=cache)
+        return self.head(self.norm(latents))
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _context_keys_values(self, embedded: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[batch, heads, m, head_dim]` of embeddings `[batch, m, d]` at positions `[m]` or `[batch, m]`."""
+        turn = self._rotation(positions, self.cross.attention.head_dim)
+        if positions.dim() == 2:
+            turn = (turn[0][:, None], turn[1][:, None])  # one turn for all heads of a row
+        return self.cross.attention.keys_values(self.context_norm(embedded), turn)
+
+    def _rotation(self, positions: Tensor, head_dim: int) -> Rotation:
+        return rotation(positions, head_dim, self.config.rotary_fraction)
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each normed before and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, num_heads: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.attention = Attention(config.d_model, num_heads)
+        self.mlp_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.mlp = MLP(config.d_model, config.mlp_ratio)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        turn: Rotation,
+        context: tuple[Tensor, Tensor] | None = None,
+        prefix_valid: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """The residual stream `[batch, n, d]` after this block.
+
+        Args:
+            x: the stream before it.
+            turn: the rotation of its positions.
+            context: keys and values to attend to, whose last `n` are those of `x`; made from `x` if None.
+            prefix_valid: which keys before the last `n` are seen.
+            cache: takes the keys and values made from `x`, and gives those before them.
+        """
+        normed = self.attention_norm(x)
+        keys, values = context or self.attention.keys_values(normed, turn)
+        if cache is not None:
+            cache.append(keys, values)
+            keys, values = cache.last(len(cache))
+        heads = attend(self.attention.queries(normed, turn), keys, values, prefix_valid)
+        x = x + self.dropout(self.attention.merged(heads))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class Attention(nn.Module):
+    """The projections of multi-head attention; `attend` does the rest."""
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, d_model // num_heads
+        self.query = nn.Linear(d_model, d_model, bias=False)
+        self.key = nn.Linear(d_model, d_model, bias=False)
+        self.value = nn.Linear(d_model, d_model, bias=False)
+        self.output = nn.Linear(d_model, d_model, bias=False)
+        self.query_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+        self.key_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+        nn.init.zeros_(self.output.weight)
+
+    def queries(self, x: Tensor, turn: Rotation) -> Tensor:
+        """`[batch, n, d]` -> `[batch, num_heads, n, head_dim]`, normed and turned."""
+        return rotated(self.query_norm(self._split(self.query(x))), turn)
+
+    def keys_values(self, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor]:
+        """`[batch, n, d]` -> keys, normed and turned, and values, each `[batch, num_heads, n, head_dim]`."""
+        return rotated(self.key_norm(self._split(self.key(x))), turn), self._split(self.value(x))
+
+    def merged(self, heads: Tensor) -> Tensor:
+        """`[batch, num_heads, n, head_dim]` -> `[batch, n, d]`."""
+        return self.output(heads.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Two layers with a squared ReLU (So et al. 2021, arXiv:2109.08668) between them."""
+
+    def __init__(self, d_model: int, ratio: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, ratio * d_model, bias=False)
+        self.down = nn.Linear(ratio * d_model, d_model, bias=False)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x)).square())

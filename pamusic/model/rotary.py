@@ -1,0 +1,44 @@
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864) on a fraction of each head.
+
+Knows tensors. Only the distance between two positions matters to attention, so positions may be counted from anywhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BASE = 10_000.0  # the longest wavelength is 2 pi times this many tokens: Su et al. 2021
+
+
+def rotation(positions: Tensor, head_dim: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines to turn heads by.
+
+    Args:
+        positions: `[..., n]`, integers.
+        head_dim: width of a head.
+        fraction: how much of it turns.
+
+    Returns:
+        Two float32 tensors `[..., n, turned / 2]`.
+    """
+    pairs = max(1, int(head_dim * fraction) // 2)
+    # In float64, for position 100,000 must differ from 100,001; Metal has none, so there the CPU computes it.
+    at = positions.cpu() if positions.device.type == "mps" else positions
+    frequencies = BASE ** (-torch.arange(pairs, device=at.device, dtype=torch.float64) / pairs)
+    angles = at.to(torch.float64)[..., None] * frequencies
+    return angles.cos().float().to(positions.device), angles.sin().float().to(positions.device)
+
+
+def rotated(heads: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns the first dimensions of each head; the rest passes unchanged.
+
+    Args:
+        heads: `[batch, num_heads, n, head_dim]`.
+        by: cosines and sines `[n, pairs]` or `[batch, 1, n, pairs]`.
+    """
+    cos, sin = by
+    pairs = cos.shape[-1]
+    left, right, rest = heads[..., :pairs].float(), heads[..., pairs : 2 * pairs].float(), heads[..., 2 * pairs :]
+    turned = torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
+    return torch.cat([turned.to(heads.dtype), rest], dim=-1)
