@@ -1,8 +1,8 @@
 """A folder on disk <-> a model, its configuration, and the very tokenizer it was trained with.
 
 Knows models and tokenizers, and marries the two; knows no training, no sampling. A checkpoint has `model.safetensors`
-(bfloat16 or float32), `config.json` (the model's shape, how it was trained, fingerprints), `tokenizer.toml`, and a card,
-`README.md`. What ships is addressed by name, what is mine by path.
+(bfloat16 or float32), `config.json` (the model's shape, how it was trained, fingerprints), `tokenizer.toml`, and a
+card, `README.md`. What ships is addressed by name, what is mine by path.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pamusic.files import folder_written_atomically, recovered
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.shipped import checkpoints_folder
+from pamusic.tokens.corpus import Corpus
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 
@@ -111,7 +112,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         raise PamusicError(f"{path}: config.json does not describe a model ({error}); restore the folder") from None
     if model.config.vocab_size != len(tokenizer.vocabulary):
         raise PamusicError(
-            f"{path}: its model has {model.config.vocab_size} ids and its tokenizer {len(tokenizer.vocabulary)}; restore the folder"
+            f"{path}: its model has {model.config.vocab_size} ids and its tokenizer {len(tokenizer.vocabulary)};"
+            " restore the folder"
         )
     try:
         weights = load_file(path / "model.safetensors")
@@ -155,6 +157,20 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
         raise PamusicError(f"{name}: is neither a checkpoint (no config.json in it) nor a run (no {BEST}/ or {LAST}/)")
     names = [path.name for path in shipped_checkpoints()] + [str(run) for run in _runs(runs)]
     raise PamusicError(f"no checkpoint is called {name!r}; there is {', '.join(names) or 'none'}, or give a folder")
+
+
+def check_corpus(checkpoint: Checkpoint, corpus: Corpus) -> None:
+    """Refuses a corpus that the checkpoint cannot read.
+
+    Raises:
+        PamusicError: it was made with another tokenizer.
+    """
+    if corpus.tokenizer.fingerprint != checkpoint.tokenizer.fingerprint:
+        raise PamusicError(
+            f"{corpus.path} was tokenized with {corpus.tokenizer.name} ({corpus.tokenizer.fingerprint}), but"
+            f" {checkpoint.path} reads {checkpoint.tokenizer.name} ({checkpoint.tokenizer.fingerprint}); make it anew:"
+            f" pamusic tokenize --tokenizer {checkpoint.path / 'tokenizer.toml'} …"
+        )
 
 
 def shipped_checkpoints() -> list[Path]:

@@ -22,8 +22,10 @@ import typer
 from typer.core import TyperGroup
 
 from pamusic import __version__
+from pamusic.cli.evaluate import evaluate
 from pamusic.cli.render import render
 from pamusic.cli.terminal import result, say
+from pamusic.cli.train import train
 from pamusic.errors import PamusicError
 from pamusic.files import FULL, REMEDIES
 
@@ -79,6 +81,8 @@ def pamusic(
 
 
 # In the order in which one needs them: tokenize, train, sample, render.
+app.command()(train)
+app.command()(evaluate)
 app.command()(render)
 
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import wave
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,13 +147,34 @@ def _play_with_midirenderer(midi: bytes, soundfont: Path) -> bytes:
     import midirenderer
 
     try:
-        return bytes(midirenderer.render_wave_from(soundfont.read_bytes(), midi))
+        with _standard_error_silenced():
+            return bytes(midirenderer.render_wave_from(soundfont.read_bytes(), midi))
     except Exception as error:  # plain RuntimeErrors
         raise PamusicError(f"{soundfont}: midirenderer cannot play on it ({_first_line(str(error))})") from None
     except BaseException as error:  # a panic in Rust is pyo3's PanicException, which is no Exception
         if type(error).__name__ != "PanicException":
             raise
         raise PamusicError(f"{soundfont}: is a broken SoundFont, midirenderer broke down on it; try another") from None
+
+
+@contextmanager
+def _standard_error_silenced() -> Iterator[None]:
+    """Keeps off the terminal what a panic in Rust writes to descriptor 2 past Python, 35 lines in all."""
+    with suppress(OSError, ValueError, AttributeError):  # closed, or none at all, as under pythonw
+        sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _play_with_fluidsynth(midi: bytes, soundfont: Path) -> bytes:
