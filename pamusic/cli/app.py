@@ -25,6 +25,7 @@ from pamusic import __version__
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.render import render
 from pamusic.cli.terminal import result, say
+from pamusic.cli.tokenize import tokenize
 from pamusic.cli.train import train
 from pamusic.errors import PamusicError
 from pamusic.files import FULL, REMEDIES
@@ -81,6 +82,7 @@ def pamusic(
 
 
 # In the order in which one needs them: tokenize, train, sample, render.
+app.command()(tokenize)
 app.command()(train)
 app.command()(evaluate)
 app.command()(render)

@@ -59,13 +59,14 @@ def read_midi(source: Path | bytes, name: str | None = None) -> Performance:
         pedal.append(_pedal(track, seconds_at))
     merged_notes, merged_pedal = np.concatenate(notes), np.concatenate(pedal)
     if not len(merged_notes):
-        raise PamusicError(f"{name}: every note in it has no length; give a file with music")
-    if merged_notes["offset"].max() > MAX_SECONDS:
-        raise PamusicError(f"{name}: lasts {merged_notes['offset'].max() / 3600:.0f} hours, more than we take (24)")
-    return Performance(
+        raise PamusicError(f"{name}: no note in it has both a length and an end; give a file with music")
+    performance = Performance(
         merged_notes[np.lexsort((merged_notes["pitch"], merged_notes["onset"]))],
         merged_pedal[np.argsort(merged_pedal["time"], kind="stable")],
     )
+    if performance.duration > MAX_SECONDS:
+        raise PamusicError(f"{name}: lasts {performance.duration / 3600:.0f} hours, more than we take (24)")
+    return performance
 
 
 def midi_bytes(performance: Performance) -> bytes:
@@ -132,13 +133,20 @@ def _parse(data: bytes, name: str) -> symusic.Score:
         raise PamusicError(f"{name}: is empty; give a MIDI file")
     if data[:4] != b"MThd":
         raise PamusicError(f"{name}: is not a MIDI file (it begins with {data[:4]!r}, not b'MThd')")
+    if len(data) < 14:
+        raise PamusicError(f"{name}: is a truncated MIDI file ({len(data)} bytes); fetch it anew")
+    division = int.from_bytes(data[12:14], "big")
+    if division == 0 or division >= 0x8000:  # by 0 pretty_midi and symusic divide; SMPTE is for film
+        what = "has no ticks in a quarter" if division == 0 else "counts SMPTE frames, not ticks a quarter"
+        raise PamusicError(f"{name}: {what}; save it anew in a sequencer")
     try:
         for num_releases in (1, 16, 256, 4096):
             score = symusic.Score.from_midi(_with_keys_released(data, num_releases), sanitize_data=True)
             if _most_unreleased(score) < num_releases:
                 break
     except Exception as error:  # symusic raises plain RuntimeErrors and ValueErrors
-        raise PamusicError(f"{name}: is a broken or truncated MIDI file ({str(error).splitlines()[0][:100]})") from None
+        why = str(error).partition("\n")[0].removeprefix("MiniMidi: ")[:100]
+        raise PamusicError(f"{name}: is a broken or truncated MIDI file ({why})") from None
     return score
 
 
@@ -222,15 +230,15 @@ def _tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> Seconds
         elif scale != scales[-1][1]:
             scales.append((tick, scale))
     start_tick = np.array([tick for tick, _ in scales])
-    scale = np.array([scale for _, scale in scales])
+    seconds_a_tick = np.array([scale for _, scale in scales])
     start_second = np.zeros(len(scales))
     for i in range(1, len(scales)):
-        start_second[i] = start_second[i - 1] + scale[i - 1] * (start_tick[i] - start_tick[i - 1])
+        start_second[i] = start_second[i - 1] + seconds_a_tick[i - 1] * (start_tick[i] - start_tick[i - 1])
 
     def seconds_at(ticks: np.ndarray) -> np.ndarray:
         # A tick on a border belongs to the later tempo: the same second, since it adds zero ticks to it.
         interval = np.searchsorted(start_tick, ticks, side="right") - 1
-        return start_second[interval] + scale[interval] * (ticks - start_tick[interval])
+        return start_second[interval] + seconds_a_tick[interval] * (ticks - start_tick[interval])
 
     return seconds_at
 
