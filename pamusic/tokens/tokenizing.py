@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,7 +162,7 @@ def _in_order(
     """Results in the order of the chunks, never more than `ahead` chunks in memory."""
     waiting: deque[Future[list[Encoded | Refusal]]] = deque()
     for chunk in chunks:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _interrupts_held_back():
             # Forking spares each worker the imports. Python 3.12 warns of it where there are threads, as NumPy's
             # library has some; all workers are forked at once here, before a thread of ours or a bar's is started.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -171,6 +171,19 @@ def _in_order(
             yield from waiting.popleft().result()
     while waiting:
         yield from waiting.popleft().result()
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C reaches us after the block; workers started in it never hear of it, from their first instruction on."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_interrupts_to_parent() -> None:
