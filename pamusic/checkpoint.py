@@ -120,7 +120,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         raise PamusicError(f"{path}: has no model.safetensors; restore the folder") from None
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise PamusicError(f"{path}: model.safetensors is broken or incomplete ({reason}); restore the folder") from None
+        raise PamusicError(
+            f"{path}: model.safetensors is broken or incomplete ({reason}); restore the folder"
+        ) from None
     return Checkpoint(path, model.to(device).eval(), tokenizer, about)
 
 
@@ -141,7 +143,9 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
             return _of_run(max(finished, key=lambda run: (run / "finished").stat().st_mtime))
         if shipped := shipped_checkpoints():
             return shipped[0]
-        raise PamusicError(f"there is no checkpoint: none ships, and {runs}/ has no finished run; train one: pamusic train")
+        raise PamusicError(
+            f"there is no checkpoint: none ships, and {runs}/ has no finished run; train one: pamusic train"
+        )
     for path in (Path(name), runs / name, checkpoints_folder() / name):
         if (recovered(path) / "config.json").is_file():
             return path

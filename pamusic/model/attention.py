@@ -53,7 +53,9 @@ def _attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, prefix_vali
     scale = queries.shape[-1] ** -0.5
     unseen = None
     if prefix_valid is not None:
-        unseen = torch.zeros(prefix_valid.shape, dtype=torch.float32).masked_fill(~prefix_valid, float("-inf"))[:, None, None, :]
+        unseen = torch.zeros(prefix_valid.shape, dtype=torch.float32).masked_fill(~prefix_valid, float("-inf"))[
+            :, None, None, :
+        ]
     outputs = []
     for start in range(0, n, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, n)

@@ -17,7 +17,15 @@ class KeyValueCache:
     """
 
     def __init__(
-        self, batch: int, num_heads: int, head_dim: int, *, window: int, slack: int, device: torch.device, dtype: torch.dtype
+        self,
+        batch: int,
+        num_heads: int,
+        head_dim: int,
+        *,
+        window: int,
+        slack: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self._keys = torch.zeros(batch, num_heads, head_dim, window + slack, device=device, dtype=dtype)
         self._values = torch.zeros_like(self._keys)

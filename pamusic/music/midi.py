@@ -69,23 +69,31 @@ def midi_bytes(performance: Performance) -> bytes:
     notes, pedal = performance.notes, performance.pedal
     onset, offset = (_tick(notes[field]) for field in ("onset", "offset"))
     offset = np.maximum(offset, onset + 1)
-    messages = [(tick, 2, mido.Message("note_on", note=int(n["pitch"]), velocity=int(n["velocity"])))
-                for tick, n in zip(onset.tolist(), notes, strict=True)]
-    messages += [(tick, 0, mido.Message("note_off", note=int(n["pitch"]), velocity=64))
-                 for tick, n in zip(offset.tolist(), notes, strict=True)]
-    messages += [(tick, 1, mido.Message("control_change", control=int(p["control"]), value=int(p["value"])))
-                 for tick, p in zip(_tick(pedal["time"]).tolist(), pedal, strict=True)]
+    messages = [
+        (tick, 2, mido.Message("note_on", note=int(n["pitch"]), velocity=int(n["velocity"])))
+        for tick, n in zip(onset.tolist(), notes, strict=True)
+    ]
+    messages += [
+        (tick, 0, mido.Message("note_off", note=int(n["pitch"]), velocity=64))
+        for tick, n in zip(offset.tolist(), notes, strict=True)
+    ]
+    messages += [
+        (tick, 1, mido.Message("control_change", control=int(p["control"]), value=int(p["value"])))
+        for tick, p in zip(_tick(pedal["time"]).tolist(), pedal, strict=True)
+    ]
     messages.sort(key=lambda message: message[:2])
     last = messages[-1][0] if messages else 0
     for control in np.unique(pedal["control"]):
         if pedal["value"][pedal["control"] == control][-1]:
             messages.append((last, 3, mido.Message("control_change", control=int(control), value=0)))
 
-    track = mido.MidiTrack([
-        mido.MetaMessage("track_name", name="piano"),
-        mido.MetaMessage("set_tempo", tempo=MICROSECONDS_PER_QUARTER),
-        mido.Message("program_change", program=0),
-    ])
+    track = mido.MidiTrack(
+        [
+            mido.MetaMessage("track_name", name="piano"),
+            mido.MetaMessage("set_tempo", tempo=MICROSECONDS_PER_QUARTER),
+            mido.Message("program_change", program=0),
+        ]
+    )
     now = 0
     for tick, _, message in messages:
         track.append(message.copy(time=tick - now))
@@ -98,7 +106,9 @@ def midi_bytes(performance: Performance) -> bytes:
 def _file_bytes(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise PamusicError(f"{path}: has {path.stat().st_size / 2**20:.0f} MiB, more than any MIDI file we take (64)")
+            raise PamusicError(
+                f"{path}: has {path.stat().st_size / 2**20:.0f} MiB, more than any MIDI file we take (64)"
+            )
         return path.read_bytes()
     except IsADirectoryError:
         raise PamusicError(f"{path}: is a folder; give a MIDI file") from None
@@ -129,7 +139,7 @@ def _why_no_notes(score: symusic.Score) -> str:
     return "has no notes in it; give a file with music"
 
 
-def _tempo_map(score: symusic.Score):  # noqa: ANN202 - a function ticks -> seconds
+def _tempo_map(score: symusic.Score):
     """A function from ticks `[n]` to seconds `[n]`, operation for operation pretty_midi's table."""
     tempos = score.tempos.numpy()
     scales = [(0, 60.0 / (120.0 * score.tpq))]
@@ -153,7 +163,7 @@ def _tempo_map(score: symusic.Score):  # noqa: ANN202 - a function ticks -> seco
     return seconds_at
 
 
-def _notes(track: symusic.Track, seconds_at) -> np.ndarray:  # noqa: ANN001
+def _notes(track: symusic.Track, seconds_at) -> np.ndarray:
     """The notes of a track as `NOTE` records, paired as pretty_midi pairs them.
 
     There a release closes every note of its pitch that is open and began earlier; symusic closes the oldest alone. So
@@ -168,7 +178,9 @@ def _notes(track: symusic.Track, seconds_at) -> np.ndarray:  # noqa: ANN001
 
     far = (int(offset.max()) + 1) if len(offset) else 1
     releases = np.sort(pitch * far + offset)
-    offset = releases[np.searchsorted(releases, pitch * far + onset, side="right")] - pitch * far if len(onset) else offset
+    offset = (
+        releases[np.searchsorted(releases, pitch * far + onset, side="right")] - pitch * far if len(onset) else offset
+    )
 
     notes = np.empty(len(onset), NOTE)
     notes["onset"], notes["offset"] = seconds_at(onset), seconds_at(offset)
@@ -176,7 +188,7 @@ def _notes(track: symusic.Track, seconds_at) -> np.ndarray:  # noqa: ANN001
     return notes
 
 
-def _pedal(track: symusic.Track, seconds_at) -> np.ndarray:  # noqa: ANN001
+def _pedal(track: symusic.Track, seconds_at) -> np.ndarray:
     columns = track.controls.numpy()
     kept = np.isin(columns["number"], PEDALS)
     pedal = np.empty(int(kept.sum()), PEDAL)

@@ -81,7 +81,9 @@ class Performance:
         """
         pitch = self.notes["pitch"].astype(np.int64) + semitones
         if len(pitch) and not (0 <= pitch.min() and pitch.max() <= 127):
-            raise ValueError(f"transposing by {semitones} would reach pitches {pitch.min()} to {pitch.max()}, not 0 to 127")
+            raise ValueError(
+                f"transposing by {semitones} would reach pitches {pitch.min()} to {pitch.max()}, not 0 to 127"
+            )
         notes = self.notes.copy()
         notes["pitch"] = pitch
         return Performance(notes, self.pedal)
@@ -116,7 +118,10 @@ class Performance:
         inside = (self.notes["onset"] >= start) & (self.notes["onset"] < end)
         notes = self.notes[inside].copy()
         notes["offset"] = np.minimum(notes["offset"], end)
-        before, inside = self.pedal[self.pedal["time"] < start], self.pedal[(self.pedal["time"] >= start) & (self.pedal["time"] < end)]
+        before, inside = (
+            self.pedal[self.pedal["time"] < start],
+            self.pedal[(self.pedal["time"] >= start) & (self.pedal["time"] < end)],
+        )
         carried = []
         for control in np.unique(before["control"]):
             last = before[before["control"] == control][-1:].copy()

@@ -93,18 +93,24 @@ def open_corpus(path: Path) -> Corpus:
     try:
         about = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
-            raise PamusicError(f"{path}: is a corpus of format {about['format']}, we read {FORMAT}; make it anew: pamusic tokenize")
+            raise PamusicError(
+                f"{path}: is a corpus of format {about['format']}, we read {FORMAT}; make it anew: pamusic tokenize"
+            )
         pieces = tuple(Piece(**piece) for piece in about["pieces"])
         num_ids, fingerprint = int(about["num_tokens"]), str(about["tokenizer_fingerprint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PamusicError(f"{path}: corpus.json is broken ({error}); make the corpus anew: pamusic tokenize") from None
     tokenizer = Tokenizer(load_vocabulary(path / "tokenizer.toml"))
     if tokenizer.fingerprint != fingerprint:
-        raise PamusicError(f"{path}: tokenizer.toml was changed after the corpus was made; make it anew: pamusic tokenize")
+        raise PamusicError(
+            f"{path}: tokenizer.toml was changed after the corpus was made; make it anew: pamusic tokenize"
+        )
     file = path / "tokens.bin"
     size = file.stat().st_size if file.is_file() else 0
     if size != num_ids * ID.itemsize:
-        raise PamusicError(f"{path}: tokens.bin has {size} bytes, not {num_ids * ID.itemsize}; make the corpus anew: pamusic tokenize")
+        raise PamusicError(
+            f"{path}: tokens.bin has {size} bytes, not {num_ids * ID.itemsize}; make the corpus anew: pamusic tokenize"
+        )
     ids = np.memmap(file, ID, mode="r") if num_ids else np.empty(0, ID)
     return Corpus(path, tokenizer, pieces, ids)
 
@@ -171,4 +177,6 @@ def check_corpus_place(path: Path, *, force: bool) -> None:
     if not path.is_dir() or (any(path.iterdir()) and not (path / "corpus.json").is_file()):
         raise PamusicError(f"{path}: exists and is not a corpus; choose another place with --out")
     if not force and any(path.iterdir()):
-        raise PamusicError(f"{path}: there is a corpus already; replace it with --force, or choose another place with --out")
+        raise PamusicError(
+            f"{path}: there is a corpus already; replace it with --force, or choose another place with --out"
+        )

@@ -54,7 +54,15 @@ class Source:
             if archive.getinfo(self.path).file_size > MAX_MEMBER_BYTES:
                 raise PamusicError(f"{self.name}: is larger than any MIDI file we take (64 MiB)")
             return archive.read(self.path)
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, KeyError, EOFError, zlib.error) as error:
+        except (
+            OSError,
+            zipfile.BadZipFile,
+            RuntimeError,
+            NotImplementedError,
+            KeyError,
+            EOFError,
+            zlib.error,
+        ) as error:
             raise PamusicError(f"{self.name}: cannot be read ({str(error) or type(error).__name__})") from None
 
 
@@ -93,7 +101,9 @@ def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:
     if not sources:
         what = ", ".join(str(path) for path in paths)
         why = f"; {refused[0].name}: {refused[0].reason}" if refused else ""
-        raise PamusicError(f"{what}: no MIDI file (.mid, .midi) in it{why}; name a folder, a zip or files that have some")
+        raise PamusicError(
+            f"{what}: no MIDI file (.mid, .midi) in it{why}; name a folder, a zip or files that have some"
+        )
     return list({(source.container, source.path): source for source in sources}.values()), refused
 
 
@@ -106,7 +116,9 @@ def split_by_content(data: bytes) -> str:
 
 
 def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in (*MIDI_ENDINGS, ".csv"))
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in (*MIDI_ENDINGS, ".csv")
+    )
     listed: list[Source] = []
     refused: list[Refusal] = []
     for table in files:
@@ -137,7 +149,10 @@ def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:
         else:
             members[info.filename] = member
     for table, member in members.items():
-        if member.suffix.lower() == ".csv" and (rows := _maestro_rows(Source(str(path), table, table).read())) is not None:
+        if (
+            member.suffix.lower() == ".csv"
+            and (rows := _maestro_rows(Source(str(path), table, table).read())) is not None
+        ):
             for file_name, split in rows:
                 name = str(member.parent / file_name)
                 if name in members:
@@ -150,7 +165,7 @@ def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:
 
 
 @lru_cache(maxsize=4)
-def _open_archive(path: str, process: int) -> zipfile.ZipFile:  # noqa: ARG001 - a forked process must open its own
+def _open_archive(path: str, process: int) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:

@@ -83,14 +83,14 @@ class Tokenizer:
         onset = _rounded(notes["onset"] * steps_per_second)
         offset = _rounded(notes["offset"] * steps_per_second)
         velocity_bin = (np.maximum(notes["velocity"].astype(np.int64), 1) - 1) // self._bin_width + 1
-        return GridNotes(onset, np.where(offset == onset, onset + 1, offset), notes["pitch"].astype(np.int64), velocity_bin)
+        return GridNotes(
+            onset, np.where(offset == onset, onset + 1, offset), notes["pitch"].astype(np.int64), velocity_bin
+        )
 
     def from_grid(self, grid: GridNotes) -> Performance:
         seconds = self.vocabulary.time_step_ms / 1000
         middle = (grid.velocity_bin - 1) * self._bin_width + 1 + self._bin_width // 2
-        return Performance.from_arrays(
-            grid.onset * seconds, grid.offset * seconds, grid.pitch, np.clip(middle, 1, 127)
-        )
+        return Performance.from_arrays(grid.onset * seconds, grid.offset * seconds, grid.pitch, np.clip(middle, 1, 127))
 
     def ids_from_grid(self, grid: GridNotes) -> np.ndarray:
         """Events by (step, note, onset before offset), as note-seq orders them; `[num_tokens]`, uint16."""
@@ -158,7 +158,9 @@ def load_tokenizer(name: str) -> Tokenizer:
     path = tokenizers_folder() / f"{name}.toml"
     if not path.is_file():
         names = sorted(file.stem for file in tokenizers_folder().glob("*.toml"))
-        raise PamusicError(f"no tokenizer is called {name!r}; there is {', '.join(names)}, or give a .toml file of your own")
+        raise PamusicError(
+            f"no tokenizer is called {name!r}; there is {', '.join(names)}, or give a .toml file of your own"
+        )
     return Tokenizer(load_vocabulary(path))
 
 

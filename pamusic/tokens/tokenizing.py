@@ -92,8 +92,14 @@ def tokenize(
                 summary.refused.append(result)
             else:
                 summary.splits[result.split].add(result)
-                writer.add(result.ids, name=result.name, split=result.split, num_notes=result.num_notes,
-                           seconds=result.seconds, sha256=result.sha256)
+                writer.add(
+                    result.ids,
+                    name=result.name,
+                    split=result.split,
+                    num_notes=result.num_notes,
+                    seconds=result.seconds,
+                    sha256=result.sha256,
+                )
             progress(done, len(sources))
         if len(summary.refused) >= len(sources) and not any(count.num_files for count in summary.splits.values()):
             first = summary.refused[0]
@@ -118,7 +124,9 @@ def _encode_all(sources: list[Source], tokenizer: Tokenizer, num_workers: int | 
         try:
             yield from _in_order(pool, chunks, tokenizer, ahead=4 * num_workers)
         except BrokenProcessPool:
-            raise PamusicError("a worker died while reading MIDI files (out of memory?); try fewer: --workers 1") from None
+            raise PamusicError(
+                "a worker died while reading MIDI files (out of memory?); try fewer: --workers 1"
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -78,23 +79,23 @@ class Vocabulary:
                 return events.kind, events.first + id - events.start
         raise ValueError(f"{self.name} has ids 0 to {len(self) - 1}, not {id}")
 
-    @property
+    @cached_property
     def kind_of_id(self) -> np.ndarray:
         """`[vocab]`, index into `KINDS` of each id."""
         return np.concatenate([np.full(len(events), KINDS.index(events.kind), np.uint8) for events in self.ranges])
 
-    @property
+    @cached_property
     def value_of_id(self) -> np.ndarray:
         """`[vocab]`, value of each id."""
         return np.concatenate([np.arange(events.first, events.last + 1, dtype=np.int64) for events in self.ranges])
 
-    @property
+    @cached_property
     def seconds_of_id(self) -> np.ndarray:
         """`[vocab]`, seconds that pass with each id; all but time shifts are instantaneous."""
         is_shift = self.kind_of_id == KINDS.index("time_shift")
         return np.where(is_shift, self.value_of_id * self.time_step_ms / 1000, 0.0)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of what the vocabulary means: comments, layout and name of the file do not enter."""
         meaning = [self.time_step_ms, self.num_velocity_bins, self.sustain]
@@ -103,7 +104,14 @@ class Vocabulary:
 
     def toml(self) -> str:
         """The vocabulary as the text of a TOML file that `load_vocabulary` reads."""
-        lines = [f'name = "{self.name}"', f"version = {self.version}", "", "[time]", f"step_ms = {self.time_step_ms}", ""]
+        lines = [
+            f'name = "{self.name}"',
+            f"version = {self.version}",
+            "",
+            "[time]",
+            f"step_ms = {self.time_step_ms}",
+            "",
+        ]
         lines += ["[velocity]", f"bins = {self.num_velocity_bins}", "", "[pedal]", f'sustain = "{self.sustain}"']
         for events in self.ranges:
             lines += ["", "[[events]]", f'kind = "{events.kind}"', f"first = {events.first}", f"last = {events.last}"]
@@ -153,8 +161,13 @@ def _check(vocabulary: Vocabulary, path: Path) -> None:
     if not (isinstance(vocabulary.time_step_ms, int | float) and 1 <= vocabulary.time_step_ms <= 1000):
         raise PamusicError(f"{path}: time.step_ms is 1 to 1000, not {vocabulary.time_step_ms}")
     velocity, shift = vocabulary.range("velocity"), vocabulary.range("time_shift")
-    if not 1 <= vocabulary.num_velocity_bins <= 127 or (velocity.first, velocity.last) != (1, vocabulary.num_velocity_bins):
-        raise PamusicError(f"{path}: velocity events must be 1 to velocity.bins ({vocabulary.num_velocity_bins}, at most 127)")
+    if not 1 <= vocabulary.num_velocity_bins <= 127 or (velocity.first, velocity.last) != (
+        1,
+        vocabulary.num_velocity_bins,
+    ):
+        raise PamusicError(
+            f"{path}: velocity events must be 1 to velocity.bins ({vocabulary.num_velocity_bins}, at most 127)"
+        )
     if shift.first != 1:
         raise PamusicError(f"{path}: time_shift events must begin at 1, not {shift.first}")
     notes = [(vocabulary.range(kind).first, vocabulary.range(kind).last) for kind in ("note_on", "note_off")]

@@ -1,0 +1,6 @@
+"""`python -m pamusic`: the same as `pamusic`."""
+
+from pamusic.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The one application that all commands belong to, and what becomes of an error.
+
+Knows the commands by name; each stands in a file of its own, and imports what it needs when it runs.
+
+    exit 0    done
+    exit 1    a `PamusicError`, or a disk that is full or forbidden: one line, no traceback
+    exit 2    wrong usage
+    exit 130  interrupted from the keyboard;  141  nobody reads our output any more
+
+Anything else is our bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pamusic import __version__
+from pamusic.cli.render import render
+from pamusic.cli.terminal import result, say
+from pamusic.errors import PamusicError
+from pamusic.files import FULL, REMEDIES
+
+# The state of somebody's disk, not of our program, wherever it is met.
+OUTSIDE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class PamusicGroup(TyperGroup):
+    """Turns what a person can put right into one line, in the shell and in a test runner alike."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PamusicError as error:
+            say(f"pamusic: error: {error}")
+            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            _let_go_of_output()
+            raise typer.Exit(141) from None
+        except OSError as error:
+            if error.errno not in OUTSIDE:
+                raise
+            say(f"pamusic: error: {_named(error)}: {REMEDIES[error.errno]}")
+            _let_go_of_output()
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            say("pamusic: interrupted")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    name="pamusic",
+    cls=PamusicGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        result(f"pamusic {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def pamusic(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Symbolic piano music with Perceiver AR: tokenize, train, sample, render."""
+
+
+# In the order in which one needs them: tokenize, train, sample, render.
+app.command()(render)
+
+
+def _named(error: OSError) -> str:
+    """The file that an error is about; without one, what was written was standard output."""
+    return os.fsdecode(error.filename) if error.filename is not None else "standard output"
+
+
+def _let_go_of_output() -> None:
+    """Points standard output at nothing, so that flushing it on the way out does not fail again."""
+    with suppress(OSError, ValueError):  # a test runner's stream has no descriptor
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)

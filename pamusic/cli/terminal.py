@@ -1,0 +1,67 @@
+"""Words on a terminal: results go to standard output, all the rest to standard error.
+
+Knows streams; knows no command.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from tqdm import tqdm
+
+
+def result(line: object) -> None:
+    """One line of result, such as a path: what another program may read."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be valid text: it goes out as it came in
+        sys.stdout.reconfigure(errors="surrogateescape")
+    print(line, file=sys.stdout, flush=True)
+
+
+def result_bytes(data: bytes) -> None:
+    """A whole file as the result: MIDI or WAV bytes."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def say(line: object) -> None:
+    """One line for the person at the keyboard."""
+    print(one_line(line), file=sys.stderr, flush=True)
+
+
+def one_line(text: object) -> str:
+    """Without line breaks, and with what no terminal should get (such as an escape in a file's name) spelled out."""
+    lines = " ".join(str(text).splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in lines)
+
+
+def console() -> Console:
+    """A rich console for tables; made anew, so that it writes to what standard error is now."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def progress(
+    items: Iterable[Any] | None = None, *, total: float | None = None, what: str = "", unit: str = "it"
+) -> tqdm:
+    """A progress bar, around `items` or to be moved with `update`; silent where nobody watches.
+
+    Watching is a terminal at standard error: a log file or a pipe gets nothing.
+    """
+    from tqdm import tqdm
+
+    return tqdm(
+        items,
+        total=total,
+        desc=what or None,
+        unit=unit,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        leave=False,
+    )

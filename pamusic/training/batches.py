@@ -1,0 +1,142 @@
+"""Corpus -> batches of windows. Knows ids, splits and augmentation; knows torch only as the place where batches go.
+
+A batch is a pure function of (corpus, configuration, seed, step): a resumed run needs no reader state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pamusic.errors import PamusicError
+from pamusic.model.config import ModelConfig
+from pamusic.tokens.corpus import Corpus
+from pamusic.tokens.tokenizer import GridNotes
+from pamusic.training.augmentation import stretched_ids, transposed_ids
+from pamusic.training.config import TrainingConfig
+
+NOT_SCORED = -100  # as a target: PyTorch's cross_entropy leaves it out
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Windows of pieces.
+
+    Attributes:
+        tokens: `[batch, context]`, int64.
+        targets: `[batch, latents]`, the tokens that follow the latents; `NOT_SCORED` where there is none.
+        kept: `[batch, k]`, the positions of the prefix that are seen, -1 for none; None if all are.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    kept: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        kept = None if self.kept is None else self.kept.to(device, non_blocking=True)
+        return Batch(self.tokens.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), kept)
+
+    def micro(self, size: int) -> list[Batch]:
+        """The batch in parts of `size` windows."""
+        kept = [None] * (len(self.tokens) // size) if self.kept is None else self.kept.split(size)
+        return [Batch(*parts) for parts in zip(self.tokens.split(size), self.targets.split(size), kept, strict=True)]
+
+
+class TrainingBatches:
+    """Windows that end anywhere in a piece, so that every length of prefix is learned.
+
+    A piece is drawn as often as it is long (the official code draws every piece equally often; the score counts
+    tokens). The end of its window is uniform over [latents + 1, length]; the window is what precedes it, at most
+    context + 1 tokens, start and end tokens among them.
+    """
+
+    def __init__(self, corpus: Corpus, model: ModelConfig, training: TrainingConfig) -> None:
+        self._corpus, self._model, self._training = corpus, model, training
+        self._pieces = np.array(corpus.split("train"), np.int64)
+        if not len(self._pieces):
+            raise PamusicError(f"{corpus.path}: has no training pieces; tokenize more files")
+        weights = np.array([corpus.pieces[piece].num_tokens for piece in self._pieces], np.float64)
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._grid = lru_cache(maxsize=2048)(self._decoded)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of update number `step`, from 0."""
+        rng = np.random.default_rng([self._training.seed, step])
+        windows = [self._window(rng) for _ in range(self._training.batch_size)]
+        return make_batch(windows, self._model, self._training.prefix_dropout, rng)
+
+    def _window(self, rng: np.random.Generator) -> np.ndarray:
+        training, tokenizer = self._training, self._corpus.tokenizer
+        draw = np.searchsorted(self._cumulative, rng.random(), side="right")
+        piece = int(self._pieces[min(draw, len(self._pieces) - 1)])
+        if training.stretch:
+            ids = stretched_ids(self._grid(piece), tokenizer, training.stretch, rng)
+        else:
+            ids = self._corpus.piece(piece)
+        ids = with_borders(ids, self._corpus)
+        end = int(rng.integers(min(self._model.num_latents + 1, len(ids)), len(ids) + 1))
+        window = ids[max(0, end - self._model.context_length - 1) : end]
+        return transposed_ids(window, tokenizer, training.transpose_down, training.transpose_up, rng)
+
+    def _decoded(self, piece: int) -> GridNotes:
+        return self._corpus.tokenizer.grid_from_ids(self._corpus.piece(piece))
+
+
+def validation_batches(corpus: Corpus, model: ModelConfig, num_windows: int, batch_size: int) -> list[Batch]:
+    """The same windows every time, spread evenly over the validation split; each scores its last half of latents.
+
+    That is the protocol of a whole evaluation (blocks of latents / 2, with all that precedes them up to the context),
+    on some of its blocks. Where there is no validation split there are no batches.
+    """
+    pieces = [with_borders(corpus.piece(piece), corpus) for piece in corpus.split("validation")]
+    block = max(1, model.num_latents // 2)
+    ends = [(piece, end) for piece in range(len(pieces)) for end in range(len(pieces[piece]), 1, -block)]
+    chosen = [ends[i] for i in np.unique(np.linspace(0, len(ends) - 1, num_windows).astype(int))] if ends else []
+    windows = [pieces[piece][max(0, end - model.context_length - 1) : end] for piece, end in chosen]
+    batches = [make_batch(windows[i : i + batch_size], model) for i in range(0, len(windows), batch_size)]
+    for batch in batches:
+        scored = (batch.targets != NOT_SCORED).flip(1).cumsum(1).flip(1)  # 1 at the last one scored, and so on
+        batch.targets[scored > block] = NOT_SCORED
+    return batches
+
+
+def make_batch(
+    windows: list[np.ndarray], model: ModelConfig, prefix_dropout: float = 0.0, rng: np.random.Generator | None = None
+) -> Batch:
+    """Windows, each of at least two tokens, as one batch.
+
+    The latents are the last `num_latents` positions. A long window fills them, and padding stands before its prefix; a
+    window too short to fill them has no prefix, and padding stands behind it, where causality hides it.
+    """
+    context, latents = model.context_length, model.num_latents
+    tokens = np.full((len(windows), context), model.pad_id, np.int64)
+    targets = np.full((len(windows), latents), NOT_SCORED, np.int64)
+    num_kept = round((context - latents) * (1 - prefix_dropout))
+    kept = np.full((len(windows), num_kept), -1, np.int64)
+    for row, window in enumerate(windows):
+        n = len(window) - 1
+        if n >= latents:
+            tokens[row, context - n :] = window[:-1]
+            targets[row] = window[-latents:]
+            if prefix_dropout and rng is not None:
+                prefix = n - latents
+                count = min(num_kept, round(prefix * (1 - prefix_dropout)))
+                kept[row, num_kept - count :] = np.sort(rng.choice(prefix, count, replace=False)) + (context - n)
+        else:
+            tokens[row, context - latents : context - latents + n] = window[:-1]
+            targets[row, :n] = window[1:]
+    return Batch(
+        torch.from_numpy(tokens),
+        torch.from_numpy(targets),
+        torch.from_numpy(kept) if prefix_dropout and num_kept else None,
+    )
+
+
+def with_borders(ids: np.ndarray, corpus: Corpus) -> np.ndarray:
+    """Ids `[n]` of a piece with its start and its end token, `[n + 2]`."""
+    vocabulary = corpus.tokenizer.vocabulary
+    return np.concatenate([[vocabulary.id("start")], ids, [vocabulary.id("end")]]).astype(np.uint16)

@@ -1,0 +1,72 @@
+"""How a model is trained. Knows numbers only; the model's shape is `model.config`'s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything that decides what a run computes, apart from model, corpus and machine.
+
+    Attributes:
+        steps: optimiser updates in all.
+        batch_size: windows a step.
+        micro_batch: windows that are computed at once; gradients of a step's are accumulated.
+        lr: peak rate of Muon, for the matrices of the blocks.
+        adamw_lr_ratio: AdamW's rate, for everything else, over `lr`.
+        weight_decay: of the matrices; decoupled, times the rate.
+        warmup_steps: in which the rates rise from 0.
+        cooldown_steps: the last ones, in which they fall in a straight line to 0.
+        max_grad_norm: gradients of a larger norm are scaled down to it.
+        z_loss: weight of logsumexp squared (official code: 1e-4).
+        prefix_dropout: share of the prefix that no latent of a window sees; the paper calls it cross-attend dropout.
+        transpose_down, transpose_up: semitones that a window is moved at most.
+        stretch: a window is played up to this share slower or faster.
+        seed: of weights, windows, augmentation and dropout.
+        precision: of the arithmetic; weights are float32 always.
+        validate_every: steps between validations.
+        validation_windows: how many fixed windows of the validation split are scored.
+        save_every_minutes: how much work a crash can cost.
+    """
+
+    steps: int = 6000
+    batch_size: int = 8
+    micro_batch: int = 8
+    lr: float = 0.02
+    adamw_lr_ratio: float = 0.15
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    cooldown_steps: int = 2400
+    max_grad_norm: float = 1.0
+    z_loss: float = 1e-4
+    prefix_dropout: float = 0.7
+    transpose_down: int = 5
+    transpose_up: int = 6
+    stretch: float = 0.05
+    seed: int = 1
+    precision: str = "auto"
+    validate_every: int = 250
+    validation_windows: int = 48
+    save_every_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "micro_batch", "validate_every", "validation_windows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
+        if self.batch_size % self.micro_batch:
+            raise ValueError(f"micro_batch ({self.micro_batch}) must divide batch_size ({self.batch_size})")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr is above 0, not {self.lr}")
+        if not 0 <= self.prefix_dropout < 1:
+            raise ValueError(f"prefix_dropout is at least 0 and below 1, not {self.prefix_dropout}")
+        if not 0 <= self.stretch < 0.5:
+            raise ValueError(f"stretch is at least 0 and below 0.5, not {self.stretch}")
+        if self.transpose_down < 0 or self.transpose_up < 0:
+            raise ValueError("transposition is given in semitones from 0 up, both ways")
+        if self.warmup_steps < 0 or self.cooldown_steps < 0:
+            raise ValueError("warmup_steps and cooldown_steps are at least 0")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")

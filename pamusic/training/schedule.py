@@ -1,0 +1,15 @@
+"""How the learning rate goes: up, level, and in a straight line to zero. Knows numbers only.
+
+The level part has no memory of the end, so a cooldown can begin at any step of it: a run cut short still ends well.
+"""
+
+from __future__ import annotations
+
+from pamusic.training.config import TrainingConfig
+
+
+def rate(step: int, config: TrainingConfig) -> float:
+    """The share of the peak rate that update number `step` (from 0) is made with."""
+    rising = (step + 1) / config.warmup_steps if config.warmup_steps else 1.0
+    falling = (config.steps - step) / config.cooldown_steps if config.cooldown_steps else 1.0
+    return max(0.0, min(1.0, rising, falling))

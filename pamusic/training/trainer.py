@@ -1,0 +1,368 @@
+"""One run: batches in, better weights out, on disk at all times.
+
+Knows model, batches, optimisers and the run's folder; knows no terminal: it reports through a callback. A run's folder
+has `run.json` (all that the result depends on), `metrics.csv`, `best/` and `last/` (checkpoints that can be used),
+`state.pt` (what `resume` needs, written whole), and `finished` once the run has come to an orderly stop.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import pamusic
+from pamusic.checkpoint import BEST, LAST, save_checkpoint
+from pamusic.errors import PamusicError
+from pamusic.files import written_atomically
+from pamusic.model.config import ModelConfig
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.tokens.corpus import Corpus
+from pamusic.training.batches import NOT_SCORED, Batch, TrainingBatches, validation_batches
+from pamusic.training.config import TrainingConfig
+from pamusic.training.machine import Machine, keep_freed_memory
+from pamusic.training.schedule import rate
+
+COLUMNS = ("step", "latent_tokens", "seconds", "split", "nats_per_token", "rate", "grad_norm", "tokens_per_second")
+REPORT_EVERY = 10  # steps
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened since the last report.
+
+    Attributes:
+        step, steps: updates made, and in all.
+        train_nats: mean nats per token since the last report, over latents, as trained (with dropout).
+        validation_nats: nats per token on the fixed windows, when this report brings a validation.
+        tokens_per_second: latent tokens trained per second.
+        seconds_left: until the last step, at this speed.
+    """
+
+    step: int
+    steps: int
+    train_nats: float
+    validation_nats: float | None
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run stopped: after how many steps, and with which best validation, in nats per token."""
+
+    step: int
+    complete: bool
+    best_nats: float | None
+
+
+class Trainer:
+    """A run, new or resumed."""
+
+    def __init__(
+        self,
+        run: Path,
+        corpus: Corpus,
+        model: ModelConfig,
+        training: TrainingConfig,
+        machine: Machine,
+        *,
+        resume_from: Path | None = None,
+    ) -> None:
+        """Builds the model in memory; `train` begins to write.
+
+        Args:
+            run: the folder of this run.
+            resume_from: the run whose state is gone on from: this one, or one that this one branches off.
+
+        Raises:
+            PamusicError: the corpus does not fit, or the state to resume from cannot be read.
+        """
+        keep_freed_memory()
+        torch.manual_seed(training.seed)
+        self.run, self.corpus, self.training, self.machine = run, corpus, training, machine
+        self.model = PerceiverAR(model).to(machine.device)
+        self.optimizers = make_optimizers(self.model, training)
+        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
+        self.step, self.seconds, self.best_nats = 0, 0.0, math.inf
+        self._batches = TrainingBatches(corpus, model, training)
+        self._validation = validation_batches(
+            corpus, model, training.validation_windows, max(1, training.micro_batch // 2)
+        )
+        self._loss: Callable[..., tuple[Tensor, Tensor]] = self._eager_loss
+        if machine.compile:
+            self._loss = torch.compile(self._eager_loss, dynamic=False)
+        if resume_from is not None:
+            self._load_state(resume_from / "state.pt")
+
+    def train(
+        self, report: Callable[[Report], None] = lambda report: None, *, max_minutes: float | None = None
+    ) -> Outcome:
+        """Trains until the last step, the time limit, or a signal (Ctrl-C, SIGTERM), and leaves a usable checkpoint.
+
+        Raises:
+            PamusicError: the loss is no number any more, or the run's folder cannot be written.
+        """
+        self._begin_folder()
+        deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+        save_at = time.monotonic() + 60 * self.training.save_every_minutes
+        losses: list[Tensor] = []
+        since, validated = time.monotonic(), None
+        with _stop_requests() as stop_requested, ThreadPoolExecutor(1, "batches") as pool:
+            batches = self._prefetched(pool)
+            while self.step < self.training.steps:
+                losses.append(self._update(next(batches)))
+                ended = self.step == self.training.steps or stop_requested() or time.monotonic() > deadline
+                if self.step % self.training.validate_every == 0 or ended:
+                    validated = self._validate()
+                if self.step % REPORT_EVERY == 0 or ended:
+                    now = time.monotonic()
+                    self.seconds += now - since
+                    report(self._report(losses, now - since, validated))
+                    losses, since, validated = [], time.monotonic(), None
+                if ended or time.monotonic() > save_at:
+                    self._save()
+                    save_at = time.monotonic() + 60 * self.training.save_every_minutes
+                if ended:
+                    break
+        with written_atomically(self.run / "finished") as file:
+            file.write_text(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
+        best = None if math.isinf(self.best_nats) else self.best_nats
+        return Outcome(self.step, self.step >= self.training.steps, best)
+
+    def _update(self, batch: Batch) -> Tensor:
+        """One optimiser update; gives the mean nats per scored token."""
+        share = rate(self.step, self.training)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * share
+        scored = (batch.targets != NOT_SCORED).sum()
+        nats = torch.zeros((), device=self.machine.device)
+        self.model.train()
+        for part in batch.micro(self.training.micro_batch):
+            part = part.to(self.machine.device)
+            with self.machine.autocast():
+                loss, part_nats = self._loss(part.tokens, part.targets, part.kept)
+            self.scaler.scale(loss / scored).backward()
+            nats += part_nats.detach()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        self.step += 1
+        return nats / scored
+
+    def _eager_loss(self, tokens: Tensor, targets: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sums over scored tokens: what is minimised (with z-loss), and nats."""
+        logits = self.model(tokens, kept=kept).float()
+        log_z = logits.logsumexp(-1)
+        scored = targets != NOT_SCORED
+        chosen = logits.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+        nats = ((log_z - chosen) * scored).sum()
+        return nats + self.training.z_loss * (log_z.square() * scored).sum(), nats
+
+    @torch.inference_mode()
+    def _validate(self) -> float | None:
+        """Nats per token on the fixed windows; keeps the weights if they are the best so far."""
+        if not self._validation:
+            return None
+        self.model.eval()
+        total, count = 0.0, 0
+        for batch in self._validation:
+            batch = batch.to(self.machine.device)
+            with self.machine.autocast():
+                logits = self.model(batch.tokens).float()
+            total += F.cross_entropy(
+                logits.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_SCORED, reduction="sum"
+            ).item()
+            count += int((batch.targets != NOT_SCORED).sum())
+        nats = total / count
+        if nats < self.best_nats:
+            self.best_nats = nats
+            self._save_checkpoint(BEST, nats)
+        return nats
+
+    def _report(self, losses: list[Tensor], seconds: float, validated: float | None) -> Report:
+        nats = torch.stack(losses).mean().item()
+        if not math.isfinite(nats):
+            raise PamusicError(
+                f"the loss became {nats} between steps {self.step - len(losses)} and {self.step}; {self.run} keeps its last good"
+                f" state: resume with a lower rate: pamusic train --resume {self.run} --lr {self.training.lr / 2:g}"
+            )
+        speed = len(losses) * self.training.batch_size * self.model.config.num_latents / seconds
+        share = rate(self.step, self.training)
+        done = self.step * self.training.batch_size * self.model.config.num_latents
+        rows = [
+            (
+                self.step,
+                done,
+                round(self.seconds, 1),
+                "train",
+                round(nats, 5),
+                round(share, 5),
+                round(float(self.grad_norm), 4),
+                round(speed, 1),
+            )
+        ]
+        if validated is not None:
+            rows.append(
+                (self.step, done, round(self.seconds, 1), "validation", round(validated, 5), round(share, 5), "", "")
+            )
+        with (self.run / "metrics.csv").open("a", newline="") as file:
+            csv.writer(file).writerows(rows)
+        left = (self.training.steps - self.step) * seconds / len(losses)
+        return Report(self.step, self.training.steps, nats, validated, speed, left)
+
+    def _prefetched(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
+        """The batches from the present step on, each made while the one before it is worked on."""
+        following = pool.submit(self._batches.batch, self.step)
+        for step in range(self.step + 1, self.training.steps + 1):
+            batch = following.result()
+            if step < self.training.steps:
+                following = pool.submit(self._batches.batch, step)
+            yield batch
+
+    def _begin_folder(self) -> None:
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            (self.run / "finished").unlink(missing_ok=True)
+            _truncate_metrics(self.run / "metrics.csv", self.step)
+        except OSError as error:
+            raise PamusicError(
+                f"{self.run}: cannot be written ({error.strerror}); choose another folder with --out"
+            ) from None
+        with written_atomically(self.run / "run.json") as file:
+            file.write_text(json.dumps(self._about(), indent=2) + "\n")
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "training": asdict(self.training),
+            "model": asdict(self.model.config),
+            "num_parameters": self.model.num_parameters(),
+            "corpus": {
+                "path": str(self.corpus.path),
+                "fingerprint": self.corpus.fingerprint,
+                "tokenizer": self.corpus.tokenizer.name,
+            },
+            "machine": {
+                "device": str(self.machine.device),
+                "precision": self.machine.precision,
+                "compile": self.machine.compile,
+                "threads": torch.get_num_threads(),
+            },
+            "versions": {"pamusic": pamusic.__version__, "torch": torch.__version__},
+        }
+
+    def _save(self) -> None:
+        """The state that resuming needs, whole or not at all, then a checkpoint of the same weights."""
+        state = {
+            "format": FORMAT,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "best_nats": self.best_nats,
+        }
+        with written_atomically(self.run / "state.pt") as file:
+            torch.save(state, file)
+        self._save_checkpoint(LAST, None)
+
+    def _save_checkpoint(self, which: str, nats: float | None) -> None:
+        trained = {"step": self.step, "seconds": round(self.seconds, 1), "validation_windows_nats": nats}
+        save_checkpoint(self.run / which, self.model, self.corpus.tokenizer, about={**trained, "run": self._about()})
+
+    def _load_state(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location=self.machine.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                peaks = [group["peak_lr"] for group in optimizer.param_groups]
+                optimizer.load_state_dict(saved)
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["peak_lr"] = peak
+            self.scaler.load_state_dict(state["scaler"])
+            torch.set_rng_state(state["rng"].cpu())
+            self.step, self.seconds, self.best_nats = state["step"], state["seconds"], state["best_nats"]
+        except FileNotFoundError:
+            raise PamusicError(f"{path.parent}: has no state to resume from (no {path.name} in it)") from None
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise PamusicError(f"{path}: cannot be resumed from ({str(error).splitlines()[0][:120]})") from None
+
+
+def make_optimizers(model: PerceiverAR, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embedding, head and norms.
+
+    Each parameter group keeps its peak rate as `peak_lr`.
+    """
+    inner = [p for name, p in model.named_parameters() if p.dim() == 2 and not name.startswith(("embedding.", "head."))]
+    taken = {id(p) for p in inner}
+    outer = [p for p in model.parameters() if id(p) not in taken]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(inner, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95),
+        torch.optim.AdamW(outer, lr=config.lr * config.adamw_lr_ratio, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def cooled_down(config: TrainingConfig, step: int, cooldown_steps: int) -> TrainingConfig:
+    """The configuration of a run that ends with a cooldown which begins at `step`."""
+    return replace(config, steps=step + cooldown_steps, cooldown_steps=cooldown_steps)
+
+
+def _truncate_metrics(path: Path, step: int) -> None:
+    """Leaves the rows up to `step`: what came after it is about to be computed again."""
+    rows: list[list[str]] = []
+    if path.is_file() and step > 0:
+        with path.open(newline="") as file:
+            rows = [
+                row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= step
+            ]
+    with written_atomically(path) as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a request that the training loop sees; a second Ctrl-C interrupts."""
+    requested = False
+
+    def request(number: int, frame: object) -> None:
+        nonlocal requested
+        if requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        requested = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,126 @@
+"""The command line as a whole: what it costs to ask for help, and what becomes of an error."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import pamusic
+from pamusic.cli.app import PamusicGroup, app
+from pamusic.cli.terminal import one_line
+from pamusic.errors import PamusicError
+
+HEAVY = ("torch", "note_seq", "matplotlib", "symusic", "pretty_midi", "mido", "numpy")
+
+
+def failing_with(error: BaseException) -> typer.Typer:
+    """An application of our kind, whose one command fails."""
+    failing = typer.Typer(cls=PamusicGroup, pretty_exceptions_enable=False)
+
+    @failing.callback()
+    def group() -> None:
+        pass
+
+    @failing.command()
+    def fail() -> None:
+        raise error
+
+    return failing
+
+
+def run(error: BaseException):
+    return CliRunner().invoke(failing_with(error), ["fail"])
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\n"
+        "sys.argv = ['pamusic', '--help']\n"
+        "from pamusic.cli import main\n"
+        "try: main()\n"
+        f"finally: print('loaded:', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+    assert "render" in done.stdout
+
+
+@pytest.mark.parametrize("command", sorted(command.callback.__name__ for command in app.registered_commands))
+def test_every_command_has_help(command):
+    done = CliRunner().invoke(app, [command, "--help"])
+
+    assert done.exit_code == 0
+    assert f"Usage: pamusic {command}" in done.output
+
+
+def test_the_version_is_told():
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"pamusic {pamusic.__version__}\n"
+
+
+def test_python_m_is_the_same():
+    done = subprocess.run([sys.executable, "-m", "pamusic", "--version"], capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"pamusic {pamusic.__version__}\n"
+
+
+def test_our_own_error_is_one_line_and_exit_1():
+    done = run(PamusicError("no piece\nis called \x1b[31mx"))
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "pamusic: error: no piece is called \\x1b[31mx\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out.mid"), "out.mid: the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "out.mid"), "out.mid: permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "standard output: the disk is full"),
+    ],
+)
+def test_a_full_or_forbidden_disk_is_one_line_and_exit_1(error, line):
+    done = run(error)
+
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"pamusic: error: {line}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_interruption_is_one_line_and_exit_130():
+    done = run(KeyboardInterrupt())
+
+    assert (done.exit_code, done.stderr) == (130, "pamusic: interrupted\n")
+
+
+def test_a_reader_that_went_away_is_no_matter():
+    done = run(BrokenPipeError())
+
+    assert (done.exit_code, done.output) == (141, "")
+
+
+def test_wrong_usage_is_exit_2():
+    assert CliRunner().invoke(app, ["rendr"]).exit_code == 2
+    assert CliRunner().invoke(app, ["render"]).exit_code == 2
+    assert CliRunner().invoke(app, ["render", "x.mid", "--engine", "gramophone"]).exit_code == 2
+
+
+def test_an_error_of_ours_keeps_its_traceback():
+    error = ZeroDivisionError("our bug")
+
+    assert run(error).exception is error
+    assert isinstance(run(FileNotFoundError(errno.ENOENT, "", "x")).exception, FileNotFoundError)
+
+
+def test_a_line_holds_nothing_a_terminal_should_not_get():
+    assert one_line("Étude – Op. 10\r\n\x07\udcff") == "Étude – Op. 10 \\x07\\udcff"
+
+
+def test_every_command_is_a_thin_page():
+    for command in app.registered_commands:
+        path = Path(pamusic.__file__).parent / "cli" / f"{command.callback.__name__}.py"
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 100, path.name

@@ -1,0 +1,177 @@
+"""The house stands: every module imports from its own room or from floors below.
+
+Read from the syntax trees alone; nothing is imported.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pamusic
+
+HOUSE = Path(pamusic.__file__).parent
+
+FLOOR = {
+    "errors": 0,
+    "shipped": 0,
+    "files": 0,
+    "music": 1,
+    "tokens": 2,
+    "model": 2,
+    "checkpoint": 3,
+    "training": 4,
+    "generation": 4,
+    "evaluation": 4,
+    "cli": 5,
+}
+GROUND = {room for room, floor in FLOOR.items() if floor == 0}
+DOORS = {"__init__", "__main__"}  # of the package itself: they may open on anything
+
+# What else a room may not know. The model knows tensors: no music, no files of ours.
+STRANGERS = {("model", "music"), ("model", "files"), ("model", "shipped"), ("generation", "music")}
+NO_TORCH = {"errors", "shipped", "files", "music", "tokens"}
+HEAVY = {"torch", "note_seq", "matplotlib", "symusic", "pretty_midi", "mido", "midirenderer", "numpy", "safetensors"}
+
+
+def imports(tree: ast.AST, inside_function: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Every import of a tree, and whether it stands inside a function; what only a type checker sees is left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node, inside_function
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                yield from imports(ast.Module([other], []), inside_function)
+        else:
+            yield from imports(node, inside_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def names(node: ast.Import | ast.ImportFrom, package: str) -> list[str]:
+    """The dotted names that an import asks for; `package` is where a relative one starts from."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    base = node.module or ""
+    if node.level:
+        above = package.split(".")[: len(package.split(".")) - node.level + 1]
+        base = ".".join([*above, *([base] if base else [])])
+    return [f"{base}.{alias.name}" for alias in node.names] if base == "pamusic" else [base]
+
+
+def room_of(name: str) -> str | None:
+    """The room that a dotted name of ours stands in; none for the rest of the world and for pamusic's own names."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "pamusic" and len(parts) > 1 and parts[1] in FLOOR else None
+
+
+def may_know(room: str, other: str) -> bool:
+    below = FLOOR[other] < FLOOR[room] or {room, other} <= GROUND
+    return below and (room, other) not in STRANGERS
+
+
+def broken_rules(house: Path) -> list[str]:
+    """One line for each import that the floors forbid."""
+    return [line for path in sorted(house.rglob("*.py")) for line in broken_rules_of(path, house)]
+
+
+def broken_rules_of(path: Path, house: Path) -> Iterator[str]:
+    place = path.relative_to(house).with_suffix("")
+    room = place.parts[0]
+    if room in DOORS:
+        return
+    if room not in FLOOR:
+        yield f"{place}: there is no room called {room}"
+        return
+    package = ".".join(["pamusic", *place.parts[:-1]])
+    for node, inside_function in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        for name in names(node, package):
+            where, other, library = f"{place}:{node.lineno}", room_of(name), name.split(".")[0]
+            if other is None:
+                if library == "torch" and room in NO_TORCH:
+                    yield f"{where}: {room} knows no torch"
+                if library in HEAVY and room == "cli" and not inside_function:
+                    yield f"{where}: cli imports {library} inside functions only"
+            elif other != room and not may_know(room, other):
+                yield f"{where}: {room} may not know {other}"
+            elif room == "cli" and other not in {"cli", *GROUND} and not inside_function:
+                yield f"{where}: cli imports {other} inside functions only"
+
+
+def test_every_module_imports_from_its_own_room_or_from_floors_below():
+    assert broken_rules(HOUSE) == []
+
+
+def test_nothing_prints_below_the_command_line():
+    printing = [
+        str(path.relative_to(HOUSE))
+        for path in HOUSE.rglob("*.py")
+        if path.relative_to(HOUSE).parts[0] != "cli"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    ]
+
+    assert printing == []
+
+
+def test_every_file_opens_by_saying_what_it_knows():
+    silent = [
+        str(path.relative_to(HOUSE))
+        for path in HOUSE.rglob("*.py")
+        if path.read_text(encoding="utf-8").strip()
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "rule"),
+    [
+        ("music/a.py", "from pamusic.tokens.vocabulary import x", "music may not know tokens"),
+        ("tokens/a.py", "import pamusic.model.config", "tokens may not know model"),
+        ("model/a.py", "from pamusic import tokens", "model may not know tokens"),
+        ("model/a.py", "from pamusic.music import performance", "model may not know music"),
+        ("training/a.py", "from ..generation import sampler", "training may not know generation"),
+        ("evaluation/a.py", "from pamusic.training.trainer import x", "evaluation may not know training"),
+        ("generation/a.py", "from pamusic.music.midi import x", "generation may not know music"),
+        ("checkpoint.py", "from .training import x", "checkpoint may not know training"),
+        ("errors.py", "from pamusic.music import midi", "errors may not know music"),
+        ("training/a.py", "def f():\n    from pamusic.cli.terminal import say", "training may not know cli"),
+        ("music/a.py", "def f():\n    import torch", "music knows no torch"),
+        ("tokens/a.py", "from torch.nn import functional", "tokens knows no torch"),
+        ("cli/a.py", "from pamusic.music.midi import x", "cli imports music inside functions only"),
+        (
+            "cli/a.py",
+            "try:\n    import torch\nexcept ImportError:\n    pass",
+            "cli imports torch inside functions only",
+        ),
+        ("cellar/a.py", "", "there is no room called cellar"),
+    ],
+)
+def test_a_house_that_breaks_a_rule_is_told(tmp_path, file, text, rule):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+
+    (line,) = broken_rules(tmp_path)
+
+    assert re.fullmatch(rf"{re.escape(file.removesuffix('.py'))}(:\d+)?: {rule}", line.replace("\\", "/"))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("cli/a.py", "from pamusic.cli.terminal import say\nfrom pamusic.errors import PamusicError"),
+        ("cli/a.py", "def f():\n    from pamusic.music.midi import x\n    import torch"),
+        ("cli/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("files.py", "from pamusic.errors import PamusicError"),
+        ("tokens/a.py", "from pamusic.music.pedal import x\nfrom .vocabulary import y"),
+        ("training/a.py", "import torch\nfrom pamusic import __version__\nfrom pamusic.checkpoint import x"),
+        ("__init__.py", "from pamusic.generation.sampler import x"),
+    ],
+)
+def test_a_house_that_keeps_the_rules_is_left_alone(tmp_path, file, text):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+
+    assert broken_rules(tmp_path) == []
