@@ -54,7 +54,8 @@ def test_top_p_leaves_the_fewest_that_reach_p(logits, p, kept):
 
 
 @pytest.mark.parametrize(
-    ("p", "kept"), [(0.0, PROBABILITIES), (0.21, [0.556, 0.278, 0.167, 0]), (0.49, [0.667, 0.333, 0, 0]), (1.0, [1, 0, 0, 0])]
+    ("p", "kept"),
+    [(0.0, PROBABILITIES), (0.21, [0.556, 0.278, 0.167, 0]), (0.49, [0.667, 0.333, 0, 0]), (1.0, [1, 0, 0, 0])],
 )
 def test_min_p_leaves_what_is_not_much_less_likely_than_the_likeliest(logits, p, kept):
     assert left(with_min_p(logits, p)) == [kept, kept[::-1]]
@@ -63,7 +64,12 @@ def test_min_p_leaves_what_is_not_much_less_likely_than_the_likeliest(logits, p,
 def test_what_is_out_stays_out(logits):
     logits[:, 1] = float("-inf")
 
-    for config in (SamplingConfig(), SamplingConfig(temperature=0), SamplingConfig(top_k=4), SamplingConfig(top_p=1, min_p=1e-6)):
+    for config in (
+        SamplingConfig(),
+        SamplingConfig(temperature=0),
+        SamplingConfig(top_k=4),
+        SamplingConfig(top_p=1, min_p=1e-6),
+    ):
         assert filtered(logits, config)[:, 1].tolist() == [float("-inf")] * 2
 
 
@@ -71,7 +77,12 @@ def test_temperature_comes_first_then_top_k_then_top_p_then_min_p(logits):
     # At temperature 0.5 the probabilities are as 0.25 : 0.0625 : 0.0225 : 0.01; the first three are 0.746, 0.187, 0.067.
     assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94)))[0] == [0.746, 0.187, 0.067, 0]
     assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.93)))[0] == [0.8, 0.2, 0, 0]
-    assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94, min_p=0.2)))[0] == [0.8, 0.2, 0, 0]
+    assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94, min_p=0.2)))[0] == [
+        0.8,
+        0.2,
+        0,
+        0,
+    ]
 
 
 def test_a_filter_returns_new_logits(logits):

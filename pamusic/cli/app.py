@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 from pamusic import __version__
 from pamusic.cli.render import render
+from pamusic.cli.sample import sample
 from pamusic.cli.terminal import result, say
 from pamusic.errors import PamusicError
 from pamusic.files import FULL, REMEDIES
@@ -79,6 +80,7 @@ def pamusic(
 
 
 # In the order in which one needs them: tokenize, train, sample, render.
+app.command()(sample)
 app.command()(render)
 
 

@@ -42,16 +42,15 @@ class Stepper:
         self._latents = model.to_latents(embedding)  # [vocab, d]
         context = model.context_norm(embedding)
         shape = (len(embedding), cross.num_heads, cross.head_dim)
-        query = cross.query_norm(cross.query(model.cross.attention_norm(self._latents)).view(shape)) * cross.head_dim**-0.5
-        key = cross.key_norm(cross.key(context).view(shape))
-        self._queries_keys = torch.cat([query, key], dim=1)  # [vocab, 2 heads, head_dim]
+        queries = cross.query_norm(cross.query(model.cross.attention_norm(self._latents)).view(shape))
+        keys = cross.key_norm(cross.key(context).view(shape))
+        self._queries_keys = torch.cat([queries * cross.head_dim**-0.5, keys], dim=1)  # [vocab, 2 heads, head_dim]
         self._values = cross.value(context).view(shape)
         self._cross_turn = _Turn(cross.head_dim, model.config.rotary_fraction, embedding.device)
         self._cross_tail = _Tail(model.cross)
-        self._layers = [_Layer(layer) for layer in model.layers]
-        if model.layers:
-            head_dim = model.layers[0].attention.head_dim
-            self._turn = _Turn(head_dim, model.config.rotary_fraction, embedding.device)
+        self._layers = [_Layer(layer) for layer in model.layers if isinstance(layer, Block)]
+        head_dim = model.config.d_model // model.config.num_heads
+        self._turn = _Turn(head_dim, model.config.rotary_fraction, embedding.device)
         self._head = _wide(model.head.weight * model.norm.weight)
         self._num_threads = 1 if model.config.d_model <= ONE_THREAD_UP_TO else torch.get_num_threads()
 
@@ -66,8 +65,7 @@ class Stepper:
         caches.cross.append(keys[:, :, None], self._values[ids][:, :, None])
         heads = _attended(queries[:, :, None], caches.cross)
         x = self._cross_tail(self._latents[ids], heads, self._eps)
-        if self._layers:
-            turn = self._turn.at(caches.position)
+        turn = self._turn.at(caches.position)
         for layer, cache in zip(self._layers, caches.layers, strict=True):
             x = layer(x, turn, cache, self._eps)
         caches.position += 1
