@@ -1,8 +1,8 @@
 """A folder on disk <-> a model, its configuration, and the very tokenizer it was trained with.
 
 Knows models and tokenizers, and marries the two; knows no training, no sampling. A checkpoint has `model.safetensors`
-(bfloat16 or float32), `config.json` (the model's shape, how it was trained, fingerprints), `tokenizer.toml`, and a card,
-`README.md`. What ships is addressed by name, what is mine by path.
+(bfloat16 or float32), `config.json` (the model's shape, how it was trained, fingerprints), `tokenizer.toml`, and a
+card, `README.md`. What ships is addressed by name, what is mine by path.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         raise PamusicError(f"{path}: config.json does not describe a model ({error}); restore the folder") from None
     if model.config.vocab_size != len(tokenizer.vocabulary):
         raise PamusicError(
-            f"{path}: its model has {model.config.vocab_size} ids and its tokenizer {len(tokenizer.vocabulary)}; restore the folder"
+            f"{path}: its model has {model.config.vocab_size} ids and its tokenizer {len(tokenizer.vocabulary)};"
+            " restore the folder"
         )
     try:
         weights = load_file(path / "model.safetensors")

@@ -10,7 +10,7 @@ the new ids the sustain pedal is part of the notes' lengths.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def prime_ids(tokenizer: Tokenizer, prime: Performance) -> np.ndarray:
 
 
 def continuation(
-    tokenizer: Tokenizer, ids: np.ndarray, *, prime: Performance | None = None, seconds: float | None = None
+    tokenizer: Tokenizer, ids: Sequence[int], *, prime: Performance | None = None, seconds: float | None = None
 ) -> Performance:
     """The music of new ids alone, from time 0. Every note is closed, and a key is let go before it is struck anew.
 
@@ -101,26 +101,24 @@ def continuation(
         prime: its last loudness holds until the new ids speak of another.
         seconds: where to stop, even within a note.
     """
-    ids = np.asarray(ids, np.int64)
-    if prime is not None:
-        before = prime_ids(tokenizer, prime)
-        loudness = before[tokenizer.vocabulary.kind_of_id[before] == VELOCITY][-1:]
-        ids = np.concatenate([loudness, ids]).astype(np.int64)
-    music = _with_keys_let_go(tokenizer.decode(ids))
+    before = np.empty(0, np.int64) if prime is None else prime_ids(tokenizer, prime).astype(np.int64)
+    loudness = before[tokenizer.vocabulary.kind_of_id[before] == VELOCITY][-1:]
+    music = _with_keys_let_go(tokenizer.decode(np.concatenate([loudness, np.array(ids, np.int64)])))
     return music if seconds is None else music.cropped(0, seconds)
 
 
-def continued(tokenizer: Tokenizer, prime: Performance, music: Performance) -> Performance:
-    """The prime as it was read, then the music that follows it."""
+def continued(
+    tokenizer: Tokenizer, ids: Sequence[int], *, prime: Performance | None = None, seconds: float | None = None
+) -> Performance:
+    """The prime as it was read, then the music of the new ids; the arguments are those of `continuation`."""
+    music = continuation(tokenizer, ids, prime=prime, seconds=seconds)
+    if prime is None:
+        return music
     start = _end_of(tokenizer, prime)
     pedal = prime.pedal[prime.pedal["time"] < start]
-    lifted = [
-        (start, control, 0)
-        for control in np.unique(pedal["control"])
-        if pedal["value"][pedal["control"] == control][-1]
-    ]
-    pedal = np.concatenate([pedal, np.array(lifted, PEDAL)])
-    return Performance(prime.notes, pedal).joined(music.shifted(start))
+    last = {control: pedal["value"][pedal["control"] == control][-1] for control in np.unique(pedal["control"])}
+    lifted = np.array([(start, control, 0) for control, value in last.items() if value], PEDAL)
+    return Performance(prime.notes, np.concatenate([pedal, lifted])).joined(music.shifted(start))
 
 
 def _end_of(tokenizer: Tokenizer, prime: Performance) -> float:

@@ -74,7 +74,7 @@ def test_what_is_out_stays_out(logits):
 
 
 def test_temperature_comes_first_then_top_k_then_top_p_then_min_p(logits):
-    # At temperature 0.5 the probabilities are as 0.25 : 0.0625 : 0.0225 : 0.01; the first three are 0.746, 0.187, 0.067.
+    # At temperature 0.5 the probabilities are as 0.25 : 0.0625 : 0.0225 : 0.01; of three, 0.746, 0.187, 0.067.
     assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94)))[0] == [0.746, 0.187, 0.067, 0]
     assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.93)))[0] == [0.8, 0.2, 0, 0]
     assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94, min_p=0.2)))[0] == [

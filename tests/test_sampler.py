@@ -19,8 +19,15 @@ N, CONTEXT = 8, 64
 
 def tiny_model(num_layers=2, seed=0, **changes):
     """A model that says something different everywhere: output projections and gains are random too."""
-    shape = dict(vocab_size=VOCAB, pad_id=PAD, context_length=CONTEXT, num_latents=N, d_model=32, num_heads=2)
-    model = PerceiverAR(ModelConfig(**{**shape, "num_layers": num_layers, "cross_num_heads": 1, **changes})).eval()
+    shape = {
+        "context_length": CONTEXT,
+        "num_latents": N,
+        "d_model": 32,
+        "num_heads": 2,
+        "cross_num_heads": 1,
+        **changes,
+    }
+    model = PerceiverAR(ModelConfig(vocab_size=VOCAB, pad_id=PAD, num_layers=num_layers, **shape)).eval()
     torch.manual_seed(seed)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)

@@ -25,6 +25,7 @@ from pamusic import __version__
 from pamusic.cli.render import render
 from pamusic.cli.sample import sample
 from pamusic.cli.terminal import result, say
+from pamusic.cli.train import train
 from pamusic.errors import PamusicError
 from pamusic.files import FULL, REMEDIES
 
@@ -80,6 +81,7 @@ def pamusic(
 
 
 # In the order in which one needs them: tokenize, train, sample, render.
+app.command()(train)
 app.command()(sample)
 app.command()(render)
 

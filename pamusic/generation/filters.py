@@ -15,7 +15,7 @@ OUT = float("-inf")
 
 
 def filtered(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """Temperature first, then top-k, then top-p of what is left, then min-p; each but the first is skipped if it keeps all."""
+    """Temperature first, then top-k, then top-p of what is left, then min-p; what would keep all is skipped."""
     logits = with_temperature(logits, config.temperature)
     if config.top_k > 0:
         logits = with_top_k(logits, config.top_k)

@@ -58,13 +58,12 @@ class ModelConfig:
 # `base` is the music model of Hawthorne et al. 2022 (arXiv:2202.07765), with twice its context, and with its single
 # cross-attention head split into eight of 128. The others are scaled down from it.
 PRESETS: dict[str, dict[str, int | float]] = {
-    "tiny": dict(context_length=1024, num_latents=128, d_model=128, num_layers=2, num_heads=2, cross_num_heads=1),
-    "small": dict(context_length=8192, num_latents=512, d_model=256, num_layers=6, num_heads=4, cross_num_heads=2),
-    "medium": dict(context_length=8192, num_latents=1024, d_model=512, num_layers=8, num_heads=8, cross_num_heads=4),
-    "base": dict(
-        context_length=8192, num_latents=2048, d_model=1024, num_layers=12, num_heads=8, cross_num_heads=8, dropout=0.1
-    ),
+    "tiny": {"context_length": 1024, "num_latents": 128, "d_model": 128, "num_layers": 2},
+    "small": {"context_length": 8192, "num_latents": 512, "d_model": 256, "num_layers": 6},
+    "medium": {"context_length": 8192, "num_latents": 1024, "d_model": 512, "num_layers": 8},
+    "base": {"context_length": 8192, "num_latents": 2048, "d_model": 1024, "num_layers": 12, "dropout": 0.1},
 }
+NUM_HEADS = {"tiny": (2, 1), "small": (4, 2), "medium": (8, 4), "base": (8, 8)}  # of self-attention, cross-attention
 
 
 def preset(size: str, *, vocab_size: int, pad_id: int, **changes: int | float | None) -> ModelConfig:
@@ -75,7 +74,9 @@ def preset(size: str, *, vocab_size: int, pad_id: int, **changes: int | float | 
     """
     if size not in PRESETS:
         raise ValueError(f"no size is called {size!r}; there is {', '.join(PRESETS)}")
-    fields = {**PRESETS[size], **{name: value for name, value in changes.items() if value is not None}}
+    num_heads, cross_num_heads = NUM_HEADS[size]
+    fields = {**PRESETS[size], "num_heads": num_heads, "cross_num_heads": cross_num_heads}
+    fields |= {name: value for name, value in changes.items() if value is not None}
     if "num_latents" not in changes or changes["num_latents"] is None:
         fields["num_latents"] = min(fields["num_latents"], fields["context_length"])
     return ModelConfig(vocab_size=vocab_size, pad_id=pad_id, **fields)  # type: ignore[arg-type]

@@ -92,8 +92,7 @@ class PerceiverAR(nn.Module):
         keys_values = self._context_keys_values(context, torch.cat([prefix_positions, own_expanded], dim=-1))
         turn = self._rotation(own_positions, self.cross.attention.head_dim)
         latents = self.cross(self.to_latents(embedded), turn, keys_values, prefix_valid)
-        if self.layers:
-            turn = self._rotation(own_positions, self.layers[0].attention.head_dim)
+        turn = self._rotation(own_positions, self.config.d_model // self.config.num_heads)
         for layer in self.layers:
             latents = layer(latents, turn)
         return self.head(self.norm(latents))
@@ -102,10 +101,12 @@ class PerceiverAR(nn.Module):
         """Empty caches for `extend`, for a context and a number of latents that may differ from the configuration's."""
         config = self.config.resized(context_length=context_length, num_latents=num_latents)
         weight = self.embedding.weight
-        place = {"device": weight.device, "dtype": weight.dtype}
 
         def cache(num_heads: int, window: int, slack: int) -> KeyValueCache:
-            return KeyValueCache(batch, num_heads, config.d_model // num_heads, window=window, slack=slack, **place)
+            head_dim = config.d_model // num_heads
+            return KeyValueCache(
+                batch, num_heads, head_dim, window=window, slack=slack, device=weight.device, dtype=weight.dtype
+            )
 
         return Caches(
             cross=cache(config.cross_num_heads, config.context_length, max(256, config.context_length // 8)),
@@ -130,8 +131,7 @@ class PerceiverAR(nn.Module):
         turn = self._rotation(positions, self.cross.attention.head_dim)
         context = caches.cross.last(len(caches.cross))
         latents = self.cross(self.to_latents(self.embedding(tokens)), turn, context)
-        if self.layers:
-            turn = self._rotation(positions, self.layers[0].attention.head_dim)
+        turn = self._rotation(positions, self.config.d_model // self.config.num_heads)
         for layer, cache in zip(self.layers, caches.layers, strict=True):
             latents = layer(latents, turn, cache=cache)
         return self.head(self.norm(latents))
@@ -140,7 +140,7 @@ class PerceiverAR(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _context_keys_values(self, embedded: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[batch, heads, m, head_dim]` of embeddings `[batch, m, d]` at positions `[m]` or `[batch, m]`."""
+        """Keys and values `[batch, heads, m, head_dim]` of embeddings `[batch, m, d]` at `[m]` or `[batch, m]`."""
         turn = self._rotation(positions, self.cross.attention.head_dim)
         if positions.dim() == 2:
             turn = (turn[0][:, None], turn[1][:, None])  # one turn for all heads of a row

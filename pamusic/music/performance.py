@@ -111,7 +111,7 @@ class Performance:
         return Performance(notes, pedal)
 
     def cropped(self, start: float, end: float) -> Performance:
-        """What begins in `[start, end)` seconds, moved so that `start` is 0; notes still held at `end` are let go there.
+        """What begins in `[start, end)` seconds, moved so that `start` is 0; what is held at `end` is let go there.
 
         The pedals are taken over in the position they have at `start`.
         """

@@ -71,7 +71,7 @@ class Tokenizer:
         return self.ids_from_grid(self.to_grid(performance))
 
     def decode(self, ids: np.ndarray) -> Performance:
-        """A valid performance, whatever the ids: unclosed notes end with the piece, releases of silent keys do nothing."""
+        """A valid performance, whatever the ids: open notes end with the piece, releases of silent keys do nothing."""
         return self.from_grid(self.grid_from_ids(ids))
 
     def to_grid(self, performance: Performance) -> GridNotes:

@@ -71,7 +71,7 @@ class TrainingBatches:
 
     def _window(self, rng: np.random.Generator) -> np.ndarray:
         training, tokenizer = self._training, self._corpus.tokenizer
-        draw = np.searchsorted(self._cumulative, rng.random(), side="right")
+        draw = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
         piece = int(self._pieces[min(draw, len(self._pieces) - 1)])
         if training.stretch:
             ids = stretched_ids(self._grid(piece), tokenizer, training.stretch, rng)

@@ -19,7 +19,7 @@ class TrainingConfig:
         adamw_lr_ratio: AdamW's rate, for everything else, over `lr`.
         weight_decay: of the matrices; decoupled, times the rate.
         warmup_steps: in which the rates rise from 0.
-        cooldown_steps: the last ones, in which they fall in a straight line to 0.
+        cooldown_steps: the last ones, in which they fall in a straight line to 0; 0 keeps the rate up to the end.
         max_grad_norm: gradients of a larger norm are scaled down to it.
         z_loss: weight of logsumexp squared (official code: 1e-4).
         prefix_dropout: share of the prefix that no latent of a window sees; the paper calls it cross-attend dropout.

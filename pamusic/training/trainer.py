@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.corpus import Corpus
 from pamusic.training.batches import NOT_SCORED, Batch, TrainingBatches, validation_batches
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine import Machine, keep_freed_memory
+from pamusic.training.machine import Machine, describe, keep_freed_memory
 from pamusic.training.schedule import rate
 
 COLUMNS = ("step", "latent_tokens", "seconds", "split", "nats_per_token", "rate", "grad_norm", "tokens_per_second")
@@ -110,6 +110,23 @@ class Trainer:
             self._loss = torch.compile(self._eager_loss, dynamic=False)
         if resume_from is not None:
             self._load_state(resume_from / "state.pt")
+
+    def plan(self) -> list[str]:
+        """What this run will do, line by line, for a person to read."""
+        model, training = self.model.config, self.training
+        tokens = sum(self.corpus.pieces[piece].num_tokens for piece in self.corpus.split("train"))
+        latents = (training.steps - self.step) * training.batch_size * model.num_latents
+        lines = [
+            f"corpus {self.corpus.path}: {tokens:,} tokens to train on, {self.corpus.tokenizer.name} events",
+            f"model: {self.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
+            f" {model.d_model}, context {model.context_length:,}, {model.num_latents:,} latents",
+            f"on {describe(self.machine)}",
+            f"steps {self.step} to {training.steps} of {training.batch_size} windows, {latents / tokens:.1f} times the"
+            f" corpus; into {self.run}",
+        ]
+        if not self._validation:
+            lines.append("the corpus has no validation pieces: the last weights are kept, not the best")
+        return lines
 
     def train(
         self, report: Callable[[Report], None] = lambda report: None, *, max_minutes: float | None = None
@@ -205,28 +222,19 @@ class Trainer:
         nats = torch.stack(losses).mean().item()
         if not math.isfinite(nats):
             raise PamusicError(
-                f"the loss became {nats} between steps {self.step - len(losses)} and {self.step}; {self.run} keeps its last good"
-                f" state: resume with a lower rate: pamusic train --resume {self.run} --lr {self.training.lr / 2:g}"
+                f"the loss became {nats} between steps {self.step - len(losses)} and {self.step}; {self.run} keeps its"
+                f" last good state; go on from it at a lower rate: pamusic train --resume {self.run} --lr"
+                f" {self.training.lr / 2:g}"
             )
         speed = len(losses) * self.training.batch_size * self.model.config.num_latents / seconds
-        share = rate(self.step, self.training)
-        done = self.step * self.training.batch_size * self.model.config.num_latents
-        rows = [
-            (
-                self.step,
-                done,
-                round(self.seconds, 1),
-                "train",
-                round(nats, 5),
-                round(share, 5),
-                round(float(self.grad_norm), 4),
-                round(speed, 1),
-            )
+        share = round(rate(self.step, self.training), 5)
+        done, spent = self.step * self.training.batch_size * self.model.config.num_latents, round(self.seconds, 1)
+        norm = round(float(self.grad_norm), 4)
+        rows: list[tuple[object, ...]] = [
+            (self.step, done, spent, "train", round(nats, 5), share, norm, round(speed, 1))
         ]
         if validated is not None:
-            rows.append(
-                (self.step, done, round(self.seconds, 1), "validation", round(validated, 5), round(share, 5), "", "")
-            )
+            rows.append((self.step, done, spent, "validation", round(validated, 5), share, "", ""))
         with (self.run / "metrics.csv").open("a", newline="") as file:
             csv.writer(file).writerows(rows)
         left = (self.training.steps - self.step) * seconds / len(losses)
@@ -327,11 +335,6 @@ def make_optimizers(model: PerceiverAR, config: TrainingConfig) -> list[torch.op
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
-
-
-def cooled_down(config: TrainingConfig, step: int, cooldown_steps: int) -> TrainingConfig:
-    """The configuration of a run that ends with a cooldown which begins at `step`."""
-    return replace(config, steps=step + cooldown_steps, cooldown_steps=cooldown_steps)
 
 
 def _truncate_metrics(path: Path, step: int) -> None:
