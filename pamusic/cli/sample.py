@@ -12,16 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import BadParameter, Exit, Option
 
 from pamusic.cli.terminal import progress, result, result_bytes, say
 from pamusic.errors import PamusicError
 
 STREAM = Path("-")
 DEFAULT_LENGTH = 4096  # about 100 seconds of music
-Option = typer.Option
-Draw = partial(typer.Option, rich_help_panel="How a token is drawn")
-Model = partial(typer.Option, rich_help_panel="Who composes")
+Draw = partial(Option, rich_help_panel="How a token is drawn")
+Model = partial(Option, rich_help_panel="Who composes")
 
 
 def sample(
@@ -53,18 +52,17 @@ def sample(
     _check_output(out, prime)
     length = DEFAULT_LENGTH if length is None and seconds is None else length
     seed = secrets.randbelow(2**31) if seed is None else seed
+    opening = None if prime is None else read_midi(sys.stdin.buffer.read() if prime == STREAM else prime)
+    who = load_checkpoint(find_checkpoint(checkpoint), choose_machine(device, "fp32", compile=False).device)
     try:
-        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        opening = None if prime is None else read_midi(sys.stdin.buffer.read() if prime == STREAM else prime)
-        path = find_checkpoint(checkpoint)
-        who = load_checkpoint(path, choose_machine(device, "fp32", compile=False).device)
         drawn = compose(
             who, opening, seed=seed, length=length, seconds=seconds, may_end=may_end,
-            sampling=sampling, num_latents=num_latents, context_length=context_length,
+            sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
+            num_latents=num_latents, context_length=context_length,
         )  # fmt: skip
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    say(f"{path}, seed {seed}")
+        raise BadParameter(str(error)) from None
+    say(f"{who.path}, seed {seed}")
 
     with nullcontext() if out == STREAM else written_atomically(out) as file:  # a place one cannot write to: told now
         began = time.perf_counter()
@@ -78,14 +76,15 @@ def sample(
     say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
     say(f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time{'; interrupted' if interrupted else ''}")
     if interrupted:
-        raise typer.Exit(130)
+        raise Exit(130)
 
 
 def _collected(drawn: Iterable[int], total: int | None) -> tuple[list[int], bool]:
     """The ids drawn until the end or an interruption, and whether it was one."""
     ids: list[int] = []
     try:
-        ids.extend(progress(drawn, total=total, what="sample", unit="token"))
+        for id in progress(drawn, total=total, what="sample", unit="token"):
+            ids.append(id)
     except KeyboardInterrupt:
         if not ids:
             raise
