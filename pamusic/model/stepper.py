@@ -6,17 +6,12 @@ A step on a CPU is bound by the memory it reads and by the number of operations 
   by position: it is looked up in a table `[vocab, ...]` computed once;
 - the gain of a norm is multiplied into the weights behind it, the scale of attention into the gain of the queries;
 - queries, keys and values come from one product, and weights lie so that their longer side is contiguous, which
-  reads them about twice as fast on the CPUs we measured;
-- up to a width of 512 a step takes one CPU thread: its products are too short to share. On two quiet cores it loses
-  a tenth by that; with another program on one of them, waiting for the second thread makes a step four times as long.
+  reads them about twice as fast on the CPUs we measured.
 
 Shapes: `batch`; `heads` of width `head_dim`; `m` positions in a cache; `d` width; `vocab` ids.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +22,6 @@ from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.rotary import rotation
 
 TURNS = 1024  # positions whose rotation is computed at a time
-ONE_THREAD_UP_TO = 512  # d_model
 
 
 class Stepper:
@@ -52,14 +46,9 @@ class Stepper:
         head_dim = model.config.d_model // model.config.num_heads
         self._turn = _Turn(head_dim, model.config.rotary_fraction, embedding.device)
         self._head = _wide(model.head.weight * model.norm.weight)
-        self._num_threads = 1 if model.config.d_model <= ONE_THREAD_UP_TO else torch.get_num_threads()
 
     def __call__(self, ids: Tensor, caches: Caches) -> Tensor:
         """Logits `[batch, vocab]` after the next ids `[batch]`; the caches' layers have room for one more latent."""
-        with _threads(self._num_threads):
-            return self._step(ids, caches)
-
-    def _step(self, ids: Tensor, caches: Caches) -> Tensor:
         turn = self._cross_turn.at(caches.position)
         queries, keys = _turned(self._queries_keys[ids], turn).chunk(2, dim=1)
         caches.cross.append(keys[:, :, None], self._values[ids][:, :, None])
@@ -149,13 +138,3 @@ def _normed(x: Tensor, eps: Tensor) -> Tensor:
 def _wide(weight: Tensor) -> Tensor:
     """A weight `[out, in]` for `F.linear`, laid out so that its longer side is contiguous."""
     return weight.t().contiguous().t() if weight.shape[0] > weight.shape[1] else weight.contiguous()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
