@@ -60,6 +60,12 @@ def test_the_feet_leave_the_pedals_where_the_music_begins():
     assert notes(music)[-1][0] == 4.01
 
 
+def test_a_pedal_that_is_up_needs_no_lifting():
+    prime = performance((0.0, 1.0, 60, 80), pedal=[(0.2, SUSTAIN, 127), (0.8, SUSTAIN, 0)])
+
+    assert pedal(continued(TOKENIZER, ids("on 67", "wait 1"), prime=prime)) == pedal(prime)
+
+
 def test_loudness_goes_on_from_the_prime_until_new_ids_speak_of_another():
     prime = performance((0.0, 1.0, 60, 20))
 

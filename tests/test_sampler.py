@@ -100,16 +100,17 @@ def test_past_the_context_a_refill_sees_the_last_tokens_and_no_others():
 def test_of_a_prime_longer_than_the_context_the_end_is_read():
     model, ids = tiny_model(), piece(3 * CONTEXT)
 
-    assert torch.equal(Reader(model).read(ids), Reader(model).read(ids[-CONTEXT:]))
+    assert close(Reader(model).read(ids), uncached(model, ids[-CONTEXT:], N // 2))
 
 
 def test_a_step_equals_the_models_own_read_and_extend():
     model = tiny_model(num_layers=3, cross_num_heads=2, num_heads=4, d_model=64)
     ids = torch.randint(0, START, (2, N), generator=torch.Generator().manual_seed(1))
     stepper, caches, twins = Stepper(model), model.new_caches(2), model.new_caches(2)
-    caches.position = twins.position = TURNS - 3  # a new table of rotations is due on the way
 
     with torch.inference_mode():
+        stepper(ids[:, 0], model.new_caches(2))
+        caches.position = twins.position = TURNS - 3  # a new table of rotations is due on the way
         for column in ids.T:
             model.read(column[:, None], twins)
             assert close(stepper(column, caches), model.extend(column[:, None], twins)[:, 0])
