@@ -26,6 +26,7 @@ from pamusic.cli.evaluate import evaluate
 from pamusic.cli.render import render
 from pamusic.cli.sample import sample
 from pamusic.cli.terminal import result, say
+from pamusic.cli.tokenize import tokenize
 from pamusic.cli.train import train
 from pamusic.errors import PamusicError
 from pamusic.files import FULL, REMEDIES
@@ -82,10 +83,12 @@ def pamusic(
 
 
 # In the order in which one needs them.
+app.command()(tokenize)
 app.command()(train)
 app.command()(evaluate)
 app.command()(sample)
 app.command()(render)
+# In the order in which one needs them: tokenize, train, sample, render.
 
 
 def _named(error: OSError) -> str:
