@@ -88,7 +88,6 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(sample)
 app.command()(render)
-# In the order in which one needs them: tokenize, train, sample, render.
 
 
 def _named(error: OSError) -> str:
