@@ -6,9 +6,13 @@ import zipfile
 
 import mido
 import numpy as np
+from hypothesis import HealthCheck, settings
 
 from pamusic.music.midi import midi_bytes
 from pamusic.music.performance import NOTE, PEDAL, SUSTAIN, Performance
+
+# For hypothesis: the same examples each time, and no clock, since the machine may have other work.
+steadily = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 MAESTRO_HEADER = (
     "canonical_composer,canonical_title,split,year,midi_filename,audio_filename,duration\n"  # of maestro-v3.0.0.csv
