@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pamusic.errors import PamusicError
 from pamusic.files import folder_written_atomically, recovered
@@ -88,7 +88,7 @@ def save_checkpoint(
     weights = weights or model.state_dict()
     with folder_written_atomically(path) as folder:
         on_disk = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in weights.items()}
-        save_file(on_disk, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").write_bytes(save(on_disk, metadata={"format": "pt"}))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (folder / "tokenizer.toml").write_text(tokenizer.vocabulary.toml(), encoding="utf-8")
         if card:
