@@ -68,7 +68,7 @@ def save_checkpoint(
         path: the folder; one that is there is replaced.
         model: whose configuration, and whose weights unless others are given.
         tokenizer: the one it was trained with.
-        about: how it came to be; anything that JSON can hold.
+        about: how it came to be; anything that JSON can hold. What describes the model itself is written anew.
         card: the text of its `README.md`.
         dtype: of the weights on disk.
         weights: to be written in place of the model's, by the same names.
@@ -78,12 +78,12 @@ def save_checkpoint(
     """
     assert model.config.vocab_size == len(tokenizer.vocabulary)
     config = {
+        **about,
         "format": FORMAT,
         "model": asdict(model.config),
         "num_parameters": model.num_parameters(),
         "tokenizer": tokenizer.name,
         "tokenizer_fingerprint": tokenizer.fingerprint,
-        **about,
     }
     weights = weights or model.state_dict()
     with folder_written_atomically(path) as folder:
