@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pamusic.errors import PamusicError
 from pamusic.files import folder_written_atomically, recovered
@@ -68,7 +68,7 @@ def save_checkpoint(
         path: the folder; one that is there is replaced.
         model: whose configuration, and whose weights unless others are given.
         tokenizer: the one it was trained with.
-        about: how it came to be; anything that JSON can hold.
+        about: how it came to be; anything that JSON can hold. What describes the model itself is written anew.
         card: the text of its `README.md`.
         dtype: of the weights on disk.
         weights: to be written in place of the model's, by the same names.
@@ -78,17 +78,17 @@ def save_checkpoint(
     """
     assert model.config.vocab_size == len(tokenizer.vocabulary)
     config = {
+        **about,
         "format": FORMAT,
         "model": asdict(model.config),
         "num_parameters": model.num_parameters(),
         "tokenizer": tokenizer.name,
         "tokenizer_fingerprint": tokenizer.fingerprint,
-        **about,
     }
     weights = weights or model.state_dict()
     with folder_written_atomically(path) as folder:
         on_disk = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in weights.items()}
-        save_file(on_disk, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").write_bytes(save(on_disk, metadata={"format": "pt"}))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (folder / "tokenizer.toml").write_text(tokenizer.vocabulary.toml(), encoding="utf-8")
         if card:

@@ -25,7 +25,8 @@ FLOOR = {
     "training": 4,
     "generation": 4,
     "evaluation": 4,
-    "cli": 5,
+    "composition": 5,
+    "cli": 6,
 }
 GROUND = {room for room, floor in FLOOR.items() if floor == 0}
 DOORS = {"__init__", "__main__"}  # of the package itself: they may open on anything

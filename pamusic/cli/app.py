@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 from pamusic import __version__
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.render import render
+from pamusic.cli.sample import sample
 from pamusic.cli.terminal import result, say
 from pamusic.cli.tokenize import tokenize
 from pamusic.cli.train import train
@@ -81,10 +82,11 @@ def pamusic(
     """Symbolic piano music with Perceiver AR: tokenize, train, sample, render."""
 
 
-# In the order in which one needs them: tokenize, train, sample, render.
+# In the order in which one needs them.
 app.command()(tokenize)
 app.command()(train)
 app.command()(evaluate)
+app.command()(sample)
 app.command()(render)
 
 

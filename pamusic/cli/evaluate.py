@@ -19,10 +19,12 @@ def evaluate(
     num_latents: Annotated[int | None, typer.Option(min=1, help="Use so many latents.")] = None,
     context_length: Annotated[int | None, typer.Option(min=2, help="Use so much context.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score every token of a split once, with all that precedes it up to the context."""
+    import torch
+
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
     from pamusic.errors import PamusicError
     from pamusic.evaluation.likelihood import Likelihood
@@ -49,10 +51,10 @@ def evaluate(
         bar.set_postfix_str(f"{so_far.nats_per_token:.4f} nats per token")
         bar.update(done - bar.n)
 
+    model = loaded.model.to(torch.bfloat16 if machine.precision == "bf16" else torch.float32)
     total = score_split(
-        loaded.model, opened, split, block=block, num_latents=num_latents, context_length=context_length,
-        bf16=machine.precision == "bf16", progress=tell,
-    )  # fmt: skip
+        model, opened, split, block=block, num_latents=num_latents, context_length=context_length, progress=tell
+    )
     bar.close()
     numbers = {
         "nats_per_token": round(total.nats_per_token, 4),

@@ -67,18 +67,16 @@ def evaluate(
     block: int | None = None,
     num_latents: int | None = None,
     context_length: int | None = None,
-    bf16: bool = False,
     progress: Callable[[Likelihood, int, int], None] = lambda so_far, done, of: None,
 ) -> Likelihood:
     """Scores a split.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; computes in the type of its weights.
         corpus: made with the model's tokenizer; the caller sees to that.
         split: train, validation or test.
         block: tokens scored at a time; half the latents by default.
         num_latents, context_length: at most so many are used; the model's by default.
-        bf16: whether products are computed in bfloat16.
         progress: called after each piece with the likelihood so far, tokens done, and tokens in all.
 
     Raises:
@@ -94,8 +92,7 @@ def evaluate(
     for index in pieces:
         piece = corpus.pieces[index]
         tokens = np.concatenate([[start], corpus.piece(index), [end]])
-        with torch.autocast(model.embedding.weight.device.type, torch.bfloat16, enabled=bf16):
-            nats, correct = score(model, tokens, block=block, num_latents=num_latents, context_length=context_length)
+        nats, correct = score(model, tokens, block=block, num_latents=num_latents, context_length=context_length)
         total = Likelihood(
             nats=total.nats + float(nats.sum()),
             num_tokens=total.num_tokens + len(nats),

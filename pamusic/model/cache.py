@@ -1,6 +1,7 @@
 """Keys and values that were computed before. Knows tensors; knows no layers, no sampling policy.
 
-All memory is taken once, at the start.
+All memory is taken once, at the start. Positions lie along the last axis, for a step of one token reads them all: in
+long rows that takes 0.7 ms for 8,192 positions on two CPU cores, in rows of one head's width 1.7 (`benchmarks/`).
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ class KeyValueCache:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self._keys = torch.zeros(batch, num_heads, window + slack, head_dim, device=device, dtype=dtype)
+        self._keys = torch.zeros(batch, num_heads, head_dim, window + slack, device=device, dtype=dtype)
         self._values = torch.zeros_like(self._keys)
-        self._window, self._stop = window, 0
+        self.window, self._stop = window, 0
 
     def __len__(self) -> int:
         """How many positions are visible."""
-        return min(self._stop, self._window)
+        return min(self._stop, self.window)
 
     def clear(self) -> None:
         self._stop = 0
@@ -40,18 +41,18 @@ class KeyValueCache:
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Takes `[batch, num_heads, n, head_dim]` keys and values of the next `n` positions."""
         n = keys.shape[2]
-        if n > self._window:
-            keys, values, n = keys[:, :, -self._window :], values[:, :, -self._window :], self._window
-        if self._stop + n > self._keys.shape[2]:
-            kept = self._window - n
+        if n > self.window:
+            keys, values, n = keys[:, :, -self.window :], values[:, :, -self.window :], self.window
+        if self._stop + n > self._keys.shape[3]:
+            kept = self.window - n
             for kept_of in (self._keys, self._values):
-                kept_of[:, :, :kept] = kept_of[:, :, self._stop - kept : self._stop].clone()
+                kept_of[..., :kept] = kept_of[..., self._stop - kept : self._stop].clone()
             self._stop = kept
-        self._keys[:, :, self._stop : self._stop + n] = keys
-        self._values[:, :, self._stop : self._stop + n] = values
+        self._keys[..., self._stop : self._stop + n] = keys.mT
+        self._values[..., self._stop : self._stop + n] = values.mT
         self._stop += n
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
         """Views of the keys and values of the last `count` positions, `[batch, num_heads, count, head_dim]`."""
         first = self._stop - count
-        return self._keys[:, :, first : self._stop], self._values[:, :, first : self._stop]
+        return self._keys[..., first : self._stop].mT, self._values[..., first : self._stop].mT

@@ -1,0 +1,99 @@
+"""`pamusic sample`: goes on from a prime, or begins from nothing. Knows options and words."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from typer import BadParameter, Exit, Option
+
+from pamusic.cli.terminal import progress, result, result_bytes, say
+from pamusic.errors import PamusicError
+
+STREAM = Path("-")
+DEFAULT_LENGTH = 4096  # about 100 seconds of music
+Draw = partial(Option, rich_help_panel="How a token is drawn")
+Model = partial(Option, rich_help_panel="Who composes")
+
+
+def sample(
+    prime: Annotated[Path | None, Option(help="MIDI to go on from; - is stdin. (default: nothing)")] = None,
+    length: Annotated[int | None, Option(help="New tokens. (default: 4096, or as --seconds need)")] = None,
+    seconds: Annotated[float | None, Option(help="Seconds of new music.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
+    seed: Annotated[int | None, Option(min=0, help="Same seed, same music. (default: a new one)")] = None,
+    may_end: Annotated[bool, Option("--may-end", help="Let the piece end by itself before that.")] = False,
+    continuation_only: Annotated[bool, Option("--continuation-only", help="Leave the prime out of the file.")] = False,
+    temperature: Annotated[float, Draw(help="Low is predictable, high is bold; 0: always the likeliest.")] = 1.0,
+    top_p: Annotated[float, Draw(help="From the likeliest that reach this probability; 1: all.")] = 0.97,
+    top_k: Annotated[int, Draw(help="From this many of the likeliest; 0: all.")] = 0,
+    min_p: Annotated[float, Draw(help="From those with this share of the likeliest one's probability.")] = 0.0,
+    checkpoint: Annotated[str | None, Model(help="Name or folder. (default: newest run, else what ships)")] = None,
+    context_length: Annotated[int | None, Model(min=1, help="Tokens it sees. (default: as trained)")] = None,
+    num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
+    device: Annotated[str, Model(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> None:
+    """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far."""
+    from pamusic.checkpoint import find_checkpoint, load_checkpoint
+    from pamusic.composition import compose, continuation, continued
+    from pamusic.files import free_name, written_atomically
+    from pamusic.generation.config import SamplingConfig
+    from pamusic.music.midi import midi_bytes, read_midi
+    from pamusic.training.machine import choose_machine
+
+    out = out or free_name("sample.mid")
+    _check_output(out, prime)
+    length = DEFAULT_LENGTH if length is None and seconds is None else length
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    opening = None if prime is None else read_midi(sys.stdin.buffer.read() if prime == STREAM else prime)
+    who = load_checkpoint(find_checkpoint(checkpoint), choose_machine(device, "fp32", compile=False).device)
+    try:
+        drawn = compose(
+            who, opening, seed=seed, length=length, seconds=seconds, may_end=may_end,
+            sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
+            num_latents=num_latents, context_length=context_length,
+        )  # fmt: skip
+    except ValueError as error:
+        raise BadParameter(str(error)) from None
+    say(f"{who.path}, seed {seed}")
+
+    with nullcontext() if out == STREAM else written_atomically(out) as file:  # a place one cannot write to: told now
+        began = time.perf_counter()
+        ids, interrupted = _collected(drawn, length)
+        took = time.perf_counter() - began
+        music = (continuation if continuation_only else continued)(who.tokenizer, ids, prime=opening, seconds=seconds)
+        result_bytes(midi_bytes(music)) if file is None else file.write_bytes(midi_bytes(music))
+    if file is not None:
+        result(out)
+    passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
+    say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
+    say(f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time{'; interrupted' if interrupted else ''}")
+    if interrupted:
+        raise Exit(130)
+
+
+def _collected(drawn: Iterable[int], total: int | None) -> tuple[list[int], bool]:
+    """The ids drawn until the end or an interruption, and whether it was one."""
+    ids: list[int] = []
+    try:
+        for id in progress(drawn, total=total, what="sample", unit="token"):
+            ids.append(id)
+    except KeyboardInterrupt:
+        if not ids:
+            raise
+        return ids, True
+    return ids, False
+
+
+def _check_output(out: Path, prime: Path | None) -> None:
+    if out == STREAM and sys.stdout.isatty():
+        raise PamusicError("standard output is a terminal, which shows no music; name a file with --out")
+    if prime not in (None, STREAM) and out.exists() and prime.exists() and os.path.samefile(out, prime):
+        raise PamusicError(f"{out}: is the prime itself; name another file with --out")

@@ -1,0 +1,58 @@
+"""Temperature, top-k, top-p, min-p: logits -> logits.
+
+Knows logits; never what the ids mean. Every filter is a pure function of float logits `[batch, vocab]`; what it takes
+out becomes -inf, so that filters follow each other in any order. `filtered` has the one that we use.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pamusic.generation.config import SamplingConfig
+
+OUT = float("-inf")
+
+
+def filtered(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """Temperature first, then top-k, then top-p of what is left, then min-p; what would keep all is skipped."""
+    logits = with_temperature(logits, config.temperature)
+    if config.top_k > 0:
+        logits = with_top_k(logits, config.top_k)
+    if config.top_p < 1:
+        logits = with_top_p(logits, config.top_p)
+    if config.min_p > 0:
+        logits = with_min_p(logits, config.min_p)
+    return logits
+
+
+def with_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature; at 0 the likeliest id alone stays, of equals the lowest."""
+    if temperature > 0:
+        return logits / temperature
+    likeliest = logits.argmax(-1, keepdim=True)
+    return torch.full_like(logits, OUT).scatter(-1, likeliest, 0.0)
+
+
+def with_top_k(logits: Tensor, k: int) -> Tensor:
+    """The `k` likeliest ids stay, and those that equal the last of them."""
+    least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
+    return logits.masked_fill(logits < least, OUT)
+
+
+def with_top_p(logits: Tensor, p: float) -> Tensor:
+    """The fewest ids stay that have a probability of `p` together, the likeliest always."""
+    descending, ids = logits.sort(descending=True, stable=True)
+    probabilities = descending.softmax(-1)
+    likelier = probabilities.cumsum(-1) - probabilities  # the probability of all ids before this one
+    out = likelier >= p
+    out[..., 0] = False
+    return logits.masked_fill(torch.zeros_like(out).scatter(-1, ids, out), OUT)
+
+
+def with_min_p(logits: Tensor, p: float) -> Tensor:
+    """The ids stay whose probability is at least `p` times that of the likeliest."""
+    if p <= 0:
+        return logits
+    probabilities = logits.softmax(-1)
+    return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), OUT)

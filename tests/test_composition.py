@@ -1,0 +1,119 @@
+"""The prime stays as it was; what follows begins where it ends, with the feet off the pedals."""
+
+import numpy as np
+import pytest
+
+from pamusic.composition import continuation, continued, prime_ids
+from pamusic.errors import PamusicError
+from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
+from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
+from pamusic.tokens.vocabulary import load_vocabulary
+
+TOKENIZER = load_tokenizer("performance")
+
+
+def ids(*events):
+    """Ids of events such as "on 60", "off 60", "wait 50" (steps of 10 ms), "velocity 20"."""
+    kinds = {"on": "note_on", "off": "note_off", "wait": "time_shift", "velocity": "velocity"}
+    pairs = [event.split() for event in events]
+    return [TOKENIZER.vocabulary.id(kinds[kind], int(value)) for kind, value in pairs]
+
+
+def performance(*notes, pedal=()):
+    onset, offset, pitch, velocity = np.array(notes).T
+    return Performance.from_arrays(onset, offset, pitch, velocity, np.array(list(pedal), PEDAL))
+
+
+def notes(music):
+    return [
+        (round(onset, 6), round(offset, 6), pitch, velocity) for onset, offset, pitch, velocity in music.notes.tolist()
+    ]
+
+
+def pedal(music):
+    return [(round(time, 6), control, value) for time, control, value in music.pedal.tolist()]
+
+
+def test_the_prime_stays_as_it_was_and_the_music_follows_it():
+    prime = performance((0.1234, 0.5678, 60, 99), (0.4321, 1.0018, 64, 30))
+
+    music = continued(TOKENIZER, ids("wait 10", "velocity 16", "on 67", "wait 50", "off 67"), prime=prime)
+
+    assert music.notes[:2].tolist() == prime.notes.tolist()
+    # The prime ends at 1.00 on the grid, but its last key is let go at 1.0018.
+    assert notes(music)[2:] == [(1.1018, 1.6018, 67, 63)]
+
+
+def test_the_music_begins_where_the_sound_of_the_prime_ends():
+    prime = performance((0.0, 1.0, 60, 80), pedal=[(0.5, SUSTAIN, 127), (3.0, SUSTAIN, 0)])
+
+    assert notes(continued(TOKENIZER, ids("on 67", "wait 1", "off 67"), prime=prime))[1][0] == 3.0
+
+
+def test_the_feet_leave_the_pedals_where_the_music_begins():
+    moves = [(0.5, SOFT, 50), (0.6, SUSTAIN, 127), (2.0, SUSTAIN, 0), (2.5, SUSTAIN, 90), (9.0, SOFT, 0)]
+    prime = performance((0.0, 1.0, 60, 80), (2.6, 3.0, 60, 80), pedal=[*moves, (4.0, SUSTAIN, 30)])
+
+    music = continued(TOKENIZER, ids("wait 1", "on 67", "wait 1", "off 67"), prime=prime)
+
+    assert pedal(music) == [*moves[:4], (4.0, SUSTAIN, 0), (4.0, SOFT, 0)]
+    assert notes(music)[-1][0] == 4.01
+
+
+def test_a_pedal_that_is_up_needs_no_lifting():
+    prime = performance((0.0, 1.0, 60, 80), pedal=[(0.2, SUSTAIN, 127), (0.8, SUSTAIN, 0)])
+
+    assert pedal(continued(TOKENIZER, ids("on 67", "wait 1"), prime=prime)) == pedal(prime)
+
+
+def test_loudness_goes_on_from_the_prime_until_new_ids_speak_of_another():
+    prime = performance((0.0, 1.0, 60, 20))
+
+    music = continuation(TOKENIZER, ids("on 67", "wait 9", "velocity 30", "on 69", "wait 9"), prime=prime)
+
+    assert [velocity for *_, velocity in notes(music)] == [19, 119]
+
+
+def test_without_a_prime_the_music_begins_at_zero():
+    new = ids("velocity 16", "on 67", "wait 50", "off 67")
+
+    assert notes(continued(TOKENIZER, new)) == notes(continuation(TOKENIZER, new)) == [(0.0, 0.5, 67, 63)]
+
+
+def test_of_the_continuation_alone_the_prime_is_left_out():
+    prime = performance((0.0, 1.0, 60, 80), pedal=[(0.5, SUSTAIN, 127)])
+    music = continuation(TOKENIZER, ids("wait 10", "on 67", "wait 50", "off 67"), prime=prime)
+
+    assert [note[:3] for note in notes(music)] == [(0.1, 0.6, 67)]
+    assert pedal(music) == []
+
+
+def test_a_release_of_a_key_that_only_the_prime_struck_does_nothing():
+    prime = performance((0.0, 1.0, 60, 80))
+
+    assert notes(continued(TOKENIZER, ids("wait 50", "off 60", "wait 50"), prime=prime)) == [(0.0, 1.0, 60, 80)]
+
+
+def test_every_note_is_closed_and_a_key_is_let_go_before_it_is_struck_anew():
+    new = ids("on 60", "wait 10", "on 60", "on 60", "on 64", "wait 10", "off 60", "wait 10", "off 60", "wait 10")
+
+    assert [note[:3] for note in notes(continuation(TOKENIZER, new))] == [(0, 0.1, 60), (0.1, 0.4, 60), (0.1, 0.4, 64)]
+
+
+def test_it_stops_at_the_seconds_asked_for_even_within_a_note():
+    music = continuation(TOKENIZER, ids("on 60", "wait 100", "wait 100", "on 64", "wait 1"), seconds=1.5)
+
+    assert [note[:3] for note in notes(music)] == [(0, 1.5, 60)]
+
+
+def test_no_ids_are_no_music():
+    assert len(continuation(TOKENIZER, [])) == 0
+
+
+def test_a_prime_of_which_the_tokenizer_knows_no_note_is_refused(tmp_path):
+    text = TOKENIZER.vocabulary.toml().replace("first = 0\nlast = 127", "first = 21\nlast = 108")
+    (tmp_path / "piano.toml").write_text(text)
+    piano = Tokenizer(load_vocabulary(tmp_path / "piano.toml"))
+
+    with pytest.raises(PamusicError, match="no note between pitches 21 and 108"):
+        prime_ids(piano, performance((0.0, 1.0, 5, 80)))

@@ -1,0 +1,113 @@
+"""Filters take out what they say, and nothing else."""
+
+import pytest
+import torch
+
+from pamusic.generation.config import SamplingConfig
+from pamusic.generation.filters import filtered, with_min_p, with_temperature, with_top_k, with_top_p
+
+PROBABILITIES = [0.5, 0.25, 0.15, 0.1]
+
+
+def left(logits):
+    """The probabilities after a filter, to three places."""
+    return [[round(p, 3) for p in row] for row in logits.softmax(-1).tolist()]
+
+
+@pytest.fixture
+def logits():
+    return torch.tensor([PROBABILITIES, PROBABILITIES[::-1]]).log()
+
+
+def test_a_temperature_divides_logits():
+    logits = torch.tensor([[1.0, 2.0, -4.0]])
+
+    assert with_temperature(logits, 2.0).tolist() == [[0.5, 1.0, -2.0]]
+    assert with_temperature(logits, 1.0).tolist() == logits.tolist()
+
+
+def test_temperature_zero_leaves_the_likeliest_alone(logits):
+    assert left(with_temperature(logits, 0)) == [[1, 0, 0, 0], [0, 0, 0, 1]]
+    assert left(with_temperature(torch.zeros(1, 3), 0)) == [[1, 0, 0]]
+
+
+def test_top_k_leaves_k(logits):
+    assert left(with_top_k(logits, 1)) == [[1, 0, 0, 0], [0, 0, 0, 1]]
+    assert left(with_top_k(logits, 2)) == [[0.667, 0.333, 0, 0], [0, 0, 0.333, 0.667]]
+    assert left(with_top_k(logits, 100)) == left(logits)
+
+
+@pytest.mark.parametrize(
+    ("p", "kept"),
+    [
+        (0.01, [1, 0, 0, 0]),
+        (0.49, [1, 0, 0, 0]),
+        (0.51, [0.667, 0.333, 0, 0]),
+        (0.74, [0.667, 0.333, 0, 0]),
+        (0.76, [0.556, 0.278, 0.167, 0]),
+        (0.91, PROBABILITIES),
+        (1.0, PROBABILITIES),
+    ],
+)
+def test_top_p_leaves_the_fewest_that_reach_p(logits, p, kept):
+    assert left(with_top_p(logits, p)) == [kept, kept[::-1]]
+
+
+@pytest.mark.parametrize(
+    ("p", "kept"),
+    [(0.0, PROBABILITIES), (0.21, [0.556, 0.278, 0.167, 0]), (0.49, [0.667, 0.333, 0, 0]), (1.0, [1, 0, 0, 0])],
+)
+def test_min_p_leaves_what_is_not_much_less_likely_than_the_likeliest(logits, p, kept):
+    assert left(with_min_p(logits, p)) == [kept, kept[::-1]]
+
+
+def test_what_is_out_stays_out(logits):
+    logits[:, 1] = float("-inf")
+
+    for config in (
+        SamplingConfig(),
+        SamplingConfig(temperature=0),
+        SamplingConfig(top_k=4),
+        SamplingConfig(top_p=1, min_p=1e-6),
+    ):
+        assert filtered(logits, config)[:, 1].tolist() == [float("-inf")] * 2
+
+
+def test_temperature_comes_first_then_top_k_then_top_p_then_min_p(logits):
+    # At temperature 0.5 the probabilities are as 0.25 : 0.0625 : 0.0225 : 0.01; of three, 0.746, 0.187, 0.067.
+    assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94)))[0] == [0.746, 0.187, 0.067, 0]
+    assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.93)))[0] == [0.8, 0.2, 0, 0]
+    assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94, min_p=0.2)))[0] == [
+        0.8,
+        0.2,
+        0,
+        0,
+    ]
+
+
+def test_a_filter_returns_new_logits(logits):
+    before = logits.clone()
+    filtered(logits, SamplingConfig(temperature=0.5, top_k=2, top_p=0.5, min_p=0.5))
+
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 2},
+        {"top_p": float("nan")},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+    ],
+)
+def test_a_value_out_of_range_is_named(wrong):
+    ((name, value),) = wrong.items()
+
+    with pytest.raises(ValueError, match=rf"^{name} is .* not {value}$"):
+        SamplingConfig(**wrong)

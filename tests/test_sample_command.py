@@ -1,0 +1,250 @@
+"""`pamusic sample`: a MIDI file that goes on from a prime, or one line that says why not."""
+
+import inspect
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mido
+import numpy as np
+import pretty_midi
+import pytest
+import symusic
+import torch
+from typer.testing import CliRunner
+
+import pamusic.cli.sample
+from pamusic.checkpoint import save_checkpoint
+from pamusic.cli.app import app
+from pamusic.generation.config import SamplingConfig
+from pamusic.model.config import ModelConfig
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.music.midi import midi_bytes, read_midi
+from pamusic.music.performance import PEDAL, SUSTAIN, Performance
+from pamusic.tokens.tokenizer import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny model with random weights, which says anything at all."""
+    path = tmp_path_factory.mktemp("checkpoints") / "random"
+    tokenizer = load_tokenizer("performance")
+    vocab_size, pad_id = len(tokenizer.vocabulary), tokenizer.vocabulary.id("pad")
+    shape = {"context_length": 128, "num_latents": 16, "d_model": 32, "num_layers": 2, "num_heads": 2}
+    model = PerceiverAR(ModelConfig(vocab_size=vocab_size, pad_id=pad_id, cross_num_heads=1, **shape))
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    save_checkpoint(path, model, tokenizer, about={})
+    return path
+
+
+@pytest.fixture
+def prime(tmp_path):
+    """Two notes and a pedal, off the grid."""
+    pedal = np.array([(0.1115, SUSTAIN, 100), (1.5, SUSTAIN, 70)], PEDAL)
+    performance = Performance.from_arrays([0.0123, 0.5], [0.4, 1.234], [60, 64], [33, 101], pedal)
+    (tmp_path / "prime.mid").write_bytes(midi_bytes(performance))
+    return tmp_path / "prime.mid"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def sample(checkpoint):
+    def sample(*words, input=None):
+        words = map(str, ("sample", "--checkpoint", checkpoint, "--device", "cpu", *words))
+        return CliRunner().invoke(app, list(words), input=input)
+
+    return sample
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_defaults_are_the_samplers_own():
+    defaults = {name: each.default for name, each in inspect.signature(pamusic.cli.sample.sample).parameters.items()}
+    own = SamplingConfig()
+
+    assert {name: defaults[name] for name in ("temperature", "top_k", "top_p", "min_p")} == {
+        "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p, "min_p": own.min_p
+    }  # fmt: skip
+    assert f"{pamusic.cli.sample.DEFAULT_LENGTH}," in CliRunner().invoke(app, ["sample", "--help"]).stdout
+
+
+def test_the_prime_comes_first_as_it_was_read(sample, prime, tmp_path):
+    done = sample("--prime", prime, "--length", 200, "--seed", 7, "-o", tmp_path / "out.mid")
+
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'out.mid'}\n"
+    assert "seed 7" in done.stderr
+    assert "200 tokens" in done.stderr
+    read, before = read_midi(tmp_path / "out.mid"), read_midi(prime)
+    assert read.notes[:2].tolist() == before.notes.tolist()
+    assert len(read) > 2
+    assert read.notes["onset"][2:].min() >= 1.5
+    assert read.pedal.tolist() == [*before.pedal.tolist()[:1], (1.5, SUSTAIN, 0)]
+
+
+def test_other_programs_read_the_same_file(sample, prime, tmp_path):
+    assert sample("--prime", prime, "--length", 400, "--seed", 1, "-o", "out.mid").exit_code == 0
+    ours = read_midi(tmp_path / "out.mid").notes
+
+    theirs = pretty_midi.PrettyMIDI("out.mid").instruments[0].notes
+    assert sorted((note.pitch, round(note.start, 3), round(note.end, 3)) for note in theirs) == sorted(
+        (pitch, round(onset, 3), round(offset, 3)) for onset, offset, pitch, _ in ours.tolist()
+    )
+    assert symusic.Score("out.mid").note_num() == len(ours)
+    sounding = np.zeros(128, int)
+    for message in mido.MidiFile("out.mid"):
+        if message.type in ("note_on", "note_off"):
+            sounding[message.note] += 1 if message.type == "note_on" and message.velocity else -1
+            assert sounding[message.note] in (0, 1)
+    assert not sounding.any()
+
+
+def test_the_same_seed_gives_the_same_file(sample, prime):
+    def music(*words):
+        return sample("--prime", prime, "--length", 60, "-o", "-", *words).stdout_bytes
+
+    assert music("--seed", 3) == music("--seed", 3) != music("--seed", 4)
+    assert music() != music()
+
+
+def test_it_reads_and_writes_pipes(sample, prime, tmp_path):
+    done = sample("--prime", "-", "-o", "-", "--length", 50, "--seed", 3, input=prime.read_bytes())
+
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout_bytes == sample("--prime", prime, "-o", "-", "--length", 50, "--seed", 3).stdout_bytes
+    assert mido.MidiFile(file=io.BytesIO(done.stdout_bytes)).length > 1.5
+    assert names(tmp_path) == ["prime.mid"]
+
+
+def test_nothing_is_overwritten_that_was_not_named(sample, tmp_path):
+    first, second = (sample("--length", 30, "--seed", seed) for seed in (1, 2))
+
+    assert (first.stdout, second.stdout) == ("sample.mid\n", "sample-2.mid\n")
+    before = (tmp_path / "sample.mid").read_bytes()
+    assert sample("--length", 30, "--seed", 2, "-o", "sample.mid").stdout == "sample.mid\n"
+    assert (tmp_path / "sample.mid").read_bytes() == (tmp_path / "sample-2.mid").read_bytes() != before
+
+
+def test_the_continuation_alone_begins_at_zero(sample, prime, tmp_path):
+    assert sample("--prime", prime, "--length", 200, "--seed", 7, "-o", "all.mid").exit_code == 0
+    assert sample("--prime", prime, "--length", 200, "--seed", 7, "-o", "new.mid", "--continuation-only").exit_code == 0
+
+    whole, new = read_midi(tmp_path / "all.mid"), read_midi(tmp_path / "new.mid")
+    assert np.allclose(whole.notes["onset"][2:], new.notes["onset"] + 1.5, atol=2e-3)
+    assert len(new.pedal) == 0
+
+
+def test_seconds_are_kept(sample, tmp_path):
+    assert sample("--seconds", 12.5, "--seed", 1, "-o", "out.mid").exit_code == 0
+
+    assert 11 < mido.MidiFile("out.mid").length < 12.501
+
+
+def test_the_piece_may_end_by_itself(sample):
+    done = sample("--length", 3000, "--seed", 1, "--may-end")
+
+    assert done.exit_code == 0
+    assert " 3,000 tokens" not in done.stderr
+    assert "3,000 tokens" in sample("--length", 3000, "--seed", 1).stderr
+
+
+def test_the_model_may_see_less_and_work_on_fewer(sample):
+    assert sample("--length", 100, "--context-length", 16, "--num-latents", 3, "--temperature", 0).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--length", "0"], "length is 1 or more, not 0"),
+        (["--seconds", "0"], "seconds is a number above 0"),
+        (["--seconds", "nan"], "seconds is a number above 0"),
+        (["--top-p", "0"], "top_p is above 0"),
+        (["--top-p", "2"], "top_p is above 0"),
+        (["--top-k", "-1"], "top_k is 1 or more"),
+        (["--min-p", "2"], "min_p is 0"),
+        (["--temperature", "-1"], "temperature is 0"),
+        (["--temperature", "warm"], "--temperature"),
+        (["--num-latents", "0"], "num-latents"),
+        (["--num-latents", "1000"], "num_latents is 1 to"),
+    ],
+)
+def test_wrong_usage(sample, tmp_path, words, reason):
+    done = sample(*words)
+
+    assert done.exit_code == 2
+    assert reason in " ".join(done.stderr.replace("│", " ").split())
+    assert names(tmp_path) == []
+
+
+def one_line_error(done) -> str:
+    assert done.exit_code == 1, (done.exit_code, done.stderr, done.exception)
+    assert done.stdout_bytes == b""
+    assert done.stderr.splitlines()[-1].startswith("pamusic: error: ")
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_prime_that_is_none(sample, tmp_path):
+    (tmp_path / "text.mid").write_text("not music")
+    (tmp_path / "silent.mid").write_bytes(midi_bytes(Performance()))
+
+    assert "no such file" in one_line_error(sample("--prime", "missing.mid"))
+    assert "is not a MIDI file" in one_line_error(sample("--prime", "text.mid"))
+    assert "no notes" in one_line_error(sample("--prime", "silent.mid"))
+    assert "is empty" in one_line_error(sample("--prime", "-", input=b""))
+
+
+def test_an_unknown_checkpoint(sample):
+    assert "no checkpoint is called 'nobody'" in one_line_error(sample("--checkpoint", "nobody"))
+
+
+def test_a_place_one_cannot_write_to_is_told_before_anything_is_composed(sample, prime, tmp_path):
+    began = time.perf_counter()
+
+    assert "it is a folder" in one_line_error(sample("--length", 10**9, "-o", tmp_path))
+    assert "a file, not a folder" in one_line_error(sample("--length", 10**9, "-o", prime / "out.mid"))
+    assert "is the prime itself" in one_line_error(sample("--length", 10**9, "--prime", prime, "-o", prime))
+    assert time.perf_counter() - began < 10
+
+
+def started(checkpoint, *words, **streams):
+    words = ["sample", "--checkpoint", str(checkpoint), "--device", "cpu", *words]
+    return subprocess.Popen([sys.executable, "-m", "pamusic", *words], stderr=subprocess.PIPE, text=True, **streams)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path):
+    running = started(checkpoint, "--length", "1000000", "--seed", "1", "-o", "out.mid", stdout=subprocess.PIPE)
+    assert "seed 1" in running.stderr.readline()
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=30)
+
+    assert running.returncode == 130
+    assert stdout == "out.mid\n"
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert len(read_midi(tmp_path / "out.mid")) > 1
+    assert names(tmp_path) == ["out.mid"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_a_reader_that_has_gone_away_is_no_error_of_ours(checkpoint):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    running = started(checkpoint, "--length", "20", "-o", "-", stdout=write_end)
+    os.close(write_end)
+    _, stderr = running.communicate(timeout=60)
+
+    assert running.returncode == 141
+    assert "Traceback" not in stderr
