@@ -107,6 +107,7 @@ def test_archives_tell_other_programs_files_and_wrong_paths_apart(tmp_path):
             "C:/drive.mid": tune(3),
             "__MACOSX/._good.mid": b"resource fork",
             "readme.txt": b"",
+            "": b"a member without a name",
         },
     )
     sources, refused = find_sources([archive])

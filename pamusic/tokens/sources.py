@@ -151,7 +151,11 @@ def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:
     members = {}
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
         member = PurePosixPath(info.filename.replace("\\", "/"))
-        if info.is_dir() or member.suffix.lower() not in (*MIDI_ENDINGS, ".csv") or "__MACOSX" in member.parts:
+        if (
+            info.filename.endswith("/")
+            or member.suffix.lower() not in (*MIDI_ENDINGS, ".csv")
+            or "__MACOSX" in member.parts
+        ):
             continue
         if _leads_outside(member):
             refused.append(Refusal(info.filename, "its path leads outside the archive"))
