@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pamusic.errors import PamusicError
 from pamusic.files import folder_written_atomically, recovered
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.shipped import checkpoints_folder
+from pamusic.tokens.corpus import Corpus
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 
@@ -87,7 +88,7 @@ def save_checkpoint(
     weights = weights or model.state_dict()
     with folder_written_atomically(path) as folder:
         on_disk = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in weights.items()}
-        save_file(on_disk, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").write_bytes(save(on_disk, metadata={"format": "pt"}))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (folder / "tokenizer.toml").write_text(tokenizer.vocabulary.toml(), encoding="utf-8")
         if card:
@@ -156,6 +157,20 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
         raise PamusicError(f"{name}: is neither a checkpoint (no config.json in it) nor a run (no {BEST}/ or {LAST}/)")
     names = [path.name for path in shipped_checkpoints()] + [str(run) for run in _runs(runs)]
     raise PamusicError(f"no checkpoint is called {name!r}; there is {', '.join(names) or 'none'}, or give a folder")
+
+
+def check_corpus(checkpoint: Checkpoint, corpus: Corpus) -> None:
+    """Refuses a corpus that the checkpoint cannot read.
+
+    Raises:
+        PamusicError: it was made with another tokenizer.
+    """
+    if corpus.tokenizer.fingerprint != checkpoint.tokenizer.fingerprint:
+        raise PamusicError(
+            f"{corpus.path} was tokenized with {corpus.tokenizer.name} ({corpus.tokenizer.fingerprint}), but"
+            f" {checkpoint.path} reads {checkpoint.tokenizer.name} ({checkpoint.tokenizer.fingerprint}); make it anew:"
+            f" pamusic tokenize --tokenizer {checkpoint.path / 'tokenizer.toml'} …"
+        )
 
 
 def shipped_checkpoints() -> list[Path]:

@@ -141,3 +141,25 @@ def test_a_full_disk(tmp_path, words):
     assert done.stderr.startswith("pamusic: error: ")
     assert done.stderr.endswith("the disk is full; make room or write elsewhere\n")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_pipe_gets_every_byte_and_one_that_closes_early_ends_it_quietly(tmp_path, unbuffered):
+    command = [sys.executable, "-m", "pamusic", "render", midi_file(tmp_path / "a4.mid"), "-o", "-"]
+    command += ["--engine", "midirenderer"]
+    process = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": {**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    }
+
+    whole = subprocess.run(command, **process)
+    assert whole.returncode == 0
+    with wave.open(io.BytesIO(whole.stdout)) as file:
+        assert len(whole.stdout) == 44 + 4 * file.getnframes() == 44 + 4 * 4 * file.getframerate()
+
+    with subprocess.Popen(command, **process) as cut_short:
+        cut_short.stdout.read(100)
+        cut_short.stdout.close()
+        assert cut_short.stderr.read() == b""
+    assert cut_short.returncode == 141

@@ -22,9 +22,11 @@ import typer
 from typer.core import TyperGroup
 
 from pamusic import __version__
+from pamusic.cli.evaluate import evaluate
 from pamusic.cli.render import render
 from pamusic.cli.sample import sample
 from pamusic.cli.terminal import result, say
+from pamusic.cli.tokenize import tokenize
 from pamusic.cli.train import train
 from pamusic.errors import PamusicError
 from pamusic.files import FULL, REMEDIES
@@ -80,8 +82,10 @@ def pamusic(
     """Symbolic piano music with Perceiver AR: tokenize, train, sample, render."""
 
 
-# In the order in which one needs them: tokenize, train, sample, render.
+# In the order in which one needs them.
+app.command()(tokenize)
 app.command()(train)
+app.command()(evaluate)
 app.command()(sample)
 app.command()(render)
 

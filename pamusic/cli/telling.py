@@ -30,7 +30,8 @@ class TrainingTeller:
         if report.validation_nats is not None:
             self._bar.clear()
             say(
-                f"step {report.step}: train {report.train_nats:.3f}, validation {report.validation_nats:.3f} nats per token"
+                f"step {report.step}: train {report.train_nats:.3f}, validation {report.validation_nats:.3f}"
+                " nats per token"
             )
 
 

@@ -24,7 +24,9 @@ def result(line: object) -> None:
 
 def result_bytes(data: bytes) -> None:
     """A whole file as the result: MIDI or WAV bytes."""
-    sys.stdout.buffer.write(data)
+    rest = memoryview(data)
+    while rest:  # where Python is told not to buffer (PYTHONUNBUFFERED), one write takes what a pipe holds, 64 KiB
+        rest = rest[sys.stdout.buffer.write(rest) :]
     sys.stdout.buffer.flush()
 
 

@@ -75,7 +75,5 @@ def train(
     best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.3f} nats per token"
     say(f"{'done' if outcome.complete else 'stopped'} at step {outcome.step}{best}")
     if not outcome.complete:
-        say(
-            f"go on: pamusic train --resume {trainer.run}; or end it well: … --cooldown-steps {max(1, outcome.step // 2)}"
-        )
+        say(f"go on with --resume {trainer.run}; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}")
     result(trainer.run)

@@ -58,10 +58,10 @@ class PerceiverAR(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.to_latents = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.context_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.context_norm = RMSNorm(config.d_model, eps=1e-6)
         self.cross = Block(config, config.cross_num_heads)
         self.layers = nn.ModuleList(Block(config, config.num_heads) for _ in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.norm = RMSNorm(config.d_model, eps=1e-6)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.head.weight)
@@ -155,9 +155,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, num_heads: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.attention_norm = RMSNorm(config.d_model, eps=1e-6)
         self.attention = Attention(config.d_model, num_heads)
-        self.mlp_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.mlp_norm = RMSNorm(config.d_model, eps=1e-6)
         self.mlp = MLP(config.d_model, config.mlp_ratio)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -198,8 +198,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(d_model, d_model, bias=False)
         self.value = nn.Linear(d_model, d_model, bias=False)
         self.output = nn.Linear(d_model, d_model, bias=False)
-        self.query_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
-        self.key_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+        self.query_norm = RMSNorm(self.head_dim, eps=1e-6)
+        self.key_norm = RMSNorm(self.head_dim, eps=1e-6)
         nn.init.zeros_(self.output.weight)
 
     def queries(self, x: Tensor, turn: Rotation) -> Tensor:
@@ -229,3 +229,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.relu(self.up(x)).square())
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467) whose gain takes the type of what it is multiplied with.
+
+    Under autocast PyTorch's own has a float32 gain and a bfloat16 input, and then no fused kernel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)

@@ -19,13 +19,14 @@ from typing import IO
 import numpy as np
 
 from pamusic.errors import PamusicError
-from pamusic.files import folder_written_atomically
+from pamusic.files import folder_written_atomically, recovered
 from pamusic.tokens.sources import SPLITS
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 
 FORMAT = 1
 ID = np.dtype("<u2")
+FILES = {"tokens.bin", "tokenizer.toml", "corpus.json"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def open_corpus(path: Path) -> Corpus:
     Raises:
         PamusicError: there is none, or it is broken or of another format.
     """
-    if not (path / "corpus.json").is_file():
+    if not (recovered(path) / "corpus.json").is_file():
         raise PamusicError(f"{path}: no corpus there; make one: pamusic tokenize FOLDER --out {path}")
     try:
         about = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
@@ -98,7 +99,8 @@ def open_corpus(path: Path) -> Corpus:
             )
         pieces = tuple(Piece(**piece) for piece in about["pieces"])
         num_ids, fingerprint = int(about["num_tokens"]), str(about["tokenizer_fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _check_pieces(pieces, num_ids)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PamusicError(f"{path}: corpus.json is broken ({error}); make the corpus anew: pamusic tokenize") from None
     tokenizer = Tokenizer(load_vocabulary(path / "tokenizer.toml"))
     if tokenizer.fingerprint != fingerprint:
@@ -113,6 +115,23 @@ def open_corpus(path: Path) -> Corpus:
         )
     ids = np.memmap(file, ID, mode="r") if num_ids else np.empty(0, ID)
     return Corpus(path, tokenizer, pieces, ids)
+
+
+def _check_pieces(pieces: tuple[Piece, ...], num_ids: int) -> None:
+    """Pieces lie one behind the other and fill the file.
+
+    Raises:
+        ValueError: they do not, or a split is none of `SPLITS`.
+    """
+    at = 0
+    for piece in pieces:
+        if piece.split not in SPLITS:
+            raise ValueError(f"{piece.name} is in no split, but in {piece.split!r}")
+        if piece.start != at or piece.num_tokens < 0:
+            raise ValueError(f"{piece.name} begins at {piece.start}, not at {at}")
+        at += piece.num_tokens
+    if at != num_ids:
+        raise ValueError(f"its pieces have {at} tokens, not {num_ids}")
 
 
 class CorpusWriter:
@@ -170,13 +189,20 @@ def check_corpus_place(path: Path, *, force: bool) -> None:
     """Refuses a place where something precious lies.
 
     Raises:
-        PamusicError: `path` exists and `force` is not given, or is no corpus at all.
+        PamusicError: `path` exists and `force` is not given, or is no corpus at all, or has other files in it.
     """
-    if not path.exists():
+    path = Path(os.path.realpath(path))
+    if not recovered(path).exists():
         return
-    if not path.is_dir() or (any(path.iterdir()) and not (path / "corpus.json").is_file()):
+    names = {each.name for each in path.iterdir()} if path.is_dir() else set()
+    if not path.is_dir() or (names and "corpus.json" not in names):
         raise PamusicError(f"{path}: exists and is not a corpus; choose another place with --out")
-    if not force and any(path.iterdir()):
+    if others := sorted(names - FILES):
+        raise PamusicError(
+            f"{path}: has other files in it than a corpus ({', '.join(others[:3])}); "
+            "move them away, or choose another place with --out"
+        )
+    if not force and names:
         raise PamusicError(
             f"{path}: there is a corpus already; replace it with --force, or choose another place with --out"
         )

@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -22,7 +24,13 @@ SPLITS = ("train", "validation", "test")
 MIDI_ENDINGS = (".mid", ".midi")
 MAESTRO_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
 VALIDATION_SHARE = TEST_SHARE = 0.1  # of a folder without official splits: MAESTRO's own are 0.11 and 0.14
-MAX_MEMBER_BYTES = 64 * 2**20
+MAX_FILE_BYTES = 64 * 2**20
+
+# All that zipfile raises over broken archives.
+BROKEN = (
+    *(OSError, EOFError, RuntimeError, KeyError, ValueError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
 
 
 @dataclass(frozen=True)
@@ -49,21 +57,16 @@ class Source:
         """
         try:
             if self.container is None:
-                return Path(self.path).read_bytes()
-            archive = _open_archive(self.container, os.getpid())
-            if archive.getinfo(self.path).file_size > MAX_MEMBER_BYTES:
+                size = Path(self.path).stat().st_size
+            else:
+                archive = _open_archive(self.container)
+                size = archive.getinfo(self.path).file_size
+            if size > MAX_FILE_BYTES:
                 raise PamusicError(f"{self.name}: is larger than any MIDI file we take (64 MiB)")
-            return archive.read(self.path)
-        except (
-            OSError,
-            zipfile.BadZipFile,
-            RuntimeError,
-            NotImplementedError,
-            KeyError,
-            EOFError,
-            zlib.error,
-        ) as error:
-            raise PamusicError(f"{self.name}: cannot be read ({str(error) or type(error).__name__})") from None
+            return Path(self.path).read_bytes() if self.container is None else archive.read(self.path)
+        except BROKEN as error:
+            why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            raise PamusicError(f"{self.name}: cannot be read ({why})") from None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:
             found, not_found = _in_folder(path)
         elif not path.exists():
             raise PamusicError(f"{path}: no such file or folder; check the path")
+        elif not path.is_file():
+            raise PamusicError(f"{path}: is a device or a pipe; name a folder, a zip or MIDI files")
         elif zipfile.is_zipfile(path):
             found, not_found = _in_archive(path)
         elif path.suffix.lower() == ".zip":
@@ -104,7 +109,8 @@ def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:
         raise PamusicError(
             f"{what}: no MIDI file (.mid, .midi) in it{why}; name a folder, a zip or files that have some"
         )
-    return list({(source.container, source.path): source for source in sources}.values()), refused
+    once = {(os.path.realpath(each.container or each.path), each.container and each.path): each for each in sources}
+    return list(once.values()), refused
 
 
 def split_by_content(data: bytes) -> str:
@@ -122,11 +128,14 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
     listed: list[Source] = []
     refused: list[Refusal] = []
     for table in files:
-        if table.suffix.lower() == ".csv" and (rows := _maestro_rows(table.read_bytes())) is not None:
-            for file_name, split in rows:
+        if table.suffix.lower() == ".csv":
+            name_of_table = table.relative_to(folder).as_posix()
+            for file_name, split in _maestro_rows(Source(None, str(table), name_of_table)):
                 path = table.parent / file_name
-                name = path.relative_to(folder).as_posix()
-                if path.is_file():
+                name = os.path.normpath(table.parent.relative_to(folder) / file_name).replace(os.sep, "/")
+                if _leads_outside(PurePosixPath(name)):
+                    refused.append(Refusal(name, f"{table.name} names it, but its path leads outside the folder"))
+                elif path.is_file():
                     listed.append(Source(None, str(path), name, split))
                 else:
                     refused.append(Refusal(name, f"{table.name} names it, but it is not there"))
@@ -136,7 +145,7 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
 
 
 def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:
-    archive = _open_archive(str(path), os.getpid())
+    archive = _open_archive(str(path))
     listed: list[Source] = []
     refused: list[Refusal] = []
     members = {}
@@ -144,40 +153,56 @@ def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:
         member = PurePosixPath(info.filename.replace("\\", "/"))
         if info.is_dir() or member.suffix.lower() not in (*MIDI_ENDINGS, ".csv") or "__MACOSX" in member.parts:
             continue
-        if member.is_absolute() or ".." in member.parts or ":" in member.parts[0]:
+        if _leads_outside(member):
             refused.append(Refusal(info.filename, "its path leads outside the archive"))
         else:
-            members[info.filename] = member
-    for table, member in members.items():
-        if (
-            member.suffix.lower() == ".csv"
-            and (rows := _maestro_rows(Source(str(path), table, table).read())) is not None
-        ):
-            for file_name, split in rows:
-                name = str(member.parent / file_name)
-                if name in members:
-                    listed.append(Source(str(path), name, name, split))
+            members[str(member)] = info.filename
+    for name, table in members.items():
+        if name.lower().endswith(".csv"):
+            for file_name, split in _maestro_rows(Source(str(path), table, name)):
+                listed_name = str(PurePosixPath(name).parent / file_name)
+                if listed_name in members:
+                    listed.append(Source(str(path), members[listed_name], listed_name, split))
                 else:
-                    refused.append(Refusal(name, f"{member.name} names it, but it is not there"))
-    taken = {source.path for source in listed}
-    others = [name for name, member in members.items() if member.suffix.lower() in MIDI_ENDINGS and name not in taken]
-    return listed + [Source(str(path), name, name) for name in others], refused
+                    refused.append(Refusal(listed_name, f"{PurePosixPath(name).name} names it, but it is not there"))
+    taken = {source.name for source in listed}
+    others = [name for name in members if name.lower().endswith(MIDI_ENDINGS) and name not in taken]
+    return listed + [Source(str(path), members[name], name) for name in others], refused
+
+
+def _leads_outside(path: PurePosixPath) -> bool:
+    return path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1])
+
+
+def _open_archive(path: str) -> zipfile.ZipFile:
+    return _opened(path, os.stat(path).st_mtime_ns, os.getpid())
 
 
 @lru_cache(maxsize=4)
-def _open_archive(path: str, process: int) -> zipfile.ZipFile:
+def _opened(path: str, changed: int, process: int) -> zipfile.ZipFile:
+    """An archive, opened once in each process: a descriptor that two share would have one place to read at."""
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise PamusicError(f"{path}: cannot be opened as a zip archive ({error})") from None
+    except BROKEN as error:
+        raise PamusicError(f"{path}: is a broken zip archive ({error}); fetch it anew") from None
 
 
-def _maestro_rows(data: bytes) -> list[tuple[str, str]] | None:
-    """(file name, split) of each row, or None where the table is not MAESTRO's."""
+def _maestro_rows(table: Source) -> list[tuple[str, str]]:
+    """(file name, split) of each row; none where the table is not MAESTRO's.
+
+    Raises:
+        PamusicError: the table cannot be read, or has a split that there is not.
+    """
     try:
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8"))))
+        rows = list(csv.DictReader(io.StringIO(table.read().decode("utf-8-sig"))))
     except (UnicodeDecodeError, csv.Error):
-        return None
+        return []
     if not rows or not set(MAESTRO_COLUMNS) <= set(rows[0]):
-        return None
-    return [(row["midi_filename"], row["split"]) for row in rows if row["split"] in SPLITS and row["midi_filename"]]
+        return []
+    for number, row in enumerate(rows, start=1):
+        if row["split"] not in SPLITS or not row["midi_filename"]:
+            raise PamusicError(
+                f"{table.name}: row {number} puts {row['midi_filename']!r} into split {row['split']!r}; "
+                f"the splits are {', '.join(SPLITS)}"
+            )
+    return [(row["midi_filename"], row["split"]) for row in rows]

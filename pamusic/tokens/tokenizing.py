@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+import signal
+import sys
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +24,7 @@ import numpy as np
 
 from pamusic.errors import PamusicError
 from pamusic.music.midi import read_midi
-from pamusic.tokens.corpus import writing_corpus
+from pamusic.tokens.corpus import check_corpus_place, writing_corpus
 from pamusic.tokens.sources import SPLITS, Refusal, Source, find_sources, split_by_content
 from pamusic.tokens.tokenizer import Tokenizer
 
@@ -62,6 +66,17 @@ class Summary:
     splits: dict[str, SplitCount] = field(default_factory=lambda: {split: SplitCount() for split in SPLITS})
     refused: list[Refusal] = field(default_factory=list)
 
+    @property
+    def in_all(self) -> SplitCount:
+        """What all splits hold together."""
+        counts = self.splits.values()
+        return SplitCount(
+            sum(count.num_files for count in counts),
+            sum(count.num_notes for count in counts),
+            sum(count.seconds for count in counts),
+            sum(count.num_tokens for count in counts),
+        )
+
 
 def tokenize(
     paths: list[Path],
@@ -79,15 +94,19 @@ def tokenize(
         out: the corpus' folder.
         force: replace a corpus that is there.
         num_workers: processes; as many as the machine's cores by default.
-        progress: called with (files done, files in all).
+        progress: called with (files done, files in all), from the first file on; by then all processes have started.
 
     Raises:
         PamusicError: nothing to tokenize, every file refused, or `out` cannot be written.
     """
+    check_corpus_place(out, force=force)
     sources, refused = find_sources(paths)
     summary = Summary(refused=list(refused))
-    with writing_corpus(out, tokenizer, force=force) as writer:
-        for done, result in enumerate(_encode_all(sources, tokenizer, num_workers), start=1):
+    with (
+        writing_corpus(out, tokenizer, force=force) as writer,
+        closing(_encode_all(sources, tokenizer, num_workers)) as results,
+    ):
+        for done, result in enumerate(results, start=1):
             if isinstance(result, Refusal):
                 summary.refused.append(result)
             else:
@@ -101,9 +120,8 @@ def tokenize(
                     sha256=result.sha256,
                 )
             progress(done, len(sources))
-        if len(summary.refused) >= len(sources) and not any(count.num_files for count in summary.splits.values()):
-            first = summary.refused[0]
-            raise PamusicError(f"none of {len(sources)} files could be taken; {first.name}: {first.reason}")
+        if not summary.in_all.num_files:
+            raise PamusicError(_why_nothing(summary.refused))
         writer.close(
             sources=[str(path) for path in paths],
             refused=[[refusal.name, refusal.reason] for refusal in summary.refused],
@@ -111,22 +129,29 @@ def tokenize(
     return summary
 
 
-def _encode_all(sources: list[Source], tokenizer: Tokenizer, num_workers: int | None) -> Iterator[Encoded | Refusal]:
+def _why_nothing(refused: list[Refusal]) -> str:
+    if len(refused) == 1:
+        return f"{refused[0].name}: {refused[0].reason}"
+    reason, how_many = Counter(refusal.reason for refusal in refused).most_common(1)[0]
+    example = next(refusal.name for refusal in refused if refusal.reason == reason)
+    return f"none of {len(refused)} files could be taken; {how_many} of them, as {example}: {reason}"
+
+
+def _encode_all(
+    sources: list[Source], tokenizer: Tokenizer, num_workers: int | None
+) -> Generator[Encoded | Refusal, None, None]:
     num_workers = min(num_workers or os.cpu_count() or 1, -(-len(sources) // CHUNK))
     chunks = [sources[i : i + CHUNK] for i in range(0, len(sources), CHUNK)]
     if num_workers <= 1:
         for chunk in chunks:
             yield from _encode_chunk(chunk, tokenizer)
         return
-    # Forking spares each worker the imports; it is safe here, before any thread of ours is started.
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() and os.name == "posix" else None
-    with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context(method)) as pool:
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_leave_interrupts_to_parent) as pool:
         try:
             yield from _in_order(pool, chunks, tokenizer, ahead=4 * num_workers)
         except BrokenProcessPool:
-            raise PamusicError(
-                "a worker died while reading MIDI files (out of memory?); try fewer: --workers 1"
-            ) from None
+            raise PamusicError("a worker died at its work (out of memory?); try fewer: --workers 1") from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -137,11 +162,19 @@ def _in_order(
     """Results in the order of the chunks, never more than `ahead` chunks in memory."""
     waiting: deque[Future[list[Encoded | Refusal]]] = deque()
     for chunk in chunks:
-        waiting.append(pool.submit(_encode_chunk, chunk, tokenizer))
+        with warnings.catch_warnings():
+            # Forking spares each worker the imports. Python 3.12 warns of it where there are threads, as NumPy's
+            # library has some; all workers are forked at once here, before a thread of ours or a bar's is started.
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            waiting.append(pool.submit(_encode_chunk, chunk, tokenizer))
         if len(waiting) >= ahead:
             yield from waiting.popleft().result()
     while waiting:
         yield from waiting.popleft().result()
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _encode_chunk(sources: list[Source], tokenizer: Tokenizer) -> list[Encoded | Refusal]:

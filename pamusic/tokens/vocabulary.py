@@ -18,6 +18,7 @@ import numpy as np
 from pamusic.errors import PamusicError
 
 KINDS = ("note_on", "note_off", "time_shift", "velocity", "start", "end", "pad")
+BORDERS = ("start", "end", "pad")
 SUSTAIN_MODES = ("folded",)
 
 
@@ -98,14 +99,15 @@ class Vocabulary:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of what the vocabulary means: comments, layout and name of the file do not enter."""
-        meaning = [self.time_step_ms, self.num_velocity_bins, self.sustain]
+        step_ms = int(self.time_step_ms) if self.time_step_ms == int(self.time_step_ms) else self.time_step_ms
+        meaning: list[object] = [step_ms, self.num_velocity_bins, self.sustain]
         meaning += [[events.kind, events.first, events.last] for events in self.ranges]
         return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]
 
     def toml(self) -> str:
         """The vocabulary as the text of a TOML file that `load_vocabulary` reads."""
         lines = [
-            f'name = "{self.name}"',
+            f"name = {json.dumps(self.name, ensure_ascii=False)}",
             f"version = {self.version}",
             "",
             "[time]",
@@ -127,19 +129,19 @@ def load_vocabulary(path: Path) -> Vocabulary:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PamusicError(f"{path}: no such tokenizer file") from None
+        raise PamusicError(f"{path}: no such tokenizer file; check the path") from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PamusicError(f"{path}: is not a tokenizer file ({error})") from None
     try:
         ranges, start = [], 0
         for events in table["events"]:
-            ranges.append(EventRange(str(events["kind"]), int(events["first"]), int(events["last"]), start))
+            ranges.append(EventRange(str(events["kind"]), _whole(events["first"]), _whole(events["last"]), start))
             start += len(ranges[-1])
         vocabulary = Vocabulary(
             name=str(table["name"]),
-            version=int(table["version"]),
+            version=_whole(table["version"]),
             time_step_ms=table["time"]["step_ms"],
-            num_velocity_bins=int(table["velocity"]["bins"]),
+            num_velocity_bins=_whole(table["velocity"]["bins"]),
             sustain=str(table["pedal"]["sustain"]),
             ranges=tuple(ranges),
         )
@@ -149,6 +151,12 @@ def load_vocabulary(path: Path) -> Vocabulary:
     return vocabulary
 
 
+def _whole(number: object) -> int:
+    if type(number) is not int:  # TOML's true is an int to Python, and 1.5 could be cut to one
+        raise ValueError(f"{number!r} should be a whole number")
+    return number
+
+
 def _check(vocabulary: Vocabulary, path: Path) -> None:
     kinds = [events.kind for events in vocabulary.ranges]
     for kind in kinds:
@@ -156,10 +164,16 @@ def _check(vocabulary: Vocabulary, path: Path) -> None:
             raise PamusicError(f"{path}: has events of kind {kind!r}; the kinds are {', '.join(KINDS)}")
     if sorted(kinds) != sorted(KINDS):
         raise PamusicError(f"{path}: must have each kind of event once ({', '.join(KINDS)}), has {', '.join(kinds)}")
-    if any(len(events) < 1 for events in vocabulary.ranges):
-        raise PamusicError(f"{path}: has a range whose last value is below its first")
-    if not (isinstance(vocabulary.time_step_ms, int | float) and 1 <= vocabulary.time_step_ms <= 1000):
-        raise PamusicError(f"{path}: time.step_ms is 1 to 1000, not {vocabulary.time_step_ms}")
+    if not vocabulary.name.isprintable() or not vocabulary.name.strip():
+        raise PamusicError(f"{path}: name must be a line of text, not {vocabulary.name!r}")
+    for events in vocabulary.ranges:
+        if len(events) < 1:
+            raise PamusicError(f"{path}: {events.kind} ends at {events.last}, below its first value {events.first}")
+        if events.kind in BORDERS and (events.first, events.last) != (0, 0):
+            raise PamusicError(f"{path}: {events.kind} has one value, 0, not {events.first} to {events.last}")
+    step_ms = vocabulary.time_step_ms
+    if isinstance(step_ms, bool) or not isinstance(step_ms, int | float) or not 1 <= step_ms <= 1000:
+        raise PamusicError(f"{path}: time.step_ms is 1 to 1000, not {step_ms}")
     velocity, shift = vocabulary.range("velocity"), vocabulary.range("time_shift")
     if not 1 <= vocabulary.num_velocity_bins <= 127 or (velocity.first, velocity.last) != (
         1,

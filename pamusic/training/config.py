@@ -14,7 +14,7 @@ class TrainingConfig:
     Attributes:
         steps: optimiser updates in all.
         batch_size: windows a step.
-        micro_batch: windows that are computed at once; gradients of a step's are accumulated.
+        micro_batch: windows that are computed at once, all of a step's by default; gradients are accumulated.
         lr: peak rate of Muon, for the matrices of the blocks.
         adamw_lr_ratio: AdamW's rate, for everything else, over `lr`.
         weight_decay: of the matrices; decoupled, times the rate.
@@ -34,7 +34,7 @@ class TrainingConfig:
 
     steps: int = 6000
     batch_size: int = 8
-    micro_batch: int = 8
+    micro_batch: int | None = None
     lr: float = 0.02
     adamw_lr_ratio: float = 0.15
     weight_decay: float = 0.01
@@ -54,9 +54,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "micro_batch", "validate_every", "validation_windows"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
-        if self.batch_size % self.micro_batch:
+        if self.batch_size % self.windows_at_once:
             raise ValueError(f"micro_batch ({self.micro_batch}) must divide batch_size ({self.batch_size})")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr is above 0, not {self.lr}")
@@ -70,3 +70,8 @@ class TrainingConfig:
             raise ValueError("warmup_steps and cooldown_steps are at least 0")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+
+    @property
+    def windows_at_once(self) -> int:
+        """The micro-batch, resolved."""
+        return self.micro_batch or self.batch_size

@@ -17,7 +17,7 @@ from pamusic.checkpoint import RUNS
 from pamusic.errors import PamusicError
 from pamusic.files import free_name
 from pamusic.model.config import ModelConfig, preset
-from pamusic.tokens.corpus import Corpus, open_corpus
+from pamusic.tokens.corpus import open_corpus
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine
 from pamusic.training.trainer import FORMAT, Trainer
@@ -58,7 +58,7 @@ def new_run(
     try:
         model = preset(size, vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), **shape)
         steps = changes.get("steps", TrainingConfig.steps)
-        training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **_with_micro_batch(changes)})
+        training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except ValueError as error:
         raise PamusicError(f"cannot train so: {error}") from None
     out = out or free_name(RUNS / size)
@@ -100,7 +100,7 @@ def resumed_run(
         before = TrainingConfig(**about["training"])
         if "cooldown_steps" in changes and "steps" not in changes:
             changes["steps"] = _step_of(run) + changes["cooldown_steps"]
-        training = replace(before, **_with_micro_batch(changes))
+        training = replace(before, **changes)
     except (ValueError, TypeError) as error:
         raise PamusicError(f"cannot go on so: {error}") from None
     precision = training.precision if "precision" in changes else about["machine"]["precision"]
@@ -113,13 +113,6 @@ def resumed_run(
             f"{run}: has made all of its {training.steps} steps; ask for more with --steps, or branch off with --out"
         )
     return trainer
-
-
-def _with_micro_batch(changes: dict[str, Any]) -> dict[str, Any]:
-    """A batch size that is changed alone brings a micro-batch of the same size."""
-    if "batch_size" in changes and "micro_batch" not in changes:
-        return {**changes, "micro_batch": changes["batch_size"]}
-    return changes
 
 
 def _make_way(out: Path, *, force: bool) -> None:

@@ -103,7 +103,7 @@ class Trainer:
         self.step, self.seconds, self.best_nats = 0, 0.0, math.inf
         self._batches = TrainingBatches(corpus, model, training)
         self._validation = validation_batches(
-            corpus, model, training.validation_windows, max(1, training.micro_batch // 2)
+            corpus, model, training.validation_windows, max(1, training.windows_at_once // 2)
         )
         self._loss: Callable[..., tuple[Tensor, Tensor]] = self._eager_loss
         if machine.compile:
@@ -148,14 +148,17 @@ class Trainer:
                 ended = self.step == self.training.steps or stop_requested() or time.monotonic() > deadline
                 if self.step % self.training.validate_every == 0 or ended:
                     validated = self._validate()
-                if self.step % REPORT_EVERY == 0 or ended:
+                due = None
+                if self.step % REPORT_EVERY == 0 or validated is not None or ended:
                     now = time.monotonic()
                     self.seconds += now - since
-                    report(self._report(losses, now - since, validated))
+                    due = self._report(losses, now - since, validated)
                     losses, since, validated = [], time.monotonic(), None
                 if ended or time.monotonic() > save_at:
                     self._save()
                     save_at = time.monotonic() + 60 * self.training.save_every_minutes
+                if due is not None:
+                    report(due)
                 if ended:
                     break
         with written_atomically(self.run / "finished") as file:
@@ -172,7 +175,7 @@ class Trainer:
         scored = (batch.targets != NOT_SCORED).sum()
         nats = torch.zeros((), device=self.machine.device)
         self.model.train()
-        for part in batch.micro(self.training.micro_batch):
+        for part in batch.micro(self.training.windows_at_once):
             part = part.to(self.machine.device)
             with self.machine.autocast():
                 loss, part_nats = self._loss(part.tokens, part.targets, part.kept)

@@ -1,0 +1,99 @@
+"""How many files of MAESTRO have, by pamusic, the very ids that they have by note-seq.
+
+    python benchmarks/parity.py maestro-v3.0.0-midi.zip --files 100 --processes 2
+
+note-seq's way: read, fold the sustain pedal, quantise to 100 steps a second, performance events with 32 velocity bins,
+one-hot. It takes some 0.6 seconds a file. Exits with 1 if any file differs.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import random
+import sys
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+PACKAGES = ("numpy", "symusic", "note-seq", "pretty_midi", "mido")
+
+
+def ids_by_note_seq(data: bytes) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from note_seq import midi_io, performance_encoder_decoder, performance_lib, sequences_lib
+
+        sequence = sequences_lib.apply_sustain_control_changes(midi_io.midi_to_note_sequence(data))
+    quantized = sequences_lib.quantize_note_sequence_absolute(sequence, 100)
+    encoding = performance_encoder_decoder.PerformanceOneHotEncoding(num_velocity_bins=32)
+    events = performance_lib.Performance(quantized, num_velocity_bins=32)
+    return np.array([encoding.encode_event(event) for event in events], np.int64)
+
+
+def compared(archive: str, name: str) -> tuple[str, int, int | None, float, float]:
+    """(name, number of our ids, first place that differs or None, seconds of ours, seconds of note-seq's)."""
+    from pamusic.music.midi import read_midi
+    from pamusic.tokens.sources import Source
+    from pamusic.tokens.tokenizer import load_tokenizer
+
+    data = Source(archive, name, name).read()
+    began = time.perf_counter()
+    ours = load_tokenizer("performance").encode(read_midi(data, name)).astype(np.int64)
+    between = time.perf_counter()
+    theirs = ids_by_note_seq(data)
+    ended = time.perf_counter()
+    length = min(len(ours), len(theirs))
+    differing = np.flatnonzero(ours[:length] != theirs[:length])
+    if not len(differing) and len(ours) == len(theirs):
+        return name, len(ours), None, between - began, ended - between
+    return name, len(ours), int(differing[0]) if len(differing) else length, between - began, ended - between
+
+
+def main() -> int:
+    from pamusic.tokens.sources import find_sources
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", nargs="?", default=os.environ.get("PAMUSIC_MAESTRO"), help="MAESTRO's zip")
+    parser.add_argument("--files", type=int, help="how many, drawn at random; all by default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    arguments = parser.parse_args()
+    if not arguments.archive:
+        parser.error("name MAESTRO's zip, or set PAMUSIC_MAESTRO")
+
+    sources, _ = find_sources([Path(arguments.archive)])
+    names = sorted(source.path for source in sources)
+    if arguments.files:
+        names = sorted(random.Random(arguments.seed).sample(names, min(arguments.files, len(names))))
+    num_equal = num_tokens = 0
+    seconds_ours = seconds_theirs = 0.0
+    began = time.perf_counter()
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        for name, length, place, ours, theirs in pool.map(partial(compared, arguments.archive), names, chunksize=4):
+            num_equal += place is None
+            num_tokens += length
+            seconds_ours += ours
+            seconds_theirs += theirs
+            if place is not None:
+                print(f"differs from id {place} of {length} on: {name}", file=sys.stderr)
+
+    print("| what | |\n|---|---|")
+    print(f"| date | {datetime.date.today()} |")
+    print(f"| machine | {platform.machine()}, {os.cpu_count()} cores, {platform.system()} |")
+    print(f"| versions | Python {platform.python_version()}, {', '.join(f'{p} {version(p)}' for p in PACKAGES)} |")
+    print(f"| files compared | {len(names)} of {len(sources)} (seed {arguments.seed}) |")
+    print(f"| equal to the last token | **{num_equal} of {len(names)}** ({num_tokens:,} tokens) |")
+    print(f"| pamusic, read and encode | {1000 * seconds_ours / len(names):.1f} ms a file |")
+    print(f"| note-seq, read and encode | {1000 * seconds_theirs / len(names):.1f} ms a file |")
+    print(f"| wall time | {time.perf_counter() - began:.0f} s, {arguments.processes} processes |")
+    return 0 if num_equal == len(names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""`pamusic evaluate`: checkpoint and corpus -> how well the one predicts the other. Knows options and words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pamusic.cli.terminal import console, progress, result, say
+
+
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint's name, or the folder of one or of a run.")],
+    corpus: Annotated[Path, typer.Argument(help="The corpus' folder.")] = Path("corpus"),
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    block: Annotated[int | None, typer.Option(min=1, help="Tokens scored at a time (default: latents / 2).")] = None,
+    num_latents: Annotated[int | None, typer.Option(min=1, help="Use so many latents.")] = None,
+    context_length: Annotated[int | None, typer.Option(min=2, help="Use so much context.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score every token of a split once, with all that precedes it up to the context."""
+    from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
+    from pamusic.errors import PamusicError
+    from pamusic.evaluation.likelihood import Likelihood
+    from pamusic.evaluation.likelihood import evaluate as score_split
+    from pamusic.tokens.corpus import open_corpus
+    from pamusic.training.machine import choose_machine
+
+    machine = choose_machine(device, precision, compile=False)
+    loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
+    opened = open_corpus(corpus)
+    check_corpus(loaded, opened)
+    try:
+        config = loaded.model.config.resized(context_length=context_length, num_latents=num_latents)
+    except ValueError as error:
+        raise PamusicError(str(error)) from None
+    if block is not None and block > config.num_latents:
+        raise PamusicError(f"a block is at most the latents ({config.num_latents}), not {block}")
+    shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {machine.precision}"
+    say(f"{loaded.path} on {split} of {corpus}: {shape}")
+    bar = progress(what=split, unit="token")
+
+    def tell(so_far: Likelihood, done: int, of: int) -> None:
+        bar.total = of
+        bar.set_postfix_str(f"{so_far.nats_per_token:.4f} nats per token")
+        bar.update(done - bar.n)
+
+    total = score_split(
+        loaded.model, opened, split, block=block, num_latents=num_latents, context_length=context_length,
+        bf16=machine.precision == "bf16", progress=tell,
+    )  # fmt: skip
+    bar.close()
+    numbers = {
+        "nats_per_token": round(total.nats_per_token, 4),
+        "bits_per_note": round(total.bits_per_note, 3),
+        "bits_per_second": round(total.bits_per_second, 2),
+        "accuracy": round(total.accuracy, 4),
+        "num_tokens": total.num_tokens,
+        "num_pieces": total.num_pieces,
+    }
+    if as_json:
+        about = {
+            "checkpoint": str(loaded.path), "corpus": opened.fingerprint, "split": split,
+            "precision": machine.precision, "context_length": config.context_length,
+            "num_latents": config.num_latents, "block": block or max(1, config.num_latents // 2),
+        }  # fmt: skip
+        result(json.dumps({**about, **numbers}))
+        return
+    from rich.table import Table
+
+    table = Table("split", *(name.replace("_", " ") for name in numbers))
+    table.add_row(split, *(f"{number:,}" for number in numbers.values()))
+    console().print(table)
+    result(f"{total.nats_per_token:.4f}")

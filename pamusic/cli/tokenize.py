@@ -1,0 +1,84 @@
+"""`pamusic tokenize`: MIDI files to a corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pamusic.cli.terminal import console, progress, result, say
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from pamusic.tokens.tokenizing import SplitCount, Summary
+
+MOST_REFUSALS = 20  # told on a terminal; all of them stand in the corpus
+
+
+def tokenize(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Folders, zip archives or MIDI files; MAESTRO keeps its splits.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The corpus: a folder.")] = Path("corpus"),
+    tokenizer: Annotated[
+        str, typer.Option(help="One that ships, by name, or a .toml file of your own.")
+    ] = "performance",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="as many as there are cores")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a corpus that is there.")] = False,
+) -> None:
+    """Turns MIDI files into a corpus of tokens to train on, split into train, validation and test."""
+    import time
+
+    from pamusic.tokens.tokenizer import load_tokenizer
+    from pamusic.tokens.tokenizing import tokenize
+
+    began = time.perf_counter()
+    bars: list[tqdm] = []  # made at the first file: a bar has a thread, and workers are best forked without
+
+    def show(done: int, of: int) -> None:
+        if not bars:
+            bars.append(progress(total=of, what="tokenizing", unit="file"))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        summary = tokenize(sources, out, load_tokenizer(tokenizer), force=force, num_workers=workers, progress=show)
+    finally:
+        for bar in bars:
+            bar.close()
+    _tell(summary, out)
+    say(f"{time.perf_counter() - began:.1f} seconds")
+    result(out)
+
+
+def _tell(summary: Summary, out: Path) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for column in ("split", "files", "notes", "hours", "tokens", "tokens a note"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, count in summary.splits.items():
+        table.add_row(split, *_columns(count))
+    table.add_section()
+    table.add_row("in all", *_columns(summary.in_all))
+    console().print(table)
+
+    for refusal in summary.refused[:MOST_REFUSALS]:
+        say(f"refused: {refusal.name}: {refusal.reason}")
+    if len(summary.refused) > MOST_REFUSALS:
+        say(f"… and {len(summary.refused) - MOST_REFUSALS} more, in {out / 'corpus.json'}")
+
+
+def _columns(count: SplitCount) -> list[str]:
+    ratio = f"{count.num_tokens / count.num_notes:.2f}" if count.num_notes else "–"
+    return [
+        f"{count.num_files:,}",
+        f"{count.num_notes:,}",
+        f"{count.seconds / 3600:.2f}",
+        f"{count.num_tokens:,}",
+        ratio,
+    ]

@@ -1,0 +1,151 @@
+"""How well a model predicts a split: nats per token, and what does not depend on the tokens.
+
+Task: every token of every piece of a split, the end token included, is predicted once from what precedes it.
+Convention: that of the official Perceiver AR code. A piece is cut into blocks that are aligned to its end; a block is
+scored with as many latents as there are, of which it is the last part, and with all that precedes it up to the
+context. The block is half the latents unless it is said. Metrics: the sum of nats over the number of tokens; in bits,
+over the number of notes played and over the seconds of music.
+Difference from the official code: keys and values of the context are computed once a piece, which changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pamusic.errors import PamusicError
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.tokens.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a split costs a model.
+
+    Attributes:
+        nats: in all.
+        num_tokens: predicted, end tokens included.
+        num_correct: of which the most likely token was the right one.
+        num_notes, seconds: of the music as it was read, before it was tokenized.
+        num_pieces: scored.
+    """
+
+    nats: float = 0.0
+    num_tokens: int = 0
+    num_correct: int = 0
+    num_notes: int = 0
+    seconds: float = 0.0
+    num_pieces: int = 0
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.num_tokens
+
+    @property
+    def accuracy(self) -> float:
+        return self.num_correct / self.num_tokens
+
+    @property
+    def bits_per_note(self) -> float:
+        return self.nats / math.log(2) / self.num_notes
+
+    @property
+    def bits_per_second(self) -> float:
+        return self.nats / math.log(2) / self.seconds
+
+
+def evaluate(
+    model: PerceiverAR,
+    corpus: Corpus,
+    split: str,
+    *,
+    block: int | None = None,
+    num_latents: int | None = None,
+    context_length: int | None = None,
+    bf16: bool = False,
+    progress: Callable[[Likelihood, int, int], None] = lambda so_far, done, of: None,
+) -> Likelihood:
+    """Scores a split.
+
+    Args:
+        model: in evaluation mode.
+        corpus: made with the model's tokenizer; the caller sees to that.
+        split: train, validation or test.
+        block: tokens scored at a time; half the latents by default.
+        num_latents, context_length: at most so many are used; the model's by default.
+        bf16: whether products are computed in bfloat16.
+        progress: called after each piece with the likelihood so far, tokens done, and tokens in all.
+
+    Raises:
+        PamusicError: the split is empty.
+    """
+    pieces = corpus.split(split)
+    if not pieces:
+        raise PamusicError(f"{corpus.path}: has no {split} pieces to score")
+    vocabulary = corpus.tokenizer.vocabulary
+    start, end = vocabulary.id("start"), vocabulary.id("end")
+    in_all = sum(corpus.pieces[piece].num_tokens + 1 for piece in pieces)
+    total = Likelihood()
+    for index in pieces:
+        piece = corpus.pieces[index]
+        tokens = np.concatenate([[start], corpus.piece(index), [end]])
+        with torch.autocast(model.embedding.weight.device.type, torch.bfloat16, enabled=bf16):
+            nats, correct = score(model, tokens, block=block, num_latents=num_latents, context_length=context_length)
+        total = Likelihood(
+            nats=total.nats + float(nats.sum()),
+            num_tokens=total.num_tokens + len(nats),
+            num_correct=total.num_correct + int(correct.sum()),
+            num_notes=total.num_notes + piece.num_notes,
+            seconds=total.seconds + piece.seconds,
+            num_pieces=total.num_pieces + 1,
+        )
+        progress(total, total.num_tokens, in_all)
+    return total
+
+
+@torch.inference_mode()
+def score(
+    model: PerceiverAR,
+    tokens: np.ndarray,
+    *,
+    block: int | None = None,
+    num_latents: int | None = None,
+    context_length: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each token of a piece but the first costs, given those before it.
+
+    Args:
+        tokens: `[n]` ids, `n >= 2`.
+        block, num_latents, context_length: as for `evaluate`.
+
+    Returns:
+        Nats `[n - 1]`, float64, and whether the most likely token was the right one `[n - 1]`.
+    """
+    config = model.config.resized(context_length=context_length, num_latents=num_latents)
+    block = block or max(1, config.num_latents // 2)
+    if not 1 <= block <= config.num_latents:
+        raise ValueError(f"a block is 1 to num_latents ({config.num_latents}) tokens, not {block}")
+    device = model.embedding.weight.device
+    piece = torch.from_numpy(np.asarray(tokens, np.int64)).to(device)[None]
+    caches = model.new_caches(1, config.num_latents, config.context_length)
+    num_scored = piece.shape[1] - 1
+    nats, correct = [], []
+    scored = 0
+    while scored < num_scored:
+        # Blocks end where whole blocks are left, so that the last one ends with the piece.
+        stop = scored + ((num_scored - scored - 1) % block + 1)
+        model.read(piece[:, scored:stop], caches)
+        for layer in caches.layers:
+            layer.clear()
+        latents = piece[:, max(0, stop - config.num_latents) : stop]
+        logits = model.extend(latents, caches)[0, scored - stop :].float()
+        targets = piece[0, scored + 1 : stop + 1]
+        nats.append(F.cross_entropy(logits, targets, reduction="none"))
+        correct.append(logits.argmax(-1) == targets)
+        scored = stop
+    return torch.cat(nats).double().cpu().numpy(), torch.cat(correct).cpu().numpy()

@@ -1,0 +1,105 @@
+"""How long a string sounds: the vectorised rules against a plain loop over what happens, one thing after the other."""
+
+import numpy as np
+from builders import performance, steadily
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pamusic.music.pedal import sustain_folded
+from pamusic.music.performance import SOFT, SOSTENUTO, SUSTAIN
+
+PEDAL_DOWN, PEDAL_UP, STROKE, RELEASE = range(4)  # at one instant, in this order
+
+
+def folded_by_a_loop(played):
+    """The rules of note-seq's `apply_sustain_control_changes`, as a list of events and a list of sounding strings."""
+    notes = [note.tolist() for note in played.notes]
+    end = [offset for _, offset, _, _ in notes]
+    events = [(onset, STROKE, index) for index, (onset, _, _, _) in enumerate(notes)]
+    events += [(offset, RELEASE, index) for index, (_, offset, _, _) in enumerate(notes)]
+    for time, control, value in played.pedal.tolist():
+        if control == SUSTAIN:
+            events.append((time, PEDAL_DOWN if value >= 64 else PEDAL_UP, -1))
+    pedal_is_down, sounding, dropped = False, [], set()
+    for time, what, index in sorted(events):
+        if what == PEDAL_DOWN:
+            pedal_is_down = True
+        elif what == PEDAL_UP:
+            pedal_is_down = False
+            held_by_the_pedal = [note for note in sounding if end[note] < time]
+            for note in held_by_the_pedal:
+                end[note] = time
+            sounding = [note for note in sounding if note not in held_by_the_pedal]
+        elif what == STROKE:
+            same_key = [note for note in sounding if notes[note][2] == notes[index][2]] if pedal_is_down else []
+            for note in same_key:
+                end[note] = time
+                if notes[note][0] == time:
+                    dropped.add(note)
+            sounding = [note for note in sounding if note not in same_key] + [index]
+        elif not pedal_is_down and index in sounding:
+            sounding.remove(index)
+    for note in sounding:
+        end[note] = max(time for time, _, _ in events)
+    return [
+        (onset, end[index], pitch, velocity)
+        for index, (onset, _, pitch, velocity) in enumerate(notes)
+        if index not in dropped
+    ]
+
+
+TIMES = st.integers(0, 12)  # few instants and few keys, so that much falls together
+NOTES = st.tuples(TIMES, st.integers(1, 6), st.sampled_from([60, 61, 62]), st.integers(1, 127))
+MOVEMENTS = st.tuples(TIMES, st.sampled_from([0, 63, 64, 127]), st.sampled_from([SUSTAIN, SUSTAIN, SOFT, SOSTENUTO]))
+
+
+@steadily
+@given(st.lists(NOTES, max_size=12), st.lists(MOVEMENTS, max_size=8))
+def test_it_is_the_loop(strokes, movements):
+    played = performance(
+        *((onset / 4, (onset + length) / 4, pitch, velocity) for onset, length, pitch, velocity in strokes),
+        pedal=[(time / 4, value, control) for time, value, control in movements],
+    )
+
+    folded = sustain_folded(played)
+
+    assert [tuple(note) for note in folded.notes.tolist()] == folded_by_a_loop(played)
+    assert len(folded.pedal) == 0
+
+
+def offsets(*notes, pedal):
+    return sustain_folded(performance(*notes, pedal=pedal)).notes["offset"].tolist()
+
+
+def test_a_note_released_under_the_pedal_sounds_until_the_pedal_goes_up():
+    assert offsets((0, 1, 60, 80), pedal=[(0.5, 127), (3, 0)]) == [3]
+    assert offsets((0, 1, 60, 80), pedal=[(1, 64), (3, 63)]) == [3]  # down at the very instant of the release
+    assert offsets((0, 1, 60, 80), pedal=[(0, 127), (1, 0)]) == [1]
+
+
+def test_or_until_its_key_is_struck_again():
+    assert offsets((0, 1, 60, 80), (2, 2.5, 60, 80), pedal=[(0, 127), (3, 0)]) == [2, 3]
+    assert offsets((0, 1, 60, 80), (2, 2.5, 61, 80), pedal=[(0, 127), (3, 0)]) == [3, 3]
+
+
+def test_what_the_pedal_holds_at_the_end_sounds_until_the_last_thing_that_happens():
+    assert offsets((0, 1, 60, 80), (4, 5, 72, 80), pedal=[(0, 127)]) == [5, 5]
+
+
+def test_of_two_strokes_at_one_instant_under_the_pedal_the_later_stays():
+    folded = sustain_folded(performance((0, 1, 60, 30), (0, 2, 60, 90), pedal=[(0, 127), (3, 0)]))
+
+    assert folded.notes["velocity"].tolist() == [90]
+
+
+def test_the_other_pedals_hold_nothing():
+    assert offsets((0, 1, 60, 80), pedal=[(0, 127, SOFT), (0, 127, SOSTENUTO), (3, 0)]) == [1]
+
+
+def test_what_came_in_is_as_it_was():
+    played = performance((0, 1, 60, 80), pedal=[(0, 127), (3, 0)])
+    before = played.notes.copy()
+
+    sustain_folded(played)
+
+    assert np.array_equal(played.notes, before)

@@ -1,0 +1,268 @@
+"""`pamusic tokenize` as a person uses it, and what it says to what is wrong."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from builders import about, folder_of_tunes, maestro_like, midi_file, note_off, note_on, tune, zipped
+from typer.testing import CliRunner
+
+from pamusic.cli.app import app
+from pamusic.tokens.corpus import open_corpus
+
+
+def pamusic(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def names(folder):
+    return sorted(each.name for each in folder.iterdir())
+
+
+def refusal(done, folder):
+    """The one line of an error; nothing was written beside it."""
+    assert done.exit_code == 1, done.output
+    assert done.stdout == ""
+    assert not [name for name in names(folder) if name.startswith(".")]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pamusic: error: ")
+    return line
+
+
+def test_the_path_goes_to_standard_output_and_the_table_to_standard_error(tmp_path):
+    folder = maestro_like(tmp_path / "maestro", splits=("train", "train", "test"))
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus", "--workers", 1)
+
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{tmp_path / 'corpus'}\n"
+    rows = [line.split() for line in done.stderr.replace("│", " ").splitlines()]
+    assert [row[:3] for row in rows if row and row[0] in ("train", "validation", "test")] == [
+        ["train", "2", "40"],
+        ["validation", "0", "0"],
+        ["test", "1", "20"],
+    ]
+    assert ["in", "all", "3", "60"] in [row[:4] for row in rows]
+    assert done.stderr.splitlines()[-1].endswith("seconds")
+    assert len(open_corpus(tmp_path / "corpus")) == 3
+
+
+def test_folders_archives_and_files_together_and_a_tokenizer_of_ones_own(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 2)
+    archive = zipped(tmp_path / "tunes.zip", {"2.mid": tune(2)})
+    (tmp_path / "3.mid").write_bytes(tune(3))
+    toml = tmp_path / "mine.toml"
+    toml.write_text(open_corpus(made(tmp_path)).tokenizer.vocabulary.toml().replace('"performance"', '"mine"'))
+
+    done = pamusic("tokenize", folder, archive, tmp_path / "3.mid", "-o", tmp_path / "all", "--tokenizer", toml)
+
+    assert done.exit_code == 0, done.output
+    assert [piece["name"] for piece in about(tmp_path / "all")["pieces"]] == ["0.mid", "1.mid", "2.mid", "3.mid"]
+    assert about(tmp_path / "all")["tokenizer"] == "mine"
+
+
+def made(folder):
+    """A corpus of one piece."""
+    (folder / "one.mid").write_bytes(tune(0))
+    assert pamusic("tokenize", folder / "one.mid", "-o", folder / "corpus").exit_code == 0
+    return folder / "corpus"
+
+
+def test_what_is_refused_is_told_twenty_times_and_counted_beyond(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 1)
+    for number in range(25):
+        (folder / f"broken-{number:02}.mid").write_bytes(b"not MIDI")
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
+
+    told = [line for line in done.stderr.splitlines() if line.startswith("refused: ")]
+    assert done.exit_code == 0
+    assert len(told) == 20
+    assert told[0] == "refused: broken-00.mid: is not a MIDI file (it begins with b'not ', not b'MThd')"
+    assert f"… and 5 more, in {tmp_path / 'corpus' / 'corpus.json'}" in done.stderr
+    assert len(about(tmp_path / "corpus")["refused"]) == 25
+
+
+def drums():
+    return midi_file([(0, note_on(38, channel=9)), (9, note_off(38, 9))])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.mid", b"not MIDI at all", "a.mid: is not a MIDI file"),
+        ("a.txt", b"not MIDI at all", "a.txt: is not a MIDI file"),
+        ("a.mid", b"", "a.mid: is empty"),
+        ("a.mid", tune(0)[:100], "a.mid: is a broken or truncated MIDI file"),
+        ("a.mid", midi_file([]), "a.mid: has no notes in it"),
+        ("a.mid", drums(), "a.mid: has only drums"),
+        ("a.zip", b"PK\x03\x04 and then nothing", "is not a zip archive, or a broken one"),
+    ],
+)
+def test_a_file_that_cannot_be_taken(tmp_path, name, data, says):
+    (tmp_path / name).write_bytes(data)
+
+    assert says in refusal(pamusic("tokenize", tmp_path / name, "-o", tmp_path / "corpus"), tmp_path)
+    assert names(tmp_path) == [name]
+
+
+def test_nothing_to_take(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no MIDI file (.mid, .midi) in it" in refusal(pamusic("tokenize", tmp_path / "empty"), tmp_path)
+    assert "no such file or folder" in refusal(pamusic("tokenize", tmp_path / "none"), tmp_path)
+    assert "is a device or a pipe" in refusal(pamusic("tokenize", os.devnull), tmp_path)
+
+    archive = zipped(tmp_path / "evil.zip", {"../evil.mid": tune(0)})
+    assert "../evil.mid: its path leads outside the archive" in refusal(pamusic("tokenize", archive), tmp_path)
+
+
+def test_a_broken_archive(tmp_path):
+    whole = zipped(tmp_path / "tunes.zip", {f"{number}.mid": tune(number) for number in range(3)}).read_bytes()
+    middle = whole.index(tune(1))
+    (tmp_path / "tunes.zip").write_bytes(whole[: middle + 100] + b"\0\1\2\3" + whole[middle + 104 :])
+
+    done = pamusic("tokenize", tmp_path / "tunes.zip", "-o", tmp_path / "corpus")
+    assert done.exit_code == 0
+    assert "refused: 1.mid: cannot be read (Bad CRC-32" in done.stderr
+    assert len(about(tmp_path / "corpus")["pieces"]) == 2
+
+    (tmp_path / "tunes.zip").write_bytes(whole[: len(whole) // 2])
+    done = pamusic("tokenize", tmp_path / "tunes.zip", "-o", tmp_path / "other")
+    assert "is not a zip archive, or a broken one" in refusal(done, tmp_path)
+
+
+def test_when_all_is_refused_the_reason_is_the_one_most_have(tmp_path):
+    folder = tmp_path / "drums"
+    folder.mkdir()
+    (folder / "0.mid").write_bytes(b"")
+    for number in range(1, 4):
+        (folder / f"{number}.mid").write_bytes(drums())
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
+
+    assert refusal(done, tmp_path).endswith(
+        "none of 4 files could be taken; 3 of them, as 1.mid: has only drums (1 notes); give a piano file"
+    )
+    assert names(tmp_path) == ["drums"]
+
+
+def test_a_corpus_is_replaced_only_when_told(tmp_path):
+    corpus = made(tmp_path)
+    before = about(corpus)
+    folder = folder_of_tunes(tmp_path / "tunes", 2, start=5)
+
+    done = pamusic("tokenize", folder, "-o", corpus)
+    assert "there is a corpus already; replace it with --force" in refusal(done, tmp_path)
+    assert about(corpus) == before
+
+    (tmp_path / "bad.mid").write_bytes(b"bad")
+    assert "is not a MIDI" in refusal(pamusic("tokenize", tmp_path / "bad.mid", "-o", corpus, "--force"), tmp_path)
+    assert about(corpus) == before
+
+    assert pamusic("tokenize", folder, "-o", corpus, "--force").exit_code == 0
+    assert len(about(corpus)["pieces"]) == 2
+
+
+def test_nothing_else_is_ever_replaced(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 1)
+    (tmp_path / "file").write_text("precious")
+    corpus = made(tmp_path)
+    (corpus / "notes.txt").write_text("precious")
+
+    for place, says in (
+        (folder, "exists and is not a corpus"),
+        (tmp_path / "file", "exists and is not a corpus"),
+        (corpus, "has other files in it than a corpus (notes.txt)"),
+        (tmp_path / "file" / "corpus", "part of its path is a file"),
+    ):
+        assert says in refusal(pamusic("tokenize", folder, "-o", place, "--force"), tmp_path)
+    assert (tmp_path / "file").read_text() == (corpus / "notes.txt").read_text() == "precious"
+    assert names(folder) == ["0.mid"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_one_may_not_write_to(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 1)
+    (tmp_path / "locked").mkdir(mode=0o500)
+
+    assert "permission denied" in refusal(pamusic("tokenize", folder, "-o", tmp_path / "locked" / "corpus"), tmp_path)
+
+
+def test_a_wrong_tokenizer_is_answered_with_the_right_ones(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 1)
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus", "--tokenizer", "remi")
+
+    assert "no tokenizer is called 'remi'; there is performance" in refusal(done, tmp_path)
+
+
+def started(*words, **options):
+    command = [sys.executable, "-m", "pamusic", *(str(word) for word in words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 3)
+
+    def room_for_a_hundred_bytes():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    done = started("tokenize", folder, "-o", tmp_path / "corpus", preexec_fn=room_for_a_hundred_bytes)
+    out, err = done.communicate()
+
+    assert (done.returncode, out) == (1, "")
+    assert err.splitlines() == [
+        f"pamusic: error: cannot write {tmp_path / 'corpus'}: "
+        "the file would be larger than the disk or your limits allow; write elsewhere"
+    ]
+    assert names(tmp_path) == ["tunes"]
+
+
+@pytest.fixture
+def at_work(tmp_path):
+    """The command amid its work on an archive of 4,000 pieces, with two workers, in place of a corpus; and that."""
+    corpus = made(tmp_path)
+    archive = zipped(tmp_path / "many.zip", {f"{number}.mid": tune(number % 50, 300) for number in range(4000)})
+    process = started("tokenize", archive, "-o", corpus, "--force", "--workers", 2, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(children(process)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None
+    yield process, corpus
+    process.kill()
+    process.communicate()
+
+
+def children(process):
+    try:
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at workers in /proc")
+@pytest.mark.parametrize(
+    ("what", "code", "says"),
+    [("interrupt", 130, "pamusic: interrupted"), ("kill a worker", 1, "pamusic: error: a worker died at its work")],
+)
+def test_stopped_amid_its_work_it_leaves_the_old_corpus_and_nothing_else(tmp_path, at_work, what, code, says):
+    process, corpus = at_work
+    before = about(corpus)
+    if what == "interrupt":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
+    else:
+        os.kill(children(process)[0], signal.SIGKILL)
+
+    out, err = process.communicate(timeout=60)
+
+    assert (process.returncode, out) == (code, ""), err
+    assert len(err.splitlines()) == 1
+    assert err.startswith(says)
+    assert names(tmp_path) == ["corpus", "many.zip", "one.mid"]
+    assert about(corpus) == before

@@ -1,0 +1,125 @@
+"""`pamusic train` and `pamusic evaluate` as a person uses them."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from corpora import small_corpus
+from typer.testing import CliRunner
+
+from pamusic.checkpoint import load_checkpoint
+from pamusic.cli.app import app
+
+TINY = ["--size", "tiny", "--context-length", "64", "--num-latents", "16", "--batch-size", "2", "--no-compile"]
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    """A folder of its own, with a corpus at the default place."""
+    monkeypatch.chdir(tmp_path)
+    small_corpus(
+        tmp_path / "corpus", notes_of_pieces=(120, 300, 40, 30), splits=("train", "train", "validation", "test")
+    )
+    return tmp_path
+
+
+def pamusic(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def refused(*words, code=1):
+    outcome = pamusic(*words)
+    assert outcome.exit_code == code, outcome.output
+    assert "Traceback" not in outcome.output
+    if code == 1:
+        assert outcome.stderr.count("\n") == 1, outcome.stderr
+    return outcome.stderr
+
+
+def test_it_trains_on_the_corpus_just_made_and_prints_the_runs_folder(in_folder):
+    outcome = pamusic("train", *TINY, "--steps", 12)
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.stdout == "runs/tiny\n"
+    assert "model: 0.7 M parameters, 2 layers of width 128, context 64, 16 latents" in outcome.stderr
+    assert "done at step 12, best validation" in outcome.stderr
+    assert load_checkpoint(in_folder / "runs" / "tiny" / "best").model.config.context_length == 64
+
+    again = pamusic("train", *TINY, "--steps", 2)
+    assert again.stdout == "runs/tiny-2\n"
+
+
+def test_it_stops_in_time_and_goes_on_with_resume(in_folder):
+    stopped = pamusic("train", *TINY, "--steps", 100_000, "--max-minutes", 0.01, "--out", "mine")
+    assert stopped.exit_code == 0, stopped.output
+    assert "--resume mine" in stopped.stderr
+    step = load_checkpoint(in_folder / "mine" / "last").about["step"]
+
+    resumed = pamusic("train", "--resume", "mine", "--steps", step + 3)
+    assert resumed.exit_code == 0, resumed.output
+    assert f"done at step {step + 3}" in resumed.stderr
+
+    branched = pamusic("train", "--resume", "mine", "--out", "branch", "--cooldown-steps", 4)
+    assert branched.exit_code == 0, branched.output
+    assert f"done at step {step + 7}" in branched.stderr
+
+
+def test_evaluate_gives_the_same_numbers_as_a_table_and_as_json(in_folder):
+    pamusic("train", *TINY, "--steps", 5, "--out", "run")
+    table = pamusic("evaluate", "run", "--precision", "fp32")
+    assert table.exit_code == 0, table.output
+    numbers = json.loads(pamusic("evaluate", "run", "--precision", "fp32", "--json").stdout)
+    assert table.stdout == f"{numbers['nats_per_token']:.4f}\n"
+    assert numbers["num_pieces"] == 1
+    assert numbers["block"] == 8
+    fewer = json.loads(pamusic("evaluate", "run", "--precision", "fp32", "--num-latents", 4, "--json").stdout)
+    assert fewer["num_tokens"] == numbers["num_tokens"]
+    assert fewer["num_latents"] == 4
+
+
+def test_ctrl_c_leaves_a_checkpoint(in_folder):
+    import os
+    import signal
+
+    command = [sys.executable, "-m", "pamusic", "train", *TINY, "--steps", "1000000", "--out", "run"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = in_folder / "run" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 2):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 0, err
+    assert out == "run\n"
+    assert "Traceback" not in err
+    assert "Warning" not in err
+    assert load_checkpoint(in_folder / "run" / "last").about["step"] > 10
+
+
+def test_bad_input_is_answered_in_one_line(in_folder):
+    assert "no corpus there; make one: pamusic tokenize" in refused("train", "nowhere")
+    assert "tiny, small, medium, base" in refused("train", "--size", "huge")
+    assert "num_latents is 1 to context_length" in refused("train", "--context-length", 64, "--num-latents", 65)
+    assert "lr is above 0" in refused("train", *TINY, "--lr", 0)
+    assert "steps is at least 1" in refused("train", *TINY, "--steps", 0)
+    assert "precision is one of" in refused("train", *TINY, "--precision", "int4")
+    assert "cannot be used" in refused("train", *TINY, "--device", "toaster")
+    assert "no run there" in refused("train", "--resume", "nowhere")
+    assert "no checkpoint is called" in refused("evaluate", "nothing")
+    refused("train", "--resume", "nowhere", "--size", "tiny", code=2)
+    assert not (in_folder / "runs").exists()
+
+
+def test_a_corpus_with_nothing_to_train_on_is_told(in_folder):
+    small_corpus(in_folder / "only-test", notes_of_pieces=(40,), splits=("test",))
+    assert "no training pieces" in refused("train", "only-test", *TINY)
+    small_corpus(in_folder / "only-train", notes_of_pieces=(40,), splits=("train",))
+    outcome = pamusic("train", "only-train", *TINY, "--steps", 2)
+    assert outcome.exit_code == 0, outcome.output
+    assert "no validation pieces" in outcome.stderr
+    assert load_checkpoint(in_folder / "runs" / "tiny" / "last").about["step"] == 2
+    assert "no test pieces" in pamusic("evaluate", "runs/tiny", "only-train").stderr

@@ -1,0 +1,195 @@
+"""A run learns, stops in order, goes on where it stopped, and ends well wherever it is cut short."""
+
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from corpora import small_corpus
+from models import tiny_config
+
+from pamusic.checkpoint import find_checkpoint, load_checkpoint
+from pamusic.errors import PamusicError
+from pamusic.training.config import TrainingConfig
+from pamusic.training.machine import Machine, choose_machine
+from pamusic.training.runs import new_run, resumed_run
+from pamusic.training.schedule import rate
+from pamusic.training.trainer import Trainer
+
+CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
+
+
+def config(**changes):
+    fields = {
+        "steps": 8, "batch_size": 4, "micro_batch": 4, "warmup_steps": 2, "cooldown_steps": 4, "validate_every": 4,
+        "validation_windows": 4,
+    }  # fmt: skip
+    return TrainingConfig(**{**fields, **changes})
+
+
+def losses(run, split="train"):
+    with (run / "metrics.csv").open(newline="") as file:
+        return {int(row["step"]): float(row["nats_per_token"]) for row in csv.DictReader(file) if row["split"] == split}
+
+
+def weights(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def test_a_tiny_model_learns_one_piece_by_heart(tmp_path):
+    corpus = small_corpus(tmp_path / "c", notes_of_pieces=(25,), splits=("train",))
+    shape = tiny_config(context_length=128, num_latents=96, d_model=64, num_layers=2)
+    training = config(
+        steps=200, batch_size=8, micro_batch=8, prefix_dropout=0.0, stretch=0.0, transpose_down=0, transpose_up=0,
+        warmup_steps=10, cooldown_steps=100,
+    )  # fmt: skip
+    trainer = Trainer(tmp_path / "run", corpus, shape, training, CPU)
+
+    trainer.train()
+
+    assert losses(tmp_path / "run")[200] < 0.1
+
+
+def test_the_rate_rises_stays_and_falls_in_straight_lines():
+    shape = config(steps=10, warmup_steps=2, cooldown_steps=4)
+    assert [rate(step, shape) for step in range(10)] == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+
+
+def test_a_run_leaves_metrics_its_settings_and_two_checkpoints(tmp_path):
+    run = tmp_path / "run"
+    outcome = Trainer(run, small_corpus(tmp_path / "c"), tiny_config(), config(), CPU).train()
+
+    assert outcome.complete
+    assert set(losses(run, "validation")) == {4, 8}
+    assert outcome.best_nats == pytest.approx(min(losses(run, "validation").values()), abs=1e-4)
+    about = json.loads((run / "run.json").read_text())
+    assert about["training"]["seed"] == 1
+    assert about["versions"]["torch"] == torch.__version__
+    for which in ("best", "last"):
+        assert load_checkpoint(run / which).model.config == tiny_config()
+    assert (run / "finished").is_file()
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+    assert find_checkpoint(None, runs=tmp_path) == run / "best"
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_never_had_been(tmp_path):
+    corpus, settings = small_corpus(tmp_path / "c"), config(steps=20, validate_every=10)
+    whole = Trainer(tmp_path / "whole", corpus, tiny_config(dropout=0.1), settings, CPU)
+    whole.train()
+
+    stopped = Trainer(tmp_path / "stopped", corpus, tiny_config(dropout=0.1), settings, CPU)
+    stopped.train(lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == 10 else None)
+    assert stopped.step == 11
+    resumed = Trainer(
+        tmp_path / "stopped", corpus, tiny_config(dropout=0.1), settings, CPU, resume_from=tmp_path / "stopped"
+    )
+    resumed.train()
+
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_accumulating_micro_batches_changes_nothing_but_rounding(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    at_once, in_parts = (
+        Trainer(tmp_path / f"m{size}", corpus, tiny_config(), config(steps=3, micro_batch=size), CPU) for size in (4, 1)
+    )
+    at_once.train()
+    in_parts.train()
+    assert losses(tmp_path / "m4")[3] == pytest.approx(losses(tmp_path / "m1")[3], abs=1e-4)
+
+
+def test_ctrl_c_stops_in_order(tmp_path):
+    trainer = Trainer(
+        tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=1000, validate_every=1000), CPU
+    )
+    handler = signal.getsignal(signal.SIGINT)
+
+    outcome = trainer.train(lambda report: os.kill(os.getpid(), signal.SIGINT) if report.step == 10 else None)
+
+    assert not outcome.complete
+    assert outcome.step == 11
+    assert load_checkpoint(tmp_path / "run" / "last").about["step"] == 11
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_time_limit_stops_in_order_and_a_cooldown_can_be_branched_off(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    trainer = new_run(
+        corpus.path, out=tmp_path / "run", size="tiny", compile=False, steps=1000, batch_size=2, context_length=64,
+        num_latents=16, precision="fp32", validation_windows=4,
+    )  # fmt: skip
+    assert trainer.training.cooldown_steps == 400
+    trainer.train(max_minutes=0.01)
+    step = trainer.step
+    assert 0 < step < 1000
+
+    branch = resumed_run(tmp_path / "run", out=tmp_path / "branch", cooldown_steps=5)
+    assert branch.training.steps == step + 5
+    assert [rate(step + i, branch.training) for i in range(5)] == pytest.approx(
+        [1, 0.8, 0.6, 0.4, 0.2], abs=1e-6
+    ) or step < 100
+    outcome = branch.train()
+    assert outcome.complete
+    assert outcome.step == step + 5
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["training"]["steps"] == 1000
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_state(tmp_path):
+    trainer = Trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=40), CPU)
+    trainer.training = config(steps=10)
+    trainer.train()
+    good = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"]
+    trainer.training = config(steps=40)
+    with torch.no_grad():
+        trainer.model.head.weight.fill_(np.nan)
+
+    with pytest.raises(PamusicError, match="the loss became nan"):
+        trainer.train()
+
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == good
+    assert not torch.isnan(load_checkpoint(tmp_path / "run" / "last").model.head.weight).any()
+
+
+def test_a_run_in_the_way_is_not_replaced_unless_asked(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    options = {"size": "tiny", "compile": False, "steps": 2, "context_length": 32, "num_latents": 8, "batch_size": 2}
+    new_run(corpus.path, out=tmp_path / "run", **options).train()
+    with pytest.raises(PamusicError, match="there is a run already"):
+        new_run(corpus.path, out=tmp_path / "run", **options)
+    assert (tmp_path / "run" / "state.pt").is_file()
+    assert new_run(corpus.path, out=tmp_path / "run", force=True, **options).step == 0
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(PamusicError, match="is not a run"):
+        new_run(corpus.path, out=tmp_path / "mine", force=True, **options)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_resuming_on_another_corpus_or_from_nothing_is_refused(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    options = {"size": "tiny", "compile": False, "steps": 4, "context_length": 32, "num_latents": 8, "batch_size": 2}
+    new_run(corpus.path, out=tmp_path / "run", **options).train()
+    other = small_corpus(tmp_path / "other", notes_of_pieces=(90, 10), splits=("train", "validation"))
+
+    with pytest.raises(PamusicError, match="not the corpus"):
+        resumed_run(tmp_path / "run", corpus_path=other.path, steps=8)
+    with pytest.raises(PamusicError, match="all of its 4 steps"):
+        resumed_run(tmp_path / "run")
+    with pytest.raises(PamusicError, match="no run there"):
+        resumed_run(tmp_path / "nowhere")
+    (tmp_path / "run" / "state.pt").write_bytes((tmp_path / "run" / "state.pt").read_bytes()[:1000])
+    with pytest.raises(PamusicError, match="cannot be resumed from"):
+        resumed_run(tmp_path / "run", steps=8)
+
+
+def test_the_machine_is_chosen_by_measuring_and_a_wrong_wish_is_answered():
+    assert choose_machine("cpu").precision in ("bf16", "fp32")
+    assert choose_machine("cpu", "fp32", compile=False) == Machine(torch.device("cpu"), "fp32", False, "as asked")
+    with pytest.raises(PamusicError, match="fp16 needs a GPU"):
+        choose_machine("cpu", "fp16")
+    with pytest.raises(PamusicError, match="cannot be used"):
+        choose_machine("quantum")
