@@ -47,7 +47,7 @@ def _attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, prefix_vali
     """`attend` spelled out, a block of queries at a time, without the keys that none of them sees.
 
     On CPUs PyTorch's fused attention, forward and backward, runs at a third of the rate of these plain products once
-    they are compiled (`benchmarks/`), and skips nothing of a mask.
+    they are compiled (`benchmarks/attention.py`), and skips nothing of a mask.
     """
     n, m = queries.shape[-2], keys.shape[-2]
     scale = queries.shape[-1] ** -0.5
