@@ -17,7 +17,9 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("numpy", "symusic", "pamusic")
+import pamusic
+
+PACKAGES = ("numpy", "symusic")
 
 
 def resident_bytes(process: int) -> int:
@@ -63,7 +65,8 @@ def main() -> None:
     print("| what | |\n|---|---|")
     print(f"| date | {datetime.date.today()} |")
     print(f"| machine | {platform.machine()}, {os.cpu_count()} cores, {platform.system()} |")
-    print(f"| versions | Python {platform.python_version()}, {', '.join(f'{p} {version(p)}' for p in PACKAGES)} |")
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    print(f"| versions | pamusic {pamusic.__version__}, Python {platform.python_version()}, {versions} |")
     print(f"| archive | {Path(arguments.archive).name}, {Path(arguments.archive).stat().st_size / 1e6:.0f} MB |")
     print(f"| workers | {arguments.workers or os.cpu_count()} |")
     print(f"| wall time | best {seconds[0]:.1f} s, median {seconds[len(seconds) // 2]:.1f} s of {len(runs)} |")
