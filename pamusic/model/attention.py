@@ -51,19 +51,14 @@ def _attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, prefix_vali
     """
     n, m = queries.shape[-2], keys.shape[-2]
     scale = queries.shape[-1] ** -0.5
-    unseen = None
-    if prefix_valid is not None:
-        unseen = torch.zeros(prefix_valid.shape, dtype=torch.float32).masked_fill(~prefix_valid, float("-inf"))[
-            :, None, None, :
-        ]
     outputs = []
     for start in range(0, n, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, n)
         seen = m - n + stop
-        scores = (queries[:, :, start:stop] @ keys[:, :, :seen].transpose(-1, -2)).float() * scale
-        later = torch.full((stop - start, stop - start), float("-inf")).triu(1)
-        bias = F.pad(later, (seen - (stop - start), 0))
-        if unseen is not None:
-            bias = bias + F.pad(unseen, (0, seen - (m - n)))
-        outputs.append((scores + bias).softmax(-1).to(values.dtype) @ values[:, :, :seen])
+        # In place where nothing needs the old values: on long contexts, half of the time goes into moving the scores.
+        scores = (queries[:, :, start:stop] @ keys[:, :, :seen].transpose(-1, -2)).float().mul_(scale)
+        scores[..., m - n + start :] += torch.full((stop - start, stop - start), float("-inf")).triu(1)
+        if prefix_valid is not None:
+            scores[..., : m - n].masked_fill_(~prefix_valid[:, None, None, :], float("-inf"))
+        outputs.append(scores.softmax(-1).to(values.dtype) @ values[:, :, :seen])
     return torch.cat(outputs, dim=2) if len(outputs) > 1 else outputs[0]
