@@ -132,8 +132,8 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
     """The folder of a checkpoint.
 
     Args:
-        name: of a checkpoint that ships; or the path of a checkpoint's or of a run's folder (its best, else its last).
-            By default the newest finished run, else the first that ships.
+        name: of a checkpoint that ships, which comes before a folder of that name; or the path of a checkpoint's or of
+            a run's folder (its best, else its last). By default the newest finished run, else the first that ships.
         runs: where runs lie.
 
     Raises:
@@ -148,11 +148,13 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
         raise PamusicError(
             f"there is no checkpoint: none ships, and {runs}/ has no finished run; train one: pamusic train"
         )
-    for path in (Path(name), runs / name, checkpoints_folder() / name):
-        if (recovered(path) / "config.json").is_file():
-            return path
-        if _of_run(path).is_dir():
-            return _of_run(path)
+    if shipped := [path for path in shipped_checkpoints() if path.name == name]:
+        return shipped[0]
+    path = Path(name)
+    if (recovered(path) / "config.json").is_file():
+        return path
+    if _of_run(path).is_dir():
+        return _of_run(path)
     if Path(name).is_dir():
         raise PamusicError(f"{name}: is neither a checkpoint (no config.json in it) nor a run (no {BEST}/ or {LAST}/)")
     names = [path.name for path in shipped_checkpoints()] + [str(run) for run in _runs(runs)]

@@ -1,13 +1,20 @@
 """A checkpoint comes back as it was, and one that does not hold together is refused in one line."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from corpora import small_corpus
 from models import tiny_model
 
-from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint, save_checkpoint
+from pamusic.checkpoint import (
+    check_corpus,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    shipped_checkpoints,
+)
 from pamusic.errors import PamusicError
 from pamusic.tokens.tokenizer import load_tokenizer
 
@@ -91,8 +98,17 @@ def test_a_wrong_name_is_answered_with_the_right_ones(tmp_path):
     save_checkpoint(run / "last", tiny_model(), load_tokenizer("performance"), about={})
     with pytest.raises(PamusicError, match=r"no checkpoint is called 'nothing'.*runs/first"):
         find_checkpoint("nothing", runs=tmp_path / "runs")
-    assert find_checkpoint("first", runs=tmp_path / "runs") == run / "last"
     assert find_checkpoint(str(run)) == run / "last"
+
+
+def test_what_ships_is_meant_by_its_name_and_what_is_mine_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (shipped, *_) = shipped_checkpoints()
+    for mine in (Path("runs") / shipped.name / "best", Path(shipped.name)):
+        save_checkpoint(mine, tiny_model(), load_tokenizer("performance"), about={})
+    assert find_checkpoint(shipped.name) == shipped
+    assert find_checkpoint(f"runs/{shipped.name}") == Path("runs") / shipped.name / "best"
+    assert find_checkpoint(f"./{shipped.name}") == Path(shipped.name)
 
 
 def test_the_newest_finished_run_comes_first(tmp_path):
