@@ -150,7 +150,9 @@ def folder_written_atomically(path: str | Path) -> Iterator[Path]:
 
 def recovered(path: Path) -> Path:
     """The path itself, after putting back what `folder_written_atomically`, killed between its renames, left aside."""
-    old = path.with_name(f".{path.name}.old")
-    if not path.exists() and old.is_dir():
-        os.replace(old, path)
+    target = Path(os.path.realpath(path))  # which gives `.` its name, and follows links as the writing did
+    if target.name and not target.exists():
+        old = target.with_name(f".{target.name}.old")
+        if old.is_dir():
+            os.replace(old, target)
     return path

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from corpora import random_grid, small_corpus
-from models import tiny_config
+from models import tiny_config, tiny_model
 
 from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, load_tokenizer
 from pamusic.training.augmentation import stretched_ids, transposed_ids
@@ -43,6 +43,16 @@ def test_prefix_dropout_keeps_a_share_of_each_rows_own_prefix_in_order():
     assert sum(place >= 0 for place in short) == 5  # a quarter of 20
     assert all(28 <= place < 48 for place in short if place >= 0)
     assert none == [-1] * 12
+
+
+def test_prefix_dropout_may_leave_nothing_of_a_prefix():
+    config = tiny_config(context_length=24, num_latents=16)
+    batch = make_batch([np.arange(25), np.arange(5)], config, 0.99, np.random.default_rng(0))
+    model = tiny_model(context_length=24)
+
+    assert batch.kept.shape == (2, 0)
+    alone = model(batch.tokens[:, -16:])
+    assert torch.allclose(model(batch.tokens, kept=batch.kept), alone, atol=1e-5)
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step(tmp_path):

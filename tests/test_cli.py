@@ -80,6 +80,10 @@ def test_our_own_error_is_one_line_and_exit_1():
     [
         (OSError(errno.ENOSPC, "No space left on device", "out.mid"), "out.mid: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "out.mid"), "out.mid: permission denied"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "aa"), "aa: the name is too long"),
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "there is not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 TiB"), "there is not enough memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "standard output: the disk is full"),
     ],
 )

@@ -3,11 +3,12 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from pamusic.errors import PamusicError
-from pamusic.files import free_name, written_atomically
+from pamusic.files import free_name, recovered, written_atomically
 
 
 def names(folder):
@@ -107,3 +108,15 @@ def test_a_free_name_is_numbered_from_two(tmp_path):
 
     (tmp_path / "take-2.wav").touch()
     assert free_name(tmp_path / "take.wav") == tmp_path / "take-3.wav"
+
+
+def test_where_we_are_and_the_root_are_folders_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [str(recovered(Path(name))) for name in (".", "/", "..")] == [".", "/", ".."]
+
+
+def test_what_a_killed_program_left_aside_is_found_through_a_link(tmp_path):
+    (tmp_path / "elsewhere" / ".corpus.old").mkdir(parents=True)
+    (tmp_path / "corpus").symlink_to(tmp_path / "elsewhere" / "corpus")
+    assert recovered(tmp_path / "corpus").is_dir()
+    assert names(tmp_path / "elsewhere") == ["corpus"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pamusic.generation.config import SamplingConfig
-from pamusic.generation.filters import filtered, with_min_p, with_temperature, with_top_k, with_top_p
+from pamusic.generation.filters import OUT, filtered, with_min_p, with_temperature, with_top_k, with_top_p
 
 PROBABILITIES = [0.5, 0.25, 0.15, 0.1]
 
@@ -29,6 +29,15 @@ def test_a_temperature_divides_logits():
 def test_temperature_zero_leaves_the_likeliest_alone(logits):
     assert left(with_temperature(logits, 0)) == [[1, 0, 0, 0], [0, 0, 0, 1]]
     assert left(with_temperature(torch.zeros(1, 3), 0)) == [[1, 0, 0]]
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-7, 2e-6, 1000])
+def test_no_temperature_leads_out_of_the_numbers(temperature):
+    logits = torch.tensor([[30.0, -30.0, OUT, 29.0]])
+    probabilities = filtered(logits, SamplingConfig(temperature=temperature, top_p=1.0)).softmax(-1)
+    assert probabilities.sum().item() == pytest.approx(1)
+    assert probabilities[0, 2] == 0
+    assert probabilities.argmax() == 0
 
 
 def test_top_k_leaves_k(logits):
@@ -98,6 +107,7 @@ def test_a_filter_returns_new_logits(logits):
         {"temperature": -1},
         {"temperature": float("nan")},
         {"temperature": float("inf")},
+        {"temperature": 1001},
         {"top_k": -1},
         {"top_p": 0},
         {"top_p": 2},

@@ -77,6 +77,7 @@ def test_a_missing_file(tmp_path):
 
 def test_a_folder(tmp_path):
     assert "is a folder" in one_line_error(render(tmp_path))
+    assert "is a folder" in one_line_error(render("."))
 
 
 @pytest.mark.parametrize(

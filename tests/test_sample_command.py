@@ -184,6 +184,7 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
         (["--min-p", "2"], "min_p is 0"),
         (["--temperature", "-1"], "temperature is 0"),
         (["--temperature", "warm"], "--temperature"),
+        (["--seed", str(2**63)], "--seed"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents is 1 to"),
     ],
@@ -199,8 +200,9 @@ def test_wrong_usage(sample, tmp_path, words, reason):
 def one_line_error(done) -> str:
     assert done.exit_code == 1, (done.exit_code, done.stderr, done.exception)
     assert done.stdout_bytes == b""
-    assert done.stderr.splitlines()[-1].startswith("pamusic: error: ")
-    return done.stderr.splitlines()[-1]
+    assert done.stderr.startswith("pamusic: error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
 
 
 def test_a_prime_that_is_none(sample, tmp_path):
@@ -215,6 +217,7 @@ def test_a_prime_that_is_none(sample, tmp_path):
 
 def test_an_unknown_checkpoint(sample):
     assert "no checkpoint is called 'nobody'" in one_line_error(sample("--checkpoint", "nobody"))
+    assert ".: is neither a checkpoint" in one_line_error(sample("--checkpoint", "."))
 
 
 def test_a_place_one_cannot_write_to_is_told_before_anything_is_composed(sample, prime, tmp_path):

@@ -93,7 +93,7 @@ def test_ctrl_c_leaves_a_checkpoint(in_folder):
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
 
-    assert process.returncode == 0, err
+    assert process.returncode == 130, err
     assert out == "run\n"
     assert "Traceback" not in err
     assert "Warning" not in err
@@ -110,6 +110,12 @@ def test_bad_input_is_answered_in_one_line(in_folder):
     assert "cannot be used" in refused("train", *TINY, "--device", "toaster")
     assert "no run there" in refused("train", "--resume", "nowhere")
     assert "no checkpoint is called" in refused("evaluate", "nothing")
+    assert "seed is at least 0" in refused("train", *TINY, "--seed", -1)
+    assert "seed is at least 0" in refused("train", *TINY, "--seed", 2**63)
+    assert "cannot train so" in refused("train", *TINY, "--steps", 10**400)
+    assert "'meta' cannot be used" in refused("train", *TINY, "--device", "meta")
+    refused("train", *TINY, "--max-minutes", "nan", code=2)
+    assert "no corpus there" in refused("train", ".", *TINY)
     refused("train", "--resume", "nowhere", "--size", "tiny", code=2)
     assert not (in_folder / "runs").exists()
 

@@ -64,6 +64,8 @@ def test_a_run_leaves_metrics_its_settings_and_two_checkpoints(tmp_path):
 
     assert outcome.complete
     assert set(losses(run, "validation")) == {4, 8}
+    with (run / "metrics.csv").open(newline="") as file:  # the rate that the step was made with: 1/4 is the last
+        assert [float(row["rate"]) for row in csv.DictReader(file)] == [1, 1, 0.25, 0.25]
     assert outcome.best_nats == pytest.approx(min(losses(run, "validation").values()), abs=1e-4)
     about = json.loads((run / "run.json").read_text())
     assert about["training"]["seed"] == 1
@@ -153,6 +155,57 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_state(tmp_pat
     assert not torch.isnan(load_checkpoint(tmp_path / "run" / "last").model.head.weight).any()
 
 
+def test_a_step_whose_gradients_are_no_numbers_is_not_saved(tmp_path):
+    trainer = Trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=1), CPU)
+    trainer.model.head.weight.register_hook(lambda gradient: gradient * np.inf)
+
+    with pytest.raises(PamusicError, match=r"norm of the gradients became (nan|inf).*start anew at a lower rate"):
+        trainer.train()
+    assert not (tmp_path / "run" / "state.pt").exists()
+
+
+def test_a_run_that_fails_before_it_has_anything_leaves_nothing(tmp_path):
+    trainer = Trainer(
+        tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=20, validate_every=20), CPU
+    )
+    with torch.no_grad():
+        trainer.model.head.weight.fill_(np.nan)
+    with pytest.raises(PamusicError, match="the loss became nan"):
+        trainer.train()
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_branch_keeps_the_best_of_its_own(tmp_path):
+    corpus, settings = small_corpus(tmp_path / "c"), config(steps=4)
+    trainer = Trainer(tmp_path / "run", corpus, tiny_config(), settings, CPU)
+    trainer.train()
+    trainer.best_nats = 0.001  # no branch can be better
+    trainer._save()
+
+    branch = resumed_run(tmp_path / "run", out=tmp_path / "branch", steps=6)
+    outcome = branch.train()
+    assert outcome.best_nats == pytest.approx(losses(tmp_path / "branch", "validation")[6], abs=1e-4)
+    assert find_checkpoint(str(tmp_path / "branch")) == tmp_path / "branch" / "best"
+
+    assert resumed_run(tmp_path / "run", steps=6).best_nats == 0.001
+    assert resumed_run(tmp_path / "run", steps=6, num_latents=8).best_nats == np.inf
+
+
+def test_a_model_that_cannot_be_compiled_is_trained_without(tmp_path):
+    def broken(graph, inputs):
+        raise RuntimeError("Python.h: no such file")
+
+    trainer = Trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=2), CPU)
+    trainer._compiled = torch.compile(trainer._eager_loss, backend=broken)
+    notes = []
+    trainer.train(lambda report: notes.append(report.note))
+
+    assert len(notes) == 1
+    assert "cannot be compiled here" in notes[0]
+    assert "Python.h: no such file" in notes[0]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["machine"]["compile"] is False
+
+
 def test_a_run_in_the_way_is_not_replaced_unless_asked(tmp_path):
     corpus = small_corpus(tmp_path / "c")
     options = {"size": "tiny", "compile": False, "steps": 2, "context_length": 32, "num_latents": 8, "batch_size": 2}
@@ -160,7 +213,14 @@ def test_a_run_in_the_way_is_not_replaced_unless_asked(tmp_path):
     with pytest.raises(PamusicError, match="there is a run already"):
         new_run(corpus.path, out=tmp_path / "run", **options)
     assert (tmp_path / "run" / "state.pt").is_file()
-    assert new_run(corpus.path, out=tmp_path / "run", force=True, **options).step == 0
+    (tmp_path / "nothing").mkdir()
+    nothing = small_corpus(tmp_path / "nothing" / "c", notes_of_pieces=(40,), splits=("test",))
+    with pytest.raises(PamusicError, match="no training pieces"):
+        new_run(nothing.path, out=tmp_path / "run", force=True, **options)
+    assert (tmp_path / "run" / "state.pt").is_file()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    assert new_run(corpus.path, out=tmp_path / "link", force=True, **options).step == 0
+    assert not any((tmp_path / "run").iterdir())
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")

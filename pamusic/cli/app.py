@@ -32,7 +32,7 @@ from pamusic.errors import PamusicError
 from pamusic.files import FULL, REMEDIES
 
 # The state of somebody's disk, not of our program, wherever it is met.
-OUTSIDE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS}
+OUTSIDE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
 
 class PamusicGroup(TyperGroup):
@@ -52,6 +52,11 @@ class PamusicGroup(TyperGroup):
                 raise
             say(f"pamusic: error: {_named(error)}: {REMEDIES[error.errno]}")
             _let_go_of_output()
+            raise typer.Exit(1) from None
+        except (MemoryError, RuntimeError) as error:
+            if not _is_about_memory(error):
+                raise
+            say("pamusic: error: there is not enough memory; ask for fewer windows at once or for less context")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             say("pamusic: interrupted")
@@ -93,6 +98,12 @@ app.command()(render)
 def _named(error: OSError) -> str:
     """The file that an error is about; without one, what was written was standard output."""
     return os.fsdecode(error.filename) if error.filename is not None else "standard output"
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """Whether memory ran out: torch says so in words alone, on a CPU and on a GPU in different ones."""
+    words = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words
 
 
 def _let_go_of_output() -> None:

@@ -42,7 +42,8 @@ def evaluate(
         raise PamusicError(str(error)) from None
     if block is not None and block > config.num_latents:
         raise PamusicError(f"a block is at most the latents ({config.num_latents}), not {block}")
-    shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {machine.precision}"
+    precision = "bf16" if machine.precision == "bf16" else "fp32"
+    shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
     say(f"{loaded.path} on {split} of {corpus}: {shape}")
     bar = progress(what=split, unit="token")
 
@@ -51,7 +52,7 @@ def evaluate(
         bar.set_postfix_str(f"{so_far.nats_per_token:.4f} nats per token")
         bar.update(done - bar.n)
 
-    model = loaded.model.to(torch.bfloat16 if machine.precision == "bf16" else torch.float32)
+    model = loaded.model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     total = score_split(
         model, opened, split, block=block, num_latents=num_latents, context_length=context_length, progress=tell
     )
@@ -67,7 +68,7 @@ def evaluate(
     if as_json:
         about = {
             "checkpoint": str(loaded.path), "corpus": opened.fingerprint, "split": split,
-            "precision": machine.precision, "context_length": config.context_length,
+            "precision": precision, "context_length": config.context_length,
             "num_latents": config.num_latents, "block": block or max(1, config.num_latents // 2),
         }  # fmt: skip
         result(json.dumps({**about, **numbers}))

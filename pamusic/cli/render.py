@@ -44,7 +44,7 @@ def render(
     from pamusic.music.synthesis import synthesize, wav_bytes
 
     if out is None:
-        out = free_name("stdin.wav" if file == STREAM else file.with_suffix(".wav"))
+        out = free_name("stdin.wav" if file == STREAM or not file.name else file.with_suffix(".wav"))
     _check_output(out, file)
     performance = read_midi(sys.stdin.buffer.read() if file == STREAM else file)
 

@@ -28,7 +28,7 @@ def sample(
     length: Annotated[int | None, Option(help="New tokens. (default: 4096, or as --seconds need)")] = None,
     seconds: Annotated[float | None, Option(help="Seconds of new music.")] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
-    seed: Annotated[int | None, Option(min=0, help="Same seed, same music. (default: a new one)")] = None,
+    seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
     may_end: Annotated[bool, Option("--may-end", help="Let the piece end by itself before that.")] = False,
     continuation_only: Annotated[bool, Option("--continuation-only", help="Leave the prime out of the file.")] = False,
     temperature: Annotated[float, Draw(help="Low is predictable, high is bold; 0: always the likeliest.")] = 1.0,
@@ -62,9 +62,8 @@ def sample(
         )  # fmt: skip
     except ValueError as error:
         raise BadParameter(str(error)) from None
-    say(f"{who.path}, seed {seed}")
-
     with nullcontext() if out == STREAM else written_atomically(out) as file:  # a place one cannot write to: told now
+        say(f"{who.path}, seed {seed}")
         began = time.perf_counter()
         ids, interrupted = _collected(drawn, length)
         took = time.perf_counter() - began

@@ -23,6 +23,9 @@ class TrainingTeller:
     def __call__(self, report: Report) -> None:
         self._bar.set_postfix_str(f"{report.train_nats:.3f} nats, {report.tokens_per_second:,.0f} tokens/s")
         self._bar.update(report.step - self._bar.n)
+        if report.note is not None:
+            self._bar.clear()
+            say(report.note)
         if report.step >= self._time_at:
             self._time_at = report.steps + 1
             self._bar.clear()
@@ -33,6 +36,10 @@ class TrainingTeller:
                 f"step {report.step}: train {report.train_nats:.3f}, validation {report.validation_nats:.3f}"
                 " nats per token"
             )
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        self._bar.close()
 
 
 def _duration(seconds: float) -> str:

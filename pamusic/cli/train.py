@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,9 +72,12 @@ def train(
         trainer = new_run(corpus or Path("corpus"), size=size, **where, **changes)
     for line in trainer.plan():
         say(line)
-    outcome = trainer.train(TrainingTeller(trainer.training.steps, trainer.step), max_minutes=max_minutes)
+    with closing(TrainingTeller(trainer.training.steps, trainer.step)) as teller:
+        outcome = trainer.train(teller, max_minutes=max_minutes)
     best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.3f} nats per token"
     say(f"{'done' if outcome.complete else 'stopped'} at step {outcome.step}{best}")
     if not outcome.complete:
         say(f"go on with --resume {trainer.run}; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}")
     result(trainer.run)
+    if outcome.interrupted and not outcome.complete:
+        raise typer.Exit(130)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HOTTEST = 1000  # by then all ids are equally likely
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
@@ -24,8 +26,8 @@ class SamplingConfig:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is 0 (always the likeliest) or more, not {self.temperature}")
+        if not 0 <= self.temperature <= HOTTEST:
+            raise ValueError(f"temperature is 0 (always the likeliest) to {HOTTEST}, not {self.temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k is 1 or more, or 0 to keep all, not {self.top_k}")
         if not 0 < self.top_p <= 1:

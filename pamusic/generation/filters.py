@@ -12,6 +12,7 @@ from torch import Tensor
 from pamusic.generation.config import SamplingConfig
 
 OUT = float("-inf")
+COLDEST = 1e-6  # below it logits over the temperature can be more than float32 holds
 
 
 def filtered(logits: Tensor, config: SamplingConfig) -> Tensor:
@@ -28,7 +29,7 @@ def filtered(logits: Tensor, config: SamplingConfig) -> Tensor:
 
 def with_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Logits over the temperature; at 0 the likeliest id alone stays, of equals the lowest."""
-    if temperature > 0:
+    if temperature > COLDEST:
         return logits / temperature
     likeliest = logits.argmax(-1, keepdim=True)
     return torch.full_like(logits, OUT).scatter(-1, likeliest, 0.0)

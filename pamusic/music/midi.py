@@ -146,7 +146,7 @@ def _parse(data: bytes, name: str) -> symusic.Score:
                 break
     except Exception as error:  # symusic raises plain RuntimeErrors and ValueErrors
         why = str(error).partition("\n")[0].removeprefix("MiniMidi: ")[:100]
-        raise PamusicError(f"{name}: is a broken or truncated MIDI file ({why})") from None
+        raise PamusicError(f"{name}: is a broken or truncated MIDI file ({why}); fetch it anew") from None
     return score
 
 

@@ -132,7 +132,7 @@ def make_batch(
     return Batch(
         torch.from_numpy(tokens),
         torch.from_numpy(targets),
-        torch.from_numpy(kept) if prefix_dropout and num_kept else None,
+        torch.from_numpy(kept) if prefix_dropout and rng is not None else None,
     )
 
 

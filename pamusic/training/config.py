@@ -56,6 +56,8 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "micro_batch", "validate_every", "validation_windows"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is at least 0 and below 2**63, not {self.seed}")
         if self.batch_size % self.windows_at_once:
             raise ValueError(f"micro_batch ({self.micro_batch}) must divide batch_size ({self.batch_size})")
         if not 0 < self.lr < float("inf"):

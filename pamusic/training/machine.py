@@ -106,8 +106,8 @@ def _best_device() -> str:
 
 def _checked(device: str) -> str:
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
+        torch.zeros(1, device=device).tolist()  # `meta` makes tensors too, but cannot say what is in them
+    except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0][:100]
         raise PamusicError(f"device {device!r} cannot be used ({reason}); this machine has {_best_device()}") from None
     return device

@@ -6,6 +6,7 @@ A resumed run takes everything from the `run.json` of the one it goes on from, s
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pamusic.model.config import ModelConfig, preset
 from pamusic.tokens.corpus import open_corpus
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine
-from pamusic.training.trainer import FORMAT, Trainer
+from pamusic.training.trainer import FORMAT, STATE, Trainer
 
 COOLDOWN_SHARE = 0.4  # of a new run's steps: in trials the last third of a decay to zero still brought 0.15 nats
 MODEL_CHANGES = ("context_length", "num_latents")  # what may differ between weights and their use
@@ -59,11 +60,13 @@ def new_run(
         model = preset(size, vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), **shape)
         steps = changes.get("steps", TrainingConfig.steps)
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise PamusicError(f"cannot train so: {error}") from None
     out = out or free_name(RUNS / size)
-    _make_way(out, force=force)
-    return Trainer(out, corpus, model, training, machine)
+    _check_place(out, force=force)
+    trainer = Trainer(out, corpus, model, training, machine)
+    _clear(out)
+    return trainer
 
 
 def resumed_run(
@@ -95,28 +98,34 @@ def resumed_run(
         )
     changes = {name: value for name, value in changes.items() if value is not None}
     try:
-        model = ModelConfig(**about["model"])
-        model = replace(model, **{name: changes.pop(name) for name in MODEL_CHANGES if name in changes})
-        before = TrainingConfig(**about["training"])
-        if "cooldown_steps" in changes and "steps" not in changes:
+        model_before, before = ModelConfig(**about["model"]), TrainingConfig(**about["training"])
+        model = replace(model_before, **{name: changes.pop(name) for name in MODEL_CHANGES if name in changes})
+        if changes.get("cooldown_steps") and "steps" not in changes:
             changes["steps"] = _step_of(run) + changes["cooldown_steps"]
         training = replace(before, **changes)
     except (ValueError, TypeError) as error:
         raise PamusicError(f"cannot go on so: {error}") from None
     precision = training.precision if "precision" in changes else about["machine"]["precision"]
-    machine = choose_machine(device, precision, about["machine"]["compile"] if compile is None else compile)
-    if out is not None and out.resolve() != run.resolve():
-        _make_way(out, force=force)
+    if compile is None and not about["machine"]["compile"]:
+        compile = False
+    machine = choose_machine(device, precision, compile)
+    branches = out is not None and out.resolve() != run.resolve()
+    if out is not None and branches:
+        _check_place(out, force=force)
     trainer = Trainer(out or run, corpus, model, training, machine, resume_from=run)
+    if model != model_before:
+        trainer.best_nats = math.inf  # it was measured on other windows
     if trainer.step >= training.steps:
         raise PamusicError(
             f"{run}: has made all of its {training.steps} steps; ask for more with --steps, or branch off with --out"
         )
+    if out is not None and branches:
+        _clear(out)
     return trainer
 
 
-def _make_way(out: Path, *, force: bool) -> None:
-    """Sees to it that nothing precious lies where a run is to be."""
+def _check_place(out: Path, *, force: bool) -> None:
+    """Refuses a place where something precious lies."""
     if not out.exists():
         return
     if not out.is_dir() or (any(out.iterdir()) and not (out / "run.json").is_file()):
@@ -126,7 +135,15 @@ def _make_way(out: Path, *, force: bool) -> None:
             f"{out}: there is a run already; go on with --resume {out}, replace it with --force, or choose another"
             " --out"
         )
-    shutil.rmtree(out)
+
+
+def _clear(out: Path) -> None:
+    """Empties a run's folder, but keeps the folder itself: it may be a link, or where we are."""
+    for each in out.iterdir() if out.is_dir() else ():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
 
 
 def _read_about(run: Path) -> dict[str, Any]:
@@ -146,6 +163,6 @@ def _read_about(run: Path) -> dict[str, Any]:
 
 def _step_of(run: Path) -> int:
     try:
-        return int(torch.load(run / "state.pt", map_location="cpu", weights_only=True, mmap=True)["step"])
+        return int(torch.load(run / STATE, map_location="cpu", weights_only=True, mmap=True)["step"])
     except Exception as error:  # torch.load raises a dozen kinds
-        raise PamusicError(f"{run}: its state cannot be read ({str(error).splitlines()[0][:100]})") from None
+        raise PamusicError(f"{run}: its state cannot be read ({' '.join(str(error).split())[:100]})") from None

@@ -11,13 +11,14 @@ import csv
 import json
 import math
 import pickle
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from torch import Tensor
 import pamusic
 from pamusic.checkpoint import BEST, LAST, save_checkpoint
 from pamusic.errors import PamusicError
-from pamusic.files import written_atomically
+from pamusic.files import REMEDIES, written_atomically
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.corpus import Corpus
@@ -41,6 +42,7 @@ from pamusic.training.schedule import rate
 COLUMNS = ("step", "latent_tokens", "seconds", "split", "nats_per_token", "rate", "grad_norm", "tokens_per_second")
 REPORT_EVERY = 10  # steps
 FORMAT = 1
+STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Report:
         validation_nats: nats per token on the fixed windows, when this report brings a validation.
         tokens_per_second: latent tokens trained per second.
         seconds_left: until the last step, at this speed.
+        note: what else a person should know, once.
     """
 
     step: int
@@ -61,14 +64,23 @@ class Report:
     validation_nats: float | None
     tokens_per_second: float
     seconds_left: float
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run stopped: after how many steps, and with which best validation, in nats per token."""
+    """How a run stopped.
+
+    Attributes:
+        step: updates made.
+        complete: whether those are all.
+        interrupted: whether a signal (Ctrl-C, SIGTERM) stopped it.
+        best_nats: its best validation, in nats per token; None if there was none.
+    """
 
     step: int
     complete: bool
+    interrupted: bool
     best_nats: float | None
 
 
@@ -105,11 +117,10 @@ class Trainer:
         self._validation = validation_batches(
             corpus, model, training.validation_windows, max(1, training.windows_at_once // 2)
         )
-        self._loss: Callable[..., tuple[Tensor, Tensor]] = self._eager_loss
-        if machine.compile:
-            self._loss = torch.compile(self._eager_loss, dynamic=False)
+        self._compiled = torch.compile(self._eager_loss, dynamic=False) if machine.compile else None
+        self._note: str | None = None
         if resume_from is not None:
-            self._load_state(resume_from / "state.pt")
+            self._load_state(resume_from)
 
     def plan(self) -> list[str]:
         """What this run will do, line by line, for a person to read."""
@@ -136,12 +147,11 @@ class Trainer:
         Raises:
             PamusicError: the loss is no number any more, or the run's folder cannot be written.
         """
-        self._begin_folder()
         deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         save_at = time.monotonic() + 60 * self.training.save_every_minutes
         losses: list[Tensor] = []
         since, validated = time.monotonic(), None
-        with _stop_requests() as stop_requested, ThreadPoolExecutor(1, "batches") as pool:
+        with self._folder(), _stop_requests() as stop_requested, ThreadPoolExecutor(1, "batches") as pool:
             batches = self._prefetched(pool)
             while self.step < self.training.steps:
                 losses.append(self._update(next(batches)))
@@ -154,7 +164,7 @@ class Trainer:
                     self.seconds += now - since
                     due = self._report(losses, now - since, validated)
                     losses, since, validated = [], time.monotonic(), None
-                if ended or time.monotonic() > save_at:
+                if due is not None and (ended or time.monotonic() > save_at):  # a report has seen that all is well
                     self._save()
                     save_at = time.monotonic() + 60 * self.training.save_every_minutes
                 if due is not None:
@@ -164,7 +174,7 @@ class Trainer:
         with written_atomically(self.run / "finished") as file:
             file.write_text(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
         best = None if math.isinf(self.best_nats) else self.best_nats
-        return Outcome(self.step, self.step >= self.training.steps, best)
+        return Outcome(self.step, self.step >= self.training.steps, stop_requested(), best)
 
     def _update(self, batch: Batch) -> Tensor:
         """One optimiser update; gives the mean nats per scored token."""
@@ -178,7 +188,7 @@ class Trainer:
         for part in batch.micro(self.training.windows_at_once):
             part = part.to(self.machine.device)
             with self.machine.autocast():
-                loss, part_nats = self._loss(part.tokens, part.targets, part.kept)
+                loss, part_nats = self._loss(part)
             self.scaler.scale(loss / scored).backward()
             nats += part_nats.detach()
         for optimizer in self.optimizers:
@@ -190,6 +200,20 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         return nats / scored
+
+    def _loss(self, part: Batch) -> tuple[Tensor, Tensor]:
+        """`_eager_loss`, compiled; as it stands where it turns out that it cannot be compiled."""
+        if self._compiled is not None:
+            from torch._dynamo.exc import TorchDynamoException
+
+            try:
+                return self._compiled(part.tokens, part.targets, part.kept)
+            except TorchDynamoException as error:  # a compiler without its headers, or one that breaks down
+                why = " ".join(str(error).split())[:200]
+                self._note = f"the model cannot be compiled here, so it goes on more slowly without ({why})"
+                self._compiled, self.machine = None, replace(self.machine, compile=False)
+                self._write_about()
+        return self._eager_loss(part.tokens, part.targets, part.kept)
 
     def _eager_loss(self, tokens: Tensor, targets: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         """Sums over scored tokens: what is minimised (with z-loss), and nats."""
@@ -222,26 +246,38 @@ class Trainer:
         return nats
 
     def _report(self, losses: list[Tensor], seconds: float, validated: float | None) -> Report:
-        nats = torch.stack(losses).mean().item()
-        if not math.isfinite(nats):
+        nats, norm = torch.stack(losses).mean().item(), float(self.grad_norm)
+        astray = next((value for value in (nats, norm) if not math.isfinite(value)), None)
+        if astray is nats or (astray is norm and not self.scaler.is_enabled()):  # the scaler passes over such a step
+            what = "loss" if astray is nats else "norm of the gradients"
+            lower = f"--lr {self.training.lr / 2:g}"
             raise PamusicError(
-                f"the loss became {nats} between steps {self.step - len(losses)} and {self.step}; {self.run} keeps its"
-                f" last good state; go on from it at a lower rate: pamusic train --resume {self.run} --lr"
-                f" {self.training.lr / 2:g}"
+                f"the {what} became {astray} between steps {self.step - len(losses)} and {self.step}; "
+                + (
+                    f"{self.run} keeps its last good state; go on from it at a lower rate: pamusic train --resume"
+                    f" {self.run} {lower}"
+                    if (self.run / STATE).is_file()
+                    else f"start anew at a lower rate: pamusic train {lower}"
+                )
             )
         speed = len(losses) * self.training.batch_size * self.model.config.num_latents / seconds
-        share = round(rate(self.step, self.training), 5)
+        share = round(rate(self.step - 1, self.training), 5)
         done, spent = self.step * self.training.batch_size * self.model.config.num_latents, round(self.seconds, 1)
-        norm = round(float(self.grad_norm), 4)
         rows: list[tuple[object, ...]] = [
-            (self.step, done, spent, "train", round(nats, 5), share, norm, round(speed, 1))
+            (self.step, done, spent, "train", round(nats, 5), share, round(norm, 4), round(speed, 1))
         ]
         if validated is not None:
             rows.append((self.step, done, spent, "validation", round(validated, 5), share, "", ""))
-        with (self.run / "metrics.csv").open("a", newline="") as file:
-            csv.writer(file).writerows(rows)
+        try:
+            with (self.run / "metrics.csv").open("a", newline="") as file:
+                csv.writer(file).writerows(rows)
+        except OSError as error:
+            raise PamusicError(
+                f"cannot write {self.run / 'metrics.csv'}: {REMEDIES.get(error.errno or 0, error.strerror)}"
+            ) from None
         left = (self.training.steps - self.step) * seconds / len(losses)
-        return Report(self.step, self.training.steps, nats, validated, speed, left)
+        note, self._note = self._note, None
+        return Report(self.step, self.training.steps, nats, validated, speed, left, note)
 
     def _prefetched(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
         """The batches from the present step on, each made while the one before it is worked on."""
@@ -252,6 +288,17 @@ class Trainer:
                 following = pool.submit(self._batches.batch, step)
             yield batch
 
+    @contextmanager
+    def _folder(self) -> Iterator[None]:
+        """The run's folder, taken away again if the run fails before it has anything to show."""
+        try:
+            self._begin_folder()
+            yield
+        except BaseException:
+            if not any((self.run / name).exists() for name in (BEST, LAST, STATE)):
+                shutil.rmtree(self.run, ignore_errors=True)
+            raise
+
     def _begin_folder(self) -> None:
         try:
             self.run.mkdir(parents=True, exist_ok=True)
@@ -261,6 +308,9 @@ class Trainer:
             raise PamusicError(
                 f"{self.run}: cannot be written ({error.strerror}); choose another folder with --out"
             ) from None
+        self._write_about()
+
+    def _write_about(self) -> None:
         with written_atomically(self.run / "run.json") as file:
             file.write_text(json.dumps(self._about(), indent=2) + "\n")
 
@@ -292,19 +342,21 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.machine.device) if self.machine.device.type == "cuda" else None,
             "step": self.step,
             "seconds": self.seconds,
             "best_nats": self.best_nats,
         }
-        with written_atomically(self.run / "state.pt") as file:
-            torch.save(state, file)
+        with written_atomically(self.run / STATE) as path, path.open("wb") as file:
+            torch.save(state, file)  # to a path, a full disk would be a RuntimeError of torch's
         self._save_checkpoint(LAST, None)
 
     def _save_checkpoint(self, which: str, nats: float | None) -> None:
         trained = {"step": self.step, "seconds": round(self.seconds, 1), "validation_windows_nats": nats}
         save_checkpoint(self.run / which, self.model, self.corpus.tokenizer, about={**trained, "run": self._about()})
 
-    def _load_state(self, path: Path) -> None:
+    def _load_state(self, run: Path) -> None:
+        path = run / STATE
         try:
             state = torch.load(path, map_location=self.machine.device, weights_only=True)
             self.model.load_state_dict(state["model"])
@@ -313,13 +365,22 @@ class Trainer:
                 optimizer.load_state_dict(saved)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["peak_lr"] = peak
-            self.scaler.load_state_dict(state["scaler"])
+            if state["scaler"]:  # empty where it was not needed
+                self.scaler.load_state_dict(state["scaler"])
             torch.set_rng_state(state["rng"].cpu())
-            self.step, self.seconds, self.best_nats = state["step"], state["seconds"], state["best_nats"]
+            if state.get("cuda_rng") is not None and self.machine.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.machine.device)
+            self.step, self.seconds = state["step"], state["seconds"]
+            if run.resolve() == self.run.resolve():  # a branch keeps the best of its own
+                self.best_nats = state["best_nats"]
         except FileNotFoundError:
-            raise PamusicError(f"{path.parent}: has no state to resume from (no {path.name} in it)") from None
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            raise PamusicError(f"{path}: cannot be resumed from ({str(error).splitlines()[0][:120]})") from None
+            raise PamusicError(f"{run}: has no state to resume from (no {path.name} in it)") from None
+        except (
+            *(OSError, RuntimeError, KeyError, ValueError, EOFError, TypeError, AttributeError),
+            pickle.UnpicklingError,
+        ) as error:
+            why = " ".join(str(error).split())[:120]
+            raise PamusicError(f"{path}: cannot be resumed from ({why}); start anew: pamusic train") from None
 
 
 def make_optimizers(model: PerceiverAR, config: TrainingConfig) -> list[torch.optim.Optimizer]:
