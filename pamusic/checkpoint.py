@@ -47,9 +47,10 @@ class Checkpoint:
     about: dict[str, Any]
 
     @property
-    def name(self) -> str:
-        """How a person knows it: a run's name, or the shipped checkpoint's."""
-        return self.path.parent.name if self.path.name in (BEST, LAST) else self.path.name
+    def title(self) -> str:
+        """How a person knows it: the name of one that ships, the path of any other."""
+        ships = self.path.resolve().parent == checkpoints_folder().resolve()
+        return f"{self.path.name}, which ships with pamusic" if ships else str(self.path)
 
 
 def save_checkpoint(

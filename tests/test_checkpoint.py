@@ -41,7 +41,7 @@ def test_a_checkpoint_comes_back_as_it_was(saved):
         assert torch.equal(loaded.model.state_dict()[name], weight)
     assert loaded.tokenizer.fingerprint == load_tokenizer("performance").fingerprint
     assert loaded.about["step"] == 7
-    assert loaded.name == "mine"
+    assert loaded.title == str(saved)
     assert (saved / "README.md").read_text() == "# Mine\n"
     assert not loaded.model.training
 
@@ -107,6 +107,7 @@ def test_what_ships_is_meant_by_its_name_and_what_is_mine_by_its_path(tmp_path, 
     for mine in (Path("runs") / shipped.name / "best", Path(shipped.name)):
         save_checkpoint(mine, tiny_model(), load_tokenizer("performance"), about={})
     assert find_checkpoint(shipped.name) == shipped
+    assert load_checkpoint(shipped).title == f"{shipped.name}, which ships with pamusic"
     assert find_checkpoint(f"runs/{shipped.name}") == Path("runs") / shipped.name / "best"
     assert find_checkpoint(f"./{shipped.name}") == Path(shipped.name)
 

@@ -63,7 +63,7 @@ def sample(
     except ValueError as error:
         raise BadParameter(str(error)) from None
     with nullcontext() if out == STREAM else written_atomically(out) as file:  # a place one cannot write to: told now
-        say(f"{who.path}, seed {seed}")
+        say(f"{who.title}, seed {seed}")
         began = time.perf_counter()
         ids, interrupted = _collected(drawn, length)
         took = time.perf_counter() - began
