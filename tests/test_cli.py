@@ -101,6 +101,21 @@ def test_an_interruption_is_one_line_and_exit_130():
     assert (done.exit_code, done.stderr) == (130, "pamusic: interrupted\n")
 
 
+def test_an_interruption_while_it_loads_is_no_different():
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from pamusic.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pamusic: interrupted\n")
+
+
 def test_a_reader_that_went_away_is_no_matter():
     done = run(BrokenPipeError())
 

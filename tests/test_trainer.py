@@ -244,6 +244,9 @@ def test_resuming_on_another_corpus_or_from_nothing_is_refused(tmp_path):
     (tmp_path / "run" / "state.pt").write_bytes((tmp_path / "run" / "state.pt").read_bytes()[:1000])
     with pytest.raises(PamusicError, match="cannot be resumed from"):
         resumed_run(tmp_path / "run", steps=8)
+    (tmp_path / "run" / "state.pt").write_bytes(b"")
+    with pytest.raises(PamusicError, match="it is empty"):
+        resumed_run(tmp_path / "run", steps=8)
 
 
 def test_the_machine_is_chosen_by_measuring_and_a_wrong_wish_is_answered():

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Runs `pamusic` with the words it was called with, and exits."""
-    from pamusic.cli.app import app
+    try:
+        from pamusic.cli.app import app
 
-    app(prog_name="pamusic")
+        app(prog_name="pamusic")
+    except KeyboardInterrupt:  # before a command has begun: the application itself sees to all later ones
+        print("pamusic: interrupted", file=sys.stderr)
+        sys.exit(130)

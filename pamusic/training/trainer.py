@@ -379,7 +379,7 @@ class Trainer:
             *(OSError, RuntimeError, KeyError, ValueError, EOFError, TypeError, AttributeError),
             pickle.UnpicklingError,
         ) as error:
-            why = " ".join(str(error).split())[:120]
+            why = " ".join(str(error).split())[:120] or "it is empty"
             raise PamusicError(f"{path}: cannot be resumed from ({why}); start anew: pamusic train") from None
 
 
