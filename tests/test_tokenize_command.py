@@ -109,7 +109,8 @@ def test_a_file_that_cannot_be_taken(tmp_path, name, data, says):
     assert names(tmp_path) == [name]
 
 
-def test_nothing_to_take(tmp_path):
+def test_nothing_to_take(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert "no MIDI file (.mid, .midi) in it" in refusal(pamusic("tokenize", tmp_path / "empty"), tmp_path)
     assert "no such file or folder" in refusal(pamusic("tokenize", tmp_path / "none"), tmp_path)
