@@ -115,7 +115,7 @@ def main() -> None:
         name, model = f"random weights, size {words.size}", random_model(words.size)
     else:
         checkpoint = load_checkpoint(find_checkpoint(words.checkpoint))
-        name, model = checkpoint.name, checkpoint.model
+        name, model = checkpoint.path.name, checkpoint.model
     text = report(name, model)
     RESULTS.mkdir(exist_ok=True)
     stem = words.size or name
