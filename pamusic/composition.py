@@ -4,8 +4,9 @@ Knows performances, checkpoints and the sampler; knows no terminal, no files. It
 not know what ids mean, and below `cli/`, which knows no music: here alone the two meet.
 
 The prime stays as it was read: its own times, velocities and pedals, not those of the grid. New music begins on the
-grid where the prime's ids end, which is where its last note has ended. From there on the feet are off the pedals: in
-the new ids the sustain pedal is part of the notes' lengths.
+grid where the prime's ids end, which is where its last note has ended. From there on the pedals do what the new ids
+say. Where these know pedals, they start as the prime leaves them; where the sustain pedal is part of the notes'
+lengths, the feet are off. At the end of it all every pedal is up.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import numpy as np
 from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError
 from pamusic.generation.config import SamplingConfig
+from pamusic.generation.grammar import Rules
 from pamusic.generation.sampler import generate
 from pamusic.music.performance import PEDAL, Performance
-from pamusic.tokens.tokenizer import VELOCITY, Tokenizer
+from pamusic.tokens.grammar import grammar_arrays
+from pamusic.tokens.tokenizer import NOTE_ON, Tokenizer
+from pamusic.tokens.vocabulary import KINDS
 
 # A second of MAESTRO has 40 tokens on average. A model that lets no time pass would never reach its seconds.
 MOST_TOKENS_A_SECOND = 500
@@ -37,7 +41,7 @@ def compose(
     num_latents: int | None = None,
     context_length: int | None = None,
 ) -> Iterator[int]:
-    """Yields the ids that follow a prime, each as soon as it is drawn.
+    """Yields the ids that follow a prime, each as soon as it is drawn; by the vocabulary's grammar, none is ill-formed.
 
     Args:
         checkpoint: who composes.
@@ -67,6 +71,7 @@ def compose(
         seconds_of_id=vocabulary.seconds_of_id.tolist(),
         sampling=sampling,
         barred_ids=[vocabulary.id("start"), vocabulary.id("pad")],
+        rules=Rules(**grammar_arrays(vocabulary)),
         end_id=vocabulary.id("end"),
         end_after=1 if may_end else None,
         num_latents=num_latents,
@@ -75,13 +80,13 @@ def compose(
 
 
 def prime_ids(tokenizer: Tokenizer, prime: Performance) -> np.ndarray:
-    """The ids of a prime `[num_tokens]`, without start.
+    """The ids of a prime `[num_tokens]`, without start; pedals that are down at its end stay down.
 
     Raises:
-        PamusicError: there are none.
+        PamusicError: there is no note in them.
     """
-    ids = tokenizer.encode(prime)
-    if not len(ids):
+    ids = tokenizer.ids_from_grid(tokenizer.to_grid(prime, lifted=False))
+    if not (tokenizer.vocabulary.kind_of_id[ids] == NOTE_ON).any():
         pitches = tokenizer.vocabulary.range("note_on")
         raise PamusicError(
             f"the prime has no note between pitches {pitches.first} and {pitches.last}, which are all that "
@@ -98,13 +103,15 @@ def continuation(
     Args:
         tokenizer: what the ids mean.
         ids: what followed the prime.
-        prime: its last loudness holds until the new ids speak of another.
+        prime: its last loudness holds until the new ids speak of another, and its pedals start as it leaves them.
         seconds: where to stop, even within a note.
     """
-    before = np.empty(0, np.int64) if prime is None else prime_ids(tokenizer, prime).astype(np.int64)
-    loudness = before[tokenizer.vocabulary.kind_of_id[before] == VELOCITY][-1:]
-    music = _with_keys_let_go(tokenizer.decode(np.concatenate([loudness, np.array(ids, np.int64)])))
-    return music if seconds is None else music.cropped(0, seconds)
+    before = np.empty(0, np.int64) if prime is None else _in_force(tokenizer, prime_ids(tokenizer, prime))
+    music = _with_keys_let_go(tokenizer.decode(np.concatenate([before, np.array(ids, np.int64)])))
+    if seconds is None or music.duration <= seconds:
+        return music
+    cut = music.cropped(0, seconds)
+    return Performance(cut.notes, np.concatenate([cut.pedal, _lifts(cut.pedal, seconds)]))
 
 
 def continued(
@@ -116,14 +123,29 @@ def continued(
         return music
     start = _end_of(tokenizer, prime)
     pedal = prime.pedal[prime.pedal["time"] < start]
-    last = {control: pedal["value"][pedal["control"] == control][-1] for control in np.unique(pedal["control"])}
-    lifted = np.array([(start, control, 0) for control, value in last.items() if value], PEDAL)
-    return Performance(prime.notes, np.concatenate([pedal, lifted])).joined(music.shifted(start))
+    # What is down in the music from its first moment on has a movement there; all else is up.
+    down = music.pedal["control"][music.pedal["time"] == 0]
+    lifts = _lifts(pedal, start)
+    lifts = lifts[~np.isin(lifts["control"], down)]
+    return Performance(prime.notes, np.concatenate([pedal, lifts])).joined(music.shifted(start))
+
+
+def _in_force(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
+    """Of ids `[n]` the last velocity and the last depth of each pedal, which still hold when they end; int64."""
+    kind = tokenizer.vocabulary.kind_of_id[ids]
+    last = [ids[kind == KINDS.index(name)][-1:] for name in ("velocity", *tokenizer.vocabulary.pedals)]
+    return np.concatenate(last).astype(np.int64)
+
+
+def _lifts(pedal: np.ndarray, time: float) -> np.ndarray:
+    """Movements that bring up, at a time, every pedal that `PEDAL` records leave down."""
+    last = {int(move["control"]): int(move["value"]) for move in pedal}
+    return np.array([(time, control, 0) for control, value in sorted(last.items()) if value], PEDAL)
 
 
 def _end_of(tokenizer: Tokenizer, prime: Performance) -> float:
     """Seconds at which the prime's ids end; a key that is let go a little later, off the grid, is waited for."""
-    end_on_grid = tokenizer.from_grid(tokenizer.to_grid(prime)).duration
+    end_on_grid = tokenizer.to_grid(prime, lifted=False).last_step * tokenizer.vocabulary.time_step_ms / 1000
     return max(end_on_grid, float(prime.notes["offset"].max()))
 
 

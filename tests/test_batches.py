@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from builders import performance
 from corpora import random_grid, small_corpus
 from models import tiny_config, tiny_model
 
+from pamusic.music.performance import Performance
 from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, load_tokenizer
 from pamusic.training.augmentation import stretched_ids, transposed_ids
 from pamusic.training.batches import NOT_SCORED, TrainingBatches, make_batch, validation_batches, with_borders
 from pamusic.training.config import TrainingConfig
 
 PAD = 390
+PIANO = load_tokenizer("piano")
 
 
 def plain(**changes):
@@ -124,9 +127,24 @@ def test_stretching_gives_what_the_encoder_could_have_written():
     assert lengths[1] / lengths[0] == pytest.approx(1.1, abs=1e-3)
 
 
-def test_transposition_moves_every_note_alike_and_nothing_else():
-    tokenizer = load_tokenizer("performance")
-    ids = tokenizer.ids_from_grid(random_grid(100))
+def test_stretching_leaves_pedals_as_the_encoder_would_have_written_them():
+    """Half as long, a half pedal is only on the way, and strokes that come together are in order."""
+    moves = [(0.2, 85), (0.28, 127), (1.0, 60), (2.0, 127)]
+    played = performance((0.01, 0.5, 64, 80), (0.02, 0.5, 60, 80), (1.0, 3.0, 60, 80), pedal=moves)
+    half, grid = PIANO.settled(PIANO.to_grid(played).stretched(0.5)), PIANO.to_grid(played)
+
+    assert half.pedal.tolist() == [(12, 2, 3), (50, 2, 1), (100, 2, 3), (150, 2, 0)]
+    assert half.pitch.tolist() == [60, 64, 60]
+    for seed in range(20):
+        ids = stretched_ids(grid, PIANO, 0.5, np.random.default_rng(seed))
+        assert PIANO.encode(PIANO.decode(ids)).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("name", ["performance", "piano"])
+def test_transposition_moves_every_note_alike_and_nothing_else(name):
+    tokenizer = load_tokenizer(name)
+    pedal = [(step / 10, value) for step, value in enumerate([127, 0, 90, 40] * 20)]
+    ids = tokenizer.encode(Performance(tokenizer.from_grid(random_grid(100)).notes, performance(pedal=pedal).pedal))
     kind = tokenizer.vocabulary.kind_of_id[ids]
     is_note = (kind == NOTE_ON) | (kind == NOTE_OFF)
     seen = set()

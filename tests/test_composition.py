@@ -6,17 +6,20 @@ import pytest
 from pamusic.composition import continuation, continued, prime_ids
 from pamusic.errors import PamusicError
 from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
-from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
-from pamusic.tokens.vocabulary import load_vocabulary
+from pamusic.tokens.tokenizer import load_tokenizer
 
-TOKENIZER = load_tokenizer("performance")
+TOKENIZER, PIANO = load_tokenizer("performance"), load_tokenizer("piano")
 
 
-def ids(*events):
-    """Ids of events such as "on 60", "off 60", "wait 50" (steps of 10 ms), "velocity 20"."""
-    kinds = {"on": "note_on", "off": "note_off", "wait": "time_shift", "velocity": "velocity"}
+def ids(*events, tokenizer=TOKENIZER):
+    """Ids of events such as "on 60", "off 60", "wait 50" (steps of 10 ms), "velocity 20", "sustain 2"."""
+    kinds = {"on": "note_on", "off": "note_off", "wait": "time_shift"}
     pairs = [event.split() for event in events]
-    return [TOKENIZER.vocabulary.id(kinds[kind], int(value)) for kind, value in pairs]
+    return [tokenizer.vocabulary.id(kinds.get(kind, kind), int(value)) for kind, value in pairs]
+
+
+def piano_ids(*events):
+    return ids(*events, tokenizer=PIANO)
 
 
 def performance(*notes, pedal=()):
@@ -110,10 +113,53 @@ def test_no_ids_are_no_music():
     assert len(continuation(TOKENIZER, [])) == 0
 
 
-def test_a_prime_of_which_the_tokenizer_knows_no_note_is_refused(tmp_path):
-    text = TOKENIZER.vocabulary.toml().replace("first = 0\nlast = 127", "first = 21\nlast = 108")
-    (tmp_path / "piano.toml").write_text(text)
-    piano = Tokenizer(load_vocabulary(tmp_path / "piano.toml"))
-
+def test_a_prime_of_which_the_tokenizer_knows_no_note_is_refused():
     with pytest.raises(PamusicError, match="no note between pitches 21 and 108"):
-        prime_ids(piano, performance((0.0, 1.0, 5, 80)))
+        prime_ids(PIANO, performance((0.0, 1.0, 5, 80), pedal=[(0.5, SUSTAIN, 127)]))
+
+
+def test_where_pedals_are_played_they_start_as_the_prime_leaves_them():
+    moves = [(0.2, SOFT, 127), (0.3, SUSTAIN, 60), (0.9, SUSTAIN, 80)]
+    prime = performance((0.0, 1.0, 60, 80), pedal=moves)
+    new = piano_ids("wait 50", "on 67", "wait 50", "sustain 0", "wait 10", "off 67")
+
+    assert PIANO.vocabulary.event(prime_ids(PIANO, prime)[-1]) == ("note_off", 60)  # nothing was lifted
+    assert pedal(continued(PIANO, new, prime=prime)) == [
+        *moves,
+        (1.0, SOFT, 127),
+        (1.0, SUSTAIN, 85),  # the depth that 80 is in
+        (2.0, SUSTAIN, 0),
+        (2.1, SOFT, 0),  # nobody lifted it
+    ]
+    assert pedal(continuation(PIANO, new, prime=prime)) == [
+        (0.0, SOFT, 127),
+        (0.0, SUSTAIN, 85),
+        (1.0, SUSTAIN, 0),
+        (1.1, SOFT, 0),
+    ]
+
+
+def test_a_pedal_that_the_music_lifts_at_once_is_lifted_where_it_begins():
+    prime = performance((0.0, 1.0, 60, 80), pedal=[(0.3, SUSTAIN, 127)])
+    new = piano_ids("sustain 0", "on 67", "wait 50", "off 67")
+
+    assert pedal(continued(PIANO, new, prime=prime)) == [(0.3, SUSTAIN, 127), (1.0, SUSTAIN, 0)]
+    assert pedal(continuation(PIANO, new, prime=prime)) == []
+
+
+def test_a_pedal_hardly_touched_in_the_prime_is_up_in_the_music():
+    prime = performance((0.0, 1.0, 60, 80), pedal=[(0.3, SUSTAIN, 10)])
+
+    music = continued(PIANO, piano_ids("wait 50", "on 67", "wait 50", "off 67"), prime=prime)
+
+    assert pedal(music) == [(0.3, SUSTAIN, 10), (1.0, SUSTAIN, 0)]
+
+
+@pytest.mark.parametrize("seconds", [None, 0.3, 0.5, 0.7, 5.0])
+def test_every_pedal_is_up_at_the_end_wherever_that_is(seconds):
+    new = piano_ids("sustain 3", "soft 1", "on 60", "wait 50", "sustain 1", "on 64", "wait 50")
+    music = continuation(PIANO, new, seconds=seconds)
+    values = {control: value for _, control, value in music.pedal.tolist()}
+
+    assert values == {SUSTAIN: 0, SOFT: 0}
+    assert music.duration == min(seconds or 1.0, 1.0)

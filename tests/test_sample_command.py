@@ -32,8 +32,10 @@ from pamusic.tokens.vocabulary import KINDS
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A tiny model with random weights, which says anything at all."""
-    path = tmp_path_factory.mktemp("checkpoints") / "random"
-    tokenizer = load_tokenizer("performance")
+    return random_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random", load_tokenizer("performance"))
+
+
+def random_checkpoint(path, tokenizer):
     vocab_size, pad_id = len(tokenizer.vocabulary), tokenizer.vocabulary.id("pad")
     shape = {"context_length": 128, "num_latents": 16, "d_model": 32, "num_layers": 2, "num_heads": 2}
     model = PerceiverAR(ModelConfig(vocab_size=vocab_size, pad_id=pad_id, cross_num_heads=1, **shape))
@@ -153,8 +155,13 @@ def test_seconds_are_kept(sample, tmp_path):
     assert 11 < mido.MidiFile("out.mid").length < 12.501
 
 
-def test_the_piece_may_end_by_itself(sample):
-    done = sample("--length", 1500, "--seed", 1, "--may-end")
+def test_the_piece_may_end_by_itself(sample, tmp_path):
+    """Where nothing sounds, that is: on a piano of one key chance comes to that."""
+    text = load_tokenizer("performance").vocabulary.toml().replace("= 127", "= 0")
+    text = text.replace("= 100", "= 4").replace("= 32", "= 2")
+    (tmp_path / "one-key.toml").write_text(text)
+    one_key = random_checkpoint(tmp_path / "one-key", load_tokenizer(str(tmp_path / "one-key.toml")))
+    done = sample("--length", 1500, "--temperature", 1000, "--seed", 1, "--may-end", "--checkpoint", one_key)
 
     assert done.exit_code == 0
     assert int(done.stderr.splitlines()[1].split(" tokens")[0].replace(",", "")) < 1500

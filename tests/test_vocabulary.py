@@ -8,8 +8,8 @@ from pamusic.errors import PamusicError
 from pamusic.shipped import tokenizers_folder
 from pamusic.tokens.vocabulary import KINDS, load_vocabulary
 
-SHIPPED = tokenizers_folder() / "performance.toml"
-TEXT = SHIPPED.read_text(encoding="utf-8")
+SHIPPED, PIANO = (tokenizers_folder() / name for name in ("performance.toml", "piano.toml"))
+TEXT, PIANO_TEXT = (path.read_text(encoding="utf-8") for path in (SHIPPED, PIANO))
 
 NOTE_SEQ_KINDS = {
     PerformanceEvent.NOTE_ON: "note_on",
@@ -56,9 +56,8 @@ def test_the_arrays_say_the_same():
 
 
 def test_written_and_read_again_it_is_the_same(tmp_path):
-    vocabulary = load_vocabulary(SHIPPED)
-
-    assert loaded(tmp_path, vocabulary.toml()) == vocabulary
+    for path in (SHIPPED, PIANO):
+        assert loaded(tmp_path, load_vocabulary(path).toml()) == load_vocabulary(path)
 
     quoted = loaded(tmp_path, TEXT.replace('"performance"', r'"a \"name\" of \\ mine"'))
     assert loaded(tmp_path, quoted.toml()) == quoted
@@ -85,8 +84,75 @@ def test_a_changed_meaning_does(tmp_path, old, new):
     assert loaded(tmp_path, TEXT.replace(old, new)).fingerprint != load_vocabulary(SHIPPED).fingerprint
 
 
-def test_the_shipped_fingerprint_is_what_corpora_and_checkpoints_were_made_with():
+def test_the_shipped_fingerprints_are_what_corpora_and_checkpoints_were_made_with():
     assert load_vocabulary(SHIPPED).fingerprint == "89fefc6e38824ae7"
+    assert load_vocabulary(PIANO).fingerprint == "f120b70c50dffeba"
+
+
+def test_the_piano_has_88_keys_and_three_pedals():
+    piano = load_vocabulary(PIANO)
+
+    assert len(piano.range("note_on")) == len(piano.range("note_off")) == 88
+    assert piano.pedals == {"soft": 1, "sostenuto": 1, "sustain": 3}
+    assert load_vocabulary(SHIPPED).pedals == {}
+    assert (piano.shortest_steps, piano.velocity_bin_width, len(piano)) == (5, 3, 330)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("hysteresis = 2", "hysteresis = 3"), ("shortest_ms = 50", "shortest_ms = 60"), ("last = 3\n", "last = 4\n")],
+)
+def test_what_pedals_mean_enters_the_fingerprint(tmp_path, old, new):
+    assert old in PIANO_TEXT
+    changed = loaded(tmp_path, PIANO_TEXT.replace(old, new))
+
+    assert changed.fingerprint != load_vocabulary(PIANO).fingerprint
+    assert loaded(tmp_path, changed.toml()) == changed
+
+
+SOFT = """kind = "soft" # the left pedal, up or down
+first = 0
+last = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('sustain = "played"', 'sustain = "folded"', 'sostenuto, sustain need pedal.sustain = "played"'),
+        ("hysteresis = 2", "", "missing or malformed: 'hysteresis'"),
+        ("hysteresis = 2", "hysteresis = -1", "pedal.hysteresis is 0 to 20.2 for that many depths, not -1"),
+        ("hysteresis = 2", "hysteresis = 21", "pedal.hysteresis is 0 to 20.2 for that many depths, not 21"),
+        ("hysteresis = 2", "hysteresis = true", "pedal.hysteresis is 0 to 20.2 for that many depths, not True"),
+        ("hysteresis = 2", "hysteresis = nan", "pedal.hysteresis is 0 to 20.2 for that many depths, not nan"),
+        ("shortest_ms = 50", "", "missing or malformed: 'shortest_ms'"),
+        ("shortest_ms = 50", "shortest_ms = 501", "pedal.shortest_ms is 0 to 50 steps of time, not 501"),
+        ("shortest_ms = 50", 'shortest_ms = "50"', "pedal.shortest_ms is 0 to 50 steps of time, not 50"),
+        (SOFT, SOFT.replace("= 0", "= 1"), "soft events are depths from 0 (up) to a last of 1 to 15 (down)"),
+        (SOFT, SOFT.replace("= 1", "= 0"), "soft events are depths from 0 (up) to a last of 1 to 15 (down)"),
+        (SOFT, SOFT.replace("= 1", "= 16"), "soft events are depths from 0 (up) to a last of 1 to 15 (down)"),
+        (SOFT, SOFT.replace("soft", "sostenuto"), "must have each kind of event once"),
+        (SOFT, SOFT.replace('"soft"', '"harp"'), "events of kind 'harp'; the kinds are note_on"),
+        ('[[events]]\nkind = "sustain"', '[[events]]\nkind = "damper"', "events of kind 'damper'"),
+    ],
+)
+def test_what_is_wrong_with_pedals_is_told_in_one_line(tmp_path, old, new, says):
+    assert old in PIANO_TEXT
+    with pytest.raises(PamusicError) as caught:
+        loaded(tmp_path, PIANO_TEXT.replace(old, new))
+
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_played_pedals_need_the_sustain_pedal_and_no_other(tmp_path):
+    parts = PIANO_TEXT.split("[[events]]")
+    without = {name: [part for part in parts if f'"{name}"' not in part] for name in ("soft", "sostenuto")}
+
+    assert loaded(tmp_path, "[[events]]".join(without["soft"])).pedals == {"sostenuto": 1, "sustain": 3}
+    assert loaded(tmp_path, "[[events]]".join(without["sostenuto"])).pedals == {"soft": 1, "sustain": 3}
+    with pytest.raises(PamusicError, match=r"must have each kind of event once .*sustain"):
+        loaded(tmp_path, "[[events]]".join(part for part in parts if 'kind = "sustain"' not in part))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +172,7 @@ def test_the_shipped_fingerprint_is_what_corpora_and_checkpoints_were_made_with(
         ("step_ms = 10", 'step_ms = "10"', "time.step_ms is 1 to 1000, not 10"),
         ("bins = 32", "bins = 16", "velocity events must be 1 to velocity.bins"),
         ("bins = 32", "bins = 0", "velocity events must be 1 to velocity.bins"),
-        ('"folded"', '"kept"', "pedal.sustain is one of folded, not 'kept'"),
+        ('"folded"', '"kept"', "pedal.sustain is one of folded, played, not 'kept'"),
         ('"note_off"', '"note_of"', "events of kind 'note_of'; the kinds are note_on, note_off"),
         ('"end"', '"start"', "must have each kind of event once"),
         ("first = 0\nlast = 127", "first = 0\nlast = 128", "within 0 to 127"),

@@ -1,7 +1,8 @@
 """Prime ids -> more ids, one at a time, for as long as one likes.
 
-Knows a model and its caches; never what the ids mean: which ids are barred, which one ends a piece, and how many
-seconds pass with each comes from the caller. Memory and time per token do not grow with what was sampled.
+Knows a model and its caches; never what the ids mean: which ids are barred, by what rules others are, which one ends a
+piece, and how many seconds pass with each comes from the caller. Memory and time per token do not grow with what was
+sampled.
 
 What a latent computes is kept until all N latents are in use. Then the layers forget them, and one parallel pass makes
 the last R positions latents again; there is room for N - R more tokens (Hawthorne et al. 2022, section 3.2 and their
@@ -22,6 +23,7 @@ from torch import Tensor
 from pamusic.errors import PamusicError
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.filters import filtered
+from pamusic.generation.grammar import Row, Rules
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.stepper import Stepper
 
@@ -40,6 +42,7 @@ def generate(
     seconds_of_id: Sequence[float] | None = None,
     sampling: SamplingConfig | None = None,
     barred_ids: Iterable[int] = (),
+    rules: Rules | None = None,
     end_id: int | None = None,
     end_after: int | None = None,
     num_latents: int | None = None,
@@ -57,6 +60,7 @@ def generate(
         seconds_of_id: `[vocab]`, seconds that pass with each id; needed for `seconds`.
         sampling: how an id is drawn.
         barred_ids: are never drawn.
+        rules: of what may follow what, the prime's ids first, which are followed even where they break them.
         end_id: ends the piece, and is not yielded itself.
         end_after: how many ids must precede the end; None bars it.
         num_latents: N, the most positions worked on at a time; the configuration's by default.
@@ -77,23 +81,29 @@ def generate(
         raise ValueError("to stop after some seconds, seconds_of_id must be given")
     barred = torch.zeros(model.config.vocab_size, dtype=torch.bool)
     barred[list(barred_ids)] = True
-    barred_or_end = barred.clone()
-    if end_id is not None:
-        barred_or_end[end_id] = True
-    if barred_or_end.all():
+    if (barred.sum() + (end_id is not None and not barred[end_id])) == len(barred):
         raise ValueError("every id is barred")
+    if rules is not None and len(rules.column_of_id) != len(barred):
+        raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
     reader = Reader(model, num_latents=num_latents, context_length=context_length, refill=refill)
 
     def drawn() -> Iterator[int]:
         randomness = torch.Generator().manual_seed(seed)
         logits = reader.read(prime_ids)
+        row = Row(rules) if rules is not None else None
+        if row is not None:
+            row.advance(prime_ids)
         count, passed = 0, 0.0
         while True:
-            may_end = end_after is not None and count >= end_after
-            id = _draw(logits, barred if may_end else barred_or_end, sampling or SamplingConfig(), randomness)
+            out = barred.clone() if row is None else row.barred().logical_or_(barred)
+            if end_id is not None and (end_after is None or count < end_after):
+                out[end_id] = True
+            id = _draw(logits, out, sampling or SamplingConfig(), randomness)
             if id == end_id:
                 return
             yield id
+            if row is not None:
+                row.advance((id,))
             count += 1
             if seconds is not None and seconds_of_id is not None:
                 passed += seconds_of_id[id]

@@ -1,53 +1,97 @@
 """Performance <-> ids.
 
-Knows performances and one vocabulary; knows no corpus, no model. Three steps each way: the pedal is folded into the
-notes, the notes fall on the vocabulary's grid (`GridNotes`), the grid is written as ids. Augmentation enters at the
-grid: what it makes is again something that the encoder could have written.
+Knows performances and one vocabulary; knows no corpus, no model. Three steps each way: a performance is brought into
+the form that the vocabulary speaks of (the pedal folded into the notes, or keys and pedals as played), it falls on the
+vocabulary's grid (`GridNotes`), and the grid is written as ids. Augmentation enters at the grid: what it makes is again
+something that the encoder could have written.
+
+Within a step releases come first, then the pedals, then onsets: of what a step holds nothing else is told apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import numpy as np
 
 from pamusic.errors import PamusicError
 from pamusic.music.pedal import sustain_folded
-from pamusic.music.performance import Performance
+from pamusic.music.performance import PEDAL, SOFT, SOSTENUTO, SUSTAIN, Performance
 from pamusic.shipped import tokenizers_folder
-from pamusic.tokens.vocabulary import KINDS, Vocabulary, load_vocabulary
+from pamusic.tokens.vocabulary import BORDERS, KINDS, PEDAL_KINDS, Vocabulary, load_vocabulary
 
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = (KINDS.index(kind) for kind in KINDS[:4])
 DEFAULT_VELOCITY = 64  # of an onset that no velocity event precedes
+CONTROLS = {"soft": SOFT, "sostenuto": SOSTENUTO, "sustain": SUSTAIN}
+
+GRID_PEDAL = np.dtype([("step", "i8"), ("pedal", "i8"), ("depth", "i8")])  # pedal: index into PEDAL_KINDS
 
 
 @dataclass(frozen=True, eq=False)
 class GridNotes:
-    """Notes on a vocabulary's grid, parallel arrays `[num_notes]` of int64, in the order in which onsets are written.
+    """Notes and pedals on a vocabulary's grid.
 
     Attributes:
-        onset, offset: steps; an offset is at least one step after its onset.
-        pitch: MIDI pitch.
-        velocity_bin: from 1 on.
+        onset, offset: `[num_notes]`, int64, steps; an offset is at least one step after its onset. Notes stand in the
+            order in which onsets are written.
+        pitch: `[num_notes]`, int64, MIDI pitch.
+        velocity_bin: `[num_notes]`, int64, from 1 on.
+        pedal: `[num_pedal]` records of `GRID_PEDAL`, ordered by (step, pedal): each is another depth than before, the
+            first of a pedal other than up, the last of a pedal up. None where the pedal is folded into the notes.
     """
 
     onset: np.ndarray
     offset: np.ndarray
     pitch: np.ndarray
     velocity_bin: np.ndarray
+    pedal: np.ndarray = field(default_factory=lambda: np.empty(0, GRID_PEDAL))
 
     def __len__(self) -> int:
+        """The number of notes."""
         return len(self.onset)
 
+    @property
+    def last_step(self) -> int:
+        """Of the last thing that happens; 0 if nothing does."""
+        return int(max(self.offset.max(initial=0), self.pedal["step"].max(initial=0)))
+
     def stretched(self, factor: float) -> GridNotes:
-        """The same notes `factor` times as long, on the grid again."""
+        """The same music `factor` times as long, on the grid again; `Tokenizer.settled` makes it canonical."""
         onset = _rounded(self.onset * factor)
         offset = np.maximum(_rounded(self.offset * factor), onset + 1)
-        return GridNotes(onset, offset, self.pitch, self.velocity_bin)
+        pedal = self.pedal.copy()
+        pedal["step"] = _rounded(pedal["step"] * factor)
+        return GridNotes(onset, offset, self.pitch, self.velocity_bin, pedal)
 
     def transposed(self, semitones: int) -> GridNotes:
         """The same notes higher or lower; the caller sees to it that they stay on the keyboard."""
-        return GridNotes(self.onset, self.offset, self.pitch + semitones, self.velocity_bin)
+        return GridNotes(self.onset, self.offset, self.pitch + semitones, self.velocity_bin, self.pedal)
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What ids had to be forgiven, so that they are a performance. What an encoder wrote needs none.
+
+    Attributes:
+        notes_without_end: let go where the music ends, or where their key is struck anew.
+        releases_of_silent_keys: do nothing.
+        notes_without_length: left out.
+        idle_pedals: a pedal was put where it was, or moved on within the step; left out.
+        pedals_left_down: lifted where the music ends.
+        borders: start, end and pad within the music; left out.
+    """
+
+    notes_without_end: int = 0
+    releases_of_silent_keys: int = 0
+    notes_without_length: int = 0
+    idle_pedals: int = 0
+    pedals_left_down: int = 0
+    borders: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether there were any."""
+        return any(getattr(self, each.name) for each in fields(self))
 
 
 class Tokenizer:
@@ -56,7 +100,8 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._kind, self._value = vocabulary.kind_of_id, vocabulary.value_of_id
-        self._bin_width = -(-127 // vocabulary.num_velocity_bins)
+        self._bin_width = vocabulary.velocity_bin_width
+        self._played = vocabulary.sustain == "played"
 
     @property
     def name(self) -> str:
@@ -72,77 +117,239 @@ class Tokenizer:
 
     def decode(self, ids: np.ndarray) -> Performance:
         """A valid performance, whatever the ids: open notes end with the piece, releases of silent keys do nothing."""
-        return self.from_grid(self.grid_from_ids(ids))
+        return self.decode_counted(ids)[0]
 
-    def to_grid(self, performance: Performance) -> GridNotes:
-        notes = sustain_folded(performance).notes
+    def decode_counted(self, ids: np.ndarray) -> tuple[Performance, Repairs]:
+        """A valid performance, whatever the ids, and what they had to be forgiven."""
+        grid, repairs = self._read(ids)
+        return self.from_grid(grid), repairs
+
+    def normalised(self, performance: Performance) -> Performance:
+        """What `encode` means to keep, before the grid: the performance that decoding is to be compared with.
+
+        Where the pedal is folded: the notes within the vocabulary's pitches, as long as their strings sound, without
+        pedal. Where it is played: these notes as long as their keys are down, each let go at the latest where its key
+        is struck anew (of two strokes at one instant the last stays); and of the pedals that have events each change
+        of value, from up at the beginning to up at the end.
+        """
+        return self._normalised(performance, lifted=True)
+
+    def _normalised(self, performance: Performance, lifted: bool) -> Performance:
         pitches = self.vocabulary.range("note_on")
-        notes = notes[(notes["pitch"] >= pitches.first) & (notes["pitch"] <= pitches.last)]
-        notes = notes[np.lexsort((notes["pitch"], notes["onset"]))]
+        if not self._played:
+            return Performance(_within(sustain_folded(performance).notes, pitches.first, pitches.last))
+        notes = _with_keys_let_go(_within(performance.notes, pitches.first, pitches.last))
+        controls = [CONTROLS[kind] for kind in self.vocabulary.pedals]
+        pedal = performance.pedal[np.isin(performance.pedal["control"], controls)]
+        the_end = Performance(notes, pedal).duration
+        moves = [_moves(pedal[pedal["control"] == control], the_end if lifted else None) for control in controls]
+        pedal = np.concatenate(moves)
+        return Performance(notes, pedal[np.argsort(pedal["time"], kind="stable")])
+
+    def to_grid(self, performance: Performance, *, lifted: bool = True) -> GridNotes:
+        """A performance on the grid.
+
+        Args:
+            performance: in any form.
+            lifted: whether pedals that are down at the end are lifted there; only of a piece that something follows
+                they are not.
+        """
+        normal = self._normalised(performance, lifted)
+        notes = normal.notes[np.lexsort((normal.notes["pitch"], normal.notes["onset"]))]
         steps_per_second = 1000 / self.vocabulary.time_step_ms
         onset = _rounded(notes["onset"] * steps_per_second)
         offset = _rounded(notes["offset"] * steps_per_second)
         velocity_bin = (np.maximum(notes["velocity"].astype(np.int64), 1) - 1) // self._bin_width + 1
-        return GridNotes(
-            onset, np.where(offset == onset, onset + 1, offset), notes["pitch"].astype(np.int64), velocity_bin
-        )
+        offset = np.where(offset == onset, onset + 1, offset)
+        pitch, pedal = notes["pitch"].astype(np.int64), self._depths(normal.pedal)
+        return self.settled(GridNotes(onset, offset, pitch, velocity_bin, pedal), lifted=lifted)
 
     def from_grid(self, grid: GridNotes) -> Performance:
         seconds = self.vocabulary.time_step_ms / 1000
         middle = (grid.velocity_bin - 1) * self._bin_width + 1 + self._bin_width // 2
-        return Performance.from_arrays(grid.onset * seconds, grid.offset * seconds, grid.pitch, np.clip(middle, 1, 127))
+        pedal = np.empty(len(grid.pedal), PEDAL)
+        pedal["time"] = grid.pedal["step"] * seconds
+        for kind, deepest in self.vocabulary.pedals.items():
+            its = grid.pedal["pedal"] == PEDAL_KINDS.index(kind)
+            pedal["control"][its] = CONTROLS[kind]
+            pedal["value"][its] = np.rint(grid.pedal["depth"][its] * 127 / deepest)
+        return Performance.from_arrays(
+            grid.onset * seconds, grid.offset * seconds, grid.pitch, np.clip(middle, 1, 127), pedal
+        )
+
+    def settled(self, grid: GridNotes, *, lifted: bool = True) -> GridNotes:
+        """The grid as the encoder writes it, which is what decoding gives back.
+
+        Where keys and pedals are played: onsets of one step by pitch; a key is let go at the latest where it is struck
+        anew; pedals rid of short ways and tremor, and, if `lifted`, up at the end. Elsewhere it is so already.
+        """
+        if not self._played:
+            return grid
+        by_key = np.lexsort((grid.onset, grid.pitch))
+        onset, offset, pitch = grid.onset[by_key], grid.offset[by_key], grid.pitch[by_key]
+        same_key = pitch[1:] == pitch[:-1]
+        offset[:-1] = np.where(same_key, np.minimum(offset[:-1], onset[1:]), offset[:-1])
+        kept = offset > onset
+        onset, offset, pitch = onset[kept], offset[kept], pitch[kept]
+        velocity_bin = grid.velocity_bin[by_key][kept]
+        order = np.lexsort((pitch, onset))
+
+        the_end = max(int(offset.max(initial=0)), int(grid.pedal["step"].max(initial=0)))
+        pedals = [np.empty(0, GRID_PEDAL)]
+        for kind, deepest in self.vocabulary.pedals.items():
+            pedal = grid.pedal[grid.pedal["pedal"] == PEDAL_KINDS.index(kind)]
+            if lifted and len(pedal) and pedal["depth"][-1] != 0:
+                pedal = np.append(pedal, np.array([(the_end, PEDAL_KINDS.index(kind), 0)], GRID_PEDAL))
+            pedals.append(_without_short_ways(pedal, deepest, self.vocabulary.shortest_steps))
+        return GridNotes(onset[order], offset[order], pitch[order], velocity_bin[order], _in_order(pedals))
 
     def ids_from_grid(self, grid: GridNotes) -> np.ndarray:
-        """Events by (step, note, onset before offset), as note-seq orders them; `[num_tokens]`, uint16."""
-        if not len(grid):
+        """Events by step; within one releases, pedals, onsets, each in the order of the grid; `[num_tokens]`, uint16.
+
+        That is note-seq's order, too: by (step, note, onset before offset), and notes that end where another begins
+        began before it.
+        """
+        num_notes, num_pedal = len(grid), len(grid.pedal)
+        if not num_notes + num_pedal:
             return np.empty(0, np.uint16)
-        num_notes = len(grid)
+        # One sortable number an event: the step, then its place among all that the step could hold.
+        places = 2 * num_notes + num_pedal
         index = np.arange(num_notes)
-        # One sortable number an event: the step, then the note, then whether it is the offset.
-        key = np.concatenate([(grid.onset * num_notes + index) * 2, (grid.offset * num_notes + index) * 2 + 1])
+        key = np.concatenate(
+            [
+                grid.offset * places + index,
+                grid.pedal["step"] * places + num_notes + np.arange(num_pedal),
+                grid.onset * places + num_notes + num_pedal + index,
+            ]
+        )
         key.sort()
-        note, is_onset = (key >> 1) % num_notes, (key & 1) == 0
-        step = (key >> 1) // num_notes
+        step, place = np.divmod(key, places)
+        is_onset, is_pedal = place >= num_notes + num_pedal, (place >= num_notes) & (place < num_notes + num_pedal)
+        note = np.where(is_onset, place - (num_notes + num_pedal), np.where(is_pedal, 0, place))
 
         shift = np.diff(step, prepend=0)
         max_shift = self.vocabulary.range("time_shift").last
         num_shifts = -(-shift // max_shift)
         last_shift = shift - (num_shifts - 1) * max_shift
-        velocity_bin = grid.velocity_bin[note]
         at_onset = np.flatnonzero(is_onset)
+        velocity_bin = grid.velocity_bin[note[at_onset]]
+        changes = np.diff(velocity_bin, prepend=0) != 0
         new_velocity = np.zeros(len(key), bool)
-        new_velocity[at_onset] = np.diff(velocity_bin[at_onset], prepend=0) != 0
+        new_velocity[at_onset] = changes
 
-        first = {kind: self.vocabulary.range(kind).start - self.vocabulary.range(kind).first for kind in KINDS[:4]}
+        first = {events.kind: events.start - events.first for events in self.vocabulary.ranges}
         end = np.cumsum(num_shifts + new_velocity + 1)  # where each event's tokens end
         ids = np.full(end[-1], first["time_shift"] + max_shift, np.uint16)
-        pitch = grid.pitch[note]
+        pitch = grid.pitch[note] if num_notes else note
         ids[end - 1] = np.where(is_onset, first["note_on"] + pitch, first["note_off"] + pitch)
-        ids[end[new_velocity] - 2] = first["velocity"] + velocity_bin[new_velocity]
+        if num_pedal:
+            first_of_pedal = np.array([first.get(kind, 0) for kind in PEDAL_KINDS])
+            pedal = grid.pedal[place[is_pedal] - num_notes]
+            ids[end[is_pedal] - 1] = first_of_pedal[pedal["pedal"]] + pedal["depth"]
+        ids[end[new_velocity] - 2] = first["velocity"] + velocity_bin[changes]
         shifts = num_shifts > 0
         ids[(end - 2 - new_velocity)[shifts]] = first["time_shift"] + last_shift[shifts]
         return ids
 
     def grid_from_ids(self, ids: np.ndarray) -> GridNotes:
-        """The notes that ids stand for. A release closes the oldest open note of its pitch, as in note-seq."""
+        """The notes and pedals that ids stand for, whatever the ids.
+
+        A release closes its key's oldest open note, as in note-seq; where keys are played, so does an onset.
+        """
+        return self._read(ids)[0]
+
+    def _read(self, ids: np.ndarray) -> tuple[GridNotes, Repairs]:
         ids = np.asarray(ids, np.int64)
+        if not len(ids):
+            return GridNotes(*(np.empty(0, np.int64) for _ in range(4))), Repairs()
         kind, value = self._kind[ids], self._value[ids]
         step = np.cumsum(np.where(kind == TIME_SHIFT, value, 0))
         last_velocity = np.maximum.accumulate(np.where(kind == VELOCITY, np.arange(len(ids)), -1))
         default_bin = (DEFAULT_VELOCITY - 1) // self._bin_width + 1
-        velocity_bin = np.where(last_velocity >= 0, value[last_velocity], default_bin) if len(ids) else value
+        velocity_bin = np.where(last_velocity >= 0, value[last_velocity], default_bin)
 
+        at_onset = np.flatnonzero(kind == NOTE_ON)
+        pair = self._paired_as_played if self._played else self._paired_as_sounding
+        closed_by, num_idle_releases = pair(kind, value)
+        is_open = closed_by < 0
+        onset, pitch = step[at_onset], value[at_onset]
+        offset = np.where(is_open, np.maximum(int(step[-1]), onset + 1), step[closed_by])
+        kept = offset > onset
+        grid = GridNotes(onset[kept], offset[kept], pitch[kept], velocity_bin[at_onset][kept])
+        num_ended = np.count_nonzero(kind[closed_by[~is_open]] == NOTE_OFF)
+        pedal, num_idle, num_down = self._pedals_read(kind, value, step, max(int(step[-1]), grid.last_step))
+        return GridNotes(grid.onset, grid.offset, grid.pitch, grid.velocity_bin, pedal), Repairs(
+            notes_without_end=len(at_onset) - int(num_ended),
+            releases_of_silent_keys=num_idle_releases,
+            notes_without_length=len(at_onset) - int(kept.sum()),
+            idle_pedals=num_idle,
+            pedals_left_down=num_down,
+            borders=int(np.isin(kind, [KINDS.index(border) for border in BORDERS]).sum()),
+        )
+
+    def _paired_as_sounding(self, kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, int]:
+        """For each onset the place of the release that closes it, or -1; and how many releases close nothing."""
         at_onset, at_offset = np.flatnonzero(kind == NOTE_ON), np.flatnonzero(kind == NOTE_OFF)
-        the_end = int(step[-1]) if len(ids) else 0
-        closed_at = np.full(len(ids), the_end, np.int64)
+        closed_by = np.full(len(kind), -1, np.int64)
+        num_used = 0
         for pitch in np.unique(value[at_onset]):
             onsets, offsets = at_onset[value[at_onset] == pitch], at_offset[value[at_offset] == pitch]
             offsets = _releases_of_open_notes(onsets, offsets)
-            closed_at[onsets[: len(offsets)]] = step[offsets]
-            closed_at[onsets[len(offsets) :]] = np.maximum(the_end, step[onsets[len(offsets) :]] + 1)
-        onset, offset = step[at_onset], closed_at[at_onset]
-        kept = offset > onset
-        return GridNotes(onset[kept], offset[kept], value[at_onset][kept], velocity_bin[at_onset][kept])
+            closed_by[onsets[: len(offsets)]] = offsets
+            num_used += len(offsets)
+        return closed_by[at_onset], len(at_offset) - num_used
+
+    def _paired_as_played(self, kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, int]:
+        """As above, but a stroke of the same key closes a note, too."""
+        places = np.flatnonzero((kind == NOTE_ON) | (kind == NOTE_OFF))
+        places = places[np.argsort(value[places], kind="stable")]  # by (key, place)
+        closed_by = np.full(len(kind), -1, np.int64)
+        same_key = value[places[1:]] == value[places[:-1]]
+        closed_by[places[:-1][same_key]] = places[1:][same_key]
+        follows_stroke = np.append(False, same_key & (kind[places[:-1]] == NOTE_ON))[: len(places)]
+        num_idle = np.count_nonzero((kind[places] == NOTE_OFF) & ~follows_stroke)
+        return closed_by[kind == NOTE_ON], int(num_idle)
+
+    def _pedals_read(
+        self, kind: np.ndarray, value: np.ndarray, step: np.ndarray, the_end: int
+    ) -> tuple[np.ndarray, int, int]:
+        """Records of `GRID_PEDAL`; how many events moved nothing; how many pedals were left down."""
+        pedals, num_idle, num_down = [np.empty(0, GRID_PEDAL)], 0, 0
+        for name in self.vocabulary.pedals:
+            places = np.flatnonzero(kind == KINDS.index(name))
+            pedal = _changes(_records(step[places], PEDAL_KINDS.index(name), value[places]))
+            num_idle += len(places) - len(pedal)
+            if len(pedal) and pedal["depth"][-1] != 0:
+                pedal = _changes(np.append(pedal, _records(np.array([the_end]), PEDAL_KINDS.index(name), 0)))
+                num_down += 1
+            pedals.append(pedal)
+        return _in_order(pedals), num_idle, num_down
+
+    def _depths(self, moves: np.ndarray) -> np.ndarray:
+        """Records of `PEDAL` as records of `GRID_PEDAL`: the last depth of each step, where it changes."""
+        pedals = [np.empty(0, GRID_PEDAL)]
+        steps_per_second = 1000 / self.vocabulary.time_step_ms
+        for kind, deepest in self.vocabulary.pedals.items():
+            its = moves[moves["control"] == CONTROLS[kind]]
+            depth = depths(its["value"], deepest, self.vocabulary.hysteresis)
+            step = _rounded(its["time"] * steps_per_second)
+            pedals.append(_changes(_records(step, PEDAL_KINDS.index(kind), depth)))
+        return _in_order(pedals)
+
+
+def depths(values: np.ndarray, deepest: int, hysteresis: float) -> np.ndarray:
+    """The depth of a pedal, 0 to `deepest`, after each of its control's values `[n]`; it was up before.
+
+    Depths are of equal width, around the values `127 k / deepest`. A border is passed where a value is `hysteresis`
+    beyond it, so that a foot that rests near a border does not tremble between two depths.
+    """
+    depth = np.zeros(len(values), np.int64)
+    index = np.arange(len(values))
+    for border in (np.arange(deepest) + 0.5) * 127 / deepest:
+        above, below = values >= border + hysteresis, values < border - hysteresis
+        last = np.maximum.accumulate(np.where(above | below, index, -1))  # the last value that told on which side it is
+        depth += (last >= 0) & above[last]
+    return depth
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -151,8 +358,6 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         PamusicError: there is none.
     """
-    from pathlib import Path
-
     if name.endswith(".toml"):
         return Tokenizer(load_vocabulary(Path(name)))
     path = tokenizers_folder() / f"{name}.toml"
@@ -169,6 +374,28 @@ def _rounded(steps: np.ndarray) -> np.ndarray:
     return (steps + 0.5).astype(np.int64)
 
 
+def _within(notes: np.ndarray, lowest: int, highest: int) -> np.ndarray:
+    return notes[(notes["pitch"] >= lowest) & (notes["pitch"] <= highest)]
+
+
+def _with_keys_let_go(notes: np.ndarray) -> np.ndarray:
+    """Each note ends at the latest where its key is struck anew; of strokes of a key at one instant the last stays."""
+    notes = notes[np.lexsort((notes["onset"], notes["pitch"]))]
+    again = (notes["pitch"][1:] == notes["pitch"][:-1]) & (notes["offset"][:-1] > notes["onset"][1:])
+    notes["offset"][:-1][again] = notes["onset"][1:][again]
+    doubled = np.append(again & (notes["onset"][1:] == notes["onset"][:-1]), False)[: len(notes)]
+    notes = notes[~doubled]
+    return notes[np.lexsort((notes["pitch"], notes["onset"]))]
+
+
+def _moves(pedal: np.ndarray, lifted_at: float | None) -> np.ndarray:
+    """Of one pedal's records of `PEDAL` the last value of each instant, where it changes; it was up before."""
+    if lifted_at is not None and len(pedal) and pedal["value"][-1] != 0:
+        pedal = np.append(pedal, np.array([(lifted_at, pedal["control"][-1], 0)], PEDAL))
+    pedal = pedal[np.append(pedal["time"][1:] != pedal["time"][:-1], True)[: len(pedal)]]
+    return pedal[np.diff(pedal["value"].astype(np.int64), prepend=0) != 0]
+
+
 def _releases_of_open_notes(onsets: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Of one pitch's releases (places in the ids), those that find a note open; the k-th closes the k-th onset."""
     places = np.concatenate([onsets, offsets])
@@ -178,3 +405,46 @@ def _releases_of_open_notes(onsets: np.ndarray, offsets: np.ndarray) -> np.ndarr
     # A release finds nothing open exactly when it takes the balance below all that it was before.
     lowest_before = np.minimum.accumulate(np.concatenate([[0], balance[:-1]]))
     return places[order][(step == -1) & (balance >= lowest_before)]
+
+
+def _records(step: np.ndarray, pedal: int, depth: np.ndarray | int) -> np.ndarray:
+    records = np.empty(len(step), GRID_PEDAL)
+    records["step"], records["pedal"], records["depth"] = step, pedal, depth
+    return records
+
+
+def _in_order(pedals: list[np.ndarray]) -> np.ndarray:
+    pedal = np.concatenate(pedals)
+    return pedal[np.lexsort((pedal["pedal"], pedal["step"]))]
+
+
+def _changes(pedal: np.ndarray) -> np.ndarray:
+    """Of one pedal's records the last of each step, and of these the ones that change the depth, which was 0 before."""
+    pedal = pedal[np.append(pedal["step"][1:] != pedal["step"][:-1], True)[: len(pedal)]]
+    return pedal[np.diff(pedal["depth"], prepend=0) != 0]
+
+
+def _without_short_ways(pedal: np.ndarray, deepest: int, shortest: int) -> np.ndarray:
+    """One pedal's records without depths that lasted fewer than `shortest` steps and were not meant.
+
+    Not meant is a depth on the way to another (from up over half to down: dated in the middle of the way), and a tremor
+    (one depth up and back, or down and back). A turning point further out is meant however short it is: a quick lift
+    between two chords. A pedal of two depths has neither. It is done until nothing changes, so that doing it again
+    does nothing.
+    """
+    pedal = _changes(pedal)
+    while len(pedal) > 1:
+        step, depth = pedal["step"], pedal["depth"]
+        before, here, after = np.append(0, depth[:-2]), depth[:-1], depth[1:]
+        on_the_way = np.sign(here - before) == np.sign(after - here)
+        tremor = (before == after) & (np.abs(here - before) == 1) & (deepest > 1)
+        out = np.append((np.diff(step) < shortest) & (on_the_way | tremor), False)
+        if not out.any():
+            break
+        # Of several in a row, from the first one's step to that of the depth that follows the last.
+        first = np.flatnonzero(out & ~np.append(False, out[:-1]))
+        arrival = np.flatnonzero(~out & np.append(False, out[:-1]))
+        pedal = pedal.copy()
+        pedal["step"][arrival] = (step[first] + step[arrival]) // 2
+        pedal = _changes(pedal[~out])
+    return pedal

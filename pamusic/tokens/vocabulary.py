@@ -17,9 +17,13 @@ import numpy as np
 
 from pamusic.errors import PamusicError
 
-KINDS = ("note_on", "note_off", "time_shift", "velocity", "start", "end", "pad")
+NEEDED_KINDS = ("note_on", "note_off", "time_shift", "velocity", "start", "end", "pad")
+PEDAL_KINDS = ("soft", "sostenuto", "sustain")  # in the order in which those of one step are written
+KINDS = (*NEEDED_KINDS, *PEDAL_KINDS)
 BORDERS = ("start", "end", "pad")
-SUSTAIN_MODES = ("folded",)
+SUSTAIN_MODES = ("folded", "played")
+DEEPEST = 15  # finer than this no foot is; the grammar's tables grow with it
+LONGEST_STEPS = 50  # of pedal.shortest_ms, for the same reason
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,11 @@ class Vocabulary:
         version: raised when its meaning changes.
         time_step_ms: the grid of time, in milliseconds.
         num_velocity_bins: loudness classes, of equal width, over velocities 1 to 127.
-        sustain: what becomes of the sustain pedal: `folded` into the notes' lengths.
+        sustain: what becomes of the pedals: the sustain pedal is `folded` into the notes' lengths and the others are
+            left out, or keys and pedals are events as `played`.
         ranges: the events in the order of their ids.
+        hysteresis: where pedals are played, by how much a control's value must pass the border between two depths.
+        shortest_ms: where pedals are played, how long a depth lasts that is more than a way to another or a tremor.
     """
 
     name: str
@@ -54,6 +61,8 @@ class Vocabulary:
     num_velocity_bins: int
     sustain: str
     ranges: tuple[EventRange, ...]
+    hysteresis: float = 0
+    shortest_ms: float = 0
 
     def __len__(self) -> int:
         """The number of ids."""
@@ -61,6 +70,23 @@ class Vocabulary:
 
     def range(self, kind: str) -> EventRange:
         return next(events for events in self.ranges if events.kind == kind)
+
+    @property
+    def pedals(self) -> dict[str, int]:
+        """Each pedal that has events, in the order in which those of one step are written, and its deepest depth."""
+        last = {events.kind: events.last for events in self.ranges}
+        return {kind: last[kind] for kind in PEDAL_KINDS if kind in last}
+
+    @property
+    def velocity_bin_width(self) -> int:
+        """Velocities a bin; what is left of 127 is for the last one. Where they run out before the bins do, the rest of
+        these is never written."""
+        return -(-127 // self.num_velocity_bins)
+
+    @property
+    def shortest_steps(self) -> int:
+        """`shortest_ms` on the grid."""
+        return round(self.shortest_ms / self.time_step_ms)
 
     def id(self, kind: str, value: int = 0) -> int:
         """The id of an event.
@@ -101,6 +127,8 @@ class Vocabulary:
         """A hash of what the vocabulary means: comments, layout and name of the file do not enter."""
         step_ms = int(self.time_step_ms) if self.time_step_ms == int(self.time_step_ms) else self.time_step_ms
         meaning: list[object] = [step_ms, self.num_velocity_bins, self.sustain]
+        if self.pedals:
+            meaning += [float(self.hysteresis), float(self.shortest_ms)]
         meaning += [[events.kind, events.first, events.last] for events in self.ranges]
         return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]
 
@@ -115,6 +143,8 @@ class Vocabulary:
             "",
         ]
         lines += ["[velocity]", f"bins = {self.num_velocity_bins}", "", "[pedal]", f'sustain = "{self.sustain}"']
+        if self.pedals:
+            lines += [f"hysteresis = {self.hysteresis}", f"shortest_ms = {self.shortest_ms}"]
         for events in self.ranges:
             lines += ["", "[[events]]", f'kind = "{events.kind}"', f"first = {events.first}", f"last = {events.last}"]
         return "\n".join(lines) + "\n"
@@ -137,13 +167,17 @@ def load_vocabulary(path: Path) -> Vocabulary:
         for events in table["events"]:
             ranges.append(EventRange(str(events["kind"]), _whole(events["first"]), _whole(events["last"]), start))
             start += len(ranges[-1])
+        pedal = table["pedal"]
+        played = pedal["sustain"] == "played"
         vocabulary = Vocabulary(
             name=str(table["name"]),
             version=_whole(table["version"]),
             time_step_ms=table["time"]["step_ms"],
             num_velocity_bins=_whole(table["velocity"]["bins"]),
-            sustain=str(table["pedal"]["sustain"]),
+            sustain=str(pedal["sustain"]),
             ranges=tuple(ranges),
+            hysteresis=pedal["hysteresis"] if played else 0,
+            shortest_ms=pedal["shortest_ms"] if played else 0,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PamusicError(f"{path}: is not a tokenizer file (missing or malformed: {error})") from None
@@ -162,8 +196,9 @@ def _check(vocabulary: Vocabulary, path: Path) -> None:
     for kind in kinds:
         if kind not in KINDS:
             raise PamusicError(f"{path}: has events of kind {kind!r}; the kinds are {', '.join(KINDS)}")
-    if sorted(kinds) != sorted(KINDS):
-        raise PamusicError(f"{path}: must have each kind of event once ({', '.join(KINDS)}), has {', '.join(kinds)}")
+    needed = (*NEEDED_KINDS, "sustain") if vocabulary.sustain == "played" else NEEDED_KINDS
+    if len(set(kinds)) < len(kinds) or not set(needed) <= set(kinds):
+        raise PamusicError(f"{path}: must have each kind of event once ({', '.join(needed)}), has {', '.join(kinds)}")
     if not vocabulary.name.isprintable() or not vocabulary.name.strip():
         raise PamusicError(f"{path}: name must be a line of text, not {vocabulary.name!r}")
     for events in vocabulary.ranges:
@@ -172,7 +207,7 @@ def _check(vocabulary: Vocabulary, path: Path) -> None:
         if events.kind in BORDERS and (events.first, events.last) != (0, 0):
             raise PamusicError(f"{path}: {events.kind} has one value, 0, not {events.first} to {events.last}")
     step_ms = vocabulary.time_step_ms
-    if isinstance(step_ms, bool) or not isinstance(step_ms, int | float) or not 1 <= step_ms <= 1000:
+    if not _is_number(step_ms) or not 1 <= step_ms <= 1000:
         raise PamusicError(f"{path}: time.step_ms is 1 to 1000, not {step_ms}")
     velocity, shift = vocabulary.range("velocity"), vocabulary.range("time_shift")
     if not 1 <= vocabulary.num_velocity_bins <= 127 or (velocity.first, velocity.last) != (
@@ -187,7 +222,26 @@ def _check(vocabulary: Vocabulary, path: Path) -> None:
     notes = [(vocabulary.range(kind).first, vocabulary.range(kind).last) for kind in ("note_on", "note_off")]
     if notes[0] != notes[1] or not 0 <= notes[0][0] <= notes[0][1] <= 127:
         raise PamusicError(f"{path}: note_on and note_off must have the same pitches, within 0 to 127")
-    if vocabulary.sustain not in SUSTAIN_MODES:
-        raise PamusicError(f"{path}: pedal.sustain is one of {', '.join(SUSTAIN_MODES)}, not {vocabulary.sustain!r}")
+    _check_pedals(vocabulary, path)
     if len(vocabulary) > 2**16:
         raise PamusicError(f"{path}: has {len(vocabulary)} ids; at most {2**16} fit a corpus")
+
+
+def _check_pedals(vocabulary: Vocabulary, path: Path) -> None:
+    if vocabulary.sustain not in SUSTAIN_MODES:
+        raise PamusicError(f"{path}: pedal.sustain is one of {', '.join(SUSTAIN_MODES)}, not {vocabulary.sustain!r}")
+    if vocabulary.sustain == "folded" and vocabulary.pedals:
+        raise PamusicError(f'{path}: events of {", ".join(vocabulary.pedals)} need pedal.sustain = "played"')
+    for kind, deepest in vocabulary.pedals.items():
+        if vocabulary.range(kind).first != 0 or not 1 <= deepest <= DEEPEST:
+            raise PamusicError(f"{path}: {kind} events are depths from 0 (up) to a last of 1 to {DEEPEST} (down)")
+    hysteresis, shortest_ms = vocabulary.hysteresis, vocabulary.shortest_ms
+    most = 127 / max(vocabulary.pedals.values(), default=1) / 2 - 1  # a depth's own value must lead to it from anywhere
+    if not _is_number(hysteresis) or not 0 <= hysteresis <= most:
+        raise PamusicError(f"{path}: pedal.hysteresis is 0 to {most:.1f} for that many depths, not {hysteresis}")
+    if not _is_number(shortest_ms) or not 0 <= shortest_ms <= LONGEST_STEPS * vocabulary.time_step_ms:
+        raise PamusicError(f"{path}: pedal.shortest_ms is 0 to {LONGEST_STEPS} steps of time, not {shortest_ms}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

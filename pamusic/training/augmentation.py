@@ -14,7 +14,7 @@ from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, GridNotes, Tokenizer
 
 def stretched_ids(notes: GridNotes, tokenizer: Tokenizer, most: float, rng: np.random.Generator) -> np.ndarray:
     """The ids `[num_tokens]` of a piece played at a tempo drawn between `1 - most` and `1 + most` of its length."""
-    return tokenizer.ids_from_grid(notes.stretched(1 + rng.uniform(-most, most)))
+    return tokenizer.ids_from_grid(tokenizer.settled(notes.stretched(1 + rng.uniform(-most, most))))
 
 
 def transposed_ids(ids: np.ndarray, tokenizer: Tokenizer, down: int, up: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,166 @@
+"""Which ids may follow, so that nothing is written but what the encoder could have written.
+
+Knows one vocabulary; knows no model, no sampler. The rules, of which the tests have a twin in plain words:
+
+1. Start and pad never follow. The end follows only where no key sounds, no pedal is down and something else than a
+   time shift came last.
+2. A time shift of fewer steps than the most is followed by no other, and by something.
+3. Within a step releases come first, then the pedals (soft, sostenuto, sustain), each at most once, then onsets.
+4. A velocity is another than the one in force, and an onset follows it. No onset comes before the first velocity.
+5. A key is let go only while it sounds, and those let go in one step in the order in which they were struck.
+6. A key is struck only while it does not sound; where keys are played, those of one step from low to high. Where the
+   pedal is folded into the notes the encoder guarantees less: a key may sound twice (in all of MAESTRO 6 times), and
+   onsets of one step stand in the order of their real times.
+7. A pedal goes to another depth than it has. A depth that has not lasted `shortest_steps` is no way to another in the
+   same direction, and, if it is next to the one before, no tremor back (see `tokenizer._without_short_ways`).
+
+They leave here as arrays, in which nothing is said of music. `generation/grammar.py` runs them and has the words for
+them: 1 to 4 and 7 are finite machines that run side by side, 5 and 6 slots that are opened and closed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pamusic.tokens.vocabulary import KINDS, Vocabulary
+
+STAYS = -1  # as a next state, while a machine is being made
+
+
+class _Machine:
+    """A table of states by columns, made from rules; a column is a class of ids that the rules treat alike."""
+
+    def __init__(self, num_states: int, num_columns: int) -> None:
+        self.next_state = np.full((num_states, num_columns), STAYS, np.int64)
+        self.barred = np.zeros((num_states, num_columns), bool)
+
+    def shifted(self, by: int) -> np.ndarray:
+        """Next states, counted on from `by`; `STAYS` becomes the state itself."""
+        own = np.arange(len(self.next_state))[:, None]
+        return np.where(self.next_state == STAYS, own, self.next_state) + by
+
+
+class _Columns:
+    """A number for each class of ids that the rules treat alike."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        num_ages = max(1, vocabulary.shortest_steps)
+        most = vocabulary.range("time_shift").last
+        classes: dict[tuple[str, int], int] = {}
+        self.of_id = np.empty(len(vocabulary), np.int64)
+        for events in vocabulary.ranges:
+            for value in range(events.first, events.last + 1):
+                if events.kind == "time_shift":
+                    name = ("full_shift" if value == most else "part_shift", min(value, num_ages))
+                elif events.kind in ("note_on", "note_off"):
+                    name = (events.kind, 0)
+                else:
+                    name = (events.kind, value)
+                self.of_id[events.start + value - events.first] = classes.setdefault(name, len(classes))
+        self._classes = classes
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def of(self, *kinds: str) -> list[int]:
+        """All columns of these kinds."""
+        return [column for (kind, _), column in self._classes.items() if kind in kinds]
+
+    def items(self, *kinds: str) -> list[tuple[int, int]]:
+        """(value, column) of these kinds."""
+        return [(value, column) for (kind, value), column in self._classes.items() if kind in kinds]
+
+
+def grammar_arrays(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The rules of a vocabulary as the fields of `generation.grammar.Rules`, which says what each is."""
+    columns = _Columns(vocabulary)
+    machines = [_order(vocabulary, columns), _velocity(vocabulary, columns)]
+    machines += [_pedal(vocabulary, columns, kind, deepest) for kind, deepest in vocabulary.pedals.items()]
+    firsts = np.cumsum([0, *(len(machine.next_state) for machine in machines)])[:-1]
+    played = vocabulary.sustain == "played"
+    presses, releases = vocabulary.range("note_on"), vocabulary.range("note_off")
+    return {
+        "column_of_id": columns.of_id,
+        "first_states": firsts,
+        "next_state": np.concatenate([m.shifted(first) for m, first in zip(machines, firsts.tolist(), strict=True)]),
+        "barred": np.concatenate([machine.barred for machine in machines]),
+        "first_opening": presses.start,
+        "first_closing": releases.start,
+        "num_slots": len(presses),
+        "most_open": 1 if played else 2,
+        "ascending": played,
+        "is_tick": vocabulary.kind_of_id == KINDS.index("time_shift"),
+        "needs_opening": vocabulary.kind_of_id == KINDS.index("velocity"),
+        "needs_all_closed": vocabulary.kind_of_id == KINDS.index("end"),
+    }
+
+
+def _order(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
+    """Rules 1 to 3, and the onset after a velocity: what may follow is told by what came last."""
+    in_step = ["note_off", *vocabulary.pedals, "velocity", "note_on"]
+    beginning, after_part, after_full, after_first = 0, 1, 2, 3  # then after each of `in_step`
+    machine = _Machine(after_first + len(in_step), len(columns))
+    for state, kind in enumerate(in_step, start=after_first):
+        machine.next_state[:, columns.of(kind)] = state
+        earlier = in_step[: state - after_first + (kind in vocabulary.pedals)]
+        machine.barred[state, columns.of(*(earlier if kind != "note_on" else in_step[:-2]))] = True
+    machine.next_state[:, columns.of("part_shift")] = after_part
+    machine.next_state[:, columns.of("full_shift")] = after_full
+    machine.barred[after_part, columns.of("part_shift", "full_shift", "end")] = True
+    machine.barred[after_full, columns.of("end")] = True
+    machine.barred[after_first + in_step.index("velocity")] = True
+    machine.barred[after_first + in_step.index("velocity"), columns.of("note_on")] = False
+    machine.barred[:, columns.of("start", "pad")] = True
+    assert not machine.barred[beginning, columns.of("end")].any(), "a piece may be empty"
+    return machine
+
+
+def _velocity(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
+    """Rule 4: state 0 before the first velocity, then the bin in force."""
+    machine = _Machine(1 + vocabulary.num_velocity_bins, len(columns))
+    machine.barred[0, columns.of("note_on")] = True
+    for velocity_bin, column in columns.items("velocity"):
+        machine.next_state[:, column] = velocity_bin
+        machine.barred[velocity_bin, column] = True
+        machine.barred[:, column] |= (velocity_bin - 1) * vocabulary.velocity_bin_width >= 127
+    return machine
+
+
+def _pedal(vocabulary: Vocabulary, columns: _Columns, kind: str, deepest: int) -> _Machine:
+    """Rule 7 and the pedal's part of rule 1.
+
+    States: each depth when it has lasted; then, if that takes a time, each depth with how it was reached (from below or
+    above; from the depth next to it or from further away) and for how many steps it has lasted.
+    """
+    shortest = vocabulary.shortest_steps if deepest > 1 else 0  # of two depths none is on the way to another
+    num_depths = deepest + 1
+
+    def young(depth: int, up: bool, next_to: bool, age: int) -> int:
+        return num_depths + ((depth * 2 + up) * 2 + next_to) * shortest + age
+
+    machine = _Machine(num_depths * (1 + 4 * shortest), len(columns))
+    # Depth, whether it was reached from below, and from next to it; how long it has lasted, -1 for long; the state.
+    states = [(depth, False, False, -1, depth) for depth in range(num_depths)]
+    states += [
+        (depth, up, next_to, age, young(depth, up, next_to, age))
+        for depth in range(num_depths)
+        for up in (False, True)
+        for next_to in (False, True)
+        for age in range(shortest)
+    ]
+    for depth, up, next_to, age, state in states:
+        for other, column in columns.items(kind):
+            if other != depth:
+                reached = other > depth, abs(other - depth) == 1
+                machine.next_state[state, column] = young(other, *reached, 0) if shortest else other
+            further = other > depth if up else other < depth
+            back = other == (depth - 1 if up else depth + 1)
+            machine.barred[state, column] = other == depth or (age >= 0 and (further or (next_to and back)))
+        if age >= 0:
+            for steps, column in columns.items("part_shift", "full_shift"):
+                lasted = age + steps >= shortest
+                machine.next_state[state, column] = depth if lasted else young(depth, up, next_to, age + steps)
+        machine.barred[state, columns.of("end")] = depth != 0
+    return machine
