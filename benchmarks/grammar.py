@@ -131,7 +131,7 @@ def main() -> int:
         f"{platform.python_version()}, torch {torch.__version__}, pamusic {__version__}; {Path(words.archive).name}. "
         "Microseconds of CPU time.",
         "",
-        "| vocabulary | pieces | tokens | a note | a second | violations | µs a token, 1 row | 16 rows | a step of 16 |",
+        "| vocabulary | pieces | tokens | a note | a second | violations | µs a token, 1 row | 16 rows | step of 16 |",
         "|---|---|---|---|---|---|---|---|---|",
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
