@@ -24,7 +24,7 @@ from pamusic.generation.config import SamplingConfig
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
-from pamusic.music.performance import PEDAL, SUSTAIN, Performance
+from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import KINDS
 
@@ -165,6 +165,20 @@ def test_the_piece_may_end_by_itself(sample, tmp_path):
 
     assert done.exit_code == 0
     assert int(done.stderr.splitlines()[1].split(" tokens")[0].replace(",", "")) < 1500
+
+
+def test_with_a_vocabulary_of_pedals_the_file_has_pedals(sample, prime, tmp_path):
+    piano = random_checkpoint(tmp_path / "piano", load_tokenizer("piano"))
+    done = sample("--prime", prime, "--seconds", 30, "--seed", 1, "--checkpoint", piano, "-o", "out.mid")
+
+    assert done.exit_code == 0
+    opening, music = read_midi(prime), read_midi(tmp_path / "out.mid")
+    follows = music.pedal[music.pedal["time"] > opening.duration]
+    values = set(follows["value"].tolist())
+    assert values <= {0, 42, 85, 127}
+    assert values & {42, 85}  # half pedal
+    for control in PEDALS:
+        assert not music.pedal["value"][music.pedal["control"] == control][-1:].any()
 
 
 def test_what_is_no_music_is_never_drawn(checkpoint):
