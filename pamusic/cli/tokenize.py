@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pamusic.tokens.tokenizing import SplitCount, Summary
 
-MOST_REFUSALS = 20  # told on a terminal; all of them stand in the corpus
+MOST_TOLD = 20  # repaired and refused files told on a terminal; all of them stand in the corpus
 
 
 def tokenize(
@@ -26,6 +26,7 @@ def tokenize(
     tokenizer: Annotated[
         str, typer.Option(help="One that ships, by name, or a .toml file of your own.")
     ] = "performance",
+    tracks: Annotated[str, typer.Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes.", show_default="as many as there are cores")
     ] = None,
@@ -34,6 +35,7 @@ def tokenize(
     """Turns MIDI files into a corpus of tokens to train on, split into train, validation and test."""
     import time
 
+    from pamusic.music.midi import parsed_tracks
     from pamusic.tokens.tokenizer import load_tokenizer
     from pamusic.tokens.tokenizing import tokenize
 
@@ -46,7 +48,10 @@ def tokenize(
         bars[0].update(done - bars[0].n)
 
     try:
-        summary = tokenize(sources, out, load_tokenizer(tokenizer), force=force, num_workers=workers, progress=show)
+        summary = tokenize(
+            sources, out, load_tokenizer(tokenizer), tracks=parsed_tracks(tracks), force=force, num_workers=workers,
+            progress=show,
+        )  # fmt: skip
     finally:
         for bar in bars:
             bar.close()
@@ -67,10 +72,18 @@ def _tell(summary: Summary, out: Path) -> None:
     table.add_row("in all", *_columns(summary.in_all))
     console().print(table)
 
-    for refusal in summary.refused[:MOST_REFUSALS]:
-        say(f"refused: {refusal.name}: {refusal.reason}")
-    if len(summary.refused) > MOST_REFUSALS:
-        say(f"… and {len(summary.refused) - MOST_REFUSALS} more, in {out / 'corpus.json'}")
+    _tell_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)
+    _tell_some([f"refused: {refusal.name}: {refusal.reason}" for refusal in summary.refused], out)
+    if summary.num_repairs:
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.num_repairs.most_common())
+        say(f"repaired in {len(summary.repaired):,} of {summary.in_all.num_files:,} files: {counts}")
+
+
+def _tell_some(lines: list[str], out: Path) -> None:
+    for line in lines[:MOST_TOLD]:
+        say(line)
+    if len(lines) > MOST_TOLD:
+        say(f"… and {len(lines) - MOST_TOLD} more, in {out / 'corpus.json'}")
 
 
 def _columns(count: SplitCount) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -39,6 +39,7 @@ class Piece:
         start, num_tokens: where its ids lie in `tokens.bin`, in ids.
         num_notes, seconds: how many notes it has and how long it lasts.
         sha256: of the source file.
+        repairs: what was mended in it and left out: (kind, how often, words) each.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Piece:
     num_notes: int
     seconds: float
     sha256: str
+    repairs: Sequence[tuple[str, int, str]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +145,22 @@ class CorpusWriter:
         self._pieces: list[Piece] = []
         self._num_tokens = 0
 
-    def add(self, ids: np.ndarray, *, name: str, split: str, num_notes: int, seconds: float, sha256: str) -> None:
+    def add(
+        self,
+        ids: np.ndarray,
+        *,
+        name: str,
+        split: str,
+        num_notes: int,
+        seconds: float,
+        sha256: str,
+        repairs: Sequence[tuple[str, int, str]] = (),
+    ) -> None:
         assert split in SPLITS
         self._file.write(np.ascontiguousarray(ids, ID).tobytes())
-        self._pieces.append(Piece(name, split, self._num_tokens, len(ids), num_notes, round(seconds, 3), sha256))
+        self._pieces.append(
+            Piece(name, split, self._num_tokens, len(ids), num_notes, round(seconds, 3), sha256, repairs)
+        )
         self._num_tokens += len(ids)
 
     def close(self, **about: object) -> None:

@@ -19,12 +19,13 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from pamusic.errors import PamusicError
+from pamusic.music.repair import MAX_FILE_BYTES, check_size
 
 SPLITS = ("train", "validation", "test")
 MIDI_ENDINGS = (".mid", ".midi")
 MAESTRO_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
 VALIDATION_SHARE = TEST_SHARE = 0.1  # of a folder without official splits: MAESTRO's own are 0.11 and 0.14
-MAX_FILE_BYTES = 64 * 2**20
+TAKEN_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound on memory
 
 # All that zipfile raises over broken archives.
 BROKEN = (
@@ -57,24 +58,37 @@ class Source:
         """
         try:
             if self.container is None:
-                size = Path(self.path).stat().st_size
-            else:
-                archive = _open_archive(self.container)
-                size = archive.getinfo(self.path).file_size
-            if size > MAX_FILE_BYTES:
-                raise PamusicError(f"{self.name}: is larger than any MIDI file we take (64 MiB)")
-            return Path(self.path).read_bytes() if self.container is None else archive.read(self.path)
+                check_size(Path(self.path).stat().st_size, self.name)
+                return Path(self.path).read_bytes()
+            archive = _open_archive(self.container)
+            member = archive.getinfo(self.path)
+            check_size(member.file_size, self.name)
+            if member.compress_type not in TAKEN_PACKINGS:
+                raise PamusicError(
+                    f"{self.name}: is packed in a rare way (method {member.compress_type}); "
+                    "zip it anew with deflate, the usual one",
+                    rule="rare packing",
+                )
+            with archive.open(member) as file:
+                return file.read(MAX_FILE_BYTES)  # whatever size it is said to have
         except BROKEN as error:
             why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-            raise PamusicError(f"{self.name}: cannot be read ({why})") from None
+            raise PamusicError(
+                f"{self.name}: cannot be read ({why}); fetch it anew, or check its rights", rule="cannot be read"
+            ) from None
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that did not become a piece, and why."""
+    """A file that did not become a piece, and why.
+
+    Attributes:
+        rule: what refused it, in words that are the same for each file it refuses; the reason by default.
+    """
 
     name: str
     reason: str
+    rule: str = ""
 
 
 def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:

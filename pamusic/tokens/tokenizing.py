@@ -18,17 +18,19 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pamusic.errors import PamusicError
-from pamusic.music.midi import read_midi
+from pamusic.music.midi import Tracks, read_and_mend
 from pamusic.tokens.corpus import check_corpus_place, writing_corpus
 from pamusic.tokens.sources import SPLITS, Refusal, Source, find_sources, split_by_content
 from pamusic.tokens.tokenizer import Tokenizer
 
 CHUNK = 8  # files a worker takes at once
+Encode = Callable[[list[Source]], list["Encoded | Refusal"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ class Encoded:
     num_notes: int
     seconds: float
     sha256: str
+    repairs: list[tuple[str, int, str]]
 
 
 @dataclass
@@ -65,6 +68,17 @@ class Summary:
 
     splits: dict[str, SplitCount] = field(default_factory=lambda: {split: SplitCount() for split in SPLITS})
     refused: list[Refusal] = field(default_factory=list)
+    repaired: list[tuple[str, str]] = field(default_factory=list)  # name of the file, and words
+    num_repairs: Counter[str] = field(default_factory=Counter)  # by kind
+
+    def add_repairs(self, name: str, repairs: Iterable[tuple[str, int, str]]) -> None:
+        """Counts what was mended in a file."""
+        words = []
+        for kind, count, said in repairs:
+            self.num_repairs[kind] += count
+            words.append(said)
+        if words:
+            self.repaired.append((name, "; ".join(words)))
 
     @property
     def in_all(self) -> SplitCount:
@@ -83,6 +97,7 @@ def tokenize(
     out: Path,
     tokenizer: Tokenizer,
     *,
+    tracks: Tracks = "piano",
     force: bool = False,
     num_workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -92,6 +107,7 @@ def tokenize(
     Args:
         paths: folders, zip archives, MIDI files.
         out: the corpus' folder.
+        tracks: which parts of a file to take, see `read_and_mend`.
         force: replace a corpus that is there.
         num_workers: processes; as many as the machine's cores by default.
         progress: called with (files done, files in all), from the first file on; by then all processes have started.
@@ -104,13 +120,14 @@ def tokenize(
     summary = Summary(refused=list(refused))
     with (
         writing_corpus(out, tokenizer, force=force) as writer,
-        closing(_encode_all(sources, tokenizer, num_workers)) as results,
+        closing(_encode_all(sources, tokenizer, tracks, num_workers)) as results,
     ):
         for done, result in enumerate(results, start=1):
             if isinstance(result, Refusal):
                 summary.refused.append(result)
             else:
                 summary.splits[result.split].add(result)
+                summary.add_repairs(result.name, result.repairs)
                 writer.add(
                     result.ids,
                     name=result.name,
@@ -118,12 +135,14 @@ def tokenize(
                     num_notes=result.num_notes,
                     seconds=result.seconds,
                     sha256=result.sha256,
+                    repairs=result.repairs,
                 )
             progress(done, len(sources))
         if not summary.in_all.num_files:
             raise PamusicError(_why_nothing(summary.refused))
         writer.close(
             sources=[str(path) for path in paths],
+            tracks=tracks,
             refused=[[refusal.name, refusal.reason] for refusal in summary.refused],
         )
     return summary
@@ -132,33 +151,58 @@ def tokenize(
 def _why_nothing(refused: list[Refusal]) -> str:
     if len(refused) == 1:
         return f"{refused[0].name}: {refused[0].reason}"
-    reason, how_many = Counter(refusal.reason for refusal in refused).most_common(1)[0]
-    example = next(refusal.name for refusal in refused if refusal.reason == reason)
-    return f"none of {len(refused)} files could be taken; {how_many} of them, as {example}: {reason}"
+    rule, how_many = Counter(refusal.rule or refusal.reason for refusal in refused).most_common(1)[0]
+    example = next(refusal for refusal in refused if (refusal.rule or refusal.reason) == rule)
+    return f"none of {len(refused)} files could be taken; {how_many} of them as {example.name}: {example.reason}"
 
 
 def _encode_all(
-    sources: list[Source], tokenizer: Tokenizer, num_workers: int | None
+    sources: list[Source], tokenizer: Tokenizer, tracks: Tracks, num_workers: int | None
 ) -> Generator[Encoded | Refusal, None, None]:
     num_workers = min(num_workers or os.cpu_count() or 1, -(-len(sources) // CHUNK))
-    chunks = [sources[i : i + CHUNK] for i in range(0, len(sources), CHUNK)]
+    chunks = deque(sources[i : i + CHUNK] for i in range(0, len(sources), CHUNK))
+    encode = partial(_encode_chunk, tokenizer=tokenizer, tracks=tracks)
+    ahead = 4 * num_workers
     if num_workers <= 1:
         for chunk in chunks:
-            yield from _encode_chunk(chunk, tokenizer)
+            yield from encode(chunk)
         return
+    while chunks:
+        try:
+            with _pool(num_workers) as pool:
+                for results in _in_order(pool, list(chunks), encode, ahead):
+                    chunks.popleft()
+                    yield from results
+        except BrokenProcessPool:  # one of the chunks that were at work killed its worker
+            for _ in range(min(ahead, len(chunks))):
+                for source in chunks.popleft():
+                    yield _encode_alone(source, encode)
+
+
+@contextmanager
+def _pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_leave_interrupts_to_parent) as pool:
         try:
-            yield from _in_order(pool, chunks, tokenizer, ahead=4 * num_workers)
-        except BrokenProcessPool:
-            raise PamusicError("a worker died at its work (out of memory?); try fewer: --workers 1") from None
+            yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _encode_alone(source: Source, encode: Encode) -> Encoded | Refusal:
+    """Encodes a file in a process of its own; a file that kills it is refused."""
+    try:
+        with _pool(1) as pool:
+            ((result,),) = _in_order(pool, [[source]], encode, ahead=1)
+            return result
+    except BrokenProcessPool:
+        rule = "killed the process that read it (out of memory?)"
+        return Refusal(source.name, f"{rule}; look at it in a sequencer, or leave it out", rule)
+
+
 def _in_order(
-    pool: ProcessPoolExecutor, chunks: Iterable[list[Source]], tokenizer: Tokenizer, ahead: int
-) -> Iterator[Encoded | Refusal]:
+    pool: ProcessPoolExecutor, chunks: Iterable[list[Source]], encode: Encode, ahead: int
+) -> Iterator[list[Encoded | Refusal]]:
     """Results in the order of the chunks, never more than `ahead` chunks in memory."""
     waiting: deque[Future[list[Encoded | Refusal]]] = deque()
     for chunk in chunks:
@@ -166,11 +210,11 @@ def _in_order(
             # Forking spares each worker the imports. Python 3.12 warns of it where there are threads, as NumPy's
             # library has some; all workers are forked at once here, before a thread of ours or a bar's is started.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            waiting.append(pool.submit(_encode_chunk, chunk, tokenizer))
+            waiting.append(pool.submit(encode, chunk))
         if len(waiting) >= ahead:
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
     while waiting:
-        yield from waiting.popleft().result()
+        yield waiting.popleft().result()
 
 
 @contextmanager
@@ -190,16 +234,16 @@ def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _encode_chunk(sources: list[Source], tokenizer: Tokenizer) -> list[Encoded | Refusal]:
-    return [_encode(source, tokenizer) for source in sources]
+def _encode_chunk(sources: list[Source], tokenizer: Tokenizer, tracks: Tracks) -> list[Encoded | Refusal]:
+    return [_encode(source, tokenizer, tracks) for source in sources]
 
 
-def _encode(source: Source, tokenizer: Tokenizer) -> Encoded | Refusal:
+def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks) -> Encoded | Refusal:
     try:
         data = source.read()
-        performance = read_midi(data, source.name)
+        performance, repairs = read_and_mend(data, source.name, tracks=tracks)
     except PamusicError as error:
-        return Refusal(source.name, str(error).removeprefix(f"{source.name}: "))
+        return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
     ids = tokenizer.encode(performance)
     if not len(ids):
         return Refusal(source.name, f"no note of it is within the pitches of the tokenizer {tokenizer.name}")
@@ -210,4 +254,5 @@ def _encode(source: Source, tokenizer: Tokenizer) -> Encoded | Refusal:
         num_notes=len(performance),
         seconds=performance.duration,
         sha256=hashlib.sha256(data).hexdigest(),
+        repairs=[(repair.kind, repair.count, repair.words) for repair in repairs],
     )
