@@ -177,6 +177,21 @@ def test_what_was_repaired_is_told_a_line_each_and_counted_at_the_end(tmp_path):
     ]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere file names are text")
+def test_a_files_name_need_not_be_text(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 1)
+    with open(os.fsencode(folder) + b"/\xe9tude.mid", "wb") as file:
+        file.write(tune(1))
+    with open(os.fsencode(folder) + b"/\x83s\x83A.mid", "wb") as file:
+        file.write(b"broken")
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
+
+    assert done.exit_code == 0, done.output
+    assert len(open_corpus(tmp_path / "corpus")) == 2
+    assert "refused: \\udc83s\\udc83A.mid: is not a MIDI file" in done.stderr
+
+
 def test_other_tracks_than_the_pianos_are_taken_when_told(tmp_path):
     (tmp_path / "violin.mid").write_bytes(midi_file([(0, program(40)), (0, note_on(60)), (9, note_off(60))]))
 
