@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from pamusic.errors import PamusicError
 from pamusic.music import midi
+from pamusic.music.contents import KINDS, MAX_FILE_BYTES, Repair
 from pamusic.music.midi import read_and_mend
-from pamusic.music.repair import KINDS, MAX_FILE_BYTES, read_leniently
+from pamusic.music.repair import read_leniently
 from pamusic.tokens.sources import find_sources
 
 END = b"\0\xff\x2f\0"
@@ -145,8 +146,6 @@ def test_of_tempi_at_one_tick_the_last_in_the_file_holds_whichever_its_track():
 
 
 def test_every_repair_is_said_of_one_and_of_many():
-    from pamusic.music.repair import Repair
-
     said = [Repair.of(kind, count).words for kind in KINDS for count in (1, 2000)]
 
     assert len(set(said)) == 2 * len(KINDS)

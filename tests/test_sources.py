@@ -8,7 +8,7 @@ import pytest
 from builders import tune, zipped
 
 from pamusic.errors import PamusicError
-from pamusic.music.repair import MAX_FILE_BYTES
+from pamusic.music.contents import MAX_FILE_BYTES
 from pamusic.tokens.sources import Source, find_sources
 
 

@@ -197,7 +197,9 @@ def test_other_tracks_than_the_pianos_are_taken_when_told(tmp_path):
 
     refused = pamusic("tokenize", tmp_path / "violin.mid", "-o", tmp_path / "corpus")
     assert "take them with --tracks all or --tracks 1" in refusal(refused, tmp_path)
-    assert "--tracks is piano, all or" in refusal(pamusic("tokenize", tmp_path, "--tracks", "x"), tmp_path)
+    unknown = pamusic("tokenize", tmp_path, "--tracks", "violin")
+    assert unknown.exit_code == 2
+    assert "--tracks is piano, all or numbers from 1 on, like 1,3; not 'violin'" in unknown.stderr
 
     done = pamusic("tokenize", tmp_path / "violin.mid", "-o", tmp_path / "corpus", "--tracks", "1")
     assert done.exit_code == 0, done.output

@@ -23,8 +23,8 @@ def read_telling(source: Path, tracks: Tracks) -> Performance:
     Raises:
         PamusicError: there is none.
     """
+    from pamusic.music.contents import MAX_FILE_BYTES
     from pamusic.music.midi import read_and_mend
-    from pamusic.music.repair import MAX_FILE_BYTES
 
     given = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == STREAM else source
     performance, repairs = read_and_mend(given, tracks=tracks)

@@ -4,9 +4,8 @@ Knows ticks, tempo maps, tracks and programs; knows no tokens. A plain file is r
 every other one, message by message, by `repair.py`, which says what it mended. The times are computed in float64 with
 the very operations of pretty_midi, so that quantising them later falls on the same side of a tie. Writing is mido's.
 
-Two differences from pretty_midi are meant: tempo changes count in whichever track they stand, as for players; and a
-note without an end is ended, not dropped. One is not: of a stroke that is released at its own tick and then once more,
-the fast reader may make a note.
+Three differences from pretty_midi are meant, as players have them: tempo changes count in whichever track they stand, a
+note without an end is ended, not dropped, and a note belongs to the program it is struck with, not released.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ import mido
 import numpy as np
 import symusic
 
-from pamusic.errors import PamusicError
+from pamusic.errors import PamusicError, UsageError
+from pamusic.music.contents import MAX_PARTS, Contents, Part, Repair, check_size, readable
 from pamusic.music.performance import NOTE, PEDAL, PEDALS, Performance
-from pamusic.music.repair import MAX_PARTS, Contents, Part, Repair, check_size, read_leniently, readable
+from pamusic.music.repair import read_leniently
 
 PIANO_PROGRAMS = range(8)  # General MIDI's first family, from Acoustic Grand to Clavinet
 MAX_SECONDS = 24 * 3600.0
@@ -95,14 +95,14 @@ def parsed_tracks(text: str) -> Tracks:
     """What `read_and_mend` takes, from what a person writes: piano, all, or numbers like 1,3.
 
     Raises:
-        PamusicError: it is none of these.
+        UsageError: it is none of these.
     """
     named: dict[str, Tracks] = {"piano": "piano", "all": "all"}
     if text in named:
         return named[text]
     numbers = [number.strip() for number in text.split(",")]
     if not all(number.isdecimal() and 0 < int(number) <= MAX_PARTS for number in numbers):
-        raise PamusicError(f"--tracks is piano, all or numbers from 1 on, like 1,3; not {text!r}")
+        raise UsageError(f"--tracks is piano, all or numbers from 1 on, like 1,3; not {text!r}")
     return tuple(int(number) for number in numbers)
 
 

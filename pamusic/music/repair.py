@@ -12,23 +12,24 @@ What players do, we do: a chunk of wrong length goes on to the next chunk, a mes
 status goes on across meta messages and sysex, what lies outside the tracks is passed over. Strokes are paired as
 pretty_midi pairs them: a release closes all strokes of its key that are open and began earlier, and forgets those of
 its own tick. Unlike pretty_midi we keep a stroke that is never released: it ends where its key is struck anew, or with
-its track. The frames of SMPTE become ticks: `30 frames` last a second, in the 29.97 of drop frames 1.001.
+its track. And a note belongs to the program it is struck with. Tracks of format 2 are patterns of their own: each
+begins where the one before it ends, at the tempo of the standard. Frames of SMPTE become ticks, whatever the tempo: 30
+of them last a second, in drop frame (29.97) 1.001.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 
 from pamusic.errors import PamusicError
+from pamusic.music.contents import KINDS, MAX_PARTS, Contents, Part, Repair, readable
 from pamusic.music.performance import PEDALS
 
-MAX_FILE_BYTES = 16 * 2**20  # a day of MAESTRO has about 10 MiB; its largest file 0.4
 MAX_TRACKS = 65_535  # what a header can speak of
-MAX_PARTS = 10_000
 MAX_TICK = 2**40  # beyond any music; far below where the arithmetic would end
 DRUMS = 9  # the channel, counted from 0
 
@@ -41,107 +42,6 @@ UNDEFINED = (0xF4, 0xF5, 0xF9, 0xFD)
 LENGTHS_OF_COMMON = {0xF1: 2, 0xF2: 3, 0xF3: 2}  # messages of live MIDI that have no place in a file
 # Frames a second as they stand in the division -> (frames that we call a quarter, microseconds these take).
 SMPTE = {24: (24, 1_000_000), 25: (25, 1_000_000), 29: (30, 1_001_000), 30: (30, 1_000_000)}
-
-# What we do to files, and how it is said: of one, of several, and what became of them.
-KINDS = {
-    "bytes before the header": ("byte before the header", "bytes before the header", "passed over"),
-    "broken header": ("broken header", "broken headers", "read as what follows shows"),
-    "number of tracks": ("track", "tracks", "not as many as the header says"),
-    "foreign chunks": ("chunk that is no track", "chunks that are no tracks", "left out"),
-    "chunk length": ("track of another length than said", "tracks of other lengths than said", "read as they are"),
-    "bytes outside tracks": ("byte outside the tracks", "bytes outside the tracks", "passed over"),
-    "no end of track": ("track without an end", "tracks without an end", "ended with the last message"),
-    "cut off": ("track cut off", "tracks cut off", "kept as far as whole"),
-    "data bytes above 127": ("data byte above 127", "data bytes above 127", "lowered, or left out with the message"),
-    "stray bytes": ("byte that belongs to no message", "bytes that belong to no message", "passed over"),
-    "odd tempi": ("tempo that cannot be read", "tempi that cannot be read", "left out"),
-    "odd sysex": ("sysex that does not end", "sysex that do not end", "left out"),
-    "notes without an end": (
-        "note without an end",
-        "notes without an end",
-        "ended with the next of the key or the track",
-    ),
-    "notes without length": ("note released as it was struck", "notes released as they were struck", "left out"),
-    "patterns": ("pattern (format 2)", "patterns (format 2)", "put one behind the other"),
-    "other instruments": ("note of other instruments", "notes of other instruments", "left out"),
-}
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What was done to a file so that it could be read, or what of it was left out.
-
-    Attributes:
-        kind: one of `KINDS`, the same for all files: what is counted.
-        count: how often.
-        words: what a person reads.
-        tick: where, if it was at one place.
-    """
-
-    kind: str
-    count: int
-    words: str
-    tick: int | None = None
-
-    @classmethod
-    def of(cls, kind: str, count: int, tick: int | None = None) -> Repair:
-        one, several, done = KINDS[kind]
-        where = "" if tick is None else f" at tick {tick}"
-        return cls(kind, count, f"{count:,} {one if count == 1 else several}{where}, {done}", tick)
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What one track plays on one channel with one program.
-
-    Attributes:
-        program: 0 to 127; 0 where the file names none.
-        is_drum: whether it is on the channel of the drums.
-        name: the track's.
-        onset, offset, pitch, velocity: of its notes, `[num_notes]`, int64; the first two in ticks.
-        pedal: `[num_pedal, 3]` tick, control and value of the pedals' messages, int64, in the order of the file.
-    """
-
-    program: int
-    is_drum: bool
-    name: str
-    onset: np.ndarray
-    offset: np.ndarray
-    pitch: np.ndarray
-    velocity: np.ndarray
-    pedal: np.ndarray
-
-    def __len__(self) -> int:
-        """The number of notes."""
-        return len(self.onset)
-
-
-@dataclass(frozen=True, eq=False)
-class Contents:
-    """What a file holds: parts that have notes, in the order of its tracks, channels and programs.
-
-    Attributes:
-        tempos: (tick, microseconds a quarter), ordered by tick; of several at one tick the last in the file holds.
-    """
-
-    ticks_per_quarter: int
-    tempos: list[tuple[int, int]]
-    parts: list[Part]
-    repairs: tuple[Repair, ...] = ()
-
-
-def check_size(num_bytes: int, name: str) -> None:
-    """Refuses what is larger than any MIDI file of music.
-
-    Raises:
-        PamusicError: it is.
-    """
-    if num_bytes > MAX_FILE_BYTES:
-        raise PamusicError(
-            f"{name}: has {num_bytes / 2**20:.0f} MiB, more than any MIDI file we take "
-            f"({MAX_FILE_BYTES / 2**20:.0f}); split it in a sequencer",
-            rule="too large",
-        )
 
 
 def read_leniently(data: bytes, name: str) -> Contents:
@@ -157,6 +57,7 @@ def read_leniently(data: bytes, name: str) -> Contents:
     log = _Log()
     data, at = _from_header_on(data, name, log)
     kind, num_tracks, division = (int.from_bytes(data[i : i + 2], "big") for i in (8, 10, 12))
+    has_patterns = kind == 2
     ticks_per_quarter, smpte_tempo = _time_base(division, name)
     tracks: list[_Track] = []
     num_parts = 0
@@ -165,7 +66,8 @@ def read_leniently(data: bytes, name: str) -> Contents:
             raise PamusicError(
                 f"{name}: has more than {MAX_TRACKS:,} tracks; merge them in a sequencer", rule="too many tracks"
             )
-        tracks.append(_Track(data[start:end], is_whole, log))
+        tick = tracks[-1].end if has_patterns and tracks else 0
+        tracks.append(_Track(data[start:end], is_whole, log, tick))
         num_parts += tracks[-1].num_parts
         if num_parts > MAX_PARTS:
             raise PamusicError(
@@ -178,11 +80,10 @@ def read_leniently(data: bytes, name: str) -> Contents:
             )
     if len(tracks) != num_tracks:
         log.add("number of tracks", len(tracks))
-    if kind == 2 and len(tracks) > 1:
+    if has_patterns and len(tracks) > 1:
         log.add("patterns", len(tracks))
-        tracks = _in_sequence(tracks)
     parts = [part for track in tracks for part in track.parts() if len(part)]
-    tempos = dict(sorted((tempo for track in tracks for tempo in track.tempos), key=lambda tempo: tempo[0]))
+    tempos = dict(sorted((tempo for track in tracks for tempo in track.tempos), key=itemgetter(0)))
     return Contents(
         ticks_per_quarter,
         [(0, smpte_tempo)] if smpte_tempo else list(tempos.items()),
@@ -298,32 +199,24 @@ class _Track:
     """A track, read message by message.
 
     Attributes:
-        end: its last tick.
+        end: its last tick; it begins at `start`, which is not 0 for a pattern that follows another.
         tempos: (tick, microseconds a quarter) in the order of the file.
     """
 
-    def __init__(self, data: bytes, is_whole: bool, log: _Log) -> None:
-        self.end = 0
-        self.tempos: list[tuple[int, int]] = []
-        self._begins_at = 0  # in a sequence of patterns
+    def __init__(self, data: bytes, is_whole: bool, log: _Log, start: int = 0) -> None:
+        self.end = start
+        self.tempos = [(start, DEFAULT_TEMPO)] if start else []  # a pattern knows nothing of the one before it
         self._name = b""
         self._program = [0] * 16
         # (channel, program) -> onset, offset, pitch, velocity of one note after the other; tick, control, value.
         self._notes: dict[tuple[int, int], array[int]] = {}
         self._pedal: dict[tuple[int, int], array[int]] = {}
         self._early_pedal: dict[int, array[int]] = {}  # of channels that have no notes yet
-        self._open: dict[
-            tuple[int, int], array[int]
-        ] = {}  # (channel, pitch) -> onset, program, velocity of each stroke, as bits of a number
+        # (channel, pitch) -> onset, program and velocity of each open stroke, as bits of one number.
+        self._open: dict[tuple[int, int], array[int]] = {}
         self._log = log
         self._read(data, is_whole)
         self._end_what_is_open()
-
-    def moved(self, tick: int) -> _Track:
-        """Itself as a pattern that begins at `tick`, with the tempo of the standard until it sets its own."""
-        self._begins_at = tick
-        self.tempos = [(tick, DEFAULT_TEMPO), *((tick + at, tempo) for at, tempo in self.tempos)]
-        return self
 
     @property
     def num_parts(self) -> int:
@@ -335,16 +228,14 @@ class _Track:
         for channel, program in sorted(self._notes):
             notes = np.array(self._notes[channel, program], np.int64).reshape(-1, 4).T
             pedal = np.array(self._pedal[channel, program], np.int64).reshape(-1, 3)
-            notes[:2] += self._begins_at
-            pedal[:, 0] += self._begins_at
             onset, offset, pitch, velocity = notes
             name = readable(self._name)
             parts.append(Part(program, channel == DRUMS, name, onset, offset, pitch, velocity, pedal))
         return parts
 
     def _read(self, data: bytes, is_whole: bool) -> None:
-        at = tick = status = 0
-        size = len(data)
+        at = status = 0
+        tick, size = self.end, len(data)
         try:
             while at < size:
                 delta = data[at]
@@ -491,21 +382,3 @@ def _variable_length(data: bytes, at: int) -> tuple[int, int]:
         value = (value & 2**42 - 1) << 7 | byte & 0x7F
         if byte < 0x80:
             return value, at
-
-
-def _in_sequence(tracks: Iterable[_Track]) -> list[_Track]:
-    """Patterns, each from where the one before it ends."""
-    moved, tick = [], 0
-    for track in tracks:
-        moved.append(track.moved(tick))
-        tick += track.end
-    return moved
-
-
-def readable(name: bytes) -> str:
-    """A name in an encoding that the file does not tell: UTF-8 where it is that, else Latin-1; nothing unprintable."""
-    try:
-        text = name.decode("utf-8")
-    except UnicodeDecodeError:
-        text = name.decode("latin-1")
-    return "".join(letter if letter.isprintable() else " " for letter in text[:40]).strip()

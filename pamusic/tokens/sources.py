@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from pamusic.errors import PamusicError
-from pamusic.music.repair import MAX_FILE_BYTES, check_size
+from pamusic.music.contents import MAX_FILE_BYTES, check_size
 
 SPLITS = ("train", "validation", "test")
 MIDI_ENDINGS = (".mid", ".midi")
