@@ -3,7 +3,9 @@
 Knows the bytes of Standard MIDI Files, and what holds for all that is read from them.
 """
 
+import random
 import struct
+from functools import lru_cache
 
 import numpy as np
 from builders import random_midi, tune
@@ -17,35 +19,37 @@ MARKS = (b"MThd", b"MTrk", b"RIFF", b"\xff\x2f\x00", b"\xff\x51\x03", b"\xff\xff
 
 def hostile(seed, number, real=()):
     """The file of a number: an odd one, a damaged one, or both; of `real` ones, given as bytes, some are damaged."""
-    rng = np.random.default_rng([seed, number])
+    rng = random.Random(seed << 40 | number)
     kind = rng.random()
     if kind < 0.35:
         data = odd_file(rng)
-    elif kind < 0.6:
-        data = random_midi(int(rng.integers(2**31)), num_events=int(rng.integers(1, 80)))
-    elif kind < 0.96 or not real:
-        data = tune(int(rng.integers(1000)), int(rng.integers(1, 40)))
     else:
-        data = real[int(rng.integers(len(real)))]
+        origins = real if kind > 0.96 and real else sound_files()
+        data = rng.choice(origins)
     return data if rng.random() < 0.15 else damaged(data, rng)
+
+
+@lru_cache
+def sound_files():
+    """Files with nothing wrong, small and many: half of them with strokes that overlap."""
+    tunes = [tune(seed, num_notes=1 + seed % 40) for seed in range(300)]
+    return tunes + [random_midi(seed, num_events=1 + seed % 80) for seed in range(300)]
 
 
 def odd_file(rng):
     """A file of messages in any order, with headers, lengths and divisions that are often wrong."""
-    tracks = [odd_track(rng) for _ in range(int(rng.choice([0, 1, 1, 1, 2, 3, 20])))]
-    division = int(rng.choice([0, 1, 96, 384, 480, 32767, 0xE728, 0xE364, 0xE250, 0xE808, 0x8000, 0xFFFF]))
-    said = len(tracks) if rng.random() < 0.7 else int(rng.integers(0, 2**16))
-    header = struct.pack(
-        ">IHHH", 6 if rng.random() < 0.9 else int(rng.integers(2**31)), rng.integers(0, 4), said, division
-    )
-    parts = [b"MThd", header]
+    tracks = [odd_track(rng) for _ in range(rng.choice([0, 1, 1, 1, 2, 3, 20]))]
+    division = rng.choice([0, 1, 96, 384, 480, 32767, 0xE728, 0xE364, 0xE250, 0xE808, 0x8000, 0xFFFF])
+    said = len(tracks) if rng.random() < 0.7 else rng.randrange(2**16)
+    header_length = 6 if rng.random() < 0.9 else rng.randrange(2**31)
+    parts = [b"MThd", struct.pack(">IHHH", header_length, rng.randrange(4), said, division)]
     for track in tracks:
-        length = (
-            len(track) if rng.random() < 0.7 else int(rng.choice([0, 1, len(track) // 2, len(track) + 7, 2**32 - 1]))
-        )
+        length = len(track)
+        if rng.random() < 0.3:
+            length = rng.choice([0, 1, length // 2, length + 7, 2**32 - 1])
         parts += [b"MTrk" if rng.random() < 0.95 else b"XFIH", struct.pack(">I", length), track]
         if rng.random() < 0.05:
-            parts.append(rng.bytes(int(rng.integers(1, 30))))
+            parts.append(rng.randbytes(rng.randrange(1, 30)))
     data = b"".join(parts)
     if rng.random() < 0.1:
         data = b"RIFF" + struct.pack("<I", len(data) + 12) + b"RMIDdata" + struct.pack("<I", len(data)) + data
@@ -56,12 +60,12 @@ def odd_track(rng):
     """Messages on few keys and channels; most of them well-formed."""
     parts = []
     channel = 0
-    for _ in range(int(rng.choice([0, 1, 5, 30, 100]))):
+    for _ in range(rng.choice([0, 1, 5, 30, 100])):
         parts.append(delta(rng))
         what = rng.random()
         if rng.random() < 0.1:
-            channel = int(rng.choice([0, 1, 9]))
-        key, value = int(rng.choice([0, 60, 61, 108, 127])), int(rng.choice([0, 1, 64, 127]))
+            channel = rng.choice([0, 1, 9])
+        key, value = rng.choice([0, 60, 61, 108, 127]), rng.choice([0, 1, 64, 127])
         if what < 0.35:
             parts.append(bytes([0x90 + channel, key, value]))
         elif what < 0.55:
@@ -69,22 +73,20 @@ def odd_track(rng):
         elif what < 0.65:
             parts.append(bytes([key, value]))  # running status
         elif what < 0.75:
-            parts.append(bytes([0xB0 + channel, int(rng.choice([64, 66, 67, 7])), value]))
+            parts.append(bytes([0xB0 + channel, rng.choice([64, 66, 67, 7]), value]))
         elif what < 0.8:
-            parts.append(bytes([0xC0 + channel, int(rng.integers(128))]))
+            parts.append(bytes([0xC0 + channel, rng.randrange(128)]))
         elif what < 0.88:
-            parts.append(bytes([0xFF, 0x51, 3]) + rng.bytes(3))
+            parts.append(bytes([0xFF, 0x51, 3]) + rng.randbytes(3))
         elif what < 0.95:
-            text = rng.bytes(int(rng.integers(0, 9)))
-            length = len(text) if rng.random() < 0.9 else int(rng.integers(128))
-            parts.append(
-                bytes([0xFF, int(rng.choice([1, 3, 0x20, 0x2F, 0x51, 0x58, 0x59, 0x7F, 0xFF])), length]) + text
-            )
+            text = rng.randbytes(rng.randrange(9))
+            length = len(text) if rng.random() < 0.9 else rng.randrange(128)
+            parts.append(bytes([0xFF, rng.choice([1, 3, 0x20, 0x2F, 0x51, 0x58, 0x59, 0x7F, 0xFF]), length]) + text)
         elif what < 0.98:
-            text = rng.bytes(int(rng.integers(0, 9)))
-            parts.append(bytes([int(rng.choice([0xF0, 0xF7])), len(text) + int(rng.integers(2))]) + text)
+            text = rng.randbytes(rng.randrange(9))
+            parts.append(bytes([rng.choice([0xF0, 0xF7]), len(text) + rng.randrange(2)]) + text)
         else:
-            parts.append(rng.bytes(int(rng.integers(1, 5))))
+            parts.append(rng.randbytes(rng.randrange(1, 5)))
     if rng.random() < 0.9:
         parts.append(b"\0\xff\x2f\0")
     return b"".join(parts)
@@ -95,32 +97,32 @@ def delta(rng):
     if size < 0.4:
         return b"\0"
     if size < 0.97:
-        return bytes([int(rng.integers(1, 128))])
-    return bytes(rng.integers(0x80, 0x100, int(rng.choice([1, 2, 3, 5]))).tolist()) + bytes([int(rng.integers(128))])
+        return bytes([rng.randrange(1, 128)])
+    return bytes(rng.randrange(0x80, 0x100) for _ in range(rng.choice([1, 2, 3, 5]))) + bytes([rng.randrange(128)])
 
 
 def damaged(data, rng):
     """The same file with some bytes changed, lost, doubled or put in."""
     data = bytearray(data)
-    for _ in range(int(rng.choice([1, 1, 2, 4, 10]))):
+    for _ in range(rng.choice([1, 1, 2, 4, 10])):
         size = len(data)
-        at = int(rng.integers(min(size, 40) if rng.random() < 0.3 else size)) if size else 0
-        length = int(rng.choice([1, 2, 3, 20]))
-        kind = int(rng.integers(8))
+        at = rng.randrange(min(size, 40) if rng.random() < 0.3 else size) if size else 0
+        length = rng.choice([1, 2, 3, 20])
+        kind = rng.randrange(8)
         if kind == 0 and size:
-            data[at] = int(rng.integers(256))
+            data[at] = rng.randrange(256)
         elif kind == 1 and size:
-            data[at] = int(rng.choice(INTERESTING))
+            data[at] = rng.choice(INTERESTING)
         elif kind == 2 and size:
-            data[at] ^= 1 << int(rng.integers(8))
+            data[at] ^= 1 << rng.randrange(8)
         elif kind == 3:
             del data[at : at + length]
         elif kind == 4:
-            data[at:at] = rng.bytes(length)
+            data[at:at] = rng.randbytes(length)
         elif kind == 5:
             data[at:at] = data[at : at + length * 10]
         elif kind == 6:
-            data[at:at] = MARKS[int(rng.integers(len(MARKS)))]
+            data[at:at] = rng.choice(MARKS)
         elif rng.random() < 0.3:
             del data[at:]
     return bytes(data)
