@@ -160,23 +160,24 @@ def _encode_all(
     sources: list[Source], tokenizer: Tokenizer, tracks: Tracks, num_workers: int | None
 ) -> Generator[Encoded | Refusal, None, None]:
     num_workers = min(num_workers or os.cpu_count() or 1, -(-len(sources) // CHUNK))
-    chunks = deque(sources[i : i + CHUNK] for i in range(0, len(sources), CHUNK))
     encode = partial(_encode_chunk, tokenizer=tokenizer, tracks=tracks)
-    ahead = 4 * num_workers
     if num_workers <= 1:
-        for chunk in chunks:
-            yield from encode(chunk)
+        for source in sources:
+            yield from encode([source])
         return
-    while chunks:
+    ahead = 4 * num_workers
+    num_done = 0
+    while num_done < len(sources):
+        chunks = (sources[i : i + CHUNK] for i in range(num_done, len(sources), CHUNK))
         try:
             with _pool(num_workers) as pool:
-                for results in _in_order(pool, list(chunks), encode, ahead):
-                    chunks.popleft()
+                for results in _in_order(pool, chunks, encode, ahead):
+                    num_done += len(results)
                     yield from results
-        except BrokenProcessPool:  # one of the chunks that were at work killed its worker
-            for _ in range(min(ahead, len(chunks))):
-                for source in chunks.popleft():
-                    yield _encode_alone(source, encode)
+        except BrokenProcessPool:  # one of those at work killed its worker
+            for source in sources[num_done : num_done + ahead * CHUNK]:
+                num_done += 1
+                yield _encode_alone(source, encode)
 
 
 @contextmanager
