@@ -1,9 +1,17 @@
-"""The one error class for what a person at the keyboard can put right.
+"""The errors for what a person at the keyboard can put right.
 
 Knows nothing of the rest. Every message is a single line that says what is wrong, what we got, and what to do;
-the command line prints it and exits with 1. Anything else that escapes is our bug and keeps its traceback.
+the command line prints it and exits with `exit_code`. Anything else that escapes is our bug and keeps its traceback.
 """
 
 
 class PamusicError(Exception):
     """Something outside the program is wrong, and its user can put it right."""
+
+    exit_code = 1
+
+
+class UsageError(PamusicError):
+    """We were called with a value that never makes sense, or with two that contradict each other."""
+
+    exit_code = 2

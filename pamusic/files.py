@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -36,6 +37,19 @@ REMEDIES = {
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
+@dataclass
+class Draft:
+    """A file in the making.
+
+    Attributes:
+        file: where to write to.
+        name: what it is called once it is whole; until then, what it is meant to be.
+    """
+
+    file: Path
+    name: Path
+
+
 @contextmanager
 def written_atomically(path: str | Path) -> Iterator[Path]:
     """Lends a temporary path to write to; when the block ends well, that file becomes `path`, at once and whole.
@@ -50,7 +64,39 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
     Raises:
         PamusicError: the disk is full or read-only, permission is denied, or the path cannot be that of a file.
     """
+    with _written(Path(path), os.replace) as temporary:
+        yield temporary
+
+
+@contextmanager
+def written_anew(path: str | Path) -> Iterator[Draft]:
+    """Lends a temporary path; when the block ends well, that file gets the name `path`, or the first free one after it.
+
+    The name is taken at the end, in one step with finding it free: whoever else writes there meanwhile loses nothing.
+
+    Raises:
+        PamusicError: as for `written_atomically`.
+    """
     path = Path(path)
+    draft = Draft(path, free_name(path))
+
+    def put(temporary: Path, target: Path) -> None:
+        while True:
+            try:
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            except FileExistsError:
+                draft.name = free_name(path)
+                target = target.with_name(draft.name.name)
+            else:
+                return os.replace(temporary, target)
+
+    with _written(draft.name, put) as draft.file:
+        yield draft
+
+
+@contextmanager
+def _written(path: Path, put: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """`written_atomically`, with the step that gives the temporary file its name."""
     if "\0" in str(path):
         raise PamusicError(f"cannot write {str(path)!r}: its name holds a zero character; choose another name")
     target = Path(os.path.realpath(path))
@@ -69,7 +115,7 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
         _flush(temporary)
         if target.exists():
             temporary.chmod(target.stat().st_mode & 0o777)
-        os.replace(temporary, target)
+        put(temporary, target)
         made = []
     except OSError as error:
         ours = error.filename is None or Path(os.fsdecode(error.filename)) in {temporary, target, *target.parents}
@@ -93,6 +139,23 @@ def free_name(path: str | Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate
+
+
+def free_folder(path: str | Path) -> Path:
+    """Makes an empty folder of this name, or of the first free one after it, and says which.
+
+    Raises:
+        PamusicError: it cannot be made.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with suppress(FileExistsError):
+                (name := free_name(path)).mkdir()
+                return name
+    except OSError as error:
+        raise PamusicError(f"cannot write {path}: {REMEDIES.get(error.errno or 0, error.strerror)}") from None
 
 
 def _make_folder(folder: Path) -> list[Path]:

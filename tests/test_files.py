@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pamusic.errors import PamusicError
-from pamusic.files import free_name, recovered, written_atomically
+from pamusic.files import free_folder, free_name, recovered, written_anew, written_atomically
 
 
 def names(folder):
@@ -120,3 +120,27 @@ def test_what_a_killed_program_left_aside_is_found_through_a_link(tmp_path):
     (tmp_path / "corpus").symlink_to(tmp_path / "elsewhere" / "corpus")
     assert recovered(tmp_path / "corpus").is_dir()
     assert names(tmp_path / "elsewhere") == ["corpus"]
+
+
+def test_two_that_write_at_once_under_a_free_name_both_keep_their_work(tmp_path):
+    with written_anew(tmp_path / "take.mid") as one, written_anew(tmp_path / "take.mid") as two:
+        one.file.write_bytes(b"one")
+        two.file.write_bytes(b"two")
+
+    assert (one.name.name, two.name.name) == ("take-2.mid", "take.mid")
+    assert (one.name.read_bytes(), two.name.read_bytes()) == (b"one", b"two")
+    assert names(tmp_path) == ["take-2.mid", "take.mid"]
+
+
+def test_a_failed_block_takes_no_name(tmp_path):
+    with pytest.raises(ValueError), written_anew(tmp_path / "take.mid"):
+        raise ValueError
+    assert names(tmp_path) == []
+
+
+def test_a_free_folder_is_there_before_anybody_else_can_take_its_name(tmp_path):
+    assert [free_folder(tmp_path / "runs" / "small").name for _ in range(3)] == ["small", "small-2", "small-3"]
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PamusicError, match="part of its path is a file"):
+        free_folder(tmp_path / "file" / "small")

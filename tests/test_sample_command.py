@@ -225,7 +225,7 @@ def test_a_place_one_cannot_write_to_is_told_before_anything_is_composed(sample,
 
     assert "it is a folder" in one_line_error(sample("--length", 10**9, "-o", tmp_path))
     assert "a file, not a folder" in one_line_error(sample("--length", 10**9, "-o", prime / "out.mid"))
-    assert "is the prime itself" in one_line_error(sample("--length", 10**9, "--prime", prime, "-o", prime))
+    assert f"is {prime} itself" in one_line_error(sample("--length", 10**9, "--prime", prime, "-o", prime))
     assert time.perf_counter() - began < 10
 
 
@@ -248,6 +248,17 @@ def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path):
     assert "Traceback" not in stderr
     assert len(read_midi(tmp_path / "out.mid")) > 1
     assert names(tmp_path) == ["out.mid"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_told_to_end_it_leaves_nothing_half_written(checkpoint, tmp_path):
+    running = started(checkpoint, "--length", "1000000", stdout=subprocess.PIPE)
+    running.stderr.readline()
+    running.terminate()
+    stdout, stderr = running.communicate(timeout=30)
+
+    assert (running.returncode, stdout, stderr) == (143, "", "")
+    assert names(tmp_path) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")

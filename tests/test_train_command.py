@@ -38,6 +38,12 @@ def refused(*words, code=1):
     return outcome.stderr
 
 
+def misused(*words):
+    told = refused(*words, code=2)
+    assert told.count("\n") == 1, told
+    return told
+
+
 def test_it_trains_on_the_corpus_just_made_and_prints_the_runs_folder(in_folder):
     outcome = pamusic("train", *TINY, "--steps", 12)
     assert outcome.exit_code == 0, outcome.output
@@ -95,6 +101,7 @@ def test_ctrl_c_leaves_a_checkpoint(in_folder):
 
     assert process.returncode == 130, err
     assert out == "run\n"
+    assert "stopping after this step" in err
     assert "Traceback" not in err
     assert "Warning" not in err
     assert load_checkpoint(in_folder / "run" / "last").about["step"] > 10
@@ -102,21 +109,23 @@ def test_ctrl_c_leaves_a_checkpoint(in_folder):
 
 def test_bad_input_is_answered_in_one_line(in_folder):
     assert "no corpus there; make one: pamusic tokenize" in refused("train", "nowhere")
-    assert "tiny, small, medium, base" in refused("train", "--size", "huge")
-    assert "num_latents is 1 to context_length" in refused("train", "--context-length", 64, "--num-latents", 65)
-    assert "lr is above 0" in refused("train", *TINY, "--lr", 0)
-    assert "steps is at least 1" in refused("train", *TINY, "--steps", 0)
-    assert "precision is one of" in refused("train", *TINY, "--precision", "int4")
+    assert "tiny, small, medium, base" in misused("train", "--size", "huge")
+    assert "num_latents is 1 to context_length" in misused("train", "--context-length", 64, "--num-latents", 65)
+    assert "lr is above 0" in misused("train", *TINY, "--lr", 0)
+    assert "steps is at least 1" in misused("train", *TINY, "--steps", 0)
+    assert "precision is one of" in misused("train", *TINY, "--precision", "int4")
     assert "cannot be used" in refused("train", *TINY, "--device", "toaster")
     assert "no run there" in refused("train", "--resume", "nowhere")
     assert "no checkpoint is called" in refused("evaluate", "nothing")
-    assert "seed is at least 0" in refused("train", *TINY, "--seed", -1)
-    assert "seed is at least 0" in refused("train", *TINY, "--seed", 2**63)
-    assert "cannot train so" in refused("train", *TINY, "--steps", 10**400)
+    assert "seed is at least 0" in misused("train", *TINY, "--seed", -1)
+    assert "seed is at least 0" in misused("train", *TINY, "--seed", 2**63)
+    assert "cannot train so" in misused("train", *TINY, "--steps", 10**400)
     assert "'meta' cannot be used" in refused("train", *TINY, "--device", "meta")
     refused("train", *TINY, "--max-minutes", "nan", code=2)
     assert "no corpus there" in refused("train", ".", *TINY)
-    refused("train", "--resume", "nowhere", "--size", "tiny", code=2)
+    assert "keeps its size" in misused("train", "--resume", "nowhere", "--size", "tiny")
+    refused("evaluate", "small", "--split", "rest", code=2)
+    assert "a block is at most the latents" in misused("evaluate", "small", "--block", 4096)
     assert not (in_folder / "runs").exists()
 
 
@@ -128,4 +137,19 @@ def test_a_corpus_with_nothing_to_train_on_is_told(in_folder):
     assert outcome.exit_code == 0, outcome.output
     assert "no validation pieces" in outcome.stderr
     assert load_checkpoint(in_folder / "runs" / "tiny" / "last").about["step"] == 2
-    assert "no test pieces" in pamusic("evaluate", "runs/tiny", "only-train").stderr
+    assert "no test pieces" in refused("evaluate", "runs/tiny", "only-train")
+
+
+def test_a_run_too_short_to_be_worth_compiling_is_not_compiled(in_folder):
+    tiny = [word for word in TINY if word != "--no-compile"]
+    assert ", not compiled\n" in pamusic("train", *tiny, "--steps", 2).stderr
+
+
+def test_a_run_finds_its_corpus_from_wherever_it_is_resumed(in_folder, monkeypatch):
+    pamusic("train", *TINY, "--steps", 2)
+    (in_folder / "elsewhere").mkdir()
+    monkeypatch.chdir(in_folder / "elsewhere")
+
+    resumed = pamusic("train", "--resume", "../runs/tiny", "--steps", 4)
+    assert resumed.exit_code == 0, resumed.output
+    assert "done at step 4" in resumed.stderr

@@ -58,6 +58,29 @@ def test_the_rate_rises_stays_and_falls_in_straight_lines():
     assert [rate(step, shape) for step in range(10)] == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
 
 
+def test_a_cooldown_of_a_run_that_cools_already_goes_on_from_the_rate_it_has(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    Trainer(tmp_path / "run", corpus, tiny_config(), config(steps=8, cooldown_steps=4), CPU).train(
+        lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == 4 else None
+    )
+    branch = resumed_run(tmp_path / "run", out=tmp_path / "branch", cooldown_steps=6)
+    assert branch.step == 5
+    assert branch.cools
+    assert [rate(step, branch.training) for step in (5, 7, 9, 10)] == pytest.approx([0.75, 0.5, 0.25, 0.125])
+
+    drawn_out = resumed_run(tmp_path / "run", out=tmp_path / "branch", steps=8, cooldown_steps=6)
+    assert [rate(step, drawn_out.training) for step in (5, 6, 7)] == pytest.approx([0.75, 0.5, 0.25])
+
+
+def test_tokens_are_counted_through_a_change_of_shape(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    Trainer(tmp_path / "run", corpus, tiny_config(), config(steps=4), CPU).train()
+    before = 4 * 4 * tiny_config().num_latents
+    resumed = resumed_run(tmp_path / "run", steps=6, batch_size=2, micro_batch=2)
+    resumed.train()
+    assert resumed.latent_tokens == before + 2 * 2 * tiny_config().num_latents
+
+
 def test_a_run_leaves_metrics_its_settings_and_two_checkpoints(tmp_path):
     run = tmp_path / "run"
     outcome = Trainer(run, small_corpus(tmp_path / "c"), tiny_config(), config(), CPU).train()

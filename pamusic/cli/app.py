@@ -4,8 +4,8 @@ Knows the commands by name; each stands in a file of its own, and imports what i
 
     exit 0    done
     exit 1    a `PamusicError`, or a disk that is full or forbidden: one line, no traceback
-    exit 2    wrong usage
-    exit 130  interrupted from the keyboard;  141  nobody reads our output any more
+    exit 2    wrong usage, by typer or by a `UsageError`
+    exit 130  interrupted from the keyboard;  141  nobody reads our output any more;  143  told to end (SIGTERM)
 
 Anything else is our bug and keeps its traceback.
 """
@@ -43,7 +43,7 @@ class PamusicGroup(TyperGroup):
             return super().invoke(ctx)
         except PamusicError as error:
             say(f"pamusic: error: {error}")
-            raise typer.Exit(1) from None
+            raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:
             _let_go_of_output()
             raise typer.Exit(141) from None

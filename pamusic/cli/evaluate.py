@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,16 @@ import typer
 from pamusic.cli.terminal import console, progress, result, say
 
 
+class Split(StrEnum):
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint's name, or the folder of one or of a run.")],
     corpus: Annotated[Path, typer.Argument(help="The corpus' folder.")] = Path("corpus"),
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[Split, typer.Option(help="What to score.")] = Split.test,
     block: Annotated[int | None, typer.Option(min=1, help="Tokens scored at a time (default: latents / 2).")] = None,
     num_latents: Annotated[int | None, typer.Option(min=1, help="Use so many latents.")] = None,
     context_length: Annotated[int | None, typer.Option(min=2, help="Use so much context.")] = None,
@@ -26,7 +33,7 @@ def evaluate(
     import torch
 
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
-    from pamusic.errors import PamusicError
+    from pamusic.errors import PamusicError, UsageError
     from pamusic.evaluation.likelihood import Likelihood
     from pamusic.evaluation.likelihood import evaluate as score_split
     from pamusic.tokens.corpus import open_corpus
@@ -36,12 +43,14 @@ def evaluate(
     loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
     opened = open_corpus(corpus)
     check_corpus(loaded, opened)
+    if not opened.split(split):
+        raise PamusicError(f"{corpus}: has no {split} pieces to score; name another split or corpus")
     try:
         config = loaded.model.config.resized(context_length=context_length, num_latents=num_latents)
     except ValueError as error:
-        raise PamusicError(str(error)) from None
+        raise UsageError(str(error)) from None
     if block is not None and block > config.num_latents:
-        raise PamusicError(f"a block is at most the latents ({config.num_latents}), not {block}")
+        raise UsageError(f"a block is at most the latents ({config.num_latents}), not {block}")
     precision = "bf16" if machine.precision == "bf16" else "fp32"
     shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
     say(f"{loaded.path} on {split} of {corpus}: {shape}")

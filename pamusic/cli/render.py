@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pamusic.cli.terminal import result, result_bytes, say
+from pamusic.cli.output import STREAM, output
+from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError
-
-STREAM = Path("-")
 
 
 class Engine(StrEnum):
@@ -39,32 +37,14 @@ def render(
     engine: Annotated[Engine, typer.Option(help="auto: FluidSynth where it is installed.")] = Engine.auto,
 ) -> None:
     """Plays the piano part of a MIDI file into a 16-bit stereo WAV file."""
-    from pamusic.files import free_name, written_atomically
     from pamusic.music.midi import read_midi
     from pamusic.music.synthesis import synthesize, wav_bytes
 
-    if out is None:
-        out = free_name("stdin.wav" if file == STREAM or not file.name else file.with_suffix(".wav"))
-    _check_output(out, file)
-    performance = read_midi(sys.stdin.buffer.read() if file == STREAM else file)
-
-    if out == STREAM:
-        sound = synthesize(performance, soundfont=soundfont, engine=engine.value)
-        result_bytes(wav_bytes(sound))
-    else:
-        with written_atomically(out) as temporary:  # opened first: a place one cannot write to is told at once
-            sound = synthesize(performance, soundfont=soundfont, engine=engine.value)
-            temporary.write_bytes(wav_bytes(sound))
-        result(out)
-    say(f"{sound.seconds:.1f} seconds, played by {sound.engine} on {sound.soundfont.name}")
-
-
-def _check_output(out: Path, file: Path) -> None:
-    if out == STREAM:
-        if sys.stdout.isatty():
-            raise PamusicError("standard output is a terminal, which shows no sound; name a file with --out")
-        return
-    if out.suffix.lower() not in (".wav", ".wave", ""):
+    if out is not None and out != STREAM and out.suffix.lower() not in (".wav", ".wave", ""):
         raise PamusicError(f"{out}: only WAV files are written, not {out.suffix}; name one that ends in .wav")
-    if file != STREAM and out.exists() and file.exists() and os.path.samefile(out, file):
-        raise PamusicError(f"{out}: is the MIDI file itself; name another file with --out")
+    default = Path("stdin.wav") if file == STREAM or not file.name else file.with_suffix(".wav")
+    with output(out, default, source=file, kind="sound") as wav:
+        performance = read_midi(sys.stdin.buffer.read() if file == STREAM else file)
+        sound = synthesize(performance, soundfont=soundfont, engine=engine.value)
+        wav.write(wav_bytes(sound))
+    say(f"{sound.seconds:.1f} seconds, played by {sound.engine} on {sound.soundfont.name}")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from typer import BadParameter, Exit, Option
+from typer import Exit, Option
 
-from pamusic.cli.terminal import progress, result, result_bytes, say
-from pamusic.errors import PamusicError
+from pamusic.cli.output import STREAM, output
+from pamusic.cli.terminal import progress, say
+from pamusic.errors import UsageError
 
-STREAM = Path("-")
 DEFAULT_LENGTH = 4096  # about 100 seconds of music
 Draw = partial(Option, rich_help_panel="How a token is drawn")
 Model = partial(Option, rich_help_panel="Who composes")
@@ -43,34 +41,29 @@ def sample(
     """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far."""
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
     from pamusic.composition import compose, continuation, continued
-    from pamusic.files import free_name, written_atomically
     from pamusic.generation.config import SamplingConfig
     from pamusic.music.midi import midi_bytes, read_midi
     from pamusic.training.machine import choose_machine
 
-    out = out or free_name("sample.mid")
-    _check_output(out, prime)
     length = DEFAULT_LENGTH if length is None and seconds is None else length
     seed = secrets.randbelow(2**31) if seed is None else seed
-    opening = None if prime is None else read_midi(sys.stdin.buffer.read() if prime == STREAM else prime)
-    who = load_checkpoint(find_checkpoint(checkpoint), choose_machine(device, "fp32", compile=False).device)
-    try:
-        drawn = compose(
-            who, opening, seed=seed, length=length, seconds=seconds, may_end=may_end,
-            sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
-            num_latents=num_latents, context_length=context_length,
-        )  # fmt: skip
-    except ValueError as error:
-        raise BadParameter(str(error)) from None
-    with nullcontext() if out == STREAM else written_atomically(out) as file:  # a place one cannot write to: told now
+    with output(out, Path("sample.mid"), source=prime, kind="music") as file:
+        opening = None if prime is None else read_midi(sys.stdin.buffer.read() if prime == STREAM else prime)
+        who = load_checkpoint(find_checkpoint(checkpoint), choose_machine(device, "fp32", compile=False).device)
+        try:
+            drawn = compose(
+                who, opening, seed=seed, length=length, seconds=seconds, may_end=may_end,
+                sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
+                num_latents=num_latents, context_length=context_length,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         say(f"{who.title}, seed {seed}")
         began = time.perf_counter()
         ids, interrupted = _collected(drawn, length)
         took = time.perf_counter() - began
         music = (continuation if continuation_only else continued)(who.tokenizer, ids, prime=opening, seconds=seconds)
-        result_bytes(midi_bytes(music)) if file is None else file.write_bytes(midi_bytes(music))
-    if file is not None:
-        result(out)
+        file.write(midi_bytes(music))
     passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
     say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
     say(f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time{'; interrupted' if interrupted else ''}")
@@ -89,10 +82,3 @@ def _collected(drawn: Iterable[int], total: int | None) -> tuple[list[int], bool
             raise
         return ids, True
     return ids, False
-
-
-def _check_output(out: Path, prime: Path | None) -> None:
-    if out == STREAM and sys.stdout.isatty():
-        raise PamusicError("standard output is a terminal, which shows no music; name a file with --out")
-    if prime not in (None, STREAM) and out.exists() and prime.exists() and os.path.samefile(out, prime):
-        raise PamusicError(f"{out}: is the prime itself; name another file with --out")

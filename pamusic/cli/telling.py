@@ -40,6 +40,11 @@ class TrainingTeller:
                 " nats per token"
             )
 
+    def stopping(self) -> None:
+        """Tells that a signal was heard."""
+        self._bar.clear()
+        say("stopping after this step, with a checkpoint; Ctrl-C once more stops at once, without")
+
     def close(self) -> None:
         """Takes the bar away."""
         self._bar.close()

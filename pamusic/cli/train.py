@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pamusic.cli.terminal import result, say
+from pamusic.errors import UsageError
 
 RECIPE = "How it learns"
 MACHINE = "This machine"
@@ -66,18 +67,19 @@ def train(
     where: dict[str, Any] = {"out": out, "device": device, "compile": compile, "force": force}
     if resume is not None:
         if size is not None:
-            raise typer.BadParameter("a resumed run keeps its size; leave --size out")
+            raise UsageError("a resumed run keeps its size; leave --size out")
         trainer = resumed_run(resume, corpus_path=corpus, **where, **changes)
     else:
         trainer = new_run(corpus or Path("corpus"), size=size, **where, **changes)
     for line in trainer.plan():
         say(line)
     with closing(TrainingTeller(trainer.training.steps, trainer.step)) as teller:
-        outcome = trainer.train(teller, max_minutes=max_minutes)
+        outcome = trainer.train(teller, max_minutes=max_minutes, stopping=teller.stopping)
     best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.3f} nats per token"
     say(f"{'done' if outcome.complete else 'stopped'} at step {outcome.step}{best}")
     if not outcome.complete:
-        say(f"go on with --resume {trainer.run}; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}")
+        ending = f"; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}" if not trainer.cools else ""
+        say(f"go on with --resume {trainer.run}{ending}")
     result(trainer.run)
     if outcome.interrupted and not outcome.complete:
         raise typer.Exit(130)

@@ -20,6 +20,7 @@ class TrainingConfig:
         weight_decay: of the matrices; decoupled, times the rate.
         warmup_steps: in which the rates rise from 0.
         cooldown_steps: the last ones, in which they fall in a straight line to 0; 0 keeps the rate up to the end.
+        cooldown_from: share of the peak that they fall from; below 1 where a cooldown is drawn out that has begun.
         max_grad_norm: gradients of a larger norm are scaled down to it.
         z_loss: weight of logsumexp squared (official code: 1e-4).
         prefix_dropout: share of the prefix that no latent of a window sees; the paper calls it cross-attend dropout.
@@ -40,6 +41,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     warmup_steps: int = 100
     cooldown_steps: int = 2400
+    cooldown_from: float = 1.0
     max_grad_norm: float = 1.0
     z_loss: float = 1e-4
     prefix_dropout: float = 0.7
@@ -70,6 +72,8 @@ class TrainingConfig:
             raise ValueError("transposition is given in semitones from 0 up, both ways")
         if self.warmup_steps < 0 or self.cooldown_steps < 0:
             raise ValueError("warmup_steps and cooldown_steps are at least 0")
+        if not 0 < self.cooldown_from <= 1:
+            raise ValueError(f"cooldown_from is above 0 and at most 1, not {self.cooldown_from}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pamusic.errors import PamusicError
+from pamusic.errors import PamusicError, UsageError
 from pamusic.training.config import PRECISIONS
 
 
@@ -46,10 +46,11 @@ def choose_machine(device: str = "auto", precision: str = "auto", compile: bool 
         compile: by default where a compiler is found.
 
     Raises:
-        PamusicError: the device is not there, or cannot compute in this precision, or there is no such precision.
+        PamusicError: the device is not there, or cannot compute in this precision.
+        UsageError: there is no such precision.
     """
     if precision not in PRECISIONS:
-        raise PamusicError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+        raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
     where = torch.device(_best_device() if device == "auto" else _checked(device))
     if precision == "fp16" and where.type == "cpu":
         raise PamusicError("fp16 needs a GPU; on a CPU use --precision bf16 or fp32")

@@ -15,16 +15,18 @@ from typing import Any
 import torch
 
 from pamusic.checkpoint import RUNS
-from pamusic.errors import PamusicError
-from pamusic.files import free_name
+from pamusic.errors import PamusicError, UsageError
+from pamusic.files import REMEDIES, free_folder
 from pamusic.model.config import ModelConfig, preset
 from pamusic.tokens.corpus import open_corpus
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine
+from pamusic.training.schedule import rate
 from pamusic.training.trainer import FORMAT, STATE, Trainer
 
 COOLDOWN_SHARE = 0.4  # of a new run's steps: in trials the last third of a decay to zero still brought 0.15 nats
 MODEL_CHANGES = ("context_length", "num_latents")  # what may differ between weights and their use
+WORTH_COMPILING = 300  # steps: compiling takes about as long as 100 of them do without (two CPU cores, size small)
 
 
 def new_run(
@@ -43,15 +45,19 @@ def new_run(
         corpus_path: the corpus' folder.
         out: the run's folder; by default a free name under `runs/`.
         size: a name of `PRESETS`; by default `medium` on a CUDA card, else `small`.
-        device, compile: as for `choose_machine`.
+        device: as for `choose_machine`.
+        compile: by default where there is a compiler, for runs that are long enough to be worth it.
         force: replace a run that is there.
         changes: fields of `TrainingConfig`, and `context_length` and `num_latents`; None leaves the default.
 
     Raises:
-        PamusicError: the corpus, the options or the place do not serve.
+        PamusicError: the corpus or the place does not serve.
+        UsageError: the options do not.
     """
     corpus = open_corpus(corpus_path)
     changes = {name: value for name, value in changes.items() if value is not None}
+    if compile is None and changes.get("steps", TrainingConfig.steps) < WORTH_COMPILING:
+        compile = False
     machine = choose_machine(device, changes.get("precision", "auto"), compile)
     size = size or ("medium" if machine.device.type == "cuda" else "small")
     shape = {name: changes.pop(name) for name in MODEL_CHANGES if name in changes}
@@ -61,11 +67,14 @@ def new_run(
         steps = changes.get("steps", TrainingConfig.steps)
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except (ValueError, OverflowError) as error:
-        raise PamusicError(f"cannot train so: {error}") from None
-    out = out or free_name(RUNS / size)
-    _check_place(out, force=force)
-    trainer = Trainer(out, corpus, model, training, machine)
-    _clear(out)
+        raise UsageError(f"cannot train so: {error}") from None
+    if out is not None:
+        _check_place(out, force=force)
+    trainer = Trainer(out or RUNS / size, corpus, model, training, machine)
+    if out is None:
+        trainer.run = free_folder(RUNS / size)
+    else:
+        _clear(out)
     return trainer
 
 
@@ -88,10 +97,11 @@ def resumed_run(
         device, compile, force, changes: as for `new_run`. `cooldown_steps` without `steps` begins a cooldown now.
 
     Raises:
-        PamusicError: there is no such run, its corpus is another, or the options do not serve.
+        PamusicError: there is no such run, or its corpus is another.
+        UsageError: the options do not serve.
     """
     about = _read_about(run)
-    corpus = open_corpus(corpus_path or Path(about["corpus"]["path"]))
+    corpus = open_corpus(corpus_path or _corpus_of(run, about))
     if corpus.fingerprint != about["corpus"]["fingerprint"]:
         raise PamusicError(
             f"{corpus.path}: is not the corpus that {run} was trained on; give that one, or start anew: pamusic train"
@@ -100,11 +110,15 @@ def resumed_run(
     try:
         model_before, before = ModelConfig(**about["model"]), TrainingConfig(**about["training"])
         model = replace(model_before, **{name: changes.pop(name) for name in MODEL_CHANGES if name in changes})
-        if changes.get("cooldown_steps") and "steps" not in changes:
-            changes["steps"] = _step_of(run) + changes["cooldown_steps"]
+        if changes.get("cooldown_steps"):
+            step = _step_of(run)
+            steps = changes.setdefault("steps", step + changes["cooldown_steps"])
+            changes["cooldown_from"] = rate(step, replace(before, warmup_steps=0)) or 1.0
+            if changes["cooldown_from"] < 1:  # it has begun: it goes on from the rate it has
+                changes["cooldown_steps"] = max(1, steps - step)
         training = replace(before, **changes)
     except (ValueError, TypeError) as error:
-        raise PamusicError(f"cannot go on so: {error}") from None
+        raise UsageError(f"cannot go on so: {error}") from None
     precision = training.precision if "precision" in changes else about["machine"]["precision"]
     if compile is None and not about["machine"]["compile"]:
         compile = False
@@ -124,6 +138,13 @@ def resumed_run(
     return trainer
 
 
+def _corpus_of(run: Path, about: dict[str, Any]) -> Path:
+    """Where a run's corpus is: by the path it was given as, else by the way that led there from the run's folder."""
+    given = Path(about["corpus"]["path"])
+    beside = run / about["corpus"].get("path_from_run", given)
+    return beside if not given.exists() and beside.exists() else given
+
+
 def _check_place(out: Path, *, force: bool) -> None:
     """Refuses a place where something precious lies."""
     if not out.exists():
@@ -138,12 +159,20 @@ def _check_place(out: Path, *, force: bool) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Empties a run's folder, but keeps the folder itself: it may be a link, or where we are."""
-    for each in out.iterdir() if out.is_dir() else ():
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        else:
-            each.unlink()
+    """Makes a run's folder, or empties it, but keeps the folder itself: it may be a link, or where we are.
+
+    Raises:
+        PamusicError: one cannot write there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for each in out.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            else:
+                each.unlink()
+    except OSError as error:
+        raise PamusicError(f"cannot write {out}: {REMEDIES.get(error.errno or 0, error.strerror)}") from None
 
 
 def _read_about(run: Path) -> dict[str, Any]:

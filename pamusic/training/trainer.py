@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import pickle
 import shutil
 import signal
@@ -112,7 +113,7 @@ class Trainer:
         self.model = PerceiverAR(model).to(machine.device)
         self.optimizers = make_optimizers(self.model, training)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
-        self.step, self.seconds, self.best_nats = 0, 0.0, math.inf
+        self.step, self.latent_tokens, self.seconds, self.best_nats = 0, 0, 0.0, math.inf
         self._batches = TrainingBatches(corpus, model, training)
         self._validation = validation_batches(
             corpus, model, training.validation_windows, max(1, training.windows_at_once // 2)
@@ -121,6 +122,11 @@ class Trainer:
         self._note: str | None = None
         if resume_from is not None:
             self._load_state(resume_from)
+
+    @property
+    def cools(self) -> bool:
+        """Whether the cooldown has begun."""
+        return rate(self.step, replace(self.training, warmup_steps=0)) < 1
 
     def plan(self) -> list[str]:
         """What this run will do, line by line, for a person to read."""
@@ -140,9 +146,18 @@ class Trainer:
         return lines
 
     def train(
-        self, report: Callable[[Report], None] = lambda report: None, *, max_minutes: float | None = None
+        self,
+        report: Callable[[Report], None] = lambda report: None,
+        *,
+        max_minutes: float | None = None,
+        stopping: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Trains until the last step, the time limit, or a signal (Ctrl-C, SIGTERM), and leaves a usable checkpoint.
+
+        Args:
+            report: is told what happened, every few steps.
+            max_minutes: the time limit.
+            stopping: is called when a signal has come, which the present step is finished before.
 
         Raises:
             PamusicError: the loss is no number any more, or the run's folder cannot be written.
@@ -151,7 +166,7 @@ class Trainer:
         save_at = time.monotonic() + 60 * self.training.save_every_minutes
         losses: list[Tensor] = []
         since, validated = time.monotonic(), None
-        with self._folder(), _stop_requests() as stop_requested, ThreadPoolExecutor(1, "batches") as pool:
+        with self._folder(), _stop_requests(stopping) as stop_requested, ThreadPoolExecutor(1, "batches") as pool:
             batches = self._prefetched(pool)
             while self.step < self.training.steps:
                 losses.append(self._update(next(batches)))
@@ -199,6 +214,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         self.step += 1
+        self.latent_tokens += self.training.batch_size * self.model.config.num_latents
         return nats / scored
 
     def _loss(self, part: Batch) -> tuple[Tensor, Tensor]:
@@ -262,7 +278,7 @@ class Trainer:
             )
         speed = len(losses) * self.training.batch_size * self.model.config.num_latents / seconds
         share = round(rate(self.step - 1, self.training), 5)
-        done, spent = self.step * self.training.batch_size * self.model.config.num_latents, round(self.seconds, 1)
+        done, spent = self.latent_tokens, round(self.seconds, 1)
         rows: list[tuple[object, ...]] = [
             (self.step, done, spent, "train", round(nats, 5), share, round(norm, 4), round(speed, 1))
         ]
@@ -322,6 +338,7 @@ class Trainer:
             "num_parameters": self.model.num_parameters(),
             "corpus": {
                 "path": str(self.corpus.path),
+                "path_from_run": _way(self.run, self.corpus.path),
                 "fingerprint": self.corpus.fingerprint,
                 "tokenizer": self.corpus.tokenizer.name,
             },
@@ -344,6 +361,7 @@ class Trainer:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.machine.device) if self.machine.device.type == "cuda" else None,
             "step": self.step,
+            "latent_tokens": self.latent_tokens,
             "seconds": self.seconds,
             "best_nats": self.best_nats,
         }
@@ -371,6 +389,8 @@ class Trainer:
             if state.get("cuda_rng") is not None and self.machine.device.type == "cuda":
                 torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.machine.device)
             self.step, self.seconds = state["step"], state["seconds"]
+            as_now = self.step * self.training.batch_size * self.model.config.num_latents
+            self.latent_tokens = state.get("latent_tokens", as_now)
             if run.resolve() == self.run.resolve():  # a branch keeps the best of its own
                 self.best_nats = state["best_nats"]
         except FileNotFoundError:
@@ -401,6 +421,14 @@ def make_optimizers(model: PerceiverAR, config: TrainingConfig) -> list[torch.op
     return optimizers
 
 
+def _way(start: Path, to: Path) -> str:
+    """How one gets from a folder to a path; from one of Windows' drives to another, only by the path itself."""
+    try:
+        return os.path.relpath(to, start)
+    except ValueError:
+        return str(to)
+
+
 def _truncate_metrics(path: Path, step: int) -> None:
     """Leaves the rows up to `step`: what came after it is about to be computed again."""
     rows: list[list[str]] = []
@@ -414,7 +442,7 @@ def _truncate_metrics(path: Path, step: int) -> None:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
+def _stop_requests(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C or SIGTERM into a request that the training loop sees; a second Ctrl-C interrupts."""
     requested = False
 
@@ -422,6 +450,8 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
         nonlocal requested
         if requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not requested:
+            told()
         requested = True
 
     if threading.current_thread() is not threading.main_thread():
