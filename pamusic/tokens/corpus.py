@@ -23,6 +23,7 @@ from pamusic.tokens.vocabulary import load_vocabulary
 
 FORMAT = 1
 ID = np.dtype("<u2")
+AT_ONCE = 1 << 20  # ids that are counted at a time
 FILES = {"tokens.bin", "tokenizer.toml", "corpus.json"}
 
 
@@ -70,6 +71,16 @@ class Corpus:
     def split(self, name: str) -> list[int]:
         """Indices of the pieces of a split."""
         return [index for index, piece in enumerate(self.pieces) if piece.split == name]
+
+    def count_of_kinds(self) -> dict[str, int]:
+        """How many of its ids are of each kind of event."""
+        count = np.zeros(len(self.tokenizer.vocabulary), np.int64)
+        for start in range(0, len(self.ids), AT_ONCE):
+            count += np.bincount(self.ids[start : start + AT_ONCE], minlength=len(count))
+        return {
+            events.kind: int(count[events.start : events.start + len(events)].sum())
+            for events in self.tokenizer.vocabulary.ranges
+        }
 
     @cached_property
     def fingerprint(self) -> str:
