@@ -15,3 +15,9 @@ class UsageError(PamusicError):
     """We were called with a value that never makes sense, or with two that contradict each other."""
 
     exit_code = 2
+
+
+def is_about_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch says so in words alone, on a CPU and on a GPU in different ones."""
+    words = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words

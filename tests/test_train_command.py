@@ -123,7 +123,7 @@ def test_bad_input_is_answered_in_one_line(in_folder):
     assert "'meta' cannot be used" in refused("train", *TINY, "--device", "meta")
     refused("train", *TINY, "--max-minutes", "nan", code=2)
     assert "no corpus there" in refused("train", ".", *TINY)
-    assert "keeps its size" in misused("train", "--resume", "nowhere", "--size", "tiny")
+    assert "keep their size" in misused("train", "--resume", "nowhere", "--size", "tiny")
     refused("evaluate", "small", "--split", "rest", code=2)
     assert "a block is at most the latents" in misused("evaluate", "small", "--block", 4096)
     assert not (in_folder / "runs").exists()
@@ -153,3 +153,45 @@ def test_a_run_finds_its_corpus_from_wherever_it_is_resumed(in_folder, monkeypat
     resumed = pamusic("train", "--resume", "../runs/tiny", "--steps", 4)
     assert resumed.exit_code == 0, resumed.output
     assert "done at step 4" in resumed.stderr
+
+
+def test_runs_are_listed_the_best_first(in_folder):
+    assert "no runs there" in pamusic("runs").stderr
+    pamusic("train", *TINY, "--steps", 30, "--out", "runs/long")
+    pamusic("train", *TINY, "--steps", 2, "--out", "runs/short")
+    (in_folder / "runs" / "broken").mkdir()
+    (in_folder / "runs" / "broken" / "run.json").write_text("{")
+
+    listed = pamusic("runs")
+    assert listed.stdout == "runs/long\nruns/short\n"
+    assert "30 of 30" in listed.stderr
+    long, _ = json.loads(pamusic("runs", "--json").stdout)
+    assert long["state"] == "finished"
+    assert long["latent_tokens"] == 30 * 2 * 16
+
+
+def test_a_run_leaves_its_curves_and_music_to_listen_to(in_folder):
+    from pamusic.music.midi import read_midi
+
+    quiet = pamusic("train", *TINY, "--steps", 20, "--out", "quiet")
+    heard = pamusic("train", *TINY, "--steps", 20, "--out", "heard", "--sample-every", 10)
+    assert (quiet.exit_code, heard.exit_code) == (0, 0), heard.output
+
+    picture = (in_folder / "heard" / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(read_midi(in_folder / "heard" / "samples" / "step-000010.mid")) > 0
+    assert (in_folder / "heard" / "samples" / "step-000020.wav").stat().st_size > 100_000
+    same = [(in_folder / run / "last" / "model.safetensors").read_bytes() for run in ("quiet", "heard")]
+    assert same[0] == same[1]
+
+
+def test_settings_in_a_file_give_way_to_options(in_folder):
+    (in_folder / "recipe.toml").write_text("size = 'tiny'\nsteps = 9\nbatch_size = 2\n")
+    outcome = pamusic(
+        "train", "--config", "recipe.toml", "--steps", 2, "--context-length", 64, "--num-latents", 16, "--no-compile"
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert "steps 0 to 2 of 2 windows" in outcome.stderr
+    (in_folder / "recipe.toml").write_text("batchsize = 2\n")
+    assert "the nearest is batch_size" in refused("train", "--config", "recipe.toml")
+    assert "give one of them" in misused("train", "--resume", "runs/tiny", "--from", "small")

@@ -88,7 +88,14 @@ def test_a_run_leaves_metrics_its_settings_and_two_checkpoints(tmp_path):
     assert outcome.complete
     assert set(losses(run, "validation")) == {4, 8}
     with (run / "metrics.csv").open(newline="") as file:  # the rate that the step was made with: 1/4 is the last
-        assert [float(row["rate"]) for row in csv.DictReader(file)] == [1, 1, 0.25, 0.25]
+        rows = [(int(row["step"]), row["split"], float(row["rate"])) for row in csv.DictReader(file)]
+    assert rows == [
+        (4, "validation", 1),
+        (4, "validation_ema", 1),
+        (8, "train", 0.25),
+        (8, "validation", 0.25),
+        (8, "validation_ema", 0.25),
+    ]
     assert outcome.best_nats == pytest.approx(min(losses(run, "validation").values()), abs=1e-4)
     about = json.loads((run / "run.json").read_text())
     assert about["training"]["seed"] == 1

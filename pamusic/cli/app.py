@@ -25,11 +25,12 @@ from pamusic import __version__
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.inspect import inspect
 from pamusic.cli.render import render
+from pamusic.cli.runs import runs
 from pamusic.cli.sample import sample
 from pamusic.cli.terminal import result, say
 from pamusic.cli.tokenize import tokenize
 from pamusic.cli.train import train
-from pamusic.errors import PamusicError
+from pamusic.errors import PamusicError, is_about_memory
 from pamusic.files import FULL, REMEDIES
 
 # The state of somebody's disk, not of our program, wherever it is met.
@@ -55,7 +56,7 @@ class PamusicGroup(TyperGroup):
             _let_go_of_output()
             raise typer.Exit(1) from None
         except (MemoryError, RuntimeError) as error:
-            if not _is_about_memory(error):
+            if not is_about_memory(error):
                 raise
             say("pamusic: error: there is not enough memory; ask for fewer windows at once or for less context")
             raise typer.Exit(1) from None
@@ -85,13 +86,14 @@ def pamusic(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Symbolic piano music with Perceiver AR: tokenize, train, sample, render."""
+    """Symbolic piano music with Perceiver AR: tokenize, train, evaluate, sample, render."""
 
 
 # In the order in which one needs them.
 app.command()(inspect)
 app.command()(tokenize)
 app.command()(train)
+app.command()(runs)
 app.command()(evaluate)
 app.command()(sample)
 app.command()(render)
@@ -100,12 +102,6 @@ app.command()(render)
 def _named(error: OSError) -> str:
     """The file that an error is about; without one, what was written was standard output."""
     return os.fsdecode(error.filename) if error.filename is not None else "standard output"
-
-
-def _is_about_memory(error: Exception) -> bool:
-    """Whether memory ran out: torch says so in words alone, on a CPU and on a GPU in different ones."""
-    words = str(error)
-    return isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words
 
 
 def _let_go_of_output() -> None:

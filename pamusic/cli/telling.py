@@ -9,19 +9,21 @@ from pamusic.cli.terminal import console, progress, say
 
 if TYPE_CHECKING:
     from pamusic.tokens.tokenizing import SplitCount, Summary
-    from pamusic.training.trainer import Report
+    from pamusic.training.trainer import Report, Trainer
 
 TIMED_AFTER = 30  # steps: the first of them compile
+SAMPLED_SECONDS = 30.0
 MOST_TOLD = 20  # refusals and duplicates told on a terminal; all of them stand in the corpus
 
 
 class TrainingTeller:
     """Tells the run's progress: a bar on a terminal, and a line at each validation."""
 
-    def __init__(self, steps: int, step: int) -> None:
-        self._bar = progress(total=steps, what="train", unit="step")
-        self._bar.update(step)
-        self._time_at = step + TIMED_AFTER
+    def __init__(self, trainer: Trainer, sample_every: int | None = None) -> None:
+        self._trainer, self._sample_every, self._sampled = trainer, sample_every, trainer.step
+        self._bar = progress(total=trainer.training.steps, what="train", unit="step")
+        self._bar.update(trainer.step)
+        self._time_at = trainer.step + TIMED_AFTER
 
     def __call__(self, report: Report) -> None:
         self._bar.set_postfix_str(f"{report.train_nats:.3f} nats, {report.tokens_per_second:,.0f} tokens/s")
@@ -32,13 +34,36 @@ class TrainingTeller:
         if report.step >= self._time_at:
             self._time_at = report.steps + 1
             self._bar.clear()
-            say(f"at {report.tokens_per_second:,.0f} tokens/s the rest takes about {_duration(report.seconds_left)}")
+            say(f"at {report.tokens_per_second:,.0f} tokens/s the rest takes about {duration(report.seconds_left)}")
         if report.validation_nats is not None:
             self._bar.clear()
             say(
                 f"step {report.step}: train {report.train_nats:.3f}, validation {report.validation_nats:.3f}"
                 " nats per token"
             )
+
+        if self._sample_every is not None and report.step // self._sample_every > self._sampled // self._sample_every:
+            self._sampled = report.step
+            self._sample(report.step)
+
+    def _sample(self, step: int) -> None:
+        """Leaves some seconds of the model's music in the run's folder; the training takes no notice."""
+        from pamusic.checkpoint import Checkpoint
+        from pamusic.composition import compose, continuation
+        from pamusic.files import written_atomically
+        from pamusic.music.midi import midi_bytes
+        from pamusic.music.synthesis import synthesize, wav_bytes
+
+        trainer = self._trainer
+        composer = Checkpoint(trainer.run, trainer.model.eval(), trainer.corpus.tokenizer, {})
+        ids = list(compose(composer, seed=trainer.training.seed, seconds=SAMPLED_SECONDS))
+        music = continuation(composer.tokenizer, ids, seconds=SAMPLED_SECONDS)
+        path = trainer.run / "samples" / f"step-{step:06}"
+        with written_atomically(path.with_suffix(".mid")) as file:
+            file.write_bytes(midi_bytes(music))
+        if len(music):
+            with written_atomically(path.with_suffix(".wav")) as file:
+                file.write_bytes(wav_bytes(synthesize(music)))
 
     def stopping(self) -> None:
         """Tells that a signal was heard."""
@@ -50,7 +75,7 @@ class TrainingTeller:
         self._bar.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return (
         f"{minutes // 60} h {minutes % 60} min"

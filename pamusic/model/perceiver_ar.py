@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pamusic.model.attention import attend
 from pamusic.model.cache import KeyValueCache
@@ -56,6 +57,7 @@ class PerceiverAR(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False  # in training, computes what layers forget forward again backward, to spare memory
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.to_latents = nn.Linear(config.d_model, config.d_model, bias=False)
         self.context_norm = RMSNorm(config.d_model, eps=1e-6)
@@ -94,7 +96,7 @@ class PerceiverAR(nn.Module):
         latents = self.cross(self.to_latents(embedded), turn, keys_values, prefix_valid)
         turn = self._rotation(own_positions, self.config.d_model // self.config.num_heads)
         for layer in self.layers:
-            latents = layer(latents, turn)
+            latents = checkpoint(layer, latents, turn, use_reentrant=False) if self.recompute else layer(latents, turn)
         return self.head(self.norm(latents))
 
     def new_caches(self, batch: int, num_latents: int | None = None, context_length: int | None = None) -> Caches:

@@ -23,6 +23,9 @@ class TrainingConfig:
         cooldown_from: share of the peak that they fall from; below 1 where a cooldown is drawn out that has begun.
         max_grad_norm: gradients of a larger norm are scaled down to it.
         z_loss: weight of logsumexp squared (official code: 1e-4).
+        ema_decay: of the moving average of the weights, which is validated beside them; 0 for none.
+        patience: validations in a row without a new best after which the run ends; None for no such end.
+        recompute: forget what the layers computed forward and compute it again backward: slower, in less memory.
         prefix_dropout: share of the prefix that no latent of a window sees; the paper calls it cross-attend dropout.
         transpose_down, transpose_up: semitones that a window is moved at most.
         stretch: a window is played up to this share slower or faster.
@@ -44,6 +47,9 @@ class TrainingConfig:
     cooldown_from: float = 1.0
     max_grad_norm: float = 1.0
     z_loss: float = 1e-4
+    ema_decay: float = 0.999
+    patience: int | None = None
+    recompute: bool = False
     prefix_dropout: float = 0.7
     transpose_down: int = 5
     transpose_up: int = 6
@@ -55,7 +61,7 @@ class TrainingConfig:
     save_every_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "micro_batch", "validate_every", "validation_windows"):
+        for name in ("steps", "batch_size", "micro_batch", "validate_every", "validation_windows", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
@@ -68,6 +74,8 @@ class TrainingConfig:
             raise ValueError(f"prefix_dropout is at least 0 and below 1, not {self.prefix_dropout}")
         if not 0 <= self.stretch < 0.5:
             raise ValueError(f"stretch is at least 0 and below 0.5, not {self.stretch}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is at least 0 and below 1, not {self.ema_decay}")
         if self.transpose_down < 0 or self.transpose_up < 0:
             raise ValueError("transposition is given in semitones from 0 up, both ways")
         if self.warmup_steps < 0 or self.cooldown_steps < 0:

@@ -31,6 +31,15 @@ class Machine:
     compile: bool
     why: str
 
+    def about(self) -> dict[str, str | bool | int]:
+        """What the arithmetic of a run depends on, for its record."""
+        return {
+            "device": str(self.device),
+            "precision": self.precision,
+            "compile": self.compile,
+            "threads": torch.get_num_threads(),
+        }
+
     def autocast(self) -> AbstractContextManager:
         if self.precision == "fp32":
             return nullcontext()
@@ -66,7 +75,8 @@ def choose_machine(device: str = "auto", precision: str = "auto", compile: bool 
     else:
         chosen, why = "fp32", f"autocast on {where.type} is not relied on"
     if where.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True  # master weights stay float32; only products are shortened
+        # Who asks for fp32 gets it. Otherwise what autocast leaves in it may be multiplied with 10 bits of mantissa.
+        torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     if compile is None:
         compile = where.type == "cuda" or (where.type == "cpu" and _has_compiler())
     return Machine(where, chosen, compile, why)

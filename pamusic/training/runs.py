@@ -8,24 +8,25 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pamusic.checkpoint import RUNS
+from pamusic.checkpoint import RUNS, check_corpus, find_checkpoint, load_checkpoint
 from pamusic.errors import PamusicError, UsageError
 from pamusic.files import REMEDIES, free_folder
 from pamusic.model.config import ModelConfig, preset
-from pamusic.tokens.corpus import open_corpus
+from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine import choose_machine
+from pamusic.training.machine import Machine, choose_machine
+from pamusic.training.recipe import SHAPE
 from pamusic.training.schedule import rate
 from pamusic.training.trainer import FORMAT, STATE, Trainer
 
 COOLDOWN_SHARE = 0.4  # of a new run's steps: in trials the last third of a decay to zero still brought 0.15 nats
-MODEL_CHANGES = ("context_length", "num_latents")  # what may differ between weights and their use
+MODEL_CHANGES = ("context_length", "num_latents", "dropout")  # what may differ between weights and their use
 WORTH_COMPILING = 300  # steps: compiling takes about as long as 100 of them do without (two CPU cores, size small)
 
 
@@ -34,43 +35,52 @@ def new_run(
     *,
     out: Path | None = None,
     size: str | None = None,
+    weights: str | None = None,
     device: str = "auto",
     compile: bool | None = None,
     force: bool = False,
     **changes: Any,
 ) -> Trainer:
-    """A run that begins with random weights.
+    """A run that begins with random weights, or with those of a checkpoint.
 
     Args:
         corpus_path: the corpus' folder.
         out: the run's folder; by default a free name under `runs/`.
         size: a name of `PRESETS`; by default `medium` on a CUDA card, else `small`.
+        weights: a checkpoint's name or folder, to be tuned on this corpus; it decides the size.
         device: as for `choose_machine`.
         compile: by default where there is a compiler, for runs that are long enough to be worth it.
         force: replace a run that is there.
-        changes: fields of `TrainingConfig`, and `context_length` and `num_latents`; None leaves the default.
+        changes: fields of `TrainingConfig` and of `ModelConfig`; None leaves the default.
 
     Raises:
-        PamusicError: the corpus or the place does not serve.
+        PamusicError: the corpus or the place does not serve, or it was made with another tokenizer than the weights.
         UsageError: the options do not.
     """
     corpus = open_corpus(corpus_path)
     changes = {name: value for name, value in changes.items() if value is not None}
+    source = None if weights is None else load_checkpoint(find_checkpoint(weights))
+    if source is not None:
+        check_corpus(source, corpus)
+        changes = {**_for_tuning(corpus, source.model.config, changes), **changes}
     if compile is None and changes.get("steps", TrainingConfig.steps) < WORTH_COMPILING:
         compile = False
     machine = choose_machine(device, changes.get("precision", "auto"), compile)
     size = size or ("medium" if machine.device.type == "cuda" else "small")
-    shape = {name: changes.pop(name) for name in MODEL_CHANGES if name in changes}
+    shape = {name: changes.pop(name) for name in SHAPE if name in changes}
     vocabulary = corpus.tokenizer.vocabulary
     try:
-        model = preset(size, vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), **shape)
+        if source is None:
+            model = preset(size, vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), **shape)
+        else:
+            model = _changed(source.model.config, shape)
         steps = changes.get("steps", TrainingConfig.steps)
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train so: {error}") from None
     if out is not None:
         _check_place(out, force=force)
-    trainer = Trainer(out or RUNS / size, corpus, model, training, machine)
+    trainer = Trainer(out or RUNS / size, corpus, model, training, machine, start_from=source)
     if out is None:
         trainer.run = free_folder(RUNS / size)
     else:
@@ -109,7 +119,7 @@ def resumed_run(
     changes = {name: value for name, value in changes.items() if value is not None}
     try:
         model_before, before = ModelConfig(**about["model"]), TrainingConfig(**about["training"])
-        model = replace(model_before, **{name: changes.pop(name) for name in MODEL_CHANGES if name in changes})
+        model = _changed(model_before, {name: changes.pop(name) for name in SHAPE if name in changes})
         if changes.get("cooldown_steps"):
             step = _step_of(run)
             steps = changes.setdefault("steps", step + changes["cooldown_steps"])
@@ -119,14 +129,13 @@ def resumed_run(
         training = replace(before, **changes)
     except (ValueError, TypeError) as error:
         raise UsageError(f"cannot go on so: {error}") from None
-    precision = training.precision if "precision" in changes else about["machine"]["precision"]
-    if compile is None and not about["machine"]["compile"]:
-        compile = False
-    machine = choose_machine(device, precision, compile)
+    machine = _machine_as_before(about["machine"], device, changes.get("precision"), compile)
     branches = out is not None and out.resolve() != run.resolve()
     if out is not None and branches:
         _check_place(out, force=force)
     trainer = Trainer(out or run, corpus, model, training, machine, resume_from=run)
+    now = {"training": asdict(training), "model": asdict(model), "machine": machine.about()}
+    trainer.differences = _differences({**about, "training": asdict(before), "model": asdict(model_before)}, now)
     if model != model_before:
         trainer.best_nats = math.inf  # it was measured on other windows
     if trainer.step >= training.steps:
@@ -136,6 +145,59 @@ def resumed_run(
     if out is not None and branches:
         _clear(out)
     return trainer
+
+
+def _for_tuning(corpus: Corpus, model: ModelConfig, changes: dict[str, Any]) -> dict[str, Any]:
+    """What serves to tune trained weights on what may be a small corpus: gently, not for long, not past the best."""
+    tokens = sum(corpus.pieces[piece].num_tokens for piece in corpus.split("train"))
+    a_step = changes.get("batch_size", TrainingConfig.batch_size) * changes.get("num_latents", model.num_latents)
+    steps = min(2000, max(100, 10 * tokens // a_step))
+    return {
+        "steps": steps,
+        "lr": TrainingConfig.lr / 10,
+        "warmup_steps": 20,
+        "validate_every": max(10, steps // 20),
+        "patience": 5,
+        "ema_decay": 0.99,
+        "dropout": 0.1,
+    }
+
+
+def _changed(model: ModelConfig, shape: dict[str, Any]) -> ModelConfig:
+    """The same weights in another shape.
+
+    Raises:
+        ValueError: these weights cannot have it.
+    """
+    fixed = {name for name in shape if name not in MODEL_CHANGES and shape[name] != getattr(model, name)}
+    if fixed:
+        raise ValueError(f"trained weights keep their {', '.join(sorted(fixed))}")
+    return replace(model, **shape)
+
+
+def _machine_as_before(before: dict[str, Any], device: str, precision: str | None, compile: bool | None) -> Machine:
+    """The machine that a run was on, as far as it is there and nothing else is asked: so its arithmetic is the same."""
+    torch.set_num_threads(before.get("threads") or torch.get_num_threads())
+    if compile is None and not before["compile"]:
+        compile = False
+    if device == "auto" and before["device"] == "cpu":
+        device = "cpu"
+    try:
+        return choose_machine(device, precision or before["precision"], compile)
+    except PamusicError:
+        if precision is not None:
+            raise
+        return choose_machine(device, "auto", compile)  # fp16 of a run that goes on without its GPU
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is set otherwise than before, as `name old -> new`."""
+    return [
+        f"{name} {before[part].get(name)} -> {value}"
+        for part in ("training", "model", "machine")
+        for name, value in now[part].items()
+        if name in before[part] and before[part][name] != value
+    ]
 
 
 def _corpus_of(run: Path, about: dict[str, Any]) -> Path:

@@ -7,7 +7,6 @@ has `run.json` (all that the result depends on), `metrics.csv`, `best/` and `las
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -29,18 +28,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pamusic
-from pamusic.checkpoint import BEST, LAST, save_checkpoint
-from pamusic.errors import PamusicError
-from pamusic.files import REMEDIES, written_atomically
+from pamusic.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
+from pamusic.errors import PamusicError, is_about_memory
+from pamusic.files import written_atomically
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.corpus import Corpus
 from pamusic.training.batches import NOT_SCORED, Batch, TrainingBatches, validation_batches
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine, describe, keep_freed_memory
+from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Metrics, Row
+from pamusic.training.optimizers import Average, make_optimizers
 from pamusic.training.schedule import rate
 
-COLUMNS = ("step", "latent_tokens", "seconds", "split", "nats_per_token", "rate", "grad_norm", "tokens_per_second")
 REPORT_EVERY = 10  # steps
 FORMAT = 1
 STATE = "state.pt"
@@ -53,7 +53,8 @@ class Report:
     Attributes:
         step, steps: updates made, and in all.
         train_nats: mean nats per token since the last report, over latents, as trained (with dropout).
-        validation_nats: nats per token on the fixed windows, when this report brings a validation.
+        validation_nats: nats per token on the fixed windows, of the weights or of their average, whichever is better,
+            when this report brings a validation.
         tokens_per_second: latent tokens trained per second.
         seconds_left: until the last step, at this speed.
         note: what else a person should know, once.
@@ -74,7 +75,7 @@ class Outcome:
 
     Attributes:
         step: updates made.
-        complete: whether those are all.
+        complete: whether those are all, or validation has not improved for as long as the run has patience.
         interrupted: whether a signal (Ctrl-C, SIGTERM) stopped it.
         best_nats: its best validation, in nats per token; None if there was none.
     """
@@ -83,6 +84,24 @@ class Outcome:
     complete: bool
     interrupted: bool
     best_nats: float | None
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What the fixed windows cost, in nats per token.
+
+    Attributes:
+        nats: the weights as they are.
+        averaged: their moving average; None where there is none.
+    """
+
+    nats: float
+    averaged: float | None = None
+
+    @property
+    def best(self) -> float:
+        """The lower of the two."""
+        return self.nats if self.averaged is None else min(self.nats, self.averaged)
 
 
 class Trainer:
@@ -97,12 +116,14 @@ class Trainer:
         machine: Machine,
         *,
         resume_from: Path | None = None,
+        start_from: Checkpoint | None = None,
     ) -> None:
         """Builds the model in memory; `train` begins to write.
 
         Args:
             run: the folder of this run.
             resume_from: the run whose state is gone on from: this one, or one that this one branches off.
+            start_from: whose weights a new run begins with.
 
         Raises:
             PamusicError: the corpus does not fit, or the state to resume from cannot be read.
@@ -111,9 +132,19 @@ class Trainer:
         torch.manual_seed(training.seed)
         self.run, self.corpus, self.training, self.machine = run, corpus, training, machine
         self.model = PerceiverAR(model).to(machine.device)
+        self.model.recompute = training.recompute
+        self.differences: list[str] = []  # from the run that this one goes on from
+        self._started_from = None if start_from is None else start_from.title
+        if start_from is not None:
+            self.model.load_state_dict(start_from.model.state_dict())
         self.optimizers = make_optimizers(self.model, training)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
         self.step, self.latent_tokens, self.seconds, self.best_nats = 0, 0, 0.0, math.inf
+        self.average = Average(self.model, training.ema_decay) if training.ema_decay else None
+        self._metrics = Metrics(run)
+        self._best_step = 0
+        self._losses: list[Tensor] = []  # since the last row at a fixed step
+        self._steps_timed = 0
         self._batches = TrainingBatches(corpus, model, training)
         self._validation = validation_batches(
             corpus, model, training.validation_windows, max(1, training.windows_at_once // 2)
@@ -141,6 +172,10 @@ class Trainer:
             f"steps {self.step} to {training.steps} of {training.batch_size} windows, {latents / tokens:.1f} times the"
             f" corpus; into {self.run}",
         ]
+        if self._started_from is not None:
+            lines.insert(1, f"begins with the weights of {self._started_from}")
+        if self.differences:
+            lines.append(f"otherwise than before: {', '.join(self.differences)}")
         if not self._validation:
             lines.append("the corpus has no validation pieces: the last weights are kept, not the best")
         return lines
@@ -164,32 +199,43 @@ class Trainer:
         """
         deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         save_at = time.monotonic() + 60 * self.training.save_every_minutes
-        losses: list[Tensor] = []
-        since, validated = time.monotonic(), None
+        patient = True
         with self._folder(), _stop_requests(stopping) as stop_requested, ThreadPoolExecutor(1, "batches") as pool:
             batches = self._prefetched(pool)
-            while self.step < self.training.steps:
-                losses.append(self._update(next(batches)))
+            since, waited = time.monotonic(), 0.0
+            while self.step < self.training.steps and patient:
+                asked = time.monotonic()
+                batch = next(batches)
+                waited += time.monotonic() - asked
+                self._losses.append(self._update(batch))
+                self._steps_timed += 1
                 ended = self.step == self.training.steps or stop_requested() or time.monotonic() > deadline
-                if self.step % self.training.validate_every == 0 or ended:
-                    validated = self._validate()
-                due = None
-                if self.step % REPORT_EVERY == 0 or validated is not None or ended:
-                    now = time.monotonic()
-                    self.seconds += now - since
-                    due = self._report(losses, now - since, validated)
-                    losses, since, validated = [], time.monotonic(), None
-                if due is not None and (ended or time.monotonic() > save_at):  # a report has seen that all is well
+                validates = self.step % self.training.validate_every == 0 or ended
+                if not validates and self.step % REPORT_EVERY:
+                    continue
+                spent = time.monotonic() - since
+                self.seconds += spent
+                validated = self._validate() if validates else None
+                patient = self._is_patient()
+                ended = ended or not patient
+                due = self._report(spent, waited, validated, ended=ended)
+                if ended or time.monotonic() > save_at:  # the report has seen that all is well
                     self._save()
+                    self._metrics.draw()
                     save_at = time.monotonic() + 60 * self.training.save_every_minutes
-                if due is not None:
-                    report(due)
+                report(due)
                 if ended:
                     break
+                since, waited = time.monotonic(), 0.0
         with written_atomically(self.run / "finished") as file:
             file.write_text(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
         best = None if math.isinf(self.best_nats) else self.best_nats
-        return Outcome(self.step, self.step >= self.training.steps, stop_requested(), best)
+        return Outcome(self.step, self.step >= self.training.steps or not patient, stop_requested(), best)
+
+    def _is_patient(self) -> bool:
+        """Whether the last validations give reason to go on."""
+        patience = self.training.patience
+        return patience is None or self.step - self._best_step < patience * self.training.validate_every
 
     def _update(self, batch: Batch) -> Tensor:
         """One optimiser update; gives the mean nats per scored token."""
@@ -197,15 +243,7 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * share
-        scored = (batch.targets != NOT_SCORED).sum()
-        nats = torch.zeros((), device=self.machine.device)
-        self.model.train()
-        for part in batch.micro(self.training.windows_at_once):
-            part = part.to(self.machine.device)
-            with self.machine.autocast():
-                loss, part_nats = self._loss(part)
-            self.scaler.scale(loss / scored).backward()
-            nats += part_nats.detach()
+        nats = self._gradients(batch)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
@@ -215,6 +253,44 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         self.latent_tokens += self.training.batch_size * self.model.config.num_latents
+        if self.average is not None:
+            self.average.update(self.step)
+        return nats
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Leaves the gradients of a batch in the weights; gives its mean nats per scored token.
+
+        Where memory runs out, the batch is done again in smaller parts, from the same random state.
+        """
+        self.model.train()
+        while True:
+            randomness = _random_state(self.machine.device)
+            try:
+                return self._accumulated(batch)
+            except (RuntimeError, MemoryError) as error:
+                at_once = self.training.windows_at_once
+                if not is_about_memory(error) or at_once == 1:
+                    raise
+            # Behind the handler: its exception holds on to the memory of what failed.
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            _set_random_state(randomness, self.machine.device)
+            fewer = max(size for size in range(1, at_once // 2 + 1) if self.training.batch_size % size == 0)
+            if self.machine.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.training = replace(self.training, micro_batch=fewer)
+            self._note = f"memory ran out with {at_once} windows at once; going on with {fewer}, to the same batch"
+            self._write_about()
+
+    def _accumulated(self, batch: Batch) -> Tensor:
+        scored = (batch.targets != NOT_SCORED).sum().to(self.machine.device)
+        nats = torch.zeros((), device=self.machine.device)
+        for part in batch.micro(self.training.windows_at_once):
+            part = part.to(self.machine.device)
+            with self.machine.autocast():
+                loss, part_nats = self._loss(part)
+            self.scaler.scale(loss / scored).backward()
+            nats += part_nats.detach()
         return nats / scored
 
     def _loss(self, part: Batch) -> tuple[Tensor, Tensor]:
@@ -240,11 +316,22 @@ class Trainer:
         nats = ((log_z - chosen) * scored).sum()
         return nats + self.training.z_loss * (log_z.square() * scored).sum(), nats
 
-    @torch.inference_mode()
-    def _validate(self) -> float | None:
-        """Nats per token on the fixed windows; keeps the weights if they are the best so far."""
+    def _validate(self) -> Validated | None:
+        """Nats per token on the fixed windows; keeps the weights, or their average, if they are the best so far."""
         if not self._validation:
             return None
+        nats, averaged = self._nats_on_fixed_windows(), None
+        if self.average is not None:
+            with self.average.in_place():
+                averaged = self._nats_on_fixed_windows()
+        validated = Validated(nats, averaged)
+        if validated.best < self.best_nats:
+            self.best_nats, self._best_step = validated.best, self.step
+            self._save_checkpoint(BEST, validated)
+        return validated
+
+    @torch.inference_mode()
+    def _nats_on_fixed_windows(self) -> float:
         self.model.eval()
         total, count = 0.0, 0
         for batch in self._validation:
@@ -255,20 +342,46 @@ class Trainer:
                 logits.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_SCORED, reduction="sum"
             ).item()
             count += int((batch.targets != NOT_SCORED).sum())
-        nats = total / count
-        if nats < self.best_nats:
-            self.best_nats = nats
-            self._save_checkpoint(BEST, nats)
-        return nats
+        return total / count
 
-    def _report(self, losses: list[Tensor], seconds: float, validated: float | None) -> Report:
-        nats, norm = torch.stack(losses).mean().item(), float(self.grad_norm)
+    def _report(self, seconds: float, waited: float, validated: Validated | None, *, ended: bool) -> Report:
+        """Writes down what came since the last report, and says it.
+
+        Rows stand at fixed steps, whenever a run was stopped; a stop in between adds one of its own.
+        """
+        nats, norm = torch.stack(self._losses).mean().item(), float(self.grad_norm)
+        self._check_numbers(nats, norm)
+        speed = self._steps_timed * self.training.batch_size * self.model.config.num_latents / seconds
+        common: dict[str, Any] = {
+            "step": self.step,
+            "latent_tokens": self.latent_tokens,
+            "seconds": round(self.seconds, 1),
+            "rate": round(rate(self.step - 1, self.training), 5),
+        }
+        rows = []
+        if self.step % REPORT_EVERY == 0 or ended:
+            row = Row(**common, split=TRAIN, nats_per_token=nats, grad_norm=round(norm, 4))
+            rows.append(replace(row, tokens_per_second=round(speed, 1), waited=round(waited / seconds, 4)))
+        if validated is not None:
+            rows.append(Row(**common, split=VALIDATION, nats_per_token=round(validated.nats, 5)))
+            if validated.averaged is not None:
+                rows.append(Row(**common, split=AVERAGED, nats_per_token=round(validated.averaged, 5)))
+        self._metrics.add(rows)
+        left = (self.training.steps - self.step) * seconds / self._steps_timed
+        note, self._note = self._note, None
+        best = None if validated is None else validated.best
+        if self.step % REPORT_EVERY == 0:
+            self._losses = []
+        self._steps_timed = 0
+        return Report(self.step, self.training.steps, nats, best, speed, left, note)
+
+    def _check_numbers(self, nats: float, norm: float) -> None:
         astray = next((value for value in (nats, norm) if not math.isfinite(value)), None)
         if astray is nats or (astray is norm and not self.scaler.is_enabled()):  # the scaler passes over such a step
             what = "loss" if astray is nats else "norm of the gradients"
             lower = f"--lr {self.training.lr / 2:g}"
             raise PamusicError(
-                f"the {what} became {astray} between steps {self.step - len(losses)} and {self.step}; "
+                f"the {what} became {astray} between steps {self.step - len(self._losses)} and {self.step}; "
                 + (
                     f"{self.run} keeps its last good state; go on from it at a lower rate: pamusic train --resume"
                     f" {self.run} {lower}"
@@ -276,24 +389,6 @@ class Trainer:
                     else f"start anew at a lower rate: pamusic train {lower}"
                 )
             )
-        speed = len(losses) * self.training.batch_size * self.model.config.num_latents / seconds
-        share = round(rate(self.step - 1, self.training), 5)
-        done, spent = self.latent_tokens, round(self.seconds, 1)
-        rows: list[tuple[object, ...]] = [
-            (self.step, done, spent, "train", round(nats, 5), share, round(norm, 4), round(speed, 1))
-        ]
-        if validated is not None:
-            rows.append((self.step, done, spent, "validation", round(validated, 5), share, "", ""))
-        try:
-            with (self.run / "metrics.csv").open("a", newline="") as file:
-                csv.writer(file).writerows(rows)
-        except OSError as error:
-            raise PamusicError(
-                f"cannot write {self.run / 'metrics.csv'}: {REMEDIES.get(error.errno or 0, error.strerror)}"
-            ) from None
-        left = (self.training.steps - self.step) * seconds / len(losses)
-        note, self._note = self._note, None
-        return Report(self.step, self.training.steps, nats, validated, speed, left, note)
 
     def _prefetched(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
         """The batches from the present step on, each made while the one before it is worked on."""
@@ -319,7 +414,7 @@ class Trainer:
         try:
             self.run.mkdir(parents=True, exist_ok=True)
             (self.run / "finished").unlink(missing_ok=True)
-            _truncate_metrics(self.run / "metrics.csv", self.step)
+            self._metrics.begin(self.step)
         except OSError as error:
             raise PamusicError(
                 f"{self.run}: cannot be written ({error.strerror}); choose another folder with --out"
@@ -336,18 +431,14 @@ class Trainer:
             "training": asdict(self.training),
             "model": asdict(self.model.config),
             "num_parameters": self.model.num_parameters(),
+            "started_from": self._started_from,
             "corpus": {
                 "path": str(self.corpus.path),
                 "path_from_run": _way(self.run, self.corpus.path),
                 "fingerprint": self.corpus.fingerprint,
                 "tokenizer": self.corpus.tokenizer.name,
             },
-            "machine": {
-                "device": str(self.machine.device),
-                "precision": self.machine.precision,
-                "compile": self.machine.compile,
-                "threads": torch.get_num_threads(),
-            },
+            "machine": self.machine.about(),
             "versions": {"pamusic": pamusic.__version__, "torch": torch.__version__},
         }
 
@@ -358,8 +449,10 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.machine.device) if self.machine.device.type == "cuda" else None,
+            "average": None if self.average is None else self.average.state_dict(),
+            "rng": _random_state(self.machine.device),
+            "losses": [loss.cpu() for loss in self._losses],
+            "best_step": self._best_step,
             "step": self.step,
             "latent_tokens": self.latent_tokens,
             "seconds": self.seconds,
@@ -369,9 +462,22 @@ class Trainer:
             torch.save(state, file)  # to a path, a full disk would be a RuntimeError of torch's
         self._save_checkpoint(LAST, None)
 
-    def _save_checkpoint(self, which: str, nats: float | None) -> None:
-        trained = {"step": self.step, "seconds": round(self.seconds, 1), "validation_windows_nats": nats}
-        save_checkpoint(self.run / which, self.model, self.corpus.tokenizer, about={**trained, "run": self._about()})
+    def _save_checkpoint(self, which: str, validated: Validated | None) -> None:
+        averaged = self.average if validated is not None and validated.best == validated.averaged else None
+        trained = {
+            "step": self.step,
+            "latent_tokens": self.latent_tokens,
+            "seconds": round(self.seconds, 1),
+            "weights": "averaged" if averaged is not None else "as trained",
+            "validation_windows_nats": None if validated is None else validated.best,
+        }
+        save_checkpoint(
+            self.run / which,
+            self.model,
+            self.corpus.tokenizer,
+            about={**trained, "run": self._about()},
+            weights=None if averaged is None else averaged.state_dict(),
+        )
 
     def _load_state(self, run: Path) -> None:
         path = run / STATE
@@ -385,14 +491,17 @@ class Trainer:
                     group["peak_lr"] = peak
             if state["scaler"]:  # empty where it was not needed
                 self.scaler.load_state_dict(state["scaler"])
-            torch.set_rng_state(state["rng"].cpu())
-            if state.get("cuda_rng") is not None and self.machine.device.type == "cuda":
-                torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.machine.device)
+            _set_random_state(state["rng"], self.machine.device)
+            if self.average is not None:
+                self.average.load_state_dict(state.get("average") or self.model.state_dict())
+            self._losses = [loss.to(self.machine.device) for loss in state.get("losses", [])]
             self.step, self.seconds = state["step"], state["seconds"]
             as_now = self.step * self.training.batch_size * self.model.config.num_latents
             self.latent_tokens = state.get("latent_tokens", as_now)
             if run.resolve() == self.run.resolve():  # a branch keeps the best of its own
-                self.best_nats = state["best_nats"]
+                self.best_nats, self._best_step = state["best_nats"], state.get("best_step", self.step)
+            else:
+                self._best_step = self.step
         except FileNotFoundError:
             raise PamusicError(f"{run}: has no state to resume from (no {path.name} in it)") from None
         except (
@@ -403,22 +512,16 @@ class Trainer:
             raise PamusicError(f"{path}: cannot be resumed from ({why}); start anew: pamusic train") from None
 
 
-def make_optimizers(model: PerceiverAR, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embedding, head and norms.
+def _random_state(device: torch.device) -> list[Tensor]:
+    """The state of the CPU's random numbers, then of the CUDA card's if that computes."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
-    Each parameter group keeps its peak rate as `peak_lr`.
-    """
-    inner = [p for name, p in model.named_parameters() if p.dim() == 2 and not name.startswith(("embedding.", "head."))]
-    taken = {id(p) for p in inner}
-    outer = [p for p in model.parameters() if id(p) not in taken]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(inner, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95),
-        torch.optim.AdamW(outer, lr=config.lr * config.adamw_lr_ratio, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0),
-    ]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
+
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0].cpu())
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1].cpu(), device)
 
 
 def _way(start: Path, to: Path) -> str:
@@ -427,18 +530,6 @@ def _way(start: Path, to: Path) -> str:
         return os.path.relpath(to, start)
     except ValueError:
         return str(to)
-
-
-def _truncate_metrics(path: Path, step: int) -> None:
-    """Leaves the rows up to `step`: what came after it is about to be computed again."""
-    rows: list[list[str]] = []
-    if path.is_file() and step > 0:
-        with path.open(newline="") as file:
-            rows = [
-                row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= step
-            ]
-    with written_atomically(path) as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
 
 
 @contextmanager

@@ -1,0 +1,147 @@
+"""What a run writes down while it goes: a table, a picture of it, and TensorBoard's files where that is installed.
+
+Knows rows of numbers and the run's folder; knows no model. `metrics.csv` is the truth, and the rest is drawn from it.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pamusic.errors import PamusicError
+from pamusic.files import REMEDIES, written_atomically
+
+TRAIN, VALIDATION, AVERAGED = "train", "validation", "validation_ema"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement.
+
+    Attributes:
+        step: updates made.
+        latent_tokens: trained so far.
+        seconds: spent so far, validation and saving left out.
+        split: `train` (mean since the row before, with dropout), `validation`, or `validation_ema` of averaged weights.
+        nats_per_token: the loss, without z-loss.
+        rate: share of the peak rate of the last update.
+        grad_norm: of the last update, before clipping.
+        tokens_per_second: latent tokens a second since the row before.
+        waited: share of that time spent waiting for batches.
+    """
+
+    step: int
+    latent_tokens: int
+    seconds: float
+    split: str
+    nats_per_token: float
+    rate: float
+    grad_norm: float | str = ""
+    tokens_per_second: float | str = ""
+    waited: float | str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+class Metrics:
+    """The table of a run, added to row by row."""
+
+    def __init__(self, run: Path) -> None:
+        self._path, self._picture = run / "metrics.csv", run / "curves.png"
+        self._tensorboard: Any = None
+
+    def begin(self, step: int) -> None:
+        """Leaves the rows up to `step`: what came after it is about to be computed again."""
+        rows: list[list[str]] = []
+        if self._path.is_file() and step > 0:
+            with self._path.open(newline="") as file:
+                rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= step]
+        rows = [(row + [""] * len(COLUMNS))[: len(COLUMNS)] for row in rows if len(row) >= 6]
+        with written_atomically(self._path) as temporary, temporary.open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+        self._tensorboard = _tensorboard(self._path.parent, step)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Writes rows down at once.
+
+        Raises:
+            PamusicError: the disk is full or the like.
+        """
+        rows = list(rows)
+        try:
+            with self._path.open("a", newline="") as file:
+                csv.writer(file).writerows(astuple(row) for row in rows)
+        except OSError as error:
+            raise PamusicError(f"cannot write {self._path}: {REMEDIES.get(error.errno or 0, error.strerror)}") from None
+        if self._tensorboard is None:
+            return
+        for row in rows:
+            self._tensorboard.add_scalar(f"nats_per_token/{row.split}", row.nats_per_token, row.step)
+            if row.split == TRAIN:
+                for name in ("rate", "grad_norm", "tokens_per_second"):
+                    self._tensorboard.add_scalar(name, getattr(row, name), row.step)
+
+    def draw(self) -> None:
+        """Draws the table anew as `curves.png`, and lets TensorBoard see what it has."""
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
+        draw_curves(read_metrics(self._path), self._picture)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a `metrics.csv`; those that a crash left unfinished are passed over."""
+    rows = []
+    with path.open(newline="") as file:
+        for values in csv.DictReader(file):
+            try:
+                numbers: dict[str, Any] = {name: _number(values.get(name) or "") for name in COLUMNS}
+                numbers |= {name: int(values[name]) for name in ("step", "latent_tokens")}
+                rows.append(Row(**{**numbers, "split": values["split"]}))
+            except (ValueError, TypeError, KeyError):
+                continue
+    return rows
+
+
+def draw_curves(rows: list[Row], path: Path) -> None:
+    """Loss and rate over latent tokens, as a PNG picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    styles = {TRAIN: ("train", "0.7", ""), VALIDATION: ("validation", "C0", "."), AVERAGED: ("averaged", "C1", ".")}
+    for split, (label, color, marker) in styles.items():
+        of_split = [row for row in rows if row.split == split and math.isfinite(row.nats_per_token)]
+        if of_split:
+            millions = [row.latent_tokens / 1e6 for row in of_split]
+            nats = [row.nats_per_token for row in of_split]
+            losses.plot(millions, nats, color=color, marker=marker, label=f"{label}, {nats[-1]:.3f} at the end")
+    train = [row for row in rows if row.split == TRAIN]
+    rates.plot([row.latent_tokens / 1e6 for row in train], [row.rate for row in train], color="0.4")
+    if train:
+        later = sorted(row.nats_per_token for row in train[len(train) // 20 :])
+        losses.set_ylim(top=later[-1] + 0.1)  # the first steps would flatten all the rest
+        losses.legend(frameon=False)
+    losses.set_ylabel("nats per token")
+    rates.set_ylabel("rate / peak")
+    rates.set_xlabel("latent tokens, millions")
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def _number(text: str) -> float | str:
+    return text if text in ("", TRAIN, VALIDATION, AVERAGED) else float(text)
+
+
+def _tensorboard(run: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)

@@ -1,0 +1,74 @@
+"""What moves the weights, and their moving average. Knows a model's parameters; knows no batches, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pamusic.training.config import TrainingConfig
+
+
+def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embedding, head and norms.
+
+    Each parameter group keeps its peak rate as `peak_lr`.
+    """
+    inner = [p for name, p in model.named_parameters() if p.dim() == 2 and not name.startswith(("embedding.", "head."))]
+    taken = {id(p) for p in inner}
+    outer = [p for p in model.parameters() if id(p) not in taken]
+    rate, fused = config.lr * config.adamw_lr_ratio, outer[0].device.type == "cuda"
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(inner, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95),
+        torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=fused),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+class Average:
+    """An exponential moving average of a model's weights (EMA; Polyak and Juditsky 1992), in float32.
+
+    After `t` updates the newest weights enter with `1 - min(decay, (1 + t) / (10 + t))`, so that early on the average
+    does not remember how it began.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._live = list(model.parameters())
+        self._names = [name for name, _ in model.named_parameters()]
+        self._averaged = [parameter.detach().clone() for parameter in self._live]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after update number `step`, from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._averaged, [parameter.detach() for parameter in self._live], 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Lends the model the average; afterwards it has its own weights again, to the last bit."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights, by the names that they have in the model."""
+        return dict(zip(self._names, self._averaged, strict=True))
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, averaged in zip(self._names, self._averaged, strict=True):
+            averaged.copy_(state[name])
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for live, averaged in zip(self._live, self._averaged, strict=True):
+            kept = live.detach().clone()
+            live.copy_(averaged)
+            averaged.copy_(kept)

@@ -1,0 +1,110 @@
+"""A run that is killed, whenever, goes on as if it never had been."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from corpora import small_corpus
+from models import tiny_config
+
+from pamusic.checkpoint import find_checkpoint, load_checkpoint
+from pamusic.errors import PamusicError
+from pamusic.training.config import TrainingConfig
+from pamusic.training.machine import Machine
+from pamusic.training.metrics import TRAIN, read_metrics
+from pamusic.training.runs import resumed_run
+from pamusic.training.trainer import STATE, Trainer
+
+CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
+SETTINGS = TrainingConfig(
+    steps=60, batch_size=2, warmup_steps=5, cooldown_steps=20, validate_every=15, validation_windows=4,
+    save_every_minutes=0.0, stretch=0.05,
+)  # fmt: skip
+SHAPE = tiny_config(dropout=0.1)
+KILLS = 20
+
+
+def begun_or_resumed(run, corpus):
+    """What the shell would do: `train`, and after that `train --resume`."""
+    resume_from = run if (run / STATE).is_file() else None
+    Trainer(run, corpus, SHAPE, SETTINGS, CPU, resume_from=resume_from).train()
+
+
+def train_rows(run):
+    return [
+        (row.step, row.nats_per_token, row.grad_norm) for row in read_metrics(run / "metrics.csv") if row.split == TRAIN
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_killed_twenty_times_has_the_losses_of_one_that_never_was(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    began = time.monotonic()
+    begun_or_resumed(tmp_path / "whole", corpus)
+    took = time.monotonic() - began
+    fork, rng, killed = multiprocessing.get_context("fork"), random.Random(0), 0
+
+    while killed < KILLS:
+        process = fork.Process(target=begun_or_resumed, args=(tmp_path / "killed", corpus))
+        process.start()
+        process.join(rng.uniform(0, took / 4))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            killed += 1
+        elif process.exitcode == 0:  # it came to its end before we came to ours: once more from the start
+            (tmp_path / "killed" / STATE).unlink()
+        for which in ("best", "last"):
+            if (tmp_path / "killed" / which).is_dir():
+                load_checkpoint(tmp_path / "killed" / which)
+    begun_or_resumed(tmp_path / "killed", corpus)
+
+    assert train_rows(tmp_path / "killed") == train_rows(tmp_path / "whole")
+    for which in ("best", "last"):
+        killed, whole = (load_checkpoint(tmp_path / name / which).model.state_dict() for name in ("killed", "whole"))
+        assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    assert find_checkpoint(str(tmp_path / "killed")) == tmp_path / "killed" / "best"
+
+
+def test_a_run_stopped_between_two_rows_of_its_table_loses_none(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    begun_or_resumed(tmp_path / "whole", corpus)
+    trainer = Trainer(tmp_path / "run", corpus, SHAPE, SETTINGS, CPU)
+    trainer.train(lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == 15 else None)
+    assert trainer.step == 16
+    begun_or_resumed(tmp_path / "run", corpus)
+
+    rows = {step: nats for step, nats, _ in train_rows(tmp_path / "run")}
+    assert rows.pop(16) > 0
+    assert rows == {step: nats for step, nats, _ in train_rows(tmp_path / "whole")}
+
+
+def test_a_resumed_run_computes_as_before_and_says_what_is_set_otherwise(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    Trainer(tmp_path / "run", corpus, SHAPE, SETTINGS, CPU).train(max_minutes=0)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        as_before = resumed_run(tmp_path / "run")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(threads)
+    assert as_before.machine == Machine(torch.device("cpu"), "fp32", False, "as asked")
+    assert as_before.differences == []
+    assert not any("otherwise" in line for line in as_before.plan())
+
+    otherwise = resumed_run(tmp_path / "run", steps=200, context_length=32, precision="bf16")
+    assert otherwise.differences == [
+        "steps 60 -> 200",
+        "precision auto -> bf16",
+        "context_length 64 -> 32",
+        "precision fp32 -> bf16",
+    ]
+    assert "otherwise than before: steps 60 -> 200" in otherwise.plan()[-1]
+    with pytest.raises(PamusicError, match="trained weights keep their num_layers"):
+        resumed_run(tmp_path / "run", num_layers=9)

@@ -1,0 +1,140 @@
+"""Trained weights tuned on one's own pieces; settings from a file."""
+
+import pytest
+import torch
+from corpora import small_corpus
+from models import tiny_config, tiny_model
+
+from pamusic.checkpoint import load_checkpoint, save_checkpoint
+from pamusic.errors import PamusicError, UsageError
+from pamusic.shipped import tokenizers_folder
+from pamusic.tokens.corpus import writing_corpus
+from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
+from pamusic.tokens.vocabulary import load_vocabulary
+from pamusic.training.config import TrainingConfig
+from pamusic.training.machine import Machine
+from pamusic.training.metrics import read_metrics
+from pamusic.training.recipe import read_recipe
+from pamusic.training.runs import new_run
+from pamusic.training.trainer import Trainer
+
+HERE = {"device": "cpu", "precision": "fp32", "compile": False}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    save_checkpoint(tmp_path / "trained", tiny_model(), load_tokenizer("performance"), about={})
+    return tmp_path / "trained"
+
+
+def test_tuning_begins_with_the_weights_and_brings_the_loss_down_on_the_new_corpus(tmp_path, trained):
+    corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
+    trainer = new_run(corpus.path, weights=str(trained), out=tmp_path / "run", validate_every=10, steps=60, **HERE)
+    before = load_checkpoint(trained).model
+
+    assert all(torch.equal(weight, before.state_dict()[name]) for name, weight in trainer.model.state_dict().items())
+    assert f"begins with the weights of {trained}" in trainer.plan()
+    first = trainer._nats_on_fixed_windows()
+    outcome = trainer.train()
+
+    assert outcome.best_nats < first - 0.3
+    assert load_checkpoint(tmp_path / "run" / "best").about["run"]["started_from"] == str(trained)
+
+
+def test_it_ends_when_validation_no_longer_improves(tmp_path):
+    trainer = new_run(
+        small_corpus(tmp_path / "mine", notes_of_pieces=(30, 60), splits=("train", "validation")).path,
+        size="tiny", context_length=32, num_latents=16, steps=5000, validate_every=5, patience=3, batch_size=2,
+        validation_windows=4, out=tmp_path / "run", **HERE,
+    )  # fmt: skip
+    outcome = trainer.train()
+
+    assert outcome.complete
+    assert outcome.step < 5000
+    assert outcome.step == trainer._best_step + 15
+
+
+def test_weights_of_another_tokenizer_are_refused(tmp_path, trained):
+    text = (tokenizers_folder() / "performance.toml").read_text().replace("step_ms = 10", "step_ms = 5")
+    (tmp_path / "fine.toml").write_text(text)
+    fine = Tokenizer(load_vocabulary(tmp_path / "fine.toml"))
+    with writing_corpus(tmp_path / "fine", fine) as writer:
+        writer.close(sources=[], refused=[])
+
+    with pytest.raises(PamusicError, match=r"was tokenized with .* but .* reads"):
+        new_run(tmp_path / "fine", weights=str(trained), **HERE)
+    with pytest.raises(PamusicError, match="no checkpoint is called 'nobody'"):
+        new_run(small_corpus(tmp_path / "mine").path, weights="nobody", **HERE)
+    with pytest.raises(UsageError, match="trained weights keep their d_model"):
+        new_run(tmp_path / "mine", weights=str(trained), d_model=64, **HERE)
+
+
+def test_settings_come_from_a_file(tmp_path):
+    (tmp_path / "recipe.toml").write_text("size = 'tiny'\nnum_layers = 1\nsteps = 3\nlr = 0.001\n")
+    recipe = read_recipe(tmp_path / "recipe.toml")
+    trainer = new_run(small_corpus(tmp_path / "c").path, out=tmp_path / "run", **recipe, **HERE)
+
+    assert trainer.model.config.num_layers == 1
+    assert (trainer.training.steps, trainer.training.lr) == (3, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("stepz = 3", "no setting is called 'stepz'; the nearest is steps"),
+        ("qqqqqq = 3", "no setting is called 'qqqqqq'; there is "),
+        ("steps = [3]", r"steps is a whole number, not \[3\]"),
+        ("steps = 1.5", "steps is a whole number, not 1.5"),
+        ("lr = 'high'", "lr is a number, not 'high'"),
+        ("patience = true", "patience is a whole number, not True"),
+        ("recompute = 1", "recompute is true or false, not 1"),
+        ("precision = 16", "precision is a word, not 16"),
+        ("steps 3", "is not a TOML file of settings"),
+    ],
+)
+def test_a_file_of_settings_that_is_none(tmp_path, text, reason):
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(PamusicError, match=reason):
+        read_recipe(tmp_path / "recipe.toml")
+    with pytest.raises(PamusicError, match="no such file"):
+        read_recipe(tmp_path / "missing.toml")
+
+
+def test_memory_that_runs_out_halves_what_is_computed_at_once_and_the_result_is_the_same(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    machine = Machine(torch.device("cpu"), "fp32", False, "for tests")
+    settings = {"steps": 3, "batch_size": 4, "warmup_steps": 2, "cooldown_steps": 0}
+
+    def run(name, most):
+        trainer = Trainer(tmp_path / name, corpus, tiny_config(), TrainingConfig(**settings), machine)
+
+        def runs_out(module, inputs):
+            if len(inputs[0]) > most and trainer.model.training:
+                raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
+
+        trainer.model.register_forward_pre_hook(runs_out)
+        notes = []
+        trainer.train(lambda report: notes.append(report.note))
+        return trainer, notes
+
+    whole, nothing = run("whole", 4)
+    halved, notes = run("halved", 1)
+
+    assert nothing == [None]
+    assert "memory ran out with 2 windows at once; going on with 1" in notes[0]
+    assert halved.training.micro_batch == 1
+    losses = [read_metrics(trainer.run / "metrics.csv")[0].nats_per_token for trainer in (halved, whole)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    with pytest.raises(torch.OutOfMemoryError):
+        run("none", 0)
+
+
+def test_layers_computed_twice_give_the_same_gradients():
+    tokens = torch.randint(0, 380, (2, 64), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for recompute in (False, True):
+        model = tiny_model().train()
+        model.recompute = recompute
+        model(tokens).float().logsumexp(-1).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.equal(*gradients)
