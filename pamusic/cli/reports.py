@@ -309,7 +309,7 @@ def _pedal_rows(name: str, pedals: list[dict[str, Any] | None]) -> list[list[str
 
 
 def _three(errors: dict[str, float]) -> str:
-    return " / ".join(f"{size:,.2f}" if size != int(size) else f"{size:,.0f}" for size in errors.values())
+    return " / ".join(f"{size:g}" if size < 100 else f"{size:,.0f}" for size in errors.values())
 
 
 def _grid(head: list[str] | None, rows: Sequence[Sequence[Any]]) -> Table:
