@@ -306,17 +306,95 @@ def children(process):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at workers in /proc")
-def test_interrupted_amid_its_work_it_leaves_the_old_corpus_and_nothing_else(tmp_path, at_work):
+@pytest.mark.parametrize(
+    ("what", "code", "says"),
+    [
+        ("interrupt", 130, "pamusic: interrupted"),
+        ("terminate", 143, ""),
+        ("terminate all", 143, ""),
+    ],
+)
+def test_stopped_early_it_leaves_the_old_corpus_and_nothing_else(tmp_path, at_work, what, code, says):
     process, corpus = at_work
-    before = about(corpus)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
+    before, workers = about(corpus), children(process)
+    if what == "interrupt":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
+    elif what == "terminate":
+        process.terminate()
+    else:
+        os.killpg(process.pid, signal.SIGTERM)  # as a system does that goes down
 
     out, err = process.communicate(timeout=120)
 
-    assert (process.returncode, out) == (130, ""), err
-    assert err.splitlines() == ["pamusic: interrupted"]
+    assert (process.returncode, out) == (code, ""), err
+    assert len(err.splitlines()) == (1 if says else 0)
+    assert err.startswith(says)
     assert names(tmp_path) == ["corpus", "many.zip", "one.mid"]
     assert about(corpus) == before
+    assert all_gone(workers)
+
+
+def all_gone(processes):
+    """Whether processes end within ten seconds."""
+    deadline = time.monotonic() + 10
+    while alive := [process for process in processes if os.path.exists(f"/proc/{process}")]:
+        if time.monotonic() > deadline:
+            return not alive
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at workers in /proc")
+def test_killed_outright_it_leaves_no_workers_and_is_gone_on_with(tmp_path, at_work):
+    process, corpus = at_work
+    before, workers = about(corpus), children(process)
+    unfinished = tmp_path / ".corpus.unfinished"
+    deadline = time.monotonic() + 60
+    while not (unfinished / "journal").is_file() or not (unfinished / "journal").stat().st_size:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    process.kill()
+    process.communicate()
+
+    assert all_gone(workers)
+    assert names(tmp_path) == [".corpus.unfinished", "corpus", "many.zip", "one.mid"]
+    assert about(corpus) == before
+
+    done = pamusic("tokenize", tmp_path / "many.zip", "-o", corpus, "--force", "--workers", 2)
+    assert done.exit_code == 0, done.stderr
+    assert "files had been done before an interruption" in done.stderr
+    assert "3,999 pieces have the same notes as another; --drop-duplicates drops them" in done.stderr
+    assert len(about(corpus)["pieces"]) == 4000
+    assert names(tmp_path) == ["corpus", "many.zip", "one.mid"]
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.mid", b"two\nlines.mid", b"\x1b[31mred.mid", b"%s.mid" % (b"x" * 250)])
+def test_odd_names_are_no_trouble(tmp_path, name):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    path = os.path.join(os.fsencode(folder), name)
+    try:
+        with open(path, "wb") as file:
+            file.write(tune(0))
+    except OSError:
+        pytest.skip("this file system has no such names")
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
+
+    assert done.exit_code == 0, done.stderr
+    assert [os.fsencode(piece["name"]) for piece in about(tmp_path / "corpus")["pieces"]] == [name]
+    assert os.fsencode(open_corpus(tmp_path / "corpus").pieces[0].name) == name
+
+
+def test_a_broken_file_of_an_odd_name_is_refused_on_one_line(tmp_path):
+    folder = folder_of_tunes(tmp_path / "odd", 1)
+    (folder / "two\nlines\x1b[31m.mid").write_bytes(b"broken")
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
+
+    assert done.exit_code == 0
+    assert "refused: two lines\\x1b[31m.mid: is not a MIDI file" in done.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at workers in /proc")

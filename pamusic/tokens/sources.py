@@ -14,6 +14,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -34,7 +35,7 @@ BROKEN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One MIDI file, in a folder or in an archive.
 
@@ -123,8 +124,24 @@ def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:
         raise PamusicError(
             f"{what}: no MIDI file (.mid, .midi) in it{why}; name a folder, a zip or files that have some"
         )
-    once = {(os.path.realpath(each.container or each.path), each.container and each.path): each for each in sources}
-    return list(once.values()), refused
+    return _each_once(sources), refused
+
+
+def _each_once(sources: list[Source]) -> list[Source]:
+    """Without files named twice, under whatever names; links are followed."""
+    real: dict[str, str] = {}  # of folders and archives: looked up once, for they may hold a hundred thousand files
+    once: dict[tuple[str, str], Source] = {}
+    for each in sources:
+        if each.container is None and os.path.islink(each.path):
+            at, member = os.path.split(os.path.realpath(each.path))
+        elif each.container is None:
+            at, member = os.path.split(each.path)
+        else:
+            at, member = each.container, each.path
+        if at not in real:
+            real[at] = os.path.realpath(at)
+        once[real[at], member] = each
+    return list(once.values())
 
 
 def split_by_content(data: bytes) -> str:
@@ -136,13 +153,13 @@ def split_by_content(data: bytes) -> str:
 
 
 def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in (*MIDI_ENDINGS, ".csv")
-    )
+    beginning = "" if str(folder) == os.curdir else os.path.join(folder, "")
+    files = list(_files_under(beginning))
     listed: list[Source] = []
     refused: list[Refusal] = []
-    for table in files:
-        if table.suffix.lower() == ".csv":
+    for file in files:
+        if file.lower().endswith(".csv"):
+            table = folder / file
             name_of_table = table.relative_to(folder).as_posix()
             for file_name, split in _maestro_rows(Source(None, str(table), name_of_table)):
                 path = table.parent / file_name
@@ -154,8 +171,24 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
                 else:
                     refused.append(Refusal(name, f"{table.name} names it, but it is not there"))
     taken = {source.path for source in listed}
-    others = [path for path in files if path.suffix.lower() in MIDI_ENDINGS and str(path) not in taken]
-    return listed + [Source(None, str(path), path.relative_to(folder).as_posix()) for path in others], refused
+    for file in files:
+        if file.lower().endswith(MIDI_ENDINGS) and beginning + file not in taken:
+            listed.append(Source(None, beginning + file, file.replace(os.sep, "/")))
+    return listed, refused
+
+
+def _files_under(beginning: str, folder: str = "") -> Iterator[str]:
+    """Files of the endings we look at, relative to where we begin, in the order of names at each level."""
+    try:
+        with os.scandir(beginning + folder or os.curdir) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except PermissionError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_under(beginning, folder + entry.name + os.sep)
+        elif os.path.splitext(entry.name)[1].lower() in (*MIDI_ENDINGS, ".csv") and entry.is_file():
+            yield folder + entry.name
 
 
 def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:
