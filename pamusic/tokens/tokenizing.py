@@ -182,7 +182,7 @@ def tokenize(
         with closing(_encode_all(sources[writer.num_resumed :], tokenizer, tracks, engine, num_workers)) as results:
             for done, result in enumerate(results, start=writer.num_resumed + 1):
                 if drop_duplicates and isinstance(result, Encoded) and (first := summary.first_like(result.ids)):
-                    result = Refusal(result.name, f"has the same notes as {first}")
+                    result = Refusal(result.name, f"has the same notes as {first}", "same notes as another")
                 summary.take(_written(result, writer))
                 progress(done, len(sources))
         if not summary.in_all.num_files:
