@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 from pamusic import __version__
 from pamusic.cli.doctor import doctor
 from pamusic.cli.evaluate import evaluate
+from pamusic.cli.inspect import inspect
 from pamusic.cli.render import render
 from pamusic.cli.runs import runs
 from pamusic.cli.sample import sample
@@ -90,6 +91,7 @@ def pamusic(
 
 
 # In the order in which one needs them.
+app.command()(inspect)
 app.command()(tokenize)
 app.command()(train)
 app.command()(runs)

@@ -74,10 +74,14 @@ class Tokenizer:
         """A valid performance, whatever the ids: open notes end with the piece, releases of silent keys do nothing."""
         return self.from_grid(self.grid_from_ids(ids))
 
+    def normalised(self, performance: Performance) -> Performance:
+        """What `encode` means to keep, before the grid: the notes within the vocabulary's pitches, without pedal, as
+        long as their strings sound."""
+        notes, pitches = sustain_folded(performance).notes, self.vocabulary.range("note_on")
+        return Performance(notes[(notes["pitch"] >= pitches.first) & (notes["pitch"] <= pitches.last)])
+
     def to_grid(self, performance: Performance) -> GridNotes:
-        notes = sustain_folded(performance).notes
-        pitches = self.vocabulary.range("note_on")
-        notes = notes[(notes["pitch"] >= pitches.first) & (notes["pitch"] <= pitches.last)]
+        notes = self.normalised(performance).notes
         notes = notes[np.lexsort((notes["pitch"], notes["onset"]))]
         steps_per_second = 1000 / self.vocabulary.time_step_ms
         onset = _rounded(notes["onset"] * steps_per_second)
@@ -157,11 +161,14 @@ def load_tokenizer(name: str) -> Tokenizer:
         return Tokenizer(load_vocabulary(Path(name)))
     path = tokenizers_folder() / f"{name}.toml"
     if not path.is_file():
-        names = sorted(file.stem for file in tokenizers_folder().glob("*.toml"))
-        raise PamusicError(
-            f"no tokenizer is called {name!r}; there is {', '.join(names)}, or give a .toml file of your own"
-        )
+        names = ", ".join(shipped_tokenizers())
+        raise PamusicError(f"no tokenizer is called {name!r}; there is {names}, or give a .toml file of your own")
     return Tokenizer(load_vocabulary(path))
+
+
+def shipped_tokenizers() -> list[str]:
+    """The names of the tokenizers that ship."""
+    return sorted(file.stem for file in tokenizers_folder().glob("*.toml"))
 
 
 def _rounded(steps: np.ndarray) -> np.ndarray:
