@@ -9,7 +9,9 @@ from corpora import small_corpus
 from models import tiny_model
 
 from pamusic.errors import PamusicError
-from pamusic.evaluation.likelihood import Likelihood, evaluate, score
+from pamusic.evaluation.likelihood import STRETCHES, Likelihood, evaluate, score
+from pamusic.evaluation.sweep import contexts_and_latents, sweep
+from pamusic.model.flops import forward_flops, scoring_flops, training_flops
 
 
 @torch.inference_mode()
@@ -61,3 +63,57 @@ def test_accuracy_counts_the_likeliest_tokens():
 def test_an_empty_split_is_told(tmp_path):
     with pytest.raises(PamusicError, match="no test pieces"):
         evaluate(tiny_model(), small_corpus(tmp_path / "c"), "test")
+
+
+def test_the_stretches_of_a_piece_add_up_to_the_whole(tmp_path):
+    corpus, model = small_corpus(tmp_path / "c"), tiny_model()
+    total = evaluate(model, corpus, "train")
+
+    assert total.nats_of_stretch.sum() == pytest.approx(total.nats)
+    assert total.tokens_of_stretch.sum() == total.num_tokens
+    by_hand = {first: [] for first in STRETCHES}
+    for piece in corpus.split("train"):
+        nats, _ = score(model, np.concatenate([[388], corpus.piece(piece), [389]]))
+        for position, cost in enumerate(nats):
+            by_hand[max(first for first in STRETCHES if first <= position)].append(cost)
+    for stretch in total.by_position():
+        assert stretch["tokens"] == len(by_hand[stretch["from"]])
+        assert stretch["nats_per_token"] == pytest.approx(np.mean(by_hand[stretch["from"]]), abs=1e-4)
+
+
+def test_a_sweep_compares_the_same_tokens(tmp_path):
+    corpus, model = small_corpus(tmp_path / "c"), tiny_model()
+    ways = contexts_and_latents(model)
+    assert ways == [(64, 16), (64, 4), (64, 8), (64, 32)]
+    points = sweep(model, corpus, "train", [(32, 16), (64, 16), (64, 32)])
+
+    late = sum(max(0, corpus.pieces[piece].num_tokens + 1 - 64) for piece in corpus.split("train"))
+    assert [point.num_tokens for point in points] == [late] * 3
+    whole = evaluate(model, corpus, "train", from_position=64)
+    assert points[1].nats_per_token == pytest.approx(whole.nats_per_token)
+    assert points[0].flops < points[1].flops
+
+
+def test_some_pieces_stand_for_all(tmp_path):
+    corpus = small_corpus(tmp_path / "c", notes_of_pieces=(30,) * 5, splits=("train",) * 5)
+    assert evaluate(tiny_model(), corpus, "train", num_pieces=3).num_pieces == 3
+    assert evaluate(tiny_model(), corpus, "train", num_pieces=99).num_pieces == 5
+
+
+def test_operations_are_those_that_torch_counts_where_nothing_is_masked():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = tiny_model()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 64, dtype=torch.long))
+    # torch counts whole squares of attention, of which half of the latents' own is beyond causality.
+    d, n, m, layers = 32, 16, 64, 2
+    beyond = 4 * d * (n * (n - 1) // 2) * (1 + layers)
+    assert counter.get_total_flops() == forward_flops(model.config, num_keys=m, num_latents=n) + beyond
+    assert training_flops(model.config) == 3 * forward_flops(model.config, num_keys=m, num_latents=n)
+    assert training_flops(model.config, prefix_dropout=0.5) == 3 * forward_flops(
+        model.config, num_keys=n + (m - n) // 2, num_latents=n
+    )
+    assert (
+        scoring_flops(model.config, block=8) == forward_flops(model.config, num_keys=m, num_latents=n, new_keys=8) / 8
+    )

@@ -84,6 +84,19 @@ def test_evaluate_gives_the_same_numbers_as_a_table_and_as_json(in_folder):
     assert fewer["num_latents"] == 4
 
 
+def test_evaluate_tells_where_in_a_piece_and_with_how_much_context(in_folder):
+    pamusic("train", *TINY, "--steps", 5, "--out", "run")
+    words = ["evaluate", "run", "--precision", "fp32", "--sweep", "--plot", "curves.png"]
+    told = json.loads(pamusic(*words, "--json").stdout)
+
+    assert sum(stretch["tokens"] for stretch in told["by_position"]) == told["num_tokens"]
+    assert [(point["context_length"], point["num_latents"]) for point in told["sweep"]] == [
+        (64, 16), (64, 4), (64, 8), (64, 32),
+    ]  # fmt: skip
+    assert (in_folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "scored with more and less" in pamusic(*words).stderr
+
+
 def test_ctrl_c_leaves_a_checkpoint(in_folder):
     import os
     import signal

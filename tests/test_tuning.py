@@ -29,7 +29,7 @@ def trained(tmp_path):
 
 def test_tuning_begins_with_the_weights_and_brings_the_loss_down_on_the_new_corpus(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
-    trainer = new_run(corpus.path, weights=str(trained), out=tmp_path / "run", validate_every=10, steps=60, **HERE)
+    trainer = new_run(corpus.path, weights=str(trained), out=tmp_path / "run", validate_every=20, steps=160, **HERE)
     before = load_checkpoint(trained).model
 
     assert all(torch.equal(weight, before.state_dict()[name]) for name, weight in trainer.model.state_dict().items())

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from pamusic.cli.terminal import console, progress, result, say
+from pamusic.cli.terminal import progress, result, say, table
+from pamusic.errors import UsageError
+
+Compute = partial(Option, rich_help_panel="Compute")
+Shown = partial(Option, rich_help_panel="What is shown")
 
 
 class Split(StrEnum):
@@ -19,23 +24,26 @@ class Split(StrEnum):
 
 
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint's name, or the folder of one or of a run.")],
-    corpus: Annotated[Path, typer.Argument(help="The corpus' folder.")] = Path("corpus"),
-    split: Annotated[Split, typer.Option(help="What to score.")] = Split.test,
-    block: Annotated[int | None, typer.Option(min=1, help="Tokens scored at a time (default: latents / 2).")] = None,
-    num_latents: Annotated[int | None, typer.Option(min=1, help="Use so many latents.")] = None,
-    context_length: Annotated[int | None, typer.Option(min=2, help="Use so much context.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16, fp32.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    checkpoint: Annotated[str, Argument(help="A checkpoint's name, or the folder of one or of a run.")],
+    corpus: Annotated[Path, Argument(help="The corpus' folder.")] = Path("corpus"),
+    split: Annotated[Split, Option(help="What to score.")] = Split.test,
+    pieces: Annotated[int | None, Option(min=1, help="Only so many, spread evenly. (default: all)")] = None,
+    block: Annotated[int | None, Compute(min=1, help="Tokens scored at a time (default: latents / 2).")] = None,
+    num_latents: Annotated[int | None, Compute(min=1, help="Use so many latents.")] = None,
+    context_length: Annotated[int | None, Compute(min=2, help="Use so much context.")] = None,
+    device: Annotated[str, Compute(help="auto, cpu, cuda, mps.")] = "auto",
+    precision: Annotated[str, Compute(help="auto, bf16, fp32.")] = "auto",
+    sweep: Annotated[bool, Shown("--sweep", help="Also with less context, fewer and more latents.")] = False,
+    plot: Annotated[Path | None, Shown(help="Draw it: a PNG file.")] = None,
+    as_json: Annotated[bool, Shown("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score every token of a split once, with all that precedes it up to the context."""
     import torch
 
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
-    from pamusic.errors import PamusicError, UsageError
-    from pamusic.evaluation.likelihood import Likelihood
-    from pamusic.evaluation.likelihood import evaluate as score_split
+    from pamusic.evaluation import likelihood
+    from pamusic.evaluation import sweep as sweeps
+    from pamusic.evaluation.pictures import draw_likelihood
     from pamusic.tokens.corpus import open_corpus
     from pamusic.training.machine import choose_machine
 
@@ -43,8 +51,6 @@ def evaluate(
     loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
     opened = open_corpus(corpus)
     check_corpus(loaded, opened)
-    if not opened.split(split):
-        raise PamusicError(f"{corpus}: has no {split} pieces to score; name another split or corpus")
     try:
         config = loaded.model.config.resized(context_length=context_length, num_latents=num_latents)
     except ValueError as error:
@@ -53,38 +59,41 @@ def evaluate(
         raise UsageError(f"a block is at most the latents ({config.num_latents}), not {block}")
     precision = "bf16" if machine.precision == "bf16" else "fp32"
     shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
-    say(f"{loaded.path} on {split} of {corpus}: {shape}")
+    if opened.split(split):
+        say(f"{loaded.path} on {split} of {corpus}: {shape}")
+    model = loaded.model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     bar = progress(what=split, unit="token")
 
-    def tell(so_far: Likelihood, done: int, of: int) -> None:
-        bar.total = of
-        bar.set_postfix_str(f"{so_far.nats_per_token:.4f} nats per token")
-        bar.update(done - bar.n)
+    def tell(so_far: likelihood.Likelihood, done: int, of: int, way: int = 0, ways: int = 1) -> None:
+        bar.total = of * ways
+        bar.set_postfix_str(f"{so_far.nats_per_token:.4f} nats per token" if so_far.num_tokens else "")
+        bar.update(of * way + done - bar.n)
 
-    model = loaded.model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
-    total = score_split(
-        model, opened, split, block=block, num_latents=num_latents, context_length=context_length, progress=tell
-    )
+    total = likelihood.evaluate(
+        model, opened, split, block=block, num_latents=num_latents, context_length=context_length, num_pieces=pieces,
+        progress=tell,
+    )  # fmt: skip
+    points = []
+    if sweep:
+        ways = sweeps.contexts_and_latents(model)
+        points = sweeps.sweep(
+            model, opened, split, ways, num_pieces=pieces,
+            progress=lambda way, so_far, done, of: tell(so_far, done, of, way, len(ways)),
+        )  # fmt: skip
     bar.close()
-    numbers = {
-        "nats_per_token": round(total.nats_per_token, 4),
-        "bits_per_note": round(total.bits_per_note, 3),
-        "bits_per_second": round(total.bits_per_second, 2),
-        "accuracy": round(total.accuracy, 4),
-        "num_tokens": total.num_tokens,
-        "num_pieces": total.num_pieces,
-    }
+    if plot is not None:
+        draw_likelihood(plot, total, points, model.config.num_latents)
+    numbers: dict[str, Any] = {**total.numbers(), "by_position": total.by_position()}
     if as_json:
         about = {
             "checkpoint": str(loaded.path), "corpus": opened.fingerprint, "split": split,
             "precision": precision, "context_length": config.context_length,
             "num_latents": config.num_latents, "block": block or max(1, config.num_latents // 2),
         }  # fmt: skip
-        result(json.dumps({**about, **numbers}))
+        result(json.dumps({**about, **numbers, "sweep": [point.numbers() for point in points]}))
         return
-    from rich.table import Table
-
-    table = Table("split", *(name.replace("_", " ") for name in numbers))
-    table.add_row(split, *(f"{number:,}" for number in numbers.values()))
-    console().print(table)
+    stretches = numbers.pop("by_position")
+    table([{"split": str(split), **numbers}])
+    table(stretches, "By position in the piece, in tokens")
+    table([point.numbers() for point in points], "The same tokens, scored with more and less")
     result(f"{total.nats_per_token:.4f}")

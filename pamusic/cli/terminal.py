@@ -48,6 +48,20 @@ def console(*, stderr: bool = True) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
+def table(rows: list[dict[str, Any]], title: str | None = None) -> None:
+    """A table of numbers and words, a row each, with the names of the first as its head."""
+    from rich.table import Table
+
+    if not rows:
+        return
+    shown = Table(*(name.replace("_", " ") for name in rows[0]), title=title, title_justify="left")
+    for column, value in zip(shown.columns, rows[0].values(), strict=True):
+        column.justify = "left" if isinstance(value, str) else "right"
+    for row in rows:
+        shown.add_row(*(value if isinstance(value, str) else f"{value:,}" for value in row.values()))
+    console().print(shown)
+
+
 def progress(
     items: Iterable[Any] | None = None, *, total: float | None = None, what: str = "", unit: str = "it"
 ) -> tqdm:

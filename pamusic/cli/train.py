@@ -72,6 +72,9 @@ def train(
         trainer = resumed_run(resume, corpus_path=corpus, **where, **settings)
     else:
         trainer = new_run(corpus or Path("corpus"), weights=weights, **where, **settings)
+    if not trainer.ranks.first:  # of several processes, one speaks
+        trainer.train(max_minutes=max_minutes)
+        return
     for line in trainer.plan():
         say(line)
     with closing(TrainingTeller(trainer, sample_every)) as teller:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,8 +22,15 @@ from pamusic.errors import PamusicError
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.corpus import Corpus
 
+# Borders of the stretches of a piece, in tokens; a piece of MAESTRO has 20,000 on average.
+STRETCHES = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 2**62)
 
-@dataclass(frozen=True)
+
+def _zeros() -> np.ndarray:
+    return np.zeros(len(STRETCHES) - 1)
+
+
+@dataclass(frozen=True, eq=False)
 class Likelihood:
     """What a split costs a model.
 
@@ -33,6 +40,7 @@ class Likelihood:
         num_correct: of which the most likely token was the right one.
         num_notes, seconds: of the music as it was read, before it was tokenized.
         num_pieces: scored.
+        nats_of_stretch, tokens_of_stretch: `[stretches]`, by where in its piece a token stands (`STRETCHES`).
     """
 
     nats: float = 0.0
@@ -41,6 +49,8 @@ class Likelihood:
     num_notes: int = 0
     seconds: float = 0.0
     num_pieces: int = 0
+    nats_of_stretch: np.ndarray = field(default_factory=_zeros)
+    tokens_of_stretch: np.ndarray = field(default_factory=_zeros)
 
     @property
     def nats_per_token(self) -> float:
@@ -58,6 +68,26 @@ class Likelihood:
     def bits_per_second(self) -> float:
         return self.nats / math.log(2) / self.seconds
 
+    def numbers(self) -> dict[str, float | int]:
+        """What is told of it, by name, rounded."""
+        return {
+            "nats_per_token": round(self.nats_per_token, 4),
+            "bits_per_note": round(self.bits_per_note, 3),
+            "bits_per_second": round(self.bits_per_second, 2),
+            "accuracy": round(self.accuracy, 4),
+            "num_tokens": self.num_tokens,
+            "num_pieces": self.num_pieces,
+        }
+
+    def by_position(self) -> list[dict[str, float | int]]:
+        """First position, tokens and nats per token of each stretch that has any."""
+        stretches = zip(STRETCHES, self.tokens_of_stretch, self.nats_of_stretch, strict=False)
+        return [
+            {"from": first, "tokens": int(tokens), "nats_per_token": round(float(nats / tokens), 4)}
+            for first, tokens, nats in stretches
+            if tokens
+        ]
+
 
 def evaluate(
     model: PerceiverAR,
@@ -67,6 +97,8 @@ def evaluate(
     block: int | None = None,
     num_latents: int | None = None,
     context_length: int | None = None,
+    num_pieces: int | None = None,
+    from_position: int = 0,
     progress: Callable[[Likelihood, int, int], None] = lambda so_far, done, of: None,
 ) -> Likelihood:
     """Scores a split.
@@ -77,6 +109,8 @@ def evaluate(
         split: train, validation or test.
         block: tokens scored at a time; half the latents by default.
         num_latents, context_length: at most so many are used; the model's by default.
+        num_pieces: only so many pieces are scored, spread evenly over the split; all by default.
+        from_position: tokens before this position of their piece are not counted; nor are notes and seconds then.
         progress: called after each piece with the likelihood so far, tokens done, and tokens in all.
 
     Raises:
@@ -84,24 +118,32 @@ def evaluate(
     """
     pieces = corpus.split(split)
     if not pieces:
-        raise PamusicError(f"{corpus.path}: has no {split} pieces to score")
+        raise PamusicError(f"{corpus.path}: has no {split} pieces to score; name another split or corpus")
+    if num_pieces is not None:
+        pieces = [pieces[i] for i in np.unique(np.linspace(0, len(pieces) - 1, num_pieces).round().astype(int))]
     vocabulary = corpus.tokenizer.vocabulary
     start, end = vocabulary.id("start"), vocabulary.id("end")
     in_all = sum(corpus.pieces[piece].num_tokens + 1 for piece in pieces)
-    total = Likelihood()
+    total, done = Likelihood(), 0
     for index in pieces:
         piece = corpus.pieces[index]
         tokens = np.concatenate([[start], corpus.piece(index), [end]])
         nats, correct = score(model, tokens, block=block, num_latents=num_latents, context_length=context_length)
+        done += len(nats)
+        position = np.arange(from_position, len(nats))
+        nats, correct = nats[from_position:], correct[from_position:]
+        stretch = np.searchsorted(STRETCHES, position, side="right") - 1
         total = Likelihood(
             nats=total.nats + float(nats.sum()),
             num_tokens=total.num_tokens + len(nats),
             num_correct=total.num_correct + int(correct.sum()),
-            num_notes=total.num_notes + piece.num_notes,
-            seconds=total.seconds + piece.seconds,
-            num_pieces=total.num_pieces + 1,
+            num_notes=total.num_notes + (0 if from_position else piece.num_notes),
+            seconds=total.seconds + (0 if from_position else piece.seconds),
+            num_pieces=total.num_pieces + bool(len(nats)),
+            nats_of_stretch=total.nats_of_stretch + np.bincount(stretch, nats, minlength=len(STRETCHES) - 1),
+            tokens_of_stretch=total.tokens_of_stretch + np.bincount(stretch, minlength=len(STRETCHES) - 1),
         )
-        progress(total, total.num_tokens, in_all)
+        progress(total, done, in_all)
     return total
 
 

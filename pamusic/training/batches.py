@@ -5,6 +5,7 @@ A batch is a pure function of (corpus, configuration, seed, step): a resumed run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -63,11 +64,12 @@ class TrainingBatches:
         self._cumulative = np.cumsum(weights / weights.sum())
         self._grid = lru_cache(maxsize=2048)(self._decoded)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of update number `step`, from 0."""
-        rng = np.random.default_rng([self._training.seed, step])
-        windows = [self._window(rng) for _ in range(self._training.batch_size)]
-        return make_batch(windows, self._model, self._training.prefix_dropout, rng)
+    def batch(self, step: int, rows: range | None = None) -> Batch:
+        """The batch of update number `step`, from 0; all its rows, or only those that are asked for."""
+        rows = range(self._training.batch_size) if rows is None else rows
+        rngs = [np.random.default_rng([self._training.seed, step, row]) for row in rows]
+        windows = [self._window(rng) for rng in rngs]
+        return make_batch(windows, self._model, self._training.prefix_dropout, rngs)
 
     def _window(self, rng: np.random.Generator) -> np.ndarray:
         training, tokenizer = self._training, self._corpus.tokenizer
@@ -105,7 +107,10 @@ def validation_batches(corpus: Corpus, model: ModelConfig, num_windows: int, bat
 
 
 def make_batch(
-    windows: list[np.ndarray], model: ModelConfig, prefix_dropout: float = 0.0, rng: np.random.Generator | None = None
+    windows: list[np.ndarray],
+    model: ModelConfig,
+    prefix_dropout: float = 0.0,
+    rngs: Sequence[np.random.Generator] = (),
 ) -> Batch:
     """Windows, each of at least two tokens, as one batch.
 
@@ -122,17 +127,17 @@ def make_batch(
         if n >= latents:
             tokens[row, context - n :] = window[:-1]
             targets[row] = window[-latents:]
-            if prefix_dropout and rng is not None:
+            if prefix_dropout and rngs:
                 prefix = n - latents
                 count = min(num_kept, round(prefix * (1 - prefix_dropout)))
-                kept[row, num_kept - count :] = np.sort(rng.choice(prefix, count, replace=False)) + (context - n)
+                kept[row, num_kept - count :] = np.sort(rngs[row].choice(prefix, count, replace=False)) + (context - n)
         else:
             tokens[row, context - latents : context - latents + n] = window[:-1]
             targets[row, :n] = window[1:]
     return Batch(
         torch.from_numpy(tokens),
         torch.from_numpy(targets),
-        torch.from_numpy(kept) if prefix_dropout and rng is not None else None,
+        torch.from_numpy(kept) if prefix_dropout and rngs else None,
     )
 
 

@@ -21,6 +21,7 @@ from pamusic.model.config import ModelConfig, preset
 from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine, choose_machine
+from pamusic.training.ranks import local_device, rank_from_environment
 from pamusic.training.recipe import SHAPE
 from pamusic.training.schedule import rate
 from pamusic.training.trainer import FORMAT, STATE, Trainer
@@ -65,7 +66,9 @@ def new_run(
         changes = {**_for_tuning(corpus, source.model.config, changes), **changes}
     if compile is None and changes.get("steps", TrainingConfig.steps) < WORTH_COMPILING:
         compile = False
+    ranks = rank_from_environment()
     machine = choose_machine(device, changes.get("precision", "auto"), compile)
+    machine = replace(machine, device=local_device(machine.device))
     size = size or ("medium" if machine.device.type == "cuda" else "small")
     shape = {name: changes.pop(name) for name in SHAPE if name in changes}
     vocabulary = corpus.tokenizer.vocabulary
@@ -78,13 +81,13 @@ def new_run(
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train so: {error}") from None
-    if out is not None:
+    if out is not None and ranks.first:
         _check_place(out, force=force)
-    trainer = Trainer(out or RUNS / size, corpus, model, training, machine, start_from=source)
-    if out is None:
-        trainer.run = free_folder(RUNS / size)
-    else:
+    trainer = Trainer(out or RUNS / size, corpus, model, training, machine, start_from=source, ranks=ranks)
+    if out is not None and ranks.first:
         _clear(out)
+    elif ranks.first:
+        trainer.move_to(free_folder(RUNS / size))
     return trainer
 
 
@@ -130,10 +133,12 @@ def resumed_run(
     except (ValueError, TypeError) as error:
         raise UsageError(f"cannot go on so: {error}") from None
     machine = _machine_as_before(about["machine"], device, changes.get("precision"), compile)
+    ranks = rank_from_environment()
+    machine = replace(machine, device=local_device(machine.device))
     branches = out is not None and out.resolve() != run.resolve()
-    if out is not None and branches:
+    if out is not None and branches and ranks.first:
         _check_place(out, force=force)
-    trainer = Trainer(out or run, corpus, model, training, machine, resume_from=run)
+    trainer = Trainer(out or run, corpus, model, training, machine, resume_from=run, ranks=ranks)
     now = {"training": asdict(training), "model": asdict(model), "machine": machine.about()}
     trainer.differences = _differences({**about, "training": asdict(before), "model": asdict(model_before)}, now)
     if model != model_before:
@@ -142,7 +147,7 @@ def resumed_run(
         raise PamusicError(
             f"{run}: has made all of its {training.steps} steps; ask for more with --steps, or branch off with --out"
         )
-    if out is not None and branches:
+    if out is not None and branches and ranks.first:
         _clear(out)
     return trainer
 

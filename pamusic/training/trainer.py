@@ -17,19 +17,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 import pamusic
 from pamusic.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
-from pamusic.errors import PamusicError, is_about_memory
+from pamusic.errors import PamusicError, UsageError, is_about_memory
 from pamusic.files import written_atomically
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -39,6 +41,7 @@ from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine, describe, keep_freed_memory
 from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Metrics, Row
 from pamusic.training.optimizers import Average, make_optimizers
+from pamusic.training.ranks import ALONE, Ranks, joined
 from pamusic.training.schedule import rate
 
 REPORT_EVERY = 10  # steps
@@ -117,6 +120,7 @@ class Trainer:
         *,
         resume_from: Path | None = None,
         start_from: Checkpoint | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Builds the model in memory; `train` begins to write.
 
@@ -124,12 +128,20 @@ class Trainer:
             run: the folder of this run.
             resume_from: the run whose state is gone on from: this one, or one that this one branches off.
             start_from: whose weights a new run begins with.
+            ranks: this process among those that share the work of each step.
 
         Raises:
             PamusicError: the corpus does not fit, or the state to resume from cannot be read.
+            UsageError: a batch cannot be shared among so many ranks.
         """
         keep_freed_memory()
         torch.manual_seed(training.seed)
+        self.ranks, self._rows = ranks, ranks.rows(training.batch_size)
+        if training.batch_size % ranks.size or len(self._rows) % min(training.windows_at_once, len(self._rows)):
+            raise UsageError(
+                f"a batch of {training.batch_size} windows, {training.windows_at_once} at once, cannot be shared"
+                f" equally among {ranks.size} processes; choose another --batch-size or --micro-batch"
+            )
         self.run, self.corpus, self.training, self.machine = run, corpus, training, machine
         self.model = PerceiverAR(model).to(machine.device)
         self.model.recompute = training.recompute
@@ -149,10 +161,15 @@ class Trainer:
         self._validation = validation_batches(
             corpus, model, training.validation_windows, max(1, training.windows_at_once // 2)
         )
+        self._shared: torch.nn.Module = self.model  # what computes: the model, or what shares its gradients
         self._compiled = torch.compile(self._eager_loss, dynamic=False) if machine.compile else None
         self._note: str | None = None
         if resume_from is not None:
             self._load_state(resume_from)
+
+    def move_to(self, run: Path) -> None:
+        """Names the folder anew, before anything was written."""
+        self.run, self._metrics = run, Metrics(run)
 
     @property
     def cools(self) -> bool:
@@ -200,7 +217,14 @@ class Trainer:
         deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         save_at = time.monotonic() + 60 * self.training.save_every_minutes
         patient = True
-        with self._folder(), _stop_requests(stopping) as stop_requested, ThreadPoolExecutor(1, "batches") as pool:
+        with (
+            joined(self.ranks, self.machine.device),
+            self._folder(),
+            self._loss_of_ranks(),
+            _stop_requests(stopping) as stop_requested,
+            ThreadPoolExecutor(1, "batches") as pool,
+        ):
+            self._share()
             batches = self._prefetched(pool)
             since, waited = time.monotonic(), 0.0
             while self.step < self.training.steps and patient:
@@ -209,7 +233,10 @@ class Trainer:
                 waited += time.monotonic() - asked
                 self._losses.append(self._update(batch))
                 self._steps_timed += 1
-                ended = self.step == self.training.steps or stop_requested() or time.monotonic() > deadline
+                ended = self.step == self.training.steps
+                if self.ranks.size == 1 or self.step % REPORT_EVERY == 0:  # ranks must agree, and talking takes time
+                    wanted = stop_requested() or time.monotonic() > deadline
+                    ended = ended or self.ranks.any(wanted, self.machine.device)
                 validates = self.step % self.training.validate_every == 0 or ended
                 if not validates and self.step % REPORT_EVERY:
                     continue
@@ -219,7 +246,7 @@ class Trainer:
                 patient = self._is_patient()
                 ended = ended or not patient
                 due = self._report(spent, waited, validated, ended=ended)
-                if ended or time.monotonic() > save_at:  # the report has seen that all is well
+                if self.ranks.first and (ended or time.monotonic() > save_at):  # the report has seen that all is well
                     self._save()
                     self._metrics.draw()
                     save_at = time.monotonic() + 60 * self.training.save_every_minutes
@@ -227,15 +254,22 @@ class Trainer:
                 if ended:
                     break
                 since, waited = time.monotonic(), 0.0
-        with written_atomically(self.run / "finished") as file:
-            file.write_text(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
+        if self.ranks.first:
+            with written_atomically(self.run / "finished") as file:
+                file.write_text(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
         best = None if math.isinf(self.best_nats) else self.best_nats
         return Outcome(self.step, self.step >= self.training.steps or not patient, stop_requested(), best)
+
+    @property
+    def _seed_of_step(self) -> int:
+        return int(np.random.SeedSequence([self.training.seed, self.step, self.ranks.rank]).generate_state(1)[0])
 
     def _is_patient(self) -> bool:
         """Whether the last validations give reason to go on."""
         patience = self.training.patience
-        return patience is None or self.step - self._best_step < patience * self.training.validate_every
+        if patience is None or not self._validation:
+            return True
+        return self.step - self._best_step < patience * self.training.validate_every
 
     def _update(self, batch: Batch) -> Tensor:
         """One optimiser update; gives the mean nats per scored token."""
@@ -243,6 +277,8 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * share
+        # What a step draws depends on its number alone, so that a resumed run draws the same.
+        torch.manual_seed(self._seed_of_step)
         nats = self._gradients(batch)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
@@ -264,17 +300,16 @@ class Trainer:
         """
         self.model.train()
         while True:
-            randomness = _random_state(self.machine.device)
             try:
                 return self._accumulated(batch)
             except (RuntimeError, MemoryError) as error:
                 at_once = self.training.windows_at_once
-                if not is_about_memory(error) or at_once == 1:
+                if not is_about_memory(error) or at_once == 1 or self.ranks.size > 1:
                     raise
             # Behind the handler: its exception holds on to the memory of what failed.
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            _set_random_state(randomness, self.machine.device)
+            torch.manual_seed(self._seed_of_step)
             fewer = max(size for size in range(1, at_once // 2 + 1) if self.training.batch_size % size == 0)
             if self.machine.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -283,15 +318,27 @@ class Trainer:
             self._write_about()
 
     def _accumulated(self, batch: Batch) -> Tensor:
-        scored = (batch.targets != NOT_SCORED).sum().to(self.machine.device)
+        scored = self.ranks.summed((batch.targets != NOT_SCORED).sum().to(self.machine.device))
         nats = torch.zeros((), device=self.machine.device)
-        for part in batch.micro(self.training.windows_at_once):
+        parts = batch.micro(min(self.training.windows_at_once, len(batch.tokens)))
+        for number, part in enumerate(parts, start=1):
             part = part.to(self.machine.device)
-            with self.machine.autocast():
-                loss, part_nats = self._loss(part)
-            self.scaler.scale(loss / scored).backward()
+            with nullcontext() if number == len(parts) else self._gradients_kept():
+                with self.machine.autocast():
+                    loss, part_nats = self._loss(part)
+                # DDP averages over ranks what is to be summed over them.
+                self.scaler.scale(loss * self.ranks.size / scored).backward()
             nats += part_nats.detach()
-        return nats / scored
+        return self.ranks.summed(nats) / scored
+
+    def _share(self) -> None:
+        """Lets the ranks sum their gradients (PyTorch's DistributedDataParallel), while they compute."""
+        if self.ranks.size > 1 and self._shared is self.model:
+            self._shared = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+
+    def _gradients_kept(self) -> AbstractContextManager:
+        """Within the block, gradients are accumulated by each rank for itself."""
+        return self._shared.no_sync() if isinstance(self._shared, DistributedDataParallel) else nullcontext()
 
     def _loss(self, part: Batch) -> tuple[Tensor, Tensor]:
         """`_eager_loss`, compiled; as it stands where it turns out that it cannot be compiled."""
@@ -309,7 +356,7 @@ class Trainer:
 
     def _eager_loss(self, tokens: Tensor, targets: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         """Sums over scored tokens: what is minimised (with z-loss), and nats."""
-        logits = self.model(tokens, kept=kept).float()
+        logits = self._shared(tokens, kept=kept).float()
         log_z = logits.logsumexp(-1)
         scored = targets != NOT_SCORED
         chosen = logits.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
@@ -327,22 +374,23 @@ class Trainer:
         validated = Validated(nats, averaged)
         if validated.best < self.best_nats:
             self.best_nats, self._best_step = validated.best, self.step
-            self._save_checkpoint(BEST, validated)
+            if self.ranks.first:
+                self._save_checkpoint(BEST, validated)
         return validated
 
     @torch.inference_mode()
     def _nats_on_fixed_windows(self) -> float:
         self.model.eval()
-        total, count = 0.0, 0
-        for batch in self._validation:
+        total = torch.zeros(2, dtype=torch.float64, device=self.machine.device)  # nats, tokens
+        for batch in self._validation[self.ranks.rank :: self.ranks.size]:
             batch = batch.to(self.machine.device)
             with self.machine.autocast():
                 logits = self.model(batch.tokens).float()
-            total += F.cross_entropy(
-                logits.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_SCORED, reduction="sum"
-            ).item()
-            count += int((batch.targets != NOT_SCORED).sum())
-        return total / count
+            targets = batch.targets.flatten()
+            total[0] += F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=NOT_SCORED, reduction="sum")
+            total[1] += (targets != NOT_SCORED).sum()
+        nats, tokens = self.ranks.summed(total).tolist()
+        return nats / tokens
 
     def _report(self, seconds: float, waited: float, validated: Validated | None, *, ended: bool) -> Report:
         """Writes down what came since the last report, and says it.
@@ -363,10 +411,11 @@ class Trainer:
             row = Row(**common, split=TRAIN, nats_per_token=nats, grad_norm=round(norm, 4))
             rows.append(replace(row, tokens_per_second=round(speed, 1), waited=round(waited / seconds, 4)))
         if validated is not None:
-            rows.append(Row(**common, split=VALIDATION, nats_per_token=round(validated.nats, 5)))
+            rows.append(Row(**common, split=VALIDATION, nats_per_token=round(validated.nats, 7)))
             if validated.averaged is not None:
-                rows.append(Row(**common, split=AVERAGED, nats_per_token=round(validated.averaged, 5)))
-        self._metrics.add(rows)
+                rows.append(Row(**common, split=AVERAGED, nats_per_token=round(validated.averaged, 7)))
+        if self.ranks.first:
+            self._metrics.add(rows)
         left = (self.training.steps - self.step) * seconds / self._steps_timed
         note, self._note = self._note, None
         best = None if validated is None else validated.best
@@ -392,11 +441,11 @@ class Trainer:
 
     def _prefetched(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
         """The batches from the present step on, each made while the one before it is worked on."""
-        following = pool.submit(self._batches.batch, self.step)
+        following = pool.submit(self._batches.batch, self.step, self._rows)
         for step in range(self.step + 1, self.training.steps + 1):
             batch = following.result()
             if step < self.training.steps:
-                following = pool.submit(self._batches.batch, step)
+                following = pool.submit(self._batches.batch, step, self._rows)
             yield batch
 
     @contextmanager
@@ -406,11 +455,29 @@ class Trainer:
             self._begin_folder()
             yield
         except BaseException:
-            if not any((self.run / name).exists() for name in (BEST, LAST, STATE)):
+            if self.ranks.first and not any((self.run / name).exists() for name in (BEST, LAST, STATE)):
                 shutil.rmtree(self.run, ignore_errors=True)
             raise
 
+    @contextmanager
+    def _loss_of_ranks(self) -> Iterator[None]:
+        """Where another rank is gone, keeps what was done: no rank moves its weights before all have answered."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.ranks.size == 1 or is_about_memory(error):
+                raise
+            if self.ranks.first and self.step:
+                self._save()
+            why = str(error).partition("\n")[0][:160]
+            raise PamusicError(
+                f"another of the {self.ranks.size} processes is gone ({why}); {self.run} keeps the state of step"
+                f" {self.step}; go on with --resume {self.run}"
+            ) from None
+
     def _begin_folder(self) -> None:
+        if not self.ranks.first:
+            return
         try:
             self.run.mkdir(parents=True, exist_ok=True)
             (self.run / "finished").unlink(missing_ok=True)
@@ -450,7 +517,6 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "rng": _random_state(self.machine.device),
             "losses": [loss.cpu() for loss in self._losses],
             "best_step": self._best_step,
             "step": self.step,
@@ -491,7 +557,6 @@ class Trainer:
                     group["peak_lr"] = peak
             if state["scaler"]:  # empty where it was not needed
                 self.scaler.load_state_dict(state["scaler"])
-            _set_random_state(state["rng"], self.machine.device)
             if self.average is not None:
                 self.average.load_state_dict(state.get("average") or self.model.state_dict())
             self._losses = [loss.to(self.machine.device) for loss in state.get("losses", [])]
@@ -510,18 +575,6 @@ class Trainer:
         ) as error:
             why = " ".join(str(error).split())[:120] or "it is empty"
             raise PamusicError(f"{path}: cannot be resumed from ({why}); start anew: pamusic train") from None
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    """The state of the CPU's random numbers, then of the CUDA card's if that computes."""
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _set_random_state(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0].cpu())
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1].cpu(), device)
 
 
 def _way(start: Path, to: Path) -> str:

@@ -1,0 +1,46 @@
+"""Likelihood by position, by context and by compute, as one PNG picture. Knows numbers and matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pamusic.evaluation.likelihood import Likelihood
+from pamusic.evaluation.sweep import Point
+from pamusic.files import written_atomically
+
+
+def draw_likelihood(path: Path, total: Likelihood | None, points: list[Point], num_latents: int) -> None:
+    """Draws what there is.
+
+    Args:
+        path: of the picture.
+        total: of a split, for its stretches.
+        points: of a sweep.
+        num_latents: the model's own: the context is varied at this number.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    by_context = [p for p in points if p.num_latents == min(num_latents, p.context_length)]
+    longest = max((p.context_length for p in points), default=0)
+    by_latents = sorted((p for p in points if p.context_length == longest), key=lambda p: p.flops)
+    panels = [total is not None, len(by_context) > 1, len(by_latents) > 1]
+    figure = Figure(figsize=(4.5 * max(1, sum(panels)), 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = iter(figure.subplots(1, max(1, sum(panels)), squeeze=False)[0])
+    if total is not None:
+        ax, stretches = next(axes), total.by_position()
+        ax.plot([max(s["from"], 1) for s in stretches], [s["nats_per_token"] for s in stretches], marker=".")
+        ax.set(xscale="log", xlabel="position in the piece, tokens (from)", ylabel="nats per token")
+    if len(by_context) > 1:
+        ax = next(axes)
+        ax.plot([p.context_length for p in by_context], [p.nats_per_token for p in by_context], marker=".")
+        ax.set(xscale="log", xlabel="context, tokens", ylabel="nats per token")
+    if len(by_latents) > 1:
+        ax = next(axes)
+        ax.plot([p.flops / 1e6 for p in by_latents], [p.nats_per_token for p in by_latents], marker=".")
+        for p in by_latents:
+            ax.annotate(f" {p.num_latents:,} latents", (p.flops / 1e6, p.nats_per_token), fontsize=8)
+        ax.set(xscale="log", xlabel="million operations a token", ylabel="nats per token")
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

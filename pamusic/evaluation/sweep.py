@@ -1,0 +1,101 @@
+"""What context and latents are worth: the likelihood of the same tokens with more or less of either.
+
+Task: the score of `likelihood`, repeated. Convention: compared are the tokens that have the longest context of all
+before them, so that none has less than it is said; where no piece is that long, all tokens. Metrics: nats per token,
+operations a token (`model.flops`) and seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from pamusic.evaluation.likelihood import Likelihood, evaluate
+from pamusic.model.flops import scoring_flops
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.tokens.corpus import Corpus
+
+SHORTEST_CONTEXT = 128
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to score.
+
+    Attributes:
+        context_length, num_latents, block: how.
+        nats_per_token, num_tokens: what came out.
+        flops: operations a token.
+        tokens_per_second: on this machine, this time.
+    """
+
+    context_length: int
+    num_latents: int
+    block: int
+    nats_per_token: float
+    num_tokens: int
+    flops: float
+    tokens_per_second: float
+
+    def numbers(self) -> dict[str, float | int]:
+        """All of it by name, rounded."""
+        rounded = {"nats_per_token": round(self.nats_per_token, 4), "flops": round(self.flops)}
+        return {**asdict(self), **rounded, "tokens_per_second": round(self.tokens_per_second)}
+
+
+def contexts_and_latents(model: PerceiverAR) -> list[tuple[int, int]]:
+    """(context, latents) to try: contexts from the shortest up to the model's, then latents from a quarter to twice."""
+    context, latents = model.config.context_length, model.config.num_latents
+    contexts = [context >> k for k in range(20) if context >> k >= min(SHORTEST_CONTEXT, context)][::-1]
+    tried = [(length, min(latents, length)) for length in contexts]
+    more = [n for n in (latents // 4, latents // 2, 2 * latents) if 2 <= n <= context]
+    return tried + [(context, n) for n in more]
+
+
+def sweep(
+    model: PerceiverAR,
+    corpus: Corpus,
+    split: str,
+    ways: list[tuple[int, int]],
+    *,
+    num_pieces: int | None = None,
+    progress: Callable[[int, Likelihood, int, int], None] = lambda way, so_far, done, of: None,
+) -> list[Point]:
+    """Scores the same tokens in each way.
+
+    Args:
+        model, corpus, split, num_pieces: as for `evaluate`.
+        ways: (context, latents).
+        progress: as for `evaluate`, with the number of the way before it.
+    """
+    longest = max(context for context, _ in ways)
+    reaches = any(corpus.pieces[piece].num_tokens > longest for piece in corpus.split(split))
+    points = []
+    for way, (context, latents) in enumerate(ways):
+        began = time.perf_counter()
+        num_scored = 0
+
+        def tell(so_far: Likelihood, done: int, of: int, way: int = way) -> None:
+            nonlocal num_scored
+            num_scored = done
+            progress(way, so_far, done, of)
+
+        total = evaluate(
+            model, corpus, split, num_latents=latents, context_length=context, num_pieces=num_pieces,
+            from_position=longest if reaches else 0, progress=tell,
+        )  # fmt: skip
+        config, block = model.config.resized(context_length=context, num_latents=latents), max(1, latents // 2)
+        took = time.perf_counter() - began
+        points.append(
+            Point(
+                context_length=context,
+                num_latents=latents,
+                block=block,
+                nats_per_token=total.nats_per_token,
+                num_tokens=total.num_tokens,
+                flops=scoring_flops(config, block=block),
+                tokens_per_second=num_scored / took,
+            )
+        )
+    return points

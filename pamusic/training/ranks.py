@@ -1,0 +1,82 @@
+"""Several processes that train one model: which of them this is, and what they tell each other.
+
+Knows torch.distributed; knows no model, no run. Processes are started by PyTorch's own `torchrun`, which says in the
+environment who is who. Without it there is one rank, and nothing here costs anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+LONGEST_WAIT = timedelta(minutes=10)  # for another rank, before it counts as lost
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+        rank: its number; 0 alone writes and speaks.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def rows(self, batch_size: int) -> range:
+        """The rows of a batch that are this rank's: equally many for each."""
+        share = batch_size // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def summed(self, value: Tensor) -> Tensor:
+        """The sum over all ranks, on each."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set on some rank: the same answer on each."""
+        if self.size == 1:
+            return flag
+        return bool(self.summed(torch.tensor(float(flag), device=device)).item())
+
+
+ALONE = Ranks()
+
+
+def rank_from_environment() -> Ranks:
+    """What `torchrun` said about this process; one rank alone without it."""
+    return Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def local_device(device: torch.device) -> torch.device:
+    """Of a machine's several cards, this rank's own."""
+    card = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", int(card)) if str(device) == "cuda" and card is not None else device
+
+
+@contextmanager
+def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Within the block the ranks can reach each other: NCCL between cards, else gloo."""
+    if ranks.size == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,96 @@
+"""Several processes train as one would, and one that is lost takes nothing with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from corpora import small_corpus
+
+from pamusic.checkpoint import load_checkpoint
+from pamusic.errors import UsageError
+from pamusic.training.metrics import read_metrics
+from pamusic.training.ranks import Ranks
+from pamusic.training.runs import new_run
+
+ALONE = [sys.executable, "-m", "pamusic"]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pamusic"]
+TRAIN = [
+    "train", "--size", "tiny", "--context-length", "64", "--num-latents", "16", "--batch-size", "4", "--no-compile",
+    "--precision", "fp32", "--device", "cpu", "--validate-every", "10",
+]  # fmt: skip
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Starts `pamusic` in a folder with a corpus, with one thread a process."""
+    small_corpus(tmp_path / "corpus", notes_of_pieces=(120, 300, 60), splits=("train", "train", "validation"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(how, *words):
+        words = [*how, *TRAIN, *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(words, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
+
+    return start
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+def test_two_processes_have_the_losses_of_one(started, tmp_path):
+    both = [started(how, "--steps", "30", "--out", name) for how, name in ((ALONE, "one"), (TWO, "two"))]
+    for process in both:
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    assert out == "two\n"
+    assert err.count("done at step 30") == 1
+
+    one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    assert [(row.step, row.split) for row in one] == [(row.step, row.split) for row in two]
+    assert len(one) == 9
+    for alone, shared in zip(one, two, strict=True):
+        assert shared.nats_per_token == pytest.approx(alone.nats_per_token, abs=1e-5)
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds the processes in /proc")
+def test_a_lost_process_ends_the_run_with_a_good_checkpoint(started, tmp_path):
+    process = started(TWO, "--steps", "1000000", "--out", "run")
+    metrics, deadline = tmp_path / "run" / "metrics.csv", time.monotonic() + 240
+    while not (metrics.is_file() and len(read_metrics(metrics)) > 3):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+    os.kill(pid_of_rank(1, process.pid), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode != 0
+    assert "another of the 2 processes is gone" in err
+    assert "go on with --resume run" in err
+    assert load_checkpoint(tmp_path / "run" / "last").about["step"] >= 10
+    step = load_checkpoint(tmp_path / "run" / "last").about["step"]
+    resume = [*ALONE, "train", "--resume", "run", "--steps", str(step + 2)]
+    again = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True)
+    assert f"done at step {step + 2}" in again.stderr
+
+
+def pid_of_rank(rank, parent):
+    """The process that `torchrun` told this rank."""
+    for process in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{process}/environ", "rb") as environ, open(f"/proc/{process}/stat") as stat:
+                told, of = environ.read().split(b"\0"), int(stat.read().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            continue
+        if of == parent and f"RANK={rank}".encode() in told:
+            return int(process)
+    raise AssertionError(f"no process has rank {rank}")
+
+
+def test_rows_are_shared_equally_or_not_at_all(tmp_path, monkeypatch):
+    assert [list(Ranks(rank, 2).rows(6)) for rank in (0, 1)] == [[0, 1, 2], [3, 4, 5]]
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match="a batch of 8 windows, 8 at once, cannot be shared equally among 3 processes"):
+        new_run(small_corpus(tmp_path / "c").path, size="tiny", device="cpu", precision="fp32", compile=False)
