@@ -17,7 +17,7 @@ import numpy as np
 import symusic
 
 from pamusic.errors import PamusicError
-from pamusic.music.performance import NOTE, PEDAL, PEDALS, Performance
+from pamusic.music.performance import NOTE, PEDAL, PEDALS, Performance, notes_in_order, pedal_in_order
 
 PIANO_PROGRAMS = range(8)  # General MIDI's first family, from Acoustic Grand to Clavinet
 MAX_FILE_BYTES = 64 * 2**20  # the largest file of MAESTRO has 0.4 MB
@@ -60,10 +60,7 @@ def read_midi(source: Path | bytes, name: str | None = None) -> Performance:
     merged_notes, merged_pedal = np.concatenate(notes), np.concatenate(pedal)
     if not len(merged_notes):
         raise PamusicError(f"{name}: no note in it has both a length and an end; give a file with music")
-    performance = Performance(
-        merged_notes[np.lexsort((merged_notes["pitch"], merged_notes["onset"]))],
-        merged_pedal[np.argsort(merged_pedal["time"], kind="stable")],
-    )
+    performance = Performance(notes_in_order(merged_notes), pedal_in_order(merged_pedal))
     if performance.duration > MAX_SECONDS:
         raise PamusicError(f"{name}: lasts {performance.duration / 3600:.0f} hours, more than we take (24)")
     return performance
