@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from pamusic import __version__
+from pamusic.cli.doctor import doctor
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.inspect import inspect
 from pamusic.cli.render import render
@@ -97,6 +98,7 @@ app.command()(runs)
 app.command()(evaluate)
 app.command()(sample)
 app.command()(render)
+app.command()(doctor)
 
 
 def _named(error: OSError) -> str:
