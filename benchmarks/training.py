@@ -165,7 +165,8 @@ def table(size: str, device: str, batch: int, steps: int, only: str | None) -> l
         lines.append(
             f"| {name} | {row['windows']} x {row['context']:,}, {row['latents']:,} | {row['precision']}"
             f"{', compiled' if row['compiled'] else ''} | {1000 * row['seconds']:,.0f} ms"
-            f" | {latents:,.0f} | {context:,.0f} | {row['flops'] / 1e12:.3f} | {100 * row['mfu']:.0f} % of {row['peak'] / 1e12:.2f}"
+            f" | {latents:,.0f} | {context:,.0f} | {row['flops'] / 1e12:.3f}"
+            f" | {100 * row['mfu']:.0f} % of {row['peak'] / 1e12:.2f}"
             f" | {row['memory'] / 2**20:,.0f} MiB |"
         )
         print(lines[-1], file=sys.stderr)

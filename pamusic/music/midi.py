@@ -23,7 +23,7 @@ import symusic
 
 from pamusic.errors import PamusicError, UsageError
 from pamusic.music.contents import MAX_PARTS, Contents, Part, Repair, check_size, readable
-from pamusic.music.performance import NOTE, PEDAL, PEDALS, Performance
+from pamusic.music.performance import NOTE, PEDAL, PEDALS, Performance, notes_in_order, pedal_in_order
 from pamusic.music.repair import read_leniently
 
 PIANO_PROGRAMS = range(8)  # General MIDI's first family, from Acoustic Grand to Clavinet
@@ -76,10 +76,7 @@ def read_and_mend(
     seconds_at = _tempo_map(contents.ticks_per_quarter, contents.tempos)
     notes = np.concatenate([_notes(part, seconds_at) for part in parts])
     pedal = np.concatenate([_pedal(part, seconds_at) for part in parts])
-    performance = Performance(
-        notes[np.lexsort((notes["pitch"], notes["onset"]))],
-        pedal[np.argsort(pedal["time"], kind="stable")],
-    )
+    performance = Performance(notes_in_order(notes), pedal_in_order(pedal))
     if performance.duration > MAX_SECONDS:
         raise PamusicError(
             f"{name}: lasts {performance.duration / 3600:.0f} hours, more than we take (24); cut it in a sequencer",

@@ -13,7 +13,7 @@ import numpy as np
 
 from pamusic.errors import PamusicError
 from pamusic.music.pedal import sustain_folded
-from pamusic.music.performance import Performance
+from pamusic.music.performance import Performance, notes_in_order
 from pamusic.shipped import tokenizers_folder
 from pamusic.tokens.vocabulary import KINDS, Vocabulary, load_vocabulary
 
@@ -78,11 +78,11 @@ class Tokenizer:
         """What `encode` means to keep, before the grid: the notes within the vocabulary's pitches, without pedal, as
         long as their strings sound."""
         notes, pitches = sustain_folded(performance).notes, self.vocabulary.range("note_on")
-        return Performance(notes[(notes["pitch"] >= pitches.first) & (notes["pitch"] <= pitches.last)])
+        within = (notes["pitch"] >= pitches.first) & (notes["pitch"] <= pitches.last)
+        return Performance(notes if within.all() else notes[within])
 
     def to_grid(self, performance: Performance) -> GridNotes:
-        notes = self.normalised(performance).notes
-        notes = notes[np.lexsort((notes["pitch"], notes["onset"]))]
+        notes = notes_in_order(self.normalised(performance).notes)
         steps_per_second = 1000 / self.vocabulary.time_step_ms
         onset = _rounded(notes["onset"] * steps_per_second)
         offset = _rounded(notes["offset"] * steps_per_second)
