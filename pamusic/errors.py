@@ -6,9 +6,18 @@ the command line prints it and exits with `exit_code`. Anything else that escape
 
 
 class PamusicError(Exception):
-    """Something outside the program is wrong, and its user can put it right."""
+    """Something outside the program is wrong, and its user can put it right.
+
+    Attributes:
+        rule: which rule refuses, in words that are the same for every file it refuses: what is counted over many
+            files. The message by default.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, rule: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule or message
 
 
 class UsageError(PamusicError):

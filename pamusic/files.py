@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pamusic.errors import PamusicError
 
@@ -174,19 +175,28 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def folder_written_atomically(path: str | Path) -> Iterator[Path]:
-    """Lends an empty temporary folder; when the block ends well, it becomes `path`, in place of a folder there.
+def folder_written_atomically(
+    path: str | Path, *, unfinished: Path | None = None, worth_keeping: Callable[[], bool] = lambda: False
+) -> Iterator[Path]:
+    """Lends a temporary folder; when the block ends well, it becomes `path`, in place of a folder there.
 
     If the block raises, the temporary folder is removed and `path` is as it was. Between two renames `path` is away
     for an instant; a program killed just then leaves the old folder beside it as `.NAME.old`, and the next call, or
     `recovered`, puts it back.
 
+    Args:
+        path: where it shall stand.
+        unfinished: the temporary folder, which may hold earlier work; an empty one of a name of its own by default.
+        worth_keeping: asked when the block raises; where it says yes, the temporary folder stays for a later call.
+
     Raises:
         PamusicError: the disk is full or read-only, permission is denied, or the path cannot be that of a folder.
     """
     path = Path(os.path.realpath(path))
-    temporary, old = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}"), path.with_name(f".{path.name}.old")
+    temporary = unfinished or path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    old = path.with_name(f".{path.name}.old")
     made: list[Path] = []
+    kept = False
     try:
         recovered(path)
         made = _make_folder(temporary)
@@ -200,12 +210,14 @@ def folder_written_atomically(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         made = []
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        if error.errno in REMEDIES:
+    except BaseException as error:
+        kept = worth_keeping()
+        if isinstance(error, OSError) and error.errno in REMEDIES:
             raise PamusicError(f"cannot write {path}: {REMEDIES[error.errno]}") from error
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(temporary, ignore_errors=True)
         for folder in reversed([folder for folder in made if folder != temporary]):
             with suppress(OSError):
                 folder.rmdir()
@@ -219,3 +231,16 @@ def recovered(path: Path) -> Path:
         if old.is_dir():
             os.replace(old, target)
     return path
+
+
+def locked(file: IO[bytes]) -> bool:
+    """Claims an open file for this process, until it is closed; False where another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a file that is open cannot be taken away anyhow
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # a disk that has no locks is no reason to stop
+    return True

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pamusic.tokens.corpus import Corpus, open_corpus, writing_corpus
+from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.tokens.tokenizer import GridNotes, load_tokenizer
+from pamusic.tokens.writing import writing_corpus
 
 
 def random_grid(num_notes: int, seed: int = 0) -> GridNotes:

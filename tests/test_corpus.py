@@ -1,6 +1,9 @@
 """A corpus is a folder that is there entirely or not at all, and says what it was made with."""
 
 import json
+import os
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -8,10 +11,11 @@ from builders import about, folder_of_tunes, maestro_like, tune, zipped
 
 from pamusic.errors import PamusicError
 from pamusic.music.midi import read_midi
-from pamusic.tokens.corpus import open_corpus, writing_corpus
+from pamusic.tokens.corpus import open_corpus
 from pamusic.tokens.sources import find_sources, split_by_content
-from pamusic.tokens.tokenizer import load_tokenizer
+from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
 from pamusic.tokens.tokenizing import tokenize
+from pamusic.tokens.writing import writing_corpus
 
 TOKENIZER = load_tokenizer("performance")
 
@@ -126,6 +130,28 @@ def test_a_file_named_twice_is_one_piece(tmp_path):
     assert len(sources) == 2
 
 
+class Deadly(Tokenizer):
+    """A tokenizer whose process dies of pieces of 13 notes."""
+
+    def encode(self, performance):
+        if len(performance) == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(performance)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_file_that_kills_its_worker_is_refused_and_the_others_go_on(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 40)
+    (folder / "07-deadly.mid").write_bytes(tune(0, 13))
+    (folder / "39-deadly.mid").write_bytes(tune(1, 13))
+
+    summary = tokenize([folder], tmp_path / "corpus", Deadly(TOKENIZER.vocabulary), num_workers=2)
+
+    assert [refusal.name for refusal in summary.refused] == ["07-deadly.mid", "39-deadly.mid"]
+    assert {refusal.rule for refusal in summary.refused} == {"killed the process that read it (out of memory?)"}
+    assert summary.in_all.num_files == 40
+
+
 def test_one_worker_or_two_make_the_same_bytes(tmp_path):
     folder = folder_of_tunes(tmp_path / "tunes", 20)
     (folder / "07-broken.mid").write_bytes(b"MThd")
@@ -133,7 +159,9 @@ def test_one_worker_or_two_make_the_same_bytes(tmp_path):
         tokenize([folder], tmp_path / str(num_workers), TOKENIZER, num_workers=num_workers)
 
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    assert about(tmp_path / "1")["refused"] == [["07-broken.mid", "is a truncated MIDI file (4 bytes); fetch it anew"]]
+    assert about(tmp_path / "1")["refused"] == [
+        ["07-broken.mid", "is cut off within its header (4 bytes of 14); fetch it anew"]
+    ]
 
 
 def test_the_fingerprint_is_of_pieces_and_tokenizer_not_of_names(tmp_path):

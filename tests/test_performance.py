@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from builders import performance
 
-from pamusic.music.performance import SOFT, SUSTAIN, Performance
+from pamusic.music.performance import NOTE, PEDAL, SOFT, SUSTAIN, Performance, notes_in_order, pedal_in_order
 
 
 def notes(played):
@@ -92,3 +92,15 @@ def test_nothing_was_changed_on_the_way():
 
     assert np.array_equal(CHORD_THEN_NOTE.notes, before[0])
     assert np.array_equal(CHORD_THEN_NOTE.pedal, before[1])
+
+
+def test_order_is_by_onset_then_pitch_and_of_pedals_as_they_came():
+    mixed = np.array([(1, 2, 62, 9), (0, 1, 64, 9), (1, 2, 60, 9), (0, 1, 61, 9)], NOTE)
+    assert notes_in_order(mixed)["pitch"].tolist() == [61, 64, 60, 62]
+    assert notes_in_order(mixed[:0]).tolist() == []
+    sorted_already = notes_in_order(mixed)
+    assert notes_in_order(sorted_already) is sorted_already
+
+    moves = np.array([(1.0, SUSTAIN, 5), (0.0, SUSTAIN, 9), (1.0, SUSTAIN, 3)], PEDAL)
+    assert pedal_in_order(moves)["value"].tolist() == [9, 5, 3]
+    assert pedal_in_order(moves[:1]).tolist() == [(1.0, SUSTAIN, 5)]

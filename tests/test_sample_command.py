@@ -14,6 +14,7 @@ import pretty_midi
 import pytest
 import symusic
 import torch
+from builders import midi_file, note_off, note_on, program
 from typer.testing import CliRunner
 
 import pamusic.cli.sample
@@ -95,6 +96,22 @@ def test_the_prime_comes_first_as_it_was_read(sample, prime, tmp_path):
     assert len(read) > 2
     assert read.notes["onset"][2:].min() >= 1.5
     assert read.pedal.tolist() == [*before.pedal.tolist()[:1], (1.5, SUSTAIN, 0)]
+
+
+def test_what_was_mended_in_the_prime_is_told_in_a_line(sample, tmp_path):
+    damaged = midi_file([(0, program(40)), (0, note_on(60)), (384, note_off(60)), (384, note_on(64))])[:-4]
+    (tmp_path / "violin.mid").write_bytes(damaged)
+
+    refused = sample("--prime", tmp_path / "violin.mid", "--length", 20)
+    assert refused.exit_code == 1
+    assert "has no piano (programs 0 to 7), but 1 Violin (1 note); take them with --tracks all" in refused.stderr
+
+    done = sample("--prime", tmp_path / "violin.mid", "--tracks", 1, "--length", 20, "-o", tmp_path / "out.mid")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.splitlines()[0] == (
+        f"{tmp_path / 'violin.mid'}: 1 track cut off at tick 384, kept as far as whole (second 0.5); "
+        "1 note released as it was struck, left out"
+    )
 
 
 def test_other_programs_read_the_same_file(sample, prime, tmp_path):

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from builders import about, folder_of_tunes, maestro_like, midi_file, note_off, note_on, tune, zipped
+from builders import about, folder_of_tunes, maestro_like, midi_file, note_off, note_on, program, tune, zipped
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
@@ -81,13 +81,17 @@ def test_what_is_refused_is_told_twenty_times_and_counted_beyond(tmp_path):
     told = [line for line in done.stderr.splitlines() if line.startswith("refused: ")]
     assert done.exit_code == 0
     assert len(told) == 20
-    assert told[0] == "refused: broken-00.mid: is not a MIDI file (it begins with b'not ', not b'MThd')"
+    assert told[0] == (
+        "refused: broken-00.mid: is not a MIDI file (it begins with b'not ', not b'MThd'); "
+        "give a Standard MIDI File (.mid)"
+    )
     assert f"… and 5 more, in {tmp_path / 'corpus' / 'corpus.json'}" in done.stderr
     assert len(about(tmp_path / "corpus")["refused"]) == 25
 
 
-def drums():
-    return midi_file([(0, note_on(38, channel=9)), (9, note_off(38, 9))])
+def drums(num_notes=1):
+    strokes = [[(9 * n, note_on(38, channel=9)), (9 * n + 9, note_off(38, 9))] for n in range(num_notes)]
+    return midi_file([message for stroke in strokes for message in stroke])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,7 @@ def drums():
         ("a.mid", b"not MIDI at all", "a.mid: is not a MIDI file"),
         ("a.txt", b"not MIDI at all", "a.txt: is not a MIDI file"),
         ("a.mid", b"", "a.mid: is empty"),
-        ("a.mid", tune(0)[:100], "a.mid: is a broken or truncated MIDI file"),
+        ("a.mid", tune(0)[:12], "a.mid: is cut off within its header"),
         ("a.mid", midi_file([]), "a.mid: has no notes in it"),
         ("a.mid", drums(), "a.mid: has only drums"),
         ("a.zip", b"PK\x03\x04 and then nothing", "is not a zip archive, or a broken one"),
@@ -140,14 +144,66 @@ def test_when_all_is_refused_the_reason_is_the_one_most_have(tmp_path):
     folder.mkdir()
     (folder / "0.mid").write_bytes(b"")
     for number in range(1, 4):
-        (folder / f"{number}.mid").write_bytes(drums())
+        (folder / f"{number}.mid").write_bytes(drums(number))
 
     done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
 
     assert refusal(done, tmp_path).endswith(
-        "none of 4 files could be taken; 3 of them, as 1.mid: has only drums (1 notes); give a piano file"
+        "none of 4 files could be taken; 3 of them as 1.mid: has only drums (1 notes); give a piano file"
     )
     assert names(tmp_path) == ["drums"]
+
+
+def test_what_was_repaired_is_told_a_line_each_and_counted_at_the_end(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 1)
+    stuck = [(0, note_on(60)), (0, note_on(64)), (96, note_off(64))]
+    (folder / "stuck.mid").write_bytes(midi_file(stuck))
+    for number in range(20):
+        (folder / f"twice-{number:02}.mid").write_bytes(midi_file([*stuck, (200 + number, note_on(60))])[:-4])
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
+
+    told = done.stderr.splitlines()
+    in_corpus = {piece["name"]: piece["repairs"] for piece in about(tmp_path / "corpus")["pieces"]}
+    assert done.exit_code == 0, done.output
+    assert "repaired: stuck.mid: 1 note without an end, ended with the next of the key or the track" in told
+    assert f"… and 1 more, in {tmp_path / 'corpus' / 'corpus.json'}" in told
+    assert told[-2] == ("repaired in 21 of 22 files: notes without an end 21, cut off 20, notes without length 20")
+    assert in_corpus["0.mid"] == []
+    assert [kind for kind, _, _ in in_corpus["twice-00.mid"]] == [
+        "cut off",
+        "notes without an end",
+        "notes without length",
+    ]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere file names are text")
+def test_a_files_name_need_not_be_text(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 1)
+    with open(os.fsencode(folder) + b"/\xe9tude.mid", "wb") as file:
+        file.write(tune(1))
+    with open(os.fsencode(folder) + b"/\x83s\x83A.mid", "wb") as file:
+        file.write(b"broken")
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
+
+    assert done.exit_code == 0, done.output
+    assert len(open_corpus(tmp_path / "corpus")) == 2
+    assert "refused: \\udc83s\\udc83A.mid: is not a MIDI file" in done.stderr
+
+
+def test_other_tracks_than_the_pianos_are_taken_when_told(tmp_path):
+    (tmp_path / "violin.mid").write_bytes(midi_file([(0, program(40)), (0, note_on(60)), (9, note_off(60))]))
+
+    refused = pamusic("tokenize", tmp_path / "violin.mid", "-o", tmp_path / "corpus")
+    assert "take them with --tracks all or --tracks 1" in refusal(refused, tmp_path)
+    unknown = pamusic("tokenize", tmp_path, "--tracks", "violin")
+    assert unknown.exit_code == 2
+    assert "--tracks is piano, all or numbers from 1 on, like 1,3; not 'violin'" in unknown.stderr
+
+    done = pamusic("tokenize", tmp_path / "violin.mid", "-o", tmp_path / "corpus", "--tracks", "1")
+    assert done.exit_code == 0, done.output
+    assert about(tmp_path / "corpus")["tracks"] == [1]
 
 
 def test_a_corpus_is_replaced_only_when_told(tmp_path):
@@ -252,20 +308,102 @@ def children(process):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at workers in /proc")
 @pytest.mark.parametrize(
     ("what", "code", "says"),
-    [("interrupt", 130, "pamusic: interrupted"), ("kill a worker", 1, "pamusic: error: a worker died at its work")],
+    [
+        ("interrupt", 130, "pamusic: interrupted"),
+        ("terminate", 143, ""),
+        ("terminate all", 143, ""),
+    ],
 )
-def test_stopped_amid_its_work_it_leaves_the_old_corpus_and_nothing_else(tmp_path, at_work, what, code, says):
+def test_stopped_early_it_leaves_the_old_corpus_and_nothing_else(tmp_path, at_work, what, code, says):
     process, corpus = at_work
-    before = about(corpus)
+    before, workers = about(corpus), children(process)
     if what == "interrupt":
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
+    elif what == "terminate":
+        process.terminate()
     else:
-        os.kill(children(process)[0], signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGTERM)  # as a system does that goes down
 
     out, err = process.communicate(timeout=120)
 
     assert (process.returncode, out) == (code, ""), err
-    assert len(err.splitlines()) == 1
+    assert len(err.splitlines()) == (1 if says else 0)
     assert err.startswith(says)
     assert names(tmp_path) == ["corpus", "many.zip", "one.mid"]
     assert about(corpus) == before
+    assert all_gone(workers)
+
+
+def all_gone(processes):
+    """Whether processes end within ten seconds."""
+    deadline = time.monotonic() + 10
+    while alive := [process for process in processes if os.path.exists(f"/proc/{process}")]:
+        if time.monotonic() > deadline:
+            return not alive
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at workers in /proc")
+def test_killed_outright_it_leaves_no_workers_and_is_gone_on_with(tmp_path, at_work):
+    process, corpus = at_work
+    before, workers = about(corpus), children(process)
+    unfinished = tmp_path / ".corpus.unfinished"
+    deadline = time.monotonic() + 60
+    while not (unfinished / "journal").is_file() or not (unfinished / "journal").stat().st_size:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    process.kill()
+    process.communicate()
+
+    assert all_gone(workers)
+    assert names(tmp_path) == [".corpus.unfinished", "corpus", "many.zip", "one.mid"]
+    assert about(corpus) == before
+
+    done = pamusic("tokenize", tmp_path / "many.zip", "-o", corpus, "--force", "--workers", 2)
+    assert done.exit_code == 0, done.stderr
+    assert "files had been done before an interruption" in done.stderr
+    assert "3,999 pieces have the same notes as another; --drop-duplicates drops them" in done.stderr
+    assert len(about(corpus)["pieces"]) == 4000
+    assert names(tmp_path) == ["corpus", "many.zip", "one.mid"]
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.mid", b"two\nlines.mid", b"\x1b[31mred.mid", b"%s.mid" % (b"x" * 250)])
+def test_odd_names_are_no_trouble(tmp_path, name):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    path = os.path.join(os.fsencode(folder), name)
+    try:
+        with open(path, "wb") as file:
+            file.write(tune(0))
+    except OSError:
+        pytest.skip("this file system has no such names")
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
+
+    assert done.exit_code == 0, done.stderr
+    assert [os.fsencode(piece["name"]) for piece in about(tmp_path / "corpus")["pieces"]] == [name]
+    assert os.fsencode(open_corpus(tmp_path / "corpus").pieces[0].name) == name
+
+
+def test_a_broken_file_of_an_odd_name_is_refused_on_one_line(tmp_path):
+    folder = folder_of_tunes(tmp_path / "odd", 1)
+    (folder / "two\nlines\x1b[31m.mid").write_bytes(b"broken")
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
+
+    assert done.exit_code == 0
+    assert "refused: two lines\\x1b[31m.mid: is not a MIDI file" in done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at workers in /proc")
+def test_a_worker_that_is_killed_takes_nothing_with_it(at_work):
+    process, corpus = at_work
+    os.kill(children(process)[0], signal.SIGKILL)
+
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 0, err
+    assert sorted(int(piece["name"].removesuffix(".mid")) for piece in about(corpus)["pieces"]) == list(range(4000))
+    assert about(corpus)["refused"] == []

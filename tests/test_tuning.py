@@ -8,9 +8,9 @@ from models import tiny_config, tiny_model
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
 from pamusic.errors import PamusicError, UsageError
 from pamusic.shipped import tokenizers_folder
-from pamusic.tokens.corpus import writing_corpus
 from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
+from pamusic.tokens.writing import writing_corpus
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine
 from pamusic.training.metrics import read_metrics

@@ -22,7 +22,9 @@ import typer
 from typer.core import TyperGroup
 
 from pamusic import __version__
+from pamusic.cli.doctor import doctor
 from pamusic.cli.evaluate import evaluate
+from pamusic.cli.inspect import inspect
 from pamusic.cli.render import render
 from pamusic.cli.runs import runs
 from pamusic.cli.sample import sample
@@ -89,12 +91,14 @@ def pamusic(
 
 
 # In the order in which one needs them.
+app.command()(inspect)
 app.command()(tokenize)
 app.command()(train)
 app.command()(runs)
 app.command()(evaluate)
 app.command()(sample)
 app.command()(render)
+app.command()(doctor)
 
 
 def _named(error: OSError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -34,17 +33,19 @@ def render(
     soundfont: Annotated[
         Path | None, typer.Option(help="An .sf2 file of your own.", show_default="TimGM6mb, from pretty_midi")
     ] = None,
+    tracks: Annotated[str, typer.Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
     engine: Annotated[Engine, typer.Option(help="auto: FluidSynth where it is installed.")] = Engine.auto,
 ) -> None:
     """Plays the piano part of a MIDI file into a 16-bit stereo WAV file."""
-    from pamusic.music.midi import read_midi
+    from pamusic.cli.reading import read_telling
+    from pamusic.music.midi import parsed_tracks
     from pamusic.music.synthesis import synthesize, wav_bytes
 
     if out is not None and out != STREAM and out.suffix.lower() not in (".wav", ".wave", ""):
         raise PamusicError(f"{out}: only WAV files are written, not {out.suffix}; name one that ends in .wav")
     default = Path("stdin.wav") if file == STREAM or not file.name else file.with_suffix(".wav")
     with output(out, default, source=file, kind="sound") as wav:
-        performance = read_midi(sys.stdin.buffer.read() if file == STREAM else file)
+        performance = read_telling(file, parsed_tracks(tracks))
         sound = synthesize(performance, soundfont=soundfont, engine=engine.value)
         wav.write(wav_bytes(sound))
     say(f"{sound.seconds:.1f} seconds, played by {sound.engine} on {sound.soundfont.name}")

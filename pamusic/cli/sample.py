@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Annotated
 
 from typer import Exit, Option
 
-from pamusic.cli.output import STREAM, output
+from pamusic.cli.output import output
 from pamusic.cli.terminal import progress, say
 from pamusic.errors import UsageError
 
@@ -23,6 +22,7 @@ Model = partial(Option, rich_help_panel="Who composes")
 
 def sample(
     prime: Annotated[Path | None, Option(help="MIDI to go on from; - is stdin. (default: nothing)")] = None,
+    tracks: Annotated[str, Option(help="Of the prime: piano; all (but drums); or numbers, like 1,3.")] = "piano",
     length: Annotated[int | None, Option(help="New tokens. (default: 4096, or as --seconds need)")] = None,
     seconds: Annotated[float | None, Option(help="Seconds of new music.")] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
@@ -40,15 +40,16 @@ def sample(
 ) -> None:
     """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far."""
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
+    from pamusic.cli.reading import read_telling
     from pamusic.composition import compose, continuation, continued
     from pamusic.generation.config import SamplingConfig
-    from pamusic.music.midi import midi_bytes, read_midi
+    from pamusic.music.midi import midi_bytes, parsed_tracks
     from pamusic.training.machine import choose_machine
 
     length = DEFAULT_LENGTH if length is None and seconds is None else length
     seed = secrets.randbelow(2**31) if seed is None else seed
     with output(out, Path("sample.mid"), source=prime, kind="music") as file:
-        opening = None if prime is None else read_midi(sys.stdin.buffer.read() if prime == STREAM else prime)
+        opening = None if prime is None else read_telling(prime, parsed_tracks(tracks))
         who = load_checkpoint(find_checkpoint(checkpoint), choose_machine(device, "fp32", compile=False).device)
         try:
             drawn = compose(

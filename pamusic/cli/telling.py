@@ -1,16 +1,19 @@
-"""How the progress of a training is told on a terminal. Knows reports and words."""
+"""How a training and a tokenizing are told on a terminal. Knows reports, summaries and words."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pamusic.cli.terminal import progress, say
+from pamusic.cli.terminal import console, progress, say
 
 if TYPE_CHECKING:
+    from pamusic.tokens.tokenizing import SplitCount, Summary
     from pamusic.training.trainer import Report, Trainer
 
 TIMED_AFTER = 30  # steps: the first of them compile
 SAMPLED_SECONDS = 30.0
+MOST_TOLD = 20  # refusals and duplicates told on a terminal; all of them stand in the corpus
 
 
 class TrainingTeller:
@@ -81,3 +84,49 @@ def duration(seconds: float) -> str:
         if minutes
         else f"{seconds:.0f} s"
     )
+
+
+def tell_corpus(summary: Summary, out: Path) -> None:
+    """Tells what a corpus holds, and what was refused, doubled or done before."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("split", "files", "notes", "hours", "tokens", "tokens a note"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, count in summary.splits.items():
+        table.add_row(split, *_columns(count))
+    table.add_section()
+    table.add_row("in all", *_columns(summary.in_all))
+    console().print(table)
+
+    if summary.num_resumed:
+        say(f"{summary.num_resumed:,} files had been done before an interruption")
+    _tell_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)
+    _tell_some([f"refused: {each.name}: {each.reason}" for each in summary.refused], out)
+    crossing = [each for each in summary.duplicates if each.crosses_splits]
+    if summary.duplicates:
+        across = f", {len(crossing):,} of them in another split" if crossing else ""
+        say(f"{len(summary.duplicates):,} pieces have the same notes as another{across}; --drop-duplicates drops them")
+    rest = [each for each in summary.duplicates if not each.crosses_splits]
+    _tell_some([f"same notes: {e.name} ({e.split}) and {e.of} ({e.of_split})" for e in crossing + rest], out)
+    if summary.num_repairs:
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.num_repairs.most_common())
+        say(f"repaired in {len(summary.repaired):,} of {summary.in_all.num_files:,} files: {counts}")
+
+
+def _tell_some(lines: list[str], out: Path) -> None:
+    for line in lines[:MOST_TOLD]:
+        say(line)
+    if len(lines) > MOST_TOLD:
+        say(f"… and {len(lines) - MOST_TOLD} more, in {out / 'corpus.json'}")
+
+
+def _columns(count: SplitCount) -> list[str]:
+    ratio = f"{count.num_tokens / count.num_notes:.2f}" if count.num_notes else "–"
+    return [
+        f"{count.num_files:,}",
+        f"{count.num_notes:,}",
+        f"{count.seconds / 3600:.2f}",
+        f"{count.num_tokens:,}",
+        ratio,
+    ]

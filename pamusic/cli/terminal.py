@@ -41,11 +41,11 @@ def one_line(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in lines)
 
 
-def console() -> Console:
-    """A rich console for tables; made anew, so that it writes to what standard error is now."""
+def console(*, stderr: bool = True) -> Console:
+    """A rich console for tables; made anew, so that it writes to what standard error (or output) is now."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=stderr, highlight=False)
 
 
 def table(rows: list[dict[str, Any]], title: str | None = None) -> None:

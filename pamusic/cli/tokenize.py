@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pamusic.cli.terminal import console, progress, result, say
+from pamusic.cli.terminal import progress, result, say
+from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from pamusic.tokens.tokenizing import SplitCount, Summary
 
-MOST_REFUSALS = 20  # told on a terminal; all of them stand in the corpus
+class Engine(StrEnum):
+    pamusic = "pamusic"
+    note_seq = "note-seq"
 
 
 def tokenize(
@@ -26,16 +29,29 @@ def tokenize(
     tokenizer: Annotated[
         str, typer.Option(help="One that ships, by name, or a .toml file of your own.")
     ] = "performance",
+    tracks: Annotated[str, typer.Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    engine: Annotated[
+        Engine, typer.Option(help="note-seq: the reference itself, a hundred times slower, with the same ids.")
+    ] = Engine.pamusic,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave out what has the same notes as a file before it.")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes.", show_default="as many as there are cores")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a corpus that is there.")] = False,
 ) -> None:
-    """Turns MIDI files into a corpus of tokens to train on, split into train, validation and test."""
+    """Turns MIDI files into a corpus of tokens to train on, split into train, validation and test.
+
+    Interrupted, it goes on where it was when the same command is given again.
+    """
     import time
 
+    from pamusic.cli.telling import tell_corpus
+    from pamusic.music.midi import parsed_tracks
     from pamusic.tokens.tokenizer import load_tokenizer
-    from pamusic.tokens.tokenizing import tokenize
+    from pamusic.tokens.tokenizing import tokenize as make_corpus
+    from pamusic.tokens.writing import num_unfinished
 
     began = time.perf_counter()
     bars: list[tqdm] = []  # made at the first file: a bar has a thread, and workers are best forked without
@@ -46,39 +62,25 @@ def tokenize(
         bars[0].update(done - bars[0].n)
 
     try:
-        summary = tokenize(sources, out, load_tokenizer(tokenizer), force=force, num_workers=workers, progress=show)
+        summary = make_corpus(
+            sources,
+            out,
+            load_tokenizer(tokenizer),
+            tracks=parsed_tracks(tracks),
+            engine=engine.value,
+            drop_duplicates=drop_duplicates,
+            force=force,
+            num_workers=workers,
+            progress=show,
+        )
+    except (KeyboardInterrupt, SystemExit, PamusicError):
+        if bars and (num_done := num_unfinished(out)):
+            bars[0].close()
+            say(f"{num_done:,} of {bars[0].total:,} files are done; the same command goes on from there")
+        raise
     finally:
         for bar in bars:
             bar.close()
-    _tell(summary, out)
+    tell_corpus(summary, out)
     say(f"{time.perf_counter() - began:.1f} seconds")
     result(out)
-
-
-def _tell(summary: Summary, out: Path) -> None:
-    from rich.table import Table
-
-    table = Table()
-    for column in ("split", "files", "notes", "hours", "tokens", "tokens a note"):
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for split, count in summary.splits.items():
-        table.add_row(split, *_columns(count))
-    table.add_section()
-    table.add_row("in all", *_columns(summary.in_all))
-    console().print(table)
-
-    for refusal in summary.refused[:MOST_REFUSALS]:
-        say(f"refused: {refusal.name}: {refusal.reason}")
-    if len(summary.refused) > MOST_REFUSALS:
-        say(f"… and {len(summary.refused) - MOST_REFUSALS} more, in {out / 'corpus.json'}")
-
-
-def _columns(count: SplitCount) -> list[str]:
-    ratio = f"{count.num_tokens / count.num_notes:.2f}" if count.num_notes else "–"
-    return [
-        f"{count.num_files:,}",
-        f"{count.num_notes:,}",
-        f"{count.seconds / 3600:.2f}",
-        f"{count.num_tokens:,}",
-        ratio,
-    ]

@@ -1,72 +1,106 @@
-"""Standard MIDI File <-> Performance: the only place that reads or writes MIDI bytes.
+"""Standard MIDI File <-> Performance: the only place that turns MIDI bytes into music, and music into MIDI bytes.
 
-Knows ticks, tempo maps, tracks and programs; knows no tokens. Reading is symusic's (about a millisecond a file); the
-times are computed in float64 with the very operations of pretty_midi, so that quantising them later falls on the same
-side of a tie. Writing is mido's.
+Knows ticks, tempo maps, tracks and programs; knows no tokens. A plain file is read by symusic (about a millisecond);
+every other one, message by message, by `repair.py`, which says what it mended. The times are computed in float64 with
+the very operations of pretty_midi, so that quantising them later falls on the same side of a tie. Writing is mido's.
+
+Three differences from pretty_midi are meant, as players have them: tempo changes count in whichever track they stand, a
+note without an end is ended, not dropped, and a note belongs to the program it is struck with, not released.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import mido
 import numpy as np
 import symusic
 
-from pamusic.errors import PamusicError
-from pamusic.music.performance import NOTE, PEDAL, PEDALS, Performance
+from pamusic.errors import PamusicError, UsageError
+from pamusic.music.contents import MAX_PARTS, Contents, Part, Repair, check_size, readable
+from pamusic.music.performance import NOTE, PEDAL, PEDALS, Performance, notes_in_order, pedal_in_order
+from pamusic.music.repair import read_leniently
 
 PIANO_PROGRAMS = range(8)  # General MIDI's first family, from Acoustic Grand to Clavinet
-MAX_FILE_BYTES = 64 * 2**20  # the largest file of MAESTRO has 0.4 MB
 MAX_SECONDS = 24 * 3600.0
+MAX_NOTES = 1_000_000  # MAESTRO has 840,000 in 24 hours
+MOST_PARTS_TOLD = 8
 
+Tracks = Literal["piano", "all"] | tuple[int, ...]
 SecondsAt = Callable[[np.ndarray], np.ndarray]  # ticks [n] -> seconds [n]
 
 # Deltas and messages as they stand in a file, and the tick that four of the longest deltas lead to.
 LONGEST_DELTA, EMPTY_TEXT, END_OF_TRACK = b"\xff\xff\xff\x7f", b"\xff\x01\x00", b"\xff\x2f\x00"
+SIGN = "end of a track, as pamusic marks it"  # a marker (meta message 6)
 NEVER = 4 * (2**28 - 1)
+META, SET_TEMPO = 0xFF, 0x51
 
 TICKS_PER_QUARTER, MICROSECONDS_PER_QUARTER = 500, 500_000  # what we write: a tick is a millisecond
 
 
-def read_midi(source: Path | bytes, name: str | None = None) -> Performance:
-    """Reads the piano part of a Standard MIDI File.
+def read_midi(source: Path | bytes, name: str | None = None, *, tracks: Tracks = "piano") -> Performance:
+    """Reads the piano part of a Standard MIDI File, mended where it is broken; the arguments are `read_and_mend`'s."""
+    return read_and_mend(source, name, tracks=tracks)[0]
 
-    Taken are tracks of the piano family (programs 0 to 7; a track without a program is program 0); drums and other
-    instruments are left out. Tracks are merged. Notes without an end are dropped, as pretty_midi drops them.
+
+def read_and_mend(
+    source: Path | bytes, name: str | None = None, *, tracks: Tracks = "piano"
+) -> tuple[Performance, tuple[Repair, ...]]:
+    """Reads the piano part of a Standard MIDI File, and says what was mended and left out.
+
+    A part is what one track plays on one channel with one program. Those taken are merged, their pedals too.
 
     Args:
         source: a file, or its bytes.
         name: how to call it in an error; the path by default.
+        tracks: "piano": parts of the piano family (programs 0 to 7; without a program it is 0), no drums. "all": all
+            but drums. Numbers: these parts, counted from 1 among those that have notes, in the order of tracks,
+            channels and programs.
 
     Raises:
-        PamusicError: the file cannot be read, is no MIDI file, or has no piano notes in it.
+        PamusicError: the file cannot be read, is no MIDI file, or has no such part in it.
     """
     name = name or (str(source) if isinstance(source, Path) else "standard input")
-    data = source if isinstance(source, bytes) else _file_bytes(source)
-    score = _parse(data, name)
-    tracks = [track for track in score.tracks if not track.is_drum and track.program in PIANO_PROGRAMS]
-    if not any(len(track.notes) for track in tracks):
-        raise PamusicError(f"{name}: {_why_no_notes(score)}")
-
-    notes, pedal = [], []
-    seconds_at = _tempo_map(score.tpq, _tempos(score, data))
-    for track in tracks:
-        notes.append(_notes(track, seconds_at))
-        pedal.append(_pedal(track, seconds_at))
-    merged_notes, merged_pedal = np.concatenate(notes), np.concatenate(pedal)
-    if not len(merged_notes):
-        raise PamusicError(f"{name}: no note in it has both a length and an end; give a file with music")
-    performance = Performance(
-        merged_notes[np.lexsort((merged_notes["pitch"], merged_notes["onset"]))],
-        merged_pedal[np.argsort(merged_pedal["time"], kind="stable")],
-    )
+    contents = _contents(source if isinstance(source, bytes) else _file_bytes(source), name)
+    parts = _chosen(contents.parts, tracks, name)
+    if (num_notes := sum(map(len, parts))) > MAX_NOTES:
+        raise PamusicError(
+            f"{name}: has {num_notes:,} notes, more than a day of music ({MAX_NOTES:,}); split it in a sequencer",
+            rule="too many notes",
+        )
+    seconds_at = _tempo_map(contents.ticks_per_quarter, contents.tempos)
+    notes = np.concatenate([_notes(part, seconds_at) for part in parts])
+    pedal = np.concatenate([_pedal(part, seconds_at) for part in parts])
+    performance = Performance(notes_in_order(notes), pedal_in_order(pedal))
     if performance.duration > MAX_SECONDS:
-        raise PamusicError(f"{name}: lasts {performance.duration / 3600:.0f} hours, more than we take (24)")
-    return performance
+        raise PamusicError(
+            f"{name}: lasts {performance.duration / 3600:.0f} hours, more than we take (24); cut it in a sequencer",
+            rule="too long",
+        )
+    repairs = [_with_second(repair, seconds_at) for repair in contents.repairs]
+    if left_out := sum(map(len, contents.parts)) - len(performance):
+        repairs.append(Repair.of("other instruments", left_out))
+    return performance, tuple(repairs)
+
+
+def parsed_tracks(text: str) -> Tracks:
+    """What `read_and_mend` takes, from what a person writes: piano, all, or numbers like 1,3.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    named: dict[str, Tracks] = {"piano": "piano", "all": "all"}
+    if text in named:
+        return named[text]
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(number.isdecimal() and 0 < int(number) <= MAX_PARTS for number in numbers):
+        raise UsageError(f"--tracks is piano, all or numbers from 1 on, like 1,3; not {text!r}")
+    return tuple(int(number) for number in numbers)
 
 
 def midi_bytes(performance: Performance) -> bytes:
@@ -114,63 +148,97 @@ def midi_bytes(performance: Performance) -> bytes:
 
 def _file_bytes(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise PamusicError(
-                f"{path}: has {path.stat().st_size / 2**20:.0f} MiB, more than any MIDI file we take (64)"
-            )
+        check_size(path.stat().st_size, str(path))
         return path.read_bytes()
     except IsADirectoryError:
         raise PamusicError(f"{path}: is a folder; give a MIDI file") from None
     except FileNotFoundError:
         raise PamusicError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise PamusicError(f"{path}: cannot be read ({error.strerror})") from None
+        raise PamusicError(f"{path}: cannot be read ({error.strerror}); check its rights and the disk") from None
 
 
-def _parse(data: bytes, name: str) -> symusic.Score:
-    """The score, with every stroke in it: one that is never released ends beyond `NEVER`."""
+def _contents(data: bytes, name: str) -> Contents:
+    check_size(len(data), name)
     if not data:
-        raise PamusicError(f"{name}: is empty; give a MIDI file")
-    if data[:4] != b"MThd":
-        raise PamusicError(f"{name}: is not a MIDI file (it begins with {data[:4]!r}, not b'MThd')")
-    if len(data) < 14:
-        raise PamusicError(f"{name}: is a truncated MIDI file ({len(data)} bytes); fetch it anew")
-    division = int.from_bytes(data[12:14], "big")
-    if division == 0 or division >= 0x8000:  # by 0 pretty_midi and symusic divide; SMPTE is for film
-        what = "has no ticks in a quarter" if division == 0 else "counts SMPTE frames, not ticks a quarter"
-        raise PamusicError(f"{name}: {what}; save it anew in a sequencer")
-    try:
-        for num_releases in (1, 16, 256, 4096):
-            score = symusic.Score.from_midi(_with_keys_released(data, num_releases), sanitize_data=True)
-            if _most_unreleased(score) < num_releases:
-                break
-    except Exception as error:  # symusic raises plain RuntimeErrors and ValueErrors
-        why = str(error).partition("\n")[0].removeprefix("MiniMidi: ")[:100]
-        raise PamusicError(f"{name}: is a broken or truncated MIDI file ({why}); fetch it anew") from None
-    return score
+        raise PamusicError(f"{name}: is empty; give a MIDI file", rule="empty")
+    return _read_fast(data) or read_leniently(data, name)
 
 
-def _with_keys_released(data: bytes, num_releases: int) -> bytes:
-    """The same file, in which all keys are released `num_releases` times, `NEVER` ticks after each track's end.
+def _read_fast(data: bytes) -> Contents | None:
+    """What a plain file holds; None where symusic refuses it, or cannot tell which strokes its releases end.
 
-    symusic gives each release to the oldest stroke of its key and drops strokes that find none, though another
-    release may have ended them. This makes it give us all strokes; `_notes` pairs them anew.
+    symusic gives each release to the oldest open stroke of its key, pretty_midi to all that began earlier. The two
+    agree where strokes of a key never overlap; and so that none is lost, all keys are released after the end.
     """
+    plain = _plain(data)
+    if plain is None:
+        return None
+    try:
+        score = symusic.Score.from_midi(plain, sanitize_data=False)
+    except Exception:  # symusic raises plain RuntimeErrors and ValueErrors, and MemoryErrors of its own
+        return None
+    signs = [marker.time for marker in score.markers if marker.text == SIGN]
+    if len(signs) != int.from_bytes(data[10:12], "big") or min(signs, default=0) < 0:
+        return None  # a message went on beyond the end of its track, or ticks beyond what symusic can count
+    tempos = score.tempos.numpy()
+    if len(score.tracks) > MAX_PARTS:
+        return None
+    if np.any((np.diff(tempos["time"]) == 0) & (np.diff(tempos["mspq"]) != 0)) or not np.all(tempos["mspq"]):
+        return None  # symusic sorts them, and from some twenty on shuffles those of one tick
+    parts = []
+    for track in score.tracks:
+        columns = track.notes.numpy()
+        onset, pitch = columns["time"].astype(np.int64), columns["pitch"].astype(np.int64)
+        offset = onset + columns["duration"]
+        if not _every_stroke_has_its_release(onset, offset, pitch):
+            return None
+        if len(onset):
+            controls = track.controls.numpy()
+            pedal = np.column_stack([controls[field].astype(np.int64) for field in ("time", "number", "value")])
+            pedal = pedal[np.isin(pedal[:, 1], PEDALS)]
+            velocity = columns["velocity"].astype(np.int64)
+            name = readable(track.name.encode())
+            parts.append(Part(track.program, track.is_drum, name, onset, offset, pitch, velocity, pedal))
+    times = list(zip(tempos["time"].tolist(), tempos["mspq"].tolist(), strict=True))
+    return Contents(score.tpq, times, parts)
+
+
+def _plain(data: bytes) -> bytes | None:
+    """The same file with all keys released `NEVER` ticks after the end of each track; None where it is not plain.
+
+    Plain is: nothing but a header and as many tracks as it says, each of them ended by its only end of track; no sysex
+    and no tempo of odd length, both of which symusic misreads.
+    """
+    division = int.from_bytes(data[12:14], "big")
+    if data[:9] != b"MThd\0\0\0\6\0" or data[9:10] > b"\1" or not 0 < division < 0x8000:
+        return None
+    sign = b"\xff\x06" + bytes([len(SIGN)]) + SIGN.encode()
     parts, at = [data[:14]], 14
-    size = len(data)
-    while at + 8 <= len(data):
+    for _ in range(int.from_bytes(data[10:12], "big")):
         end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
-        chunk = data[at + 8 : end]
-        if data[at : at + 4] == b"MTrk" and end <= len(data) and chunk.endswith(END_OF_TRACK):
-            channels = [channel for channel in range(16) if bytes([0x90 + channel]) in chunk]
-            releases = b"".join(_all_keys_released(channel) * num_releases for channel in channels)
-            chunk = chunk[:-3] + EMPTY_TEXT + (LONGEST_DELTA + EMPTY_TEXT) * 4 + b"\0" + releases + END_OF_TRACK
-        parts.append(data[at : at + 4] + len(chunk).to_bytes(4, "big") + chunk)
-        size += len(parts[-1])
-        if end > len(data) or size > 2 * MAX_FILE_BYTES:
-            return data
+        if data[at : at + 4] != b"MTrk" or end > len(data) or not _ends_once(data[at + 8 : end]):
+            return None
+        chunk = data[at + 8 : end - 3]
+        channels = [channel for channel in range(16) if bytes([0x90 + channel]) in chunk]
+        if any(chunk.count(bytes([0xC0 + channel])) > 1 for channel in channels):
+            return None  # what a note belongs to when its program changes
+        releases = b"".join(_all_keys_released(channel) for channel in channels)
+        chunk += sign + (LONGEST_DELTA + EMPTY_TEXT) * 4 + b"\0" + releases + END_OF_TRACK
+        parts += [b"MTrk", len(chunk).to_bytes(4, "big"), chunk]
         at = end
-    return b"".join([*parts, data[at:]])
+    return b"".join([*parts, bytes(16)]) if at == len(data) else None  # symusic may look a few bytes beyond the end
+
+
+def _ends_once(chunk: bytes) -> bool:
+    """Whether the only end of a track is at its end, and nothing is in it that symusic misreads."""
+    if chunk[-3:] != END_OF_TRACK:
+        return False
+    data = np.frombuffer(chunk, np.uint8)
+    metas = np.flatnonzero(data >= 0xF0)  # or long deltas and texts: these files go the slow way for nothing
+    status, kind, length = data[metas], data[metas[:-1] + 1], data[metas[:-1] + 2]
+    odd = (kind == END_OF_TRACK[1]) | ((kind == SET_TEMPO) & (length != 3))
+    return bool(np.all(status == META) and not np.any(odd) and metas[-1] == len(data) - 3)
 
 
 @lru_cache(maxsize=16)
@@ -178,53 +246,72 @@ def _all_keys_released(channel: int) -> bytes:
     return b"".join(bytes([0x80 + channel, pitch, 0, 0]) for pitch in range(128))  # message, then the next one's delta
 
 
-def _most_unreleased(score: symusic.Score) -> int:
-    """How many strokes of one key, at most, are never released."""
-    most = 0
-    for track in score.tracks:
-        columns = track.notes.numpy()
-        never = columns["time"].astype(np.int64) + columns["duration"] >= NEVER
-        most = max(most, int(np.bincount(columns["pitch"][never].astype(np.int64), minlength=1).max()))
-    return most
+def _every_stroke_has_its_release(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> bool:
+    """Whether no two strokes of a key overlap and all of them last and end."""
+    if not len(onset):
+        return True
+    if not (0 <= onset.min() and (offset > onset).all() and offset.max() < NEVER):
+        return False
+    order = np.argsort(pitch * NEVER + onset)
+    same_key = np.diff(pitch[order]) == 0
+    return not np.any(same_key & (onset[order[1:]] < offset[order[:-1]]))
 
 
-def _why_no_notes(score: symusic.Score) -> str:
-    drums = sum(len(track.notes) for track in score.tracks if track.is_drum)
-    others = sum(len(track.notes) for track in score.tracks if not track.is_drum)
-    if others:
-        return f"has no piano track (programs 0 to 7), only {others} notes of other instruments; give a piano file"
-    if drums:
-        return f"has only drums ({drums} notes); give a piano file"
-    return "has no notes in it; give a file with music"
+def _chosen(parts: list[Part], tracks: Tracks, name: str) -> list[Part]:
+    """The parts to take, at least one.
+
+    Raises:
+        PamusicError: there is none.
+    """
+    if not parts:
+        raise PamusicError(f"{name}: has no notes in it; give a file with music", rule="no notes")
+    if isinstance(tracks, tuple):
+        if beyond := [number for number in tracks if number > len(parts)]:
+            raise PamusicError(
+                f"{name}: has no track {beyond[0]}, but {_told(parts)}; choose of these with --tracks",
+                rule="no such track",
+            )
+        return [parts[number - 1] for number in sorted(set(tracks))]
+    melodic = [part for part in parts if not part.is_drum]
+    if not melodic:
+        raise PamusicError(
+            f"{name}: has only drums ({sum(map(len, parts))} notes); give a piano file", rule="only drums"
+        )
+    chosen = [part for part in melodic if tracks == "all" or part.program in PIANO_PROGRAMS]
+    if not chosen:
+        numbers = ",".join(str(number) for number, part in enumerate(parts, start=1) if not part.is_drum)
+        option = "--tracks all" if len(numbers) > 40 else f"--tracks all or --tracks {numbers}"
+        raise PamusicError(
+            f"{name}: has no piano (programs 0 to 7), but {_told(parts)}; take them with {option}", rule="no piano"
+        )
+    return chosen
 
 
-def _tempos(score: symusic.Score, data: bytes) -> list[tuple[int, int]]:
-    """(tick, microseconds a quarter) of each change of tempo, of all tracks, in the order of the file."""
-    columns = score.tempos.numpy()
-    tempos = list(zip(columns["time"].tolist(), columns["mspq"].tolist(), strict=True))
-    ticks, values = np.diff(columns["time"]), np.diff(columns["mspq"])
-    if not np.any((ticks == 0) & (values != 0)):
-        return tempos
-    # symusic sorts them, and from some twenty on shuffles those of one tick; which of them comes last decides.
-    try:
-        file = mido.MidiFile(file=io.BytesIO(data), clip=True)
-    except Exception:  # mido refuses files that symusic takes, in many ways
-        return tempos
-    in_file = []
-    for track in file.tracks:
-        tick = 0
-        for message in track:
-            tick += message.time
-            if message.type == "set_tempo":
-                in_file.append((tick, message.tempo))
-    return sorted(in_file, key=lambda change: change[0])
+def _told(parts: list[Part]) -> str:
+    """The parts of a file, numbered as `read_and_mend` counts them."""
+    from pretty_midi.constants import INSTRUMENT_MAP
+
+    told = []
+    for number, part in enumerate(parts[:MOST_PARTS_TOLD], start=1):
+        instrument = "drums" if part.is_drum else INSTRUMENT_MAP[part.program]
+        named = f" \u201c{part.name}\u201d" if part.name else ""
+        told.append(f"{number} {instrument}{named} ({len(part):,} {'note' if len(part) == 1 else 'notes'})")
+    more = len(parts) - len(told)
+    return ", ".join(told) + (f" and {more} more" if more else "")
+
+
+def _with_second(repair: Repair, seconds_at: SecondsAt) -> Repair:
+    if repair.tick is None:
+        return repair
+    second = float(seconds_at(np.array([repair.tick]))[0])
+    return replace(repair, words=f"{repair.words} (second {second:.1f})")
 
 
 def _tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> SecondsAt:
     """A function from ticks `[n]` to seconds `[n]`, operation for operation pretty_midi's table."""
     scales = [(0, 60.0 / (120.0 * ticks_per_quarter))]
     for tick, tempo in tempos:
-        scale = 60.0 / ((6e7 / max(tempo, 1)) * ticks_per_quarter)
+        scale = 60.0 / ((6e7 / tempo) * ticks_per_quarter)
         if tick == 0:
             scales = [(0, scale)]
         elif scale != scales[-1][1]:
@@ -243,37 +330,17 @@ def _tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> Seconds
     return seconds_at
 
 
-def _notes(track: symusic.Track, seconds_at: SecondsAt) -> np.ndarray:
-    """The notes of a track as `NOTE` records, paired as pretty_midi pairs them.
-
-    There a release closes every stroke of its key that is open and began earlier; symusic closes the oldest alone. So
-    the offset of a note is the first release of its pitch after its onset. (One constellation differs: of a key
-    struck twice and released within one tick, pretty_midi forgets both strokes, and we keep the second.)
-    """
-    columns = track.notes.numpy()
-    onset = columns["time"].astype(np.int64)
-    offset = onset + columns["duration"]
-    kept = (offset > onset) & (onset >= 0)
-    onset, offset = onset[kept], offset[kept]
-    pitch, velocity = columns["pitch"][kept].astype(np.int64), columns["velocity"][kept]
-
-    far = int(offset.max(initial=0)) + 1
-    releases = np.sort(pitch * far + offset)
-    offset = releases[np.searchsorted(releases, pitch * far + onset, side="right")] - pitch * far if far > 1 else offset
-    ends = offset < NEVER
-
-    notes = np.empty(int(ends.sum()), NOTE)
-    notes["onset"], notes["offset"] = seconds_at(onset[ends]), seconds_at(offset[ends])
-    notes["pitch"], notes["velocity"] = pitch[ends], velocity[ends]
+def _notes(part: Part, seconds_at: SecondsAt) -> np.ndarray:
+    notes = np.empty(len(part), NOTE)
+    notes["onset"], notes["offset"] = seconds_at(part.onset), seconds_at(part.offset)
+    notes["pitch"], notes["velocity"] = part.pitch, part.velocity
     return notes
 
 
-def _pedal(track: symusic.Track, seconds_at: SecondsAt) -> np.ndarray:
-    columns = track.controls.numpy()
-    kept = np.isin(columns["number"], PEDALS)
-    pedal = np.empty(int(kept.sum()), PEDAL)
-    pedal["time"] = seconds_at(columns["time"][kept].astype(np.int64))
-    pedal["control"], pedal["value"] = columns["number"][kept], columns["value"][kept]
+def _pedal(part: Part, seconds_at: SecondsAt) -> np.ndarray:
+    pedal = np.empty(len(part.pedal), PEDAL)
+    tick, pedal["control"], pedal["value"] = part.pedal.T
+    pedal["time"] = seconds_at(tick)
     return pedal
 
 

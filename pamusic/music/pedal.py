@@ -28,33 +28,35 @@ def sustain_folded(performance: Performance) -> Performance:
     pedal = performance.pedal[performance.pedal["control"] == SUSTAIN]
     if not len(notes) or not len(pedal):
         return Performance(notes)
-    onset, offset, pitch = notes["onset"], notes["offset"], notes["pitch"]
+    onset, offset, pitch = (np.ascontiguousarray(notes[field]) for field in ("onset", "offset", "pitch"))
 
     # At one instant pedal-downs come before pedal-ups, and both before notes.
-    is_up = pedal["value"] < DOWN
-    pedal = pedal[np.lexsort((is_up, pedal["time"]))]
-    pedal_down = np.concatenate([[False], pedal["value"] >= DOWN])  # its state before, then after each movement
-    pedal_up_times = pedal["time"][pedal["value"] < DOWN]
-    the_end = max(float(offset.max()), float(onset.max()), float(pedal["time"].max()))
+    time, is_up = np.ascontiguousarray(pedal["time"]), pedal["value"] < DOWN
+    if not (time[1:] > time[:-1]).all():
+        order = np.lexsort((is_up, time))
+        time, is_up = time[order], is_up[order]
+    pedal_down = np.concatenate([[False], ~is_up])  # its state before, then after each movement
+    the_end = max(float(offset.max()), float(onset.max()), float(time[-1]))
+    # When it goes up next, after each movement and before the first.
+    index = np.minimum.accumulate(np.where(is_up, np.arange(len(time)), len(time))[::-1])[::-1]
+    next_up = np.append(time, the_end)[np.append(index, len(time))]
 
-    def held(at: np.ndarray) -> np.ndarray:
-        return pedal_down[np.searchsorted(pedal["time"], at, side="right")]
+    moved_by_offset = np.searchsorted(time, offset, side="right")
+    sounding = np.where(pedal_down[moved_by_offset], next_up[moved_by_offset], offset)
 
-    held_at_offset = held(offset)
-    next_up = np.append(pedal_up_times, the_end)[np.searchsorted(pedal_up_times, offset, side="right")]
-    sounding = np.where(held_at_offset, next_up, offset)
-
-    # The next stroke of the same key with the pedal down, if the string still sounds then.
-    by_key = np.lexsort((np.arange(len(notes)), onset, pitch))
-    stroke = np.where(held(onset), onset, np.inf)[by_key]
-    key_changes = np.flatnonzero(np.diff(pitch[by_key].astype(np.int64)))
-    next_stroke = np.full(len(notes), np.inf)
-    for first, last in zip(np.append(0, key_changes + 1), np.append(key_changes + 1, len(notes)), strict=True):
-        of_key = stroke[first + 1 : last]
-        next_stroke[by_key[first : last - 1]] = np.minimum.accumulate(of_key[::-1])[::-1]
+    # The next stroke of the same key with the pedal down, if the string still sounds then. Notes stand by onset.
+    by_key = np.argsort(pitch, kind="stable")
+    key, stroke = pitch[by_key], onset[by_key]
+    held = pedal_down[np.searchsorted(time, onset, side="right")][by_key]
+    index = np.minimum.accumulate(np.where(held, np.arange(len(notes)), len(notes))[::-1])[::-1]
+    following = np.append(index[1:], len(notes))
+    is_same_key = np.append(key, key[-1])[following] == key
+    next_stroke = np.empty(len(notes))
+    next_stroke[by_key] = np.where(is_same_key, np.append(stroke, np.inf)[following], np.inf)
     cut = (next_stroke <= offset) | (next_stroke < sounding)
     sounding = np.where(cut, next_stroke, sounding)
 
     folded = notes.copy()
     folded["offset"] = sounding
-    return Performance(folded[~(cut & (sounding == onset))])
+    dropped = cut & (sounding == onset)
+    return Performance(folded[~dropped] if dropped.any() else folded)

@@ -2,34 +2,33 @@
 
 Knows ids and pieces; knows no MIDI, no model. A corpus is a folder: `tokens.bin` (all ids, uint16, little-endian, one
 piece behind the other, without start and end), `tokenizer.toml` (the vocabulary it was made with) and `corpus.json`
-(everything else). It is written beside its place and renamed when whole, so it is there entirely or not at all.
+(everything else). It is there entirely or not at all: `writing.py` sees to that.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from pamusic.errors import PamusicError
-from pamusic.files import folder_written_atomically, recovered
+from pamusic.files import recovered
 from pamusic.tokens.sources import SPLITS
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 
 FORMAT = 1
 ID = np.dtype("<u2")
+AT_ONCE = 1 << 20  # ids that are counted at a time
 FILES = {"tokens.bin", "tokenizer.toml", "corpus.json"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """One work or take.
 
@@ -39,6 +38,8 @@ class Piece:
         start, num_tokens: where its ids lie in `tokens.bin`, in ids.
         num_notes, seconds: how many notes it has and how long it lasts.
         sha256: of the source file.
+        content: a hash of its ids, the same for pieces with the same notes (`content_of`); early corpora have none.
+        repairs: what was mended in it and left out: (kind, how often, words) each.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Piece:
     num_notes: int
     seconds: float
     sha256: str
+    content: str = ""
+    repairs: Sequence[tuple[str, int, str]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +75,28 @@ class Corpus:
         """Indices of the pieces of a split."""
         return [index for index, piece in enumerate(self.pieces) if piece.split == name]
 
+    def count_of_kinds(self) -> dict[str, int]:
+        """How many of its ids are of each kind of event."""
+        count = np.zeros(len(self.tokenizer.vocabulary), np.int64)
+        for start in range(0, len(self.ids), AT_ONCE):
+            count += np.bincount(self.ids[start : start + AT_ONCE], minlength=len(count))
+        return {
+            events.kind: int(count[events.start : events.start + len(events)].sum())
+            for events in self.tokenizer.vocabulary.ranges
+        }
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of which pieces it holds, in which order, by which tokenizer."""
-        import hashlib
-
         digest = hashlib.sha256(self.tokenizer.fingerprint.encode())
         for piece in self.pieces:
             digest.update(f"{piece.split} {piece.sha256} {piece.num_tokens}\n".encode())
         return digest.hexdigest()[:16]
+
+
+def content_of(ids: np.ndarray) -> str:
+    """A hash of ids, the same for the same ids."""
+    return hashlib.blake2b(np.ascontiguousarray(ids, ID).tobytes(), digest_size=8).hexdigest()
 
 
 def open_corpus(path: Path) -> Corpus:
@@ -132,77 +148,3 @@ def _check_pieces(pieces: tuple[Piece, ...], num_ids: int) -> None:
         at += piece.num_tokens
     if at != num_ids:
         raise ValueError(f"its pieces have {at} tokens, not {num_ids}")
-
-
-class CorpusWriter:
-    """Takes pieces one by one; `close` completes the folder's files."""
-
-    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
-        self._folder, self._tokenizer = folder, tokenizer
-        self._file: IO[bytes] = (folder / "tokens.bin").open("wb")
-        self._pieces: list[Piece] = []
-        self._num_tokens = 0
-
-    def add(self, ids: np.ndarray, *, name: str, split: str, num_notes: int, seconds: float, sha256: str) -> None:
-        assert split in SPLITS
-        self._file.write(np.ascontiguousarray(ids, ID).tobytes())
-        self._pieces.append(Piece(name, split, self._num_tokens, len(ids), num_notes, round(seconds, 3), sha256))
-        self._num_tokens += len(ids)
-
-    def close(self, **about: object) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        vocabulary = self._tokenizer.vocabulary
-        (self._folder / "tokenizer.toml").write_text(vocabulary.toml(), encoding="utf-8")
-        content = {
-            "format": FORMAT,
-            "tokenizer": vocabulary.name,
-            "tokenizer_fingerprint": vocabulary.fingerprint,
-            "num_tokens": self._num_tokens,
-            **about,
-            "pieces": [asdict(piece) for piece in self._pieces],
-        }
-        (self._folder / "corpus.json").write_text(json.dumps(content, indent=0), encoding="utf-8")
-
-    def abandon(self) -> None:
-        self._file.close()
-
-
-@contextmanager
-def writing_corpus(path: Path, tokenizer: Tokenizer, *, force: bool = False) -> Iterator[CorpusWriter]:
-    """Gives a writer; what it wrote becomes `path` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        PamusicError: something is there already and `force` is not given, or the place cannot be written to.
-    """
-    check_corpus_place(path, force=force)
-    with folder_written_atomically(path) as folder:
-        writer = CorpusWriter(folder, tokenizer)
-        try:
-            yield writer
-        finally:
-            writer.abandon()
-
-
-def check_corpus_place(path: Path, *, force: bool) -> None:
-    """Refuses a place where something precious lies.
-
-    Raises:
-        PamusicError: `path` exists and `force` is not given, or is no corpus at all, or has other files in it.
-    """
-    path = Path(os.path.realpath(path))
-    if not recovered(path).exists():
-        return
-    names = {each.name for each in path.iterdir()} if path.is_dir() else set()
-    if not path.is_dir() or (names and "corpus.json" not in names):
-        raise PamusicError(f"{path}: exists and is not a corpus; choose another place with --out")
-    if others := sorted(names - FILES):
-        raise PamusicError(
-            f"{path}: has other files in it than a corpus ({', '.join(others[:3])}); "
-            "move them away, or choose another place with --out"
-        )
-    if not force and names:
-        raise PamusicError(
-            f"{path}: there is a corpus already; replace it with --force, or choose another place with --out"
-        )

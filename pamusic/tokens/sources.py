@@ -14,17 +14,19 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from pamusic.errors import PamusicError
+from pamusic.music.contents import MAX_FILE_BYTES, check_size
 
 SPLITS = ("train", "validation", "test")
 MIDI_ENDINGS = (".mid", ".midi")
 MAESTRO_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
 VALIDATION_SHARE = TEST_SHARE = 0.1  # of a folder without official splits: MAESTRO's own are 0.11 and 0.14
-MAX_FILE_BYTES = 64 * 2**20
+TAKEN_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound on memory
 
 # All that zipfile raises over broken archives.
 BROKEN = (
@@ -33,7 +35,7 @@ BROKEN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One MIDI file, in a folder or in an archive.
 
@@ -57,24 +59,37 @@ class Source:
         """
         try:
             if self.container is None:
-                size = Path(self.path).stat().st_size
-            else:
-                archive = _open_archive(self.container)
-                size = archive.getinfo(self.path).file_size
-            if size > MAX_FILE_BYTES:
-                raise PamusicError(f"{self.name}: is larger than any MIDI file we take (64 MiB)")
-            return Path(self.path).read_bytes() if self.container is None else archive.read(self.path)
+                check_size(Path(self.path).stat().st_size, self.name)
+                return Path(self.path).read_bytes()
+            archive = _open_archive(self.container)
+            member = archive.getinfo(self.path)
+            check_size(member.file_size, self.name)
+            if member.compress_type not in TAKEN_PACKINGS:
+                raise PamusicError(
+                    f"{self.name}: is packed in a rare way (method {member.compress_type}); "
+                    "zip it anew with deflate, the usual one",
+                    rule="rare packing",
+                )
+            with archive.open(member) as file:
+                return file.read(MAX_FILE_BYTES)  # whatever size it is said to have
         except BROKEN as error:
             why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-            raise PamusicError(f"{self.name}: cannot be read ({why})") from None
+            raise PamusicError(
+                f"{self.name}: cannot be read ({why}); fetch it anew, or check its rights", rule="cannot be read"
+            ) from None
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that did not become a piece, and why."""
+    """A file that did not become a piece, and why.
+
+    Attributes:
+        rule: what refused it, in words that are the same for each file it refuses; the reason by default.
+    """
 
     name: str
     reason: str
+    rule: str = ""
 
 
 def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:
@@ -109,8 +124,24 @@ def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:
         raise PamusicError(
             f"{what}: no MIDI file (.mid, .midi) in it{why}; name a folder, a zip or files that have some"
         )
-    once = {(os.path.realpath(each.container or each.path), each.container and each.path): each for each in sources}
-    return list(once.values()), refused
+    return _each_once(sources), refused
+
+
+def _each_once(sources: list[Source]) -> list[Source]:
+    """Without files named twice, under whatever names; links are followed."""
+    real: dict[str, str] = {}  # of folders and archives: looked up once, for they may hold a hundred thousand files
+    once: dict[tuple[str, str], Source] = {}
+    for each in sources:
+        if each.container is None and os.path.islink(each.path):
+            at, member = os.path.split(os.path.realpath(each.path))
+        elif each.container is None:
+            at, member = os.path.split(each.path)
+        else:
+            at, member = each.container, each.path
+        if at not in real:
+            real[at] = os.path.realpath(at)
+        once[real[at], member] = each
+    return list(once.values())
 
 
 def split_by_content(data: bytes) -> str:
@@ -122,13 +153,13 @@ def split_by_content(data: bytes) -> str:
 
 
 def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in (*MIDI_ENDINGS, ".csv")
-    )
+    beginning = "" if str(folder) == os.curdir else os.path.join(folder, "")
+    files = list(_files_under(beginning))
     listed: list[Source] = []
     refused: list[Refusal] = []
-    for table in files:
-        if table.suffix.lower() == ".csv":
+    for file in files:
+        if file.lower().endswith(".csv"):
+            table = folder / file
             name_of_table = table.relative_to(folder).as_posix()
             for file_name, split in _maestro_rows(Source(None, str(table), name_of_table)):
                 path = table.parent / file_name
@@ -140,8 +171,24 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
                 else:
                     refused.append(Refusal(name, f"{table.name} names it, but it is not there"))
     taken = {source.path for source in listed}
-    others = [path for path in files if path.suffix.lower() in MIDI_ENDINGS and str(path) not in taken]
-    return listed + [Source(None, str(path), path.relative_to(folder).as_posix()) for path in others], refused
+    for file in files:
+        if file.lower().endswith(MIDI_ENDINGS) and beginning + file not in taken:
+            listed.append(Source(None, beginning + file, file.replace(os.sep, "/")))
+    return listed, refused
+
+
+def _files_under(beginning: str, folder: str = "") -> Iterator[str]:
+    """Files of the endings we look at, relative to where we begin, in the order of names at each level."""
+    try:
+        with os.scandir(beginning + folder or os.curdir) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except PermissionError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_under(beginning, folder + entry.name + os.sep)
+        elif os.path.splitext(entry.name)[1].lower() in (*MIDI_ENDINGS, ".csv") and entry.is_file():
+            yield folder + entry.name
 
 
 def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:

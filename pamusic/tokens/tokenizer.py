@@ -17,7 +17,7 @@ import numpy as np
 
 from pamusic.errors import PamusicError
 from pamusic.music.pedal import sustain_folded
-from pamusic.music.performance import PEDAL, SOFT, SOSTENUTO, SUSTAIN, Performance
+from pamusic.music.performance import PEDAL, SOFT, SOSTENUTO, SUSTAIN, Performance, notes_in_order, pedal_in_order
 from pamusic.shipped import tokenizers_folder
 from pamusic.tokens.vocabulary import BORDERS, KINDS, PEDAL_KINDS, Vocabulary, load_vocabulary
 
@@ -143,8 +143,7 @@ class Tokenizer:
         pedal = performance.pedal[np.isin(performance.pedal["control"], controls)]
         the_end = Performance(notes, pedal).duration
         moves = [_moves(pedal[pedal["control"] == control], the_end if lifted else None) for control in controls]
-        pedal = np.concatenate(moves)
-        return Performance(notes, pedal[np.argsort(pedal["time"], kind="stable")])
+        return Performance(notes, pedal_in_order(np.concatenate(moves)))
 
     def to_grid(self, performance: Performance, *, lifted: bool = True) -> GridNotes:
         """A performance on the grid.
@@ -155,7 +154,7 @@ class Tokenizer:
                 they are not.
         """
         normal = self._normalised(performance, lifted)
-        notes = normal.notes[np.lexsort((normal.notes["pitch"], normal.notes["onset"]))]
+        notes = notes_in_order(normal.notes)
         steps_per_second = 1000 / self.vocabulary.time_step_ms
         onset = _rounded(notes["onset"] * steps_per_second)
         offset = _rounded(notes["offset"] * steps_per_second)
@@ -362,11 +361,14 @@ def load_tokenizer(name: str) -> Tokenizer:
         return Tokenizer(load_vocabulary(Path(name)))
     path = tokenizers_folder() / f"{name}.toml"
     if not path.is_file():
-        names = sorted(file.stem for file in tokenizers_folder().glob("*.toml"))
-        raise PamusicError(
-            f"no tokenizer is called {name!r}; there is {', '.join(names)}, or give a .toml file of your own"
-        )
+        names = ", ".join(shipped_tokenizers())
+        raise PamusicError(f"no tokenizer is called {name!r}; there is {names}, or give a .toml file of your own")
     return Tokenizer(load_vocabulary(path))
+
+
+def shipped_tokenizers() -> list[str]:
+    """The names of the tokenizers that ship."""
+    return sorted(file.stem for file in tokenizers_folder().glob("*.toml"))
 
 
 def _rounded(steps: np.ndarray) -> np.ndarray:
@@ -375,7 +377,8 @@ def _rounded(steps: np.ndarray) -> np.ndarray:
 
 
 def _within(notes: np.ndarray, lowest: int, highest: int) -> np.ndarray:
-    return notes[(notes["pitch"] >= lowest) & (notes["pitch"] <= highest)]
+    within = (notes["pitch"] >= lowest) & (notes["pitch"] <= highest)
+    return notes if within.all() else notes[within]
 
 
 def _with_keys_let_go(notes: np.ndarray) -> np.ndarray:
@@ -385,7 +388,7 @@ def _with_keys_let_go(notes: np.ndarray) -> np.ndarray:
     notes["offset"][:-1][again] = notes["onset"][1:][again]
     doubled = np.append(again & (notes["onset"][1:] == notes["onset"][:-1]), False)[: len(notes)]
     notes = notes[~doubled]
-    return notes[np.lexsort((notes["pitch"], notes["onset"]))]
+    return notes_in_order(notes)
 
 
 def _moves(pedal: np.ndarray, lifted_at: float | None) -> np.ndarray:

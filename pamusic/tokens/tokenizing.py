@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,17 +19,23 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pamusic.errors import PamusicError
-from pamusic.music.midi import read_midi
-from pamusic.tokens.corpus import check_corpus_place, writing_corpus
+from pamusic import __version__
+from pamusic.errors import PamusicError, UsageError
+from pamusic.music.midi import Tracks, read_and_mend
+from pamusic.tokens.corpus import Piece, content_of
+from pamusic.tokens.reference import check_reference, ids_by_note_seq
 from pamusic.tokens.sources import SPLITS, Refusal, Source, find_sources, split_by_content
 from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.writing import KEEP_AFTER, CorpusWriter, check_corpus_place, writing_corpus
 
+ENGINES = ("pamusic", "note-seq")
 CHUNK = 8  # files a worker takes at once
+Encode = Callable[[list[Source]], list["Encoded | Refusal"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +48,7 @@ class Encoded:
     num_notes: int
     seconds: float
     sha256: str
+    repairs: list[tuple[str, int, str]]
 
 
 @dataclass
@@ -52,19 +60,38 @@ class SplitCount:
     seconds: float = 0.0
     num_tokens: int = 0
 
-    def add(self, piece: Encoded) -> None:
+    def add(self, piece: Piece) -> None:
         self.num_files += 1
         self.num_notes += piece.num_notes
         self.seconds += piece.seconds
-        self.num_tokens += len(piece.ids)
+        self.num_tokens += piece.num_tokens
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A piece with the same notes as an earlier one: its name and split, and the earlier one's."""
+
+    name: str
+    split: str
+    of: str
+    of_split: str
+
+    @property
+    def crosses_splits(self) -> bool:
+        return self.split != self.of_split
 
 
 @dataclass
 class Summary:
-    """What became of the sources."""
+    """What became of the sources; `num_resumed` of them before an interruption."""
 
     splits: dict[str, SplitCount] = field(default_factory=lambda: {split: SplitCount() for split in SPLITS})
     refused: list[Refusal] = field(default_factory=list)
+    duplicates: list[Duplicate] = field(default_factory=list)
+    num_resumed: int = 0
+    repaired: list[tuple[str, str]] = field(default_factory=list)  # name of the file, and words
+    num_repairs: Counter[str] = field(default_factory=Counter)  # by kind
+    _first: dict[int, tuple[str, str]] = field(default_factory=dict)  # content -> name and split of its first piece
 
     @property
     def in_all(self) -> SplitCount:
@@ -77,130 +104,265 @@ class Summary:
             sum(count.num_tokens for count in counts),
         )
 
+    def _add_repairs(self, name: str, repairs: Iterable[tuple[str, int, str]]) -> None:
+        """Counts what was mended in a file."""
+        words = []
+        for kind, count, said in repairs:
+            self.num_repairs[kind] += count
+            words.append(said)
+        if words:
+            self.repaired.append((name, "; ".join(words)))
+
+    def first_like(self, ids: np.ndarray) -> str | None:
+        """The name of a piece that has these ids already."""
+        first = self._first.get(int(content_of(ids), 16))
+        return first and first[0]
+
+    def take(self, entry: Piece | Refusal) -> None:
+        """Counts what was written."""
+        if isinstance(entry, Refusal):
+            self.refused.append(entry)
+            return
+        self.splits[entry.split].add(entry)
+        self._add_repairs(entry.name, entry.repairs)
+        this = entry.name, sys.intern(entry.split)
+        first = self._first.setdefault(int(entry.content, 16), this)
+        if first is not this:
+            self.duplicates.append(Duplicate(*this, *first))
+
 
 def tokenize(
     paths: list[Path],
     out: Path,
     tokenizer: Tokenizer,
     *,
+    tracks: Tracks = "piano",
+    engine: str = ENGINES[0],
+    drop_duplicates: bool = False,
     force: bool = False,
     num_workers: int | None = None,
+    keep_after: float = KEEP_AFTER,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Summary:
     """Makes a corpus of all MIDI files under `paths`.
 
+    Interrupted (Ctrl-C, SIGTERM, a kill, a full disk), it can be gone on with by the same call, as long as the files
+    are the same: see `writing_corpus`. The corpus is then byte for byte what it would have been.
+
     Args:
         paths: folders, zip archives, MIDI files.
         out: the corpus' folder.
+        tracks: which parts of a file to take, see `read_and_mend`; the engine note-seq chooses none.
+        engine: who makes ids of a file, one of `ENGINES`.
+        drop_duplicates: leave out a piece whose ids an earlier piece has had.
         force: replace a corpus that is there.
         num_workers: processes; as many as the machine's cores by default.
+        keep_after: seconds of work from which on an interruption keeps what is done.
         progress: called with (files done, files in all), from the first file on; by then all processes have started.
 
     Raises:
-        PamusicError: nothing to tokenize, every file refused, or `out` cannot be written.
+        PamusicError: nothing to tokenize, every file refused, `out` cannot be written, or the engine does not know the
+            tokenizer.
     """
     check_corpus_place(out, force=force)
+    if engine == "note-seq":
+        check_reference(tokenizer)
+        if tracks != "piano":
+            raise UsageError("--engine note-seq knows no choice of tracks; leave out --tracks")
     sources, refused = find_sources(paths)
     summary = Summary(refused=list(refused))
+    work = _work_on(sources, tokenizer, tracks, engine, drop_duplicates)
     with (
-        writing_corpus(out, tokenizer, force=force) as writer,
-        closing(_encode_all(sources, tokenizer, num_workers)) as results,
+        _terminated_in_order(),
+        writing_corpus(out, tokenizer, force=force, work=work, keep_after=keep_after) as writer,
     ):
-        for done, result in enumerate(results, start=1):
-            if isinstance(result, Refusal):
-                summary.refused.append(result)
-            else:
-                summary.splits[result.split].add(result)
-                writer.add(
-                    result.ids,
-                    name=result.name,
-                    split=result.split,
-                    num_notes=result.num_notes,
-                    seconds=result.seconds,
-                    sha256=result.sha256,
-                )
-            progress(done, len(sources))
+        for entry in writer.resumed():
+            summary.take(entry)
+        summary.num_resumed = writer.num_resumed
+        with closing(_encode_all(sources[writer.num_resumed :], tokenizer, tracks, engine, num_workers)) as results:
+            for done, result in enumerate(results, start=writer.num_resumed + 1):
+                if drop_duplicates and isinstance(result, Encoded) and (first := summary.first_like(result.ids)):
+                    result = Refusal(result.name, f"has the same notes as {first}", "same notes as another")
+                summary.take(_written(result, writer))
+                progress(done, len(sources))
         if not summary.in_all.num_files:
             raise PamusicError(_why_nothing(summary.refused))
         writer.close(
             sources=[str(path) for path in paths],
+            tracks=tracks,
             refused=[[refusal.name, refusal.reason] for refusal in summary.refused],
+            duplicates=[[each.name, each.of] for each in summary.duplicates],
         )
     return summary
+
+
+def _work_on(sources: list[Source], tokenizer: Tokenizer, *options: object) -> str:
+    """A line that is the same where the same files, unchanged, are to become the same corpus."""
+    digest = hashlib.sha256(repr((__version__, tokenizer.name, tokenizer.fingerprint, options)).encode())
+    archives: dict[str, tuple[int, int]] = {}
+    for source in sources:
+        if source.container is None:
+            state = _state(source.path)
+        else:
+            state = archives.get(source.container) or archives.setdefault(source.container, _state(source.container))
+        digest.update(repr((source.container, source.path, source.name, source.split, state)).encode())
+    return digest.hexdigest()
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Size, and when it was last written to; of a file that is gone, nothing."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return about.st_size, about.st_mtime_ns
+
+
+def _written(result: Encoded | Refusal, writer: CorpusWriter) -> Piece | Refusal:
+    if isinstance(result, Refusal):
+        writer.refuse(result)
+        return result
+    return writer.add(
+        result.ids,
+        name=result.name,
+        split=result.split,
+        num_notes=result.num_notes,
+        seconds=result.seconds,
+        sha256=result.sha256,
+        repairs=result.repairs,
+    )
+
+
+@contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """SIGTERM ends the program as Ctrl-C does, with its workers and its files put in order; exit 143."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _terminate(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _why_nothing(refused: list[Refusal]) -> str:
     if len(refused) == 1:
         return f"{refused[0].name}: {refused[0].reason}"
-    reason, how_many = Counter(refusal.reason for refusal in refused).most_common(1)[0]
-    example = next(refusal.name for refusal in refused if refusal.reason == reason)
-    return f"none of {len(refused)} files could be taken; {how_many} of them, as {example}: {reason}"
+    rule, how_many = Counter(refusal.rule or refusal.reason for refusal in refused).most_common(1)[0]
+    example = next(refusal for refusal in refused if (refusal.rule or refusal.reason) == rule)
+    return f"none of {len(refused)} files could be taken; {how_many} of them as {example.name}: {example.reason}"
 
 
 def _encode_all(
-    sources: list[Source], tokenizer: Tokenizer, num_workers: int | None
+    sources: list[Source], tokenizer: Tokenizer, tracks: Tracks, engine: str, num_workers: int | None
 ) -> Generator[Encoded | Refusal, None, None]:
     num_workers = min(num_workers or os.cpu_count() or 1, -(-len(sources) // CHUNK))
-    chunks = [sources[i : i + CHUNK] for i in range(0, len(sources), CHUNK)]
+    encode = partial(_encode_chunk, tokenizer=tokenizer, tracks=tracks, engine=engine)
     if num_workers <= 1:
-        for chunk in chunks:
-            yield from _encode_chunk(chunk, tokenizer)
+        for source in sources:
+            yield from encode([source])
         return
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_leave_interrupts_to_parent) as pool:
+    ahead = 4 * num_workers
+    num_done = 0
+    while num_done < len(sources):
+        chunks = (sources[i : i + CHUNK] for i in range(num_done, len(sources), CHUNK))
         try:
-            yield from _in_order(pool, chunks, tokenizer, ahead=4 * num_workers)
-        except BrokenProcessPool:
-            raise PamusicError("a worker died at its work (out of memory?); try fewer: --workers 1") from None
+            with _pool(num_workers) as pool:
+                for results in _in_order(pool, chunks, encode, ahead):
+                    num_done += len(results)
+                    yield from results
+        except BrokenProcessPool:  # one of those at work killed its worker
+            for source in sources[num_done : num_done + ahead * CHUNK]:
+                num_done += 1
+                yield _encode_alone(source, encode)
+
+
+@contextmanager
+def _pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_follow_parent) as pool:
+        try:
+            yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _encode_alone(source: Source, encode: Encode) -> Encoded | Refusal:
+    """Encodes a file in a process of its own; a file that kills it is refused."""
+    try:
+        with _pool(1) as pool:
+            ((result,),) = _in_order(pool, [[source]], encode, ahead=1)
+            return result
+    except BrokenProcessPool:
+        rule = "killed the process that read it (out of memory?)"
+        return Refusal(source.name, f"{rule}; look at it in a sequencer, or leave it out", rule)
+
+
 def _in_order(
-    pool: ProcessPoolExecutor, chunks: Iterable[list[Source]], tokenizer: Tokenizer, ahead: int
-) -> Iterator[Encoded | Refusal]:
+    pool: ProcessPoolExecutor, chunks: Iterable[list[Source]], encode: Encode, ahead: int
+) -> Iterator[list[Encoded | Refusal]]:
     """Results in the order of the chunks, never more than `ahead` chunks in memory."""
     waiting: deque[Future[list[Encoded | Refusal]]] = deque()
     for chunk in chunks:
-        with warnings.catch_warnings(), _interrupts_held_back():
+        with warnings.catch_warnings(), _signals_held_back():
             # Forking spares each worker the imports. Python 3.12 warns of it where there are threads, as NumPy's
             # library has some; all workers are forked at once here, before a thread of ours or a bar's is started.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            waiting.append(pool.submit(_encode_chunk, chunk, tokenizer))
+            waiting.append(pool.submit(encode, chunk))
         if len(waiting) >= ahead:
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
     while waiting:
-        yield from waiting.popleft().result()
+        yield waiting.popleft().result()
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C reaches us after the block; workers started in it never hear of it, from their first instruction on."""
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM reach us after the block: amid it, a pool half started could not be shut down.
+
+    Workers started in it never hear of Ctrl-C, from their first instruction on.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _leave_interrupts_to_parent() -> None:
+def _follow_parent() -> None:
+    """In a worker: Ctrl-C is the parent's to hear, SIGTERM ends us, and the parent's death too, however it died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
-def _encode_chunk(sources: list[Source], tokenizer: Tokenizer) -> list[Encoded | Refusal]:
-    return [_encode(source, tokenizer) for source in sources]
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
-def _encode(source: Source, tokenizer: Tokenizer) -> Encoded | Refusal:
+def _encode_chunk(sources: list[Source], tokenizer: Tokenizer, tracks: Tracks, engine: str) -> list[Encoded | Refusal]:
+    return [_encode(source, tokenizer, tracks, engine) for source in sources]
+
+
+def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -> Encoded | Refusal:
     try:
         data = source.read()
-        performance = read_midi(data, source.name)
+        performance, repairs = read_and_mend(data, source.name, tracks=tracks)
+        ids = ids_by_note_seq(data) if engine == "note-seq" else tokenizer.encode(performance)
     except PamusicError as error:
-        return Refusal(source.name, str(error).removeprefix(f"{source.name}: "))
-    ids = tokenizer.encode(performance)
+        return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
     if not len(ids):
         return Refusal(source.name, f"no note of it is within the pitches of the tokenizer {tokenizer.name}")
     return Encoded(
@@ -210,4 +372,5 @@ def _encode(source: Source, tokenizer: Tokenizer) -> Encoded | Refusal:
         num_notes=len(performance),
         seconds=performance.duration,
         sha256=hashlib.sha256(data).hexdigest(),
+        repairs=[(repair.kind, repair.count, repair.words) for repair in repairs],
     )

@@ -78,7 +78,7 @@ def choose_machine(device: str = "auto", precision: str = "auto", compile: bool 
         # Who asks for fp32 gets it. Otherwise what autocast leaves in it may be multiplied with 10 bits of mantissa.
         torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     if compile is None:
-        compile = where.type == "cuda" or (where.type == "cpu" and _has_compiler())
+        compile = where.type == "cuda" or (where.type == "cpu" and has_compiler())
     return Machine(where, chosen, compile, why)
 
 
@@ -124,7 +124,8 @@ def _checked(device: str) -> str:
     return device
 
 
-def _has_compiler() -> bool:
+def has_compiler() -> bool:
+    """Whether `torch.compile` will find one for the CPU."""
     return any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++", "cl"))
 
 

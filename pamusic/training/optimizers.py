@@ -16,9 +16,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
 
     Each parameter group keeps its peak rate as `peak_lr`.
     """
-    inner = [p for name, p in model.named_parameters() if p.dim() == 2 and not name.startswith(("embedding.", "head."))]
-    taken = {id(p) for p in inner}
-    outer = [p for p in model.parameters() if id(p) not in taken]
+    inner, outer = inner_and_outer(model)
     rate, fused = config.lr * config.adamw_lr_ratio, outer[0].device.type == "cuda"
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(inner, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95),
@@ -28,6 +26,13 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def inner_and_outer(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices inside a model; and its embedding, head and norms."""
+    named = dict(model.named_parameters())
+    inner = {n: p for n, p in named.items() if p.dim() == 2 and not n.startswith(("embedding.", "head."))}
+    return list(inner.values()), [parameter for name, parameter in named.items() if name not in inner]
 
 
 class Average:

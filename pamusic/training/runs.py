@@ -21,6 +21,7 @@ from pamusic.model.config import ModelConfig, preset
 from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine, choose_machine
+from pamusic.training.memory import available_memory, memory_needed
 from pamusic.training.ranks import local_device, rank_from_environment
 from pamusic.training.recipe import SHAPE
 from pamusic.training.schedule import rate
@@ -81,6 +82,10 @@ def new_run(
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train so: {error}") from None
+    if training.micro_batch is None:
+        training = replace(
+            training, micro_batch=_what_fits(model, training, machine, training.batch_size // ranks.size)
+        )
     if out is not None and ranks.first:
         _check_place(out, force=force)
     trainer = Trainer(out or RUNS / size, corpus, model, training, machine, start_from=source, ranks=ranks)
@@ -166,6 +171,15 @@ def _for_tuning(corpus: Corpus, model: ModelConfig, changes: dict[str, Any]) -> 
         "ema_decay": 0.99,
         "dropout": 0.1,
     }
+
+
+def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, batch_size: int) -> int | None:
+    """How many windows to compute at once; None for all, also where nobody knows what fits."""
+    available = available_memory(machine.device)
+    if available is None or batch_size < 1:
+        return None
+    fits = memory_needed(model, training, machine).largest_micro_batch(available, batch_size)
+    return None if fits == batch_size else max(1, fits)
 
 
 def _changed(model: ModelConfig, shape: dict[str, Any]) -> ModelConfig:

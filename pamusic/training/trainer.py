@@ -181,13 +181,14 @@ class Trainer:
         model, training = self.model.config, self.training
         tokens = sum(self.corpus.pieces[piece].num_tokens for piece in self.corpus.split("train"))
         latents = (training.steps - self.step) * training.batch_size * model.num_latents
+        at_once = f" ({training.micro_batch} at once)" if training.micro_batch not in (None, len(self._rows)) else ""
         lines = [
             f"corpus {self.corpus.path}: {tokens:,} tokens to train on, {self.corpus.tokenizer.name} events",
             f"model: {self.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
             f" {model.d_model}, context {model.context_length:,}, {model.num_latents:,} latents",
             f"on {describe(self.machine)}",
-            f"steps {self.step} to {training.steps} of {training.batch_size} windows, {latents / tokens:.1f} times the"
-            f" corpus; into {self.run}",
+            f"steps {self.step} to {training.steps} of {training.batch_size} windows{at_once}, {latents / tokens:.1f}"
+            f" times the corpus; into {self.run}",
         ]
         if self._started_from is not None:
             lines.insert(1, f"begins with the weights of {self._started_from}")

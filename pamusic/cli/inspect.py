@@ -1,0 +1,78 @@
+"""`pamusic inspect`: what is in a MIDI file, in many of them, in a corpus or a checkpoint. Knows which is which."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pamusic.cli.output import STREAM
+from pamusic.cli.terminal import console, one_line, result
+from pamusic.errors import PamusicError
+
+
+def inspect(
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="MIDI: a file (- is standard input), folder or zip; a corpus; or a checkpoint, by name or path.",
+            show_default=False,
+        ),
+    ],
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure what this one keeps, or several, by names or .toml files. (default: all that ship)"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tells what is in a MIDI file and what each tokenizer keeps of it and loses; or what a corpus or checkpoint is."""
+    about = _about(path, tokenizer)
+    if as_json:
+        result(json.dumps(about, indent=2))
+        return
+    from pamusic.cli.reports import tables
+
+    result(one_line(about["name"]))
+    for table in tables(about):
+        console(stderr=False).print(table)
+
+
+def _about(path: str, tokenizers: list[str] | None) -> dict[str, Any]:
+    from pamusic.cli import reports
+    from pamusic.files import recovered
+
+    place = Path(path)
+    if place != STREAM and (recovered(place) / "corpus.json").is_file():
+        from pamusic.tokens.corpus import open_corpus
+
+        return reports.about_corpus(open_corpus(place))
+    if place != STREAM and _is_checkpoint(path):
+        from pamusic.checkpoint import find_checkpoint, load_checkpoint
+
+        return reports.about_checkpoint(load_checkpoint(find_checkpoint(path)))
+
+    from pamusic.tokens.tokenizer import load_tokenizer, shipped_tokenizers
+
+    measured = [load_tokenizer(name) for name in tokenizers or shipped_tokenizers()]
+    if place == STREAM:
+        return reports.about_midi(sys.stdin.buffer.read(), "standard input", measured)
+    if not place.exists():
+        raise PamusicError(f"{path}: no such file or folder, and no checkpoint that ships is called so; check the name")
+    from pamusic.tokens.sources import find_sources
+
+    sources, refused = find_sources([place])
+    if place.is_file() and [source.path for source in sources] == [str(place)]:
+        return reports.about_midi(sources[0].read(), path, measured)
+    return reports.about_many(path, sources, refused, measured)
+
+
+def _is_checkpoint(path: str) -> bool:
+    """Whether `find_checkpoint` would find something there: told without loading torch."""
+    from pamusic.shipped import checkpoints_folder
+
+    place = Path(path)
+    parts = [checkpoints_folder() / path, place, place / "best", place / "last"]
+    return bool(place.name) and any((part / "config.json").is_file() for part in parts)

@@ -1,0 +1,34 @@
+"""How a command reads a MIDI file that it was given: from its place or from standard input, telling what was mended.
+
+Knows streams and words.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pamusic.cli.output import STREAM
+from pamusic.cli.terminal import say
+
+if TYPE_CHECKING:
+    from pamusic.music.midi import Tracks
+    from pamusic.music.performance import Performance
+
+
+def read_telling(source: Path, tracks: Tracks) -> Performance:
+    """The performance in a file, or in what comes from standard input; one line says what was mended in it.
+
+    Raises:
+        PamusicError: there is none.
+    """
+    from pamusic.music.contents import MAX_FILE_BYTES
+    from pamusic.music.midi import read_and_mend
+
+    given = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == STREAM else source
+    performance, repairs = read_and_mend(given, tracks=tracks)
+    if repairs:
+        name = "standard input" if source == STREAM else source
+        say(f"{name}: {'; '.join(repair.words for repair in repairs)}")
+    return performance

@@ -1,0 +1,73 @@
+"""The reference itself: note-seq's own reading and performance encoding, which our ids must equal.
+
+Knows note-seq, which is an extra (`pip install 'pamusic[magenta]'`) and is imported when it is asked for: it takes
+seconds to load, and half a second a file. Knows nothing of how we read or encode.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+
+import numpy as np
+
+from pamusic.errors import PamusicError
+from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.vocabulary import EventRange, Vocabulary
+
+STEPS_PER_SECOND, VELOCITY_BINS, MAX_SHIFT = 100, 32, 100  # Oore et al. 2018, arXiv:1808.03715
+EVENTS = (("note_on", 0, 127), ("note_off", 0, 127), ("time_shift", 1, MAX_SHIFT), ("velocity", 1, VELOCITY_BINS))
+INSTALL = "pip install 'pamusic[magenta]'"
+
+
+def check_reference(tokenizer: Tokenizer) -> None:
+    """Refuses what note-seq cannot do.
+
+    Raises:
+        PamusicError: it is not installed, or the tokenizer's vocabulary is none that it has.
+    """
+    if not _is_note_seqs(tokenizer.vocabulary):
+        raise PamusicError(
+            f"note-seq has no vocabulary like {tokenizer.name}, only performance; leave out --engine note-seq"
+        )
+    if importlib.util.find_spec("note_seq") is None:
+        raise PamusicError(f"note-seq is not installed; install it: {INSTALL}, or leave out --engine note-seq")
+
+
+def ids_by_note_seq(data: bytes) -> np.ndarray:
+    """The ids `[num_tokens]`, uint16, that note-seq gives the bytes of a MIDI file.
+
+    Read; fold the sustain pedal; quantise; performance events; one-hot. All instruments of the file are read.
+
+    Raises:
+        PamusicError: it is not installed, or refuses the file.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd tracks, and of what pydub misses
+        try:
+            from note_seq import midi_io, performance_encoder_decoder, performance_lib, sequences_lib
+        except ImportError:
+            raise PamusicError(f"note-seq is not installed; install it: {INSTALL}") from None
+        try:
+            sequence = midi_io.midi_to_note_sequence(data)
+        except midi_io.MIDIConversionError as error:
+            raise PamusicError(f"note-seq cannot read it ({error})") from None
+    sequence = sequences_lib.apply_sustain_control_changes(sequence)
+    quantized = sequences_lib.quantize_note_sequence_absolute(sequence, STEPS_PER_SECOND)
+    events = performance_lib.Performance(quantized, num_velocity_bins=VELOCITY_BINS)
+    encoding = performance_encoder_decoder.PerformanceOneHotEncoding(num_velocity_bins=VELOCITY_BINS)
+    return np.array([encoding.encode_event(event) for event in events], np.uint16)
+
+
+def _is_note_seqs(vocabulary: Vocabulary) -> bool:
+    """Whether the vocabulary means what note-seq's events mean, by the same ids."""
+    start, ranges = 0, []
+    for kind, first, last in EVENTS:
+        ranges.append(EventRange(kind, first, last, start))
+        start += len(ranges[-1])
+    return (
+        vocabulary.ranges[: len(ranges)] == tuple(ranges)
+        and vocabulary.time_step_ms == 1000 / STEPS_PER_SECOND
+        and vocabulary.num_velocity_bins == VELOCITY_BINS
+        and vocabulary.sustain == "folded"
+    )

@@ -1,0 +1,319 @@
+"""What a vocabulary keeps of a performance, and what it loses: measured on the way there and back.
+
+Knows performances and tokenizers; knows no files, and of vocabularies nothing but what a `Tokenizer` does: `encode`,
+`decode`, and `normalised`, which is what encoding means to keep before anything falls on the grid. Two steps are told
+apart: what the vocabulary leaves out by its meaning (performance against normalised), and what its grid and its classes
+blur (normalised against decoded). The pedals are measured over both at once.
+
+Which notes belong together: of each pitch, in the order of onsets; and where one side has more of them, those are left
+over that leave the least distance, in all, between the onsets of the rest (`aligned`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from pamusic.errors import PamusicError
+from pamusic.music.inventory import PEDAL_NAMES
+from pamusic.music.pedal import DOWN
+from pamusic.music.performance import Performance
+from pamusic.tokens.tokenizer import Tokenizer
+
+RESOLUTION = 0.01  # of errors that are counted: a hundredth of a millisecond, or of a step of loudness
+COARSE = 100.0  # from here on errors are counted in whole units: they are rare, and all different
+MOST_PAIRINGS = 20_000_000  # of one pitch, weighed at once: 160 MB
+
+OUTSIDE, NO_LENGTH, SAME_STEP, OTHER = "outside the pitches", "no length", "same key in the same step", "other"
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """Sizes of errors and how often each occurs, so that those of many pieces can be added without keeping them all.
+
+    Attributes:
+        sizes: `[num_sizes]`, rising, in units of `RESOLUTION`.
+        counts: `[num_sizes]`.
+    """
+
+    sizes: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, differences: np.ndarray) -> Errors:
+        """Of differences `[n]`, whatever their sign."""
+        sizes = np.abs(differences)
+        rounded = np.where(sizes < COARSE, np.rint(sizes / RESOLUTION), np.rint(sizes) / RESOLUTION)
+        return cls(*np.unique(np.rint(rounded).astype(np.int64), return_counts=True))
+
+    def __add__(self, other: Errors) -> Errors:
+        sizes, place = np.unique(np.concatenate([self.sizes, other.sizes]), return_inverse=True)
+        counts = np.bincount(place, np.concatenate([self.counts, other.counts]), len(sizes)).astype(np.int64)
+        return Errors(sizes, counts)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return int(self.counts.sum())
+
+    def within(self, share: float) -> float:
+        """The smallest size that at least this share of the errors does not exceed; 0 where there are none."""
+        if not len(self):
+            return 0.0
+        place = np.searchsorted(np.cumsum(self.counts), share * len(self) - 1e-9)
+        return float(self.sizes[min(int(place), len(self.sizes) - 1)] * RESOLUTION)
+
+    @property
+    def maximum(self) -> float:
+        return self.within(1.0)
+
+    @property
+    def share_of_some(self) -> float:
+        """The share of errors that are not nothing."""
+        return float(self.counts[self.sizes > 0].sum() / max(len(self), 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Notes:
+    """Notes before a step and after it.
+
+    Attributes:
+        num_before: how many there were.
+        lost: how many are gone, by reason.
+        num_added: how many have come that were not there.
+        onset_ms, offset_ms, velocity: of those that stayed, by how much each differs.
+    """
+
+    num_before: int
+    lost: Counter[str]
+    num_added: int
+    onset_ms: Errors
+    offset_ms: Errors
+    velocity: Errors
+
+    def __add__(self, other: Notes) -> Notes:
+        return Notes(
+            self.num_before + other.num_before,
+            self.lost + other.lost,
+            self.num_added + other.num_added,
+            self.onset_ms + other.onset_ms,
+            self.offset_ms + other.offset_ms,
+            self.velocity + other.velocity,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Pedal:
+    """One pedal before and after.
+
+    Attributes:
+        kept: whether the vocabulary has it at all.
+        seconds: of music.
+        seconds_apart: in which it is down on one side (64 or more) and up on the other.
+        value_seconds: the difference in value, 0 to 127, times the seconds it lasts.
+        largest: difference in value.
+        num_presses: from up to down, before.
+        num_lost, num_added: presses that are gone or have come; of those that stayed:
+        press_ms, release_ms: by how much each is off.
+    """
+
+    kept: bool
+    seconds: float
+    seconds_apart: float
+    value_seconds: float
+    largest: int
+    num_presses: int
+    num_lost: int
+    num_added: int
+    press_ms: Errors
+    release_ms: Errors
+
+    def __add__(self, other: Pedal) -> Pedal:
+        return Pedal(
+            self.kept or other.kept,
+            self.seconds + other.seconds,
+            self.seconds_apart + other.seconds_apart,
+            self.value_seconds + other.value_seconds,
+            max(self.largest, other.largest),
+            self.num_presses + other.num_presses,
+            self.num_lost + other.num_lost,
+            self.num_added + other.num_added,
+            self.press_ms + other.press_ms,
+            self.release_ms + other.release_ms,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RoundTrip:
+    """What became of one performance, or, added up, of many.
+
+    Attributes:
+        tokenizer: its name.
+        folded: whether the sustain pedal is folded into the notes' lengths.
+        seconds, num_tokens: of music, and of ids.
+        meaning: notes as played, against those that the vocabulary means to keep.
+        grid: these, against those that come back.
+        pedals: by name, those that were used.
+    """
+
+    tokenizer: str
+    folded: bool
+    seconds: float
+    num_tokens: int
+    meaning: Notes
+    grid: Notes
+    pedals: dict[str, Pedal]
+
+    def __add__(self, other: RoundTrip) -> RoundTrip:
+        pedals = dict(self.pedals)
+        for name, pedal in other.pedals.items():
+            pedals[name] = pedals[name] + pedal if name in pedals else pedal
+        return RoundTrip(
+            self.tokenizer,
+            self.folded,
+            self.seconds + other.seconds,
+            self.num_tokens + other.num_tokens,
+            self.meaning + other.meaning,
+            self.grid + other.grid,
+            pedals,
+        )
+
+
+def round_trip(performance: Performance, tokenizer: Tokenizer) -> RoundTrip:
+    """Encodes, decodes, and measures.
+
+    Raises:
+        PamusicError: so many notes of one key are lost that it cannot be told which.
+    """
+    ids = tokenizer.encode(performance)
+    meant, decoded = tokenizer.normalised(performance), tokenizer.decode(ids)
+    return RoundTrip(
+        tokenizer=tokenizer.name,
+        folded=tokenizer.vocabulary.sustain == "folded",
+        seconds=performance.duration,
+        num_tokens=len(ids),
+        meaning=_notes_compared(performance, meant, tokenizer),
+        grid=_notes_compared(meant, decoded, tokenizer),
+        pedals={
+            PEDAL_NAMES[control]: _pedal_compared(performance, decoded, control)
+            for control in PEDAL_NAMES
+            if np.any(performance.pedal["value"][performance.pedal["control"] == control])
+        },
+    )
+
+
+def aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of two rising series of times belong together.
+
+    Each of the shorter one gets its own of the longer one, in order, so that the distances add up to the least.
+
+    Returns:
+        Places in `before` and in `after`, `[min(len(before), len(after))]` each.
+
+    Raises:
+        PamusicError: there are more than `MOST_PAIRINGS` to weigh.
+    """
+    if len(before) < len(after):
+        return aligned(after, before)[::-1]
+    num_pairs, surplus = len(after), len(before) - len(after)
+    places = np.arange(num_pairs)
+    if not surplus or not num_pairs:
+        return places, places
+    if num_pairs * (surplus + 1) > MOST_PAIRINGS:
+        raise PamusicError("of one key more notes are lost than can be matched; give a file of piano music")
+    # least[j, d]: the least distance of the first j + 1 pairs, d of the longer series being left over among them.
+    distance = np.abs(before[places[:, None] + np.arange(surplus + 1)] - after[:, None])
+    least = np.empty_like(distance)
+    so_far = np.zeros(surplus + 1)
+    for j in range(num_pairs):
+        least[j] = distance[j] + so_far
+        so_far = np.minimum.accumulate(least[j])
+    left_over = np.empty(num_pairs, np.int64)
+    most = surplus
+    for j in range(num_pairs - 1, -1, -1):
+        left_over[j] = most = int(np.argmin(least[j, : most + 1]))
+    return places + left_over, places
+
+
+def _notes_compared(before: Performance, after: Performance, tokenizer: Tokenizer) -> Notes:
+    here, there = _by_pitch(before.notes), _by_pitch(after.notes)
+    pairs = []
+    for pitch in np.unique(here["pitch"]):
+        ours, theirs = (np.searchsorted(side["pitch"], [pitch, pitch + 1]) for side in (here, there))
+        places, others = aligned(here["onset"][slice(*ours)], there["onset"][slice(*theirs)])
+        pairs.append(np.stack([places + ours[0], others + theirs[0]]))
+    kept, found = np.concatenate([np.empty((2, 0), np.int64), *pairs], axis=1)
+    stayed, became = here[kept], there[found]
+    return Notes(
+        num_before=len(here),
+        lost=_why_lost(here, np.setdiff1d(np.arange(len(here)), kept), tokenizer),
+        num_added=len(there) - len(found),
+        onset_ms=Errors.of((became["onset"] - stayed["onset"]) * 1000),
+        offset_ms=Errors.of((became["offset"] - stayed["offset"]) * 1000),
+        velocity=Errors.of(became["velocity"].astype(np.int64) - stayed["velocity"]),
+    )
+
+
+def _by_pitch(notes: np.ndarray) -> np.ndarray:
+    return notes[np.lexsort((notes["onset"], notes["pitch"]))]
+
+
+def _why_lost(notes: np.ndarray, lost: np.ndarray, tokenizer: Tokenizer) -> Counter[str]:
+    """How many of `notes[lost]` went for which reason, told from the notes alone."""
+    pitches = tokenizer.vocabulary.range("note_on")
+    step = np.floor(notes["onset"] * 1000 / tokenizer.vocabulary.time_step_ms + 0.5)
+    strokes = Counter(zip(notes["pitch"].tolist(), step.tolist(), strict=True))
+    reasons: Counter[str] = Counter()
+    for place in lost.tolist():
+        note = notes[place]
+        if not pitches.first <= note["pitch"] <= pitches.last:
+            reasons[OUTSIDE] += 1
+        elif note["offset"] <= note["onset"]:
+            reasons[NO_LENGTH] += 1
+        elif strokes[int(note["pitch"]), float(step[place])] > 1:
+            reasons[SAME_STEP] += 1
+        else:
+            reasons[OTHER] += 1
+    return reasons
+
+
+def _pedal_compared(before: Performance, after: Performance, control: int) -> Pedal:
+    here, there = (played.pedal[played.pedal["control"] == control] for played in (before, after))
+    the_end = max(before.duration, after.duration)
+    borders = np.unique(np.concatenate([[0.0], here["time"], there["time"], [the_end]]))
+    value_here, value_there = _value_at(here, borders[:-1]), _value_at(there, borders[:-1])
+    lasts = np.diff(borders)
+    difference = np.abs(value_here - value_there)
+    apart = (value_here >= DOWN) != (value_there >= DOWN)
+
+    presses, others = _turns(here, is_down=True), _turns(there, is_down=True)
+    kept, found = aligned(presses, others)
+    releases, other_releases = _turns(here, is_down=False), _turns(there, is_down=False)
+    let_go, let_go_there = aligned(releases, other_releases)
+    return Pedal(
+        kept=bool(len(there)),
+        seconds=float(the_end),
+        seconds_apart=float(lasts[apart].sum()),
+        value_seconds=float((difference * lasts).sum()),
+        largest=int(difference[lasts > 0].max(initial=0)),
+        num_presses=len(presses),
+        num_lost=len(presses) - len(kept),
+        num_added=len(others) - len(found),
+        press_ms=Errors.of((others[found] - presses[kept]) * 1000),
+        release_ms=Errors.of((other_releases[let_go_there] - releases[let_go]) * 1000),
+    )
+
+
+def _value_at(moves: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """A pedal's value from each time on: that of the last movement until then, 0 before the first."""
+    values = np.concatenate([[0], moves["value"].astype(np.int64)])
+    return values[np.searchsorted(moves["time"], times, side="right")]
+
+
+def _turns(moves: np.ndarray, *, is_down: bool) -> np.ndarray:
+    """When a pedal goes down, or up; what it does within one instant is not looked at."""
+    times = np.unique(moves["time"])
+    down = _value_at(moves, times) >= DOWN
+    turned = np.diff(down.astype(np.int64), prepend=0) != 0
+    return times[turned & (down == is_down)]

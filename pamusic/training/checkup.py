@@ -1,0 +1,127 @@
+"""What this machine is good for: found out by asking and by measuring. Knows torch and the system; trains nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import time
+
+import torch
+
+import pamusic
+from pamusic.model.config import PRESETS, preset
+from pamusic.training.config import TrainingConfig
+from pamusic.training.machine import Machine, choose_machine, has_compiler
+from pamusic.training.memory import available_memory, memory_needed
+
+SIDE = 2048  # of the matrices that are multiplied, the largest of `base` twice over
+EXTRAS = {  # module -> what it is for
+    "note_seq": "tokenize --engine note-seq",
+    "tensorboard": "curves in TensorBoard",
+    "rtmidi": "MIDI ports",
+}
+
+
+def checkup(device: str = "auto") -> dict[str, str]:
+    """What there is, by name, for a person to read.
+
+    Raises:
+        PamusicError: there is no such device.
+    """
+    machine = choose_machine(device)
+    where = machine.device
+    found = {
+        "pamusic": f"{pamusic.__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "threads": str(torch.get_num_threads()),
+        "device": str(where),
+        "precision": f"{machine.precision} ({machine.why})",
+        "compiler": "found: models are compiled" if has_compiler() else "none: models are not compiled; install g++",
+    }
+    if where.type == "cpu":
+        found["CPU"] = f"{torch.backends.cpu.get_cpu_capability()}{_bf16_units()}"
+    if where.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(where)
+        found["card"] = f"{torch.cuda.get_device_name(where)}, compute capability {major}.{minor}"
+        found["cards"] = f"{torch.cuda.device_count()}; all of them: torchrun --nproc-per-node gpu -m pamusic train"
+    if where.type == "mps":
+        found["Metal"] = "trains and samples in fp32; no autocast, no compiling"
+    available = available_memory(where)
+    found["free memory"] = f"{available / 2**30:.1f} GiB" if available is not None else "not told"
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        found[f"products in {name}"] = f"{matmul_flops(where, dtype) / 1e12:.2f} TFLOP/s ({SIDE} x {SIDE})"
+    synthesizer = "found" if shutil.which("fluidsynth") else "not found: midirenderer plays instead"
+    found["FluidSynth"] = synthesizer
+    for module, purpose in EXTRAS.items():
+        found[module] = f"{'installed' if importlib.util.find_spec(module) else 'not installed'} ({purpose})"
+    return found
+
+
+def what_fits(
+    machine: Machine, sizes: dict[str, dict[str, int | float | None]], training: TrainingConfig
+) -> list[dict[str, str]]:
+    """What training each size needs, and how many windows fit at once.
+
+    Args:
+        machine: where.
+        sizes: names of presets, with changes to each.
+        training: the settings; `batch_size` bounds what is at once.
+    """
+    available, rows = available_memory(machine.device), []
+    for size, changes in sizes.items():
+        model = preset(size, vocab_size=391, pad_id=390, **changes)
+        memory = memory_needed(model, training, machine)
+        fits = None if available is None else memory.largest_micro_batch(available, training.batch_size)
+        rows.append(
+            {
+                "size": size,
+                "context": f"{model.context_length:,}",
+                "latents": f"{model.num_latents:,}",
+                "always": f"{memory.state / 2**20:,.0f} MiB",
+                "a window at once": f"{memory.window / 2**20:,.0f} MiB",
+                f"all {training.batch_size}": f"{memory.needed(training.batch_size) / 2**30:.1f} GiB",
+                "fit here": "not known" if fits is None else f"{fits} of {training.batch_size}",
+            }
+        )
+    return rows
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype, side: int = SIDE) -> float:
+    """Operations a second of large square products: the peak that a model's speed is measured against."""
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):
+        _wait(device)
+        began = time.perf_counter()
+        for _ in range(2):
+            left @ right
+        _wait(device)
+        best = min(best, (time.perf_counter() - began) / 2)
+    return 2 * side**3 / best
+
+
+def all_sizes() -> dict[str, dict[str, int | float | None]]:
+    """Every preset as it is."""
+    return {size: {} for size in PRESETS}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _bf16_units() -> str:
+    """What the processor has for bf16 products, where Linux tells."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
+            flags = next(line for line in cpuinfo if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        return ""
+    units = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 bf16"}
+    has = [name for flag, name in units.items() if flag in flags]
+    return f", {' and '.join(has)} for bf16" if has else ", nothing of its own for bf16"

@@ -1,0 +1,78 @@
+"""What a machine has is told, and what a training takes is counted as autograd keeps it."""
+
+import json
+
+import pytest
+import torch
+from models import tiny_config
+from typer.testing import CliRunner
+
+from pamusic.cli.app import app
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.training.config import TrainingConfig
+from pamusic.training.machine import Machine
+from pamusic.training.memory import BACKWARD, Memory, available_memory, memory_needed
+
+CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
+
+
+def doctor(*words):
+    return CliRunner().invoke(app, ["doctor", "--device", "cpu", *words])
+
+
+def really_kept(model, windows):
+    """Bytes that a real forward pass leaves for the backward one."""
+    kept = {}
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    tokens = torch.zeros(windows, model.config.context_length, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(tokens).float().logsumexp(-1).sum()
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
+
+
+def test_memory_is_counted_as_a_real_step_keeps_it():
+    training = TrainingConfig(prefix_dropout=0.0, ema_decay=0.0)
+    memory = memory_needed(tiny_config(), training, CPU)
+    model = PerceiverAR(tiny_config()).train()
+
+    assert memory.window == round(BACKWARD * (really_kept(model, 3) - really_kept(model, 2)))
+    assert memory_needed(tiny_config(), TrainingConfig(prefix_dropout=0.0, recompute=True), CPU).window < memory.window
+
+
+def test_so_many_windows_fit_as_divide_the_batch():
+    memory = Memory(state=100, window=10)
+    assert memory.needed(4) == 140
+    assert [memory.largest_micro_batch(available, 12) for available in (100, 140, 190, 200, 10_000)] == [0, 1, 4, 6, 12]
+
+
+def test_the_free_memory_of_a_cpu_is_known():
+    assert 2**20 < available_memory(torch.device("cpu")) < 2**50
+
+
+def test_doctor_says_what_there_is_and_what_fits():
+    told = doctor("--size", "tiny", "--batch-size", "4")
+    assert told.exit_code == 0, told.output
+    assert f"torch {torch.__version__}" in told.stderr
+    assert "4 of 4" in told.stderr
+    found = json.loads(doctor("--size", "tiny", "--json").stdout)
+    assert found["fits"][0]["context"] == "1,024"
+    assert float(found["machine"]["products in float32"].split()[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--size", "huge"], "there is tiny, small, medium, base"),
+        (["--size", "tiny", "--num-latents", "9999"], "num_latents is 1 to context_length"),
+        (["--size", "tiny", "--precision", "int4"], "precision is one of"),
+    ],
+)
+def test_wrong_usage_of_doctor(words, reason):
+    told = doctor(*words)
+    assert told.exit_code == 2
+    assert reason in told.stderr

@@ -1,0 +1,116 @@
+"""Our ids are note-seq's, to the last one, on pieces made to be hard; and note-seq itself can make the corpus."""
+
+import sys
+
+import pytest
+from builders import control, folder_of_tunes, midi_file, note_off, note_on, steadily, tempo
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from pamusic.cli.app import app
+from pamusic.errors import PamusicError
+from pamusic.music.midi import read_midi
+from pamusic.shipped import tokenizers_folder
+from pamusic.tokens.reference import check_reference, ids_by_note_seq
+from pamusic.tokens.tokenizer import load_tokenizer
+from pamusic.tokens.tokenizing import tokenize
+
+TOKENIZER = load_tokenizer("performance")
+
+KEYS = st.sampled_from([0, 21, 60, 61, 127])  # few, so that strokes of one key overlap
+# Waits in ticks. At 384 ticks a quarter and 120 beats a minute, 12 ticks are a step and a half and 4 ticks half a step
+# and a bit: every other stroke of such a piece falls on a tie in rounding, or beside one.
+WAITS = st.sampled_from([0, 0, 1, 2, 4, 6, 12, 30, 96, 400, 5000])
+STROKES = st.tuples(st.just("stroke"), KEYS, st.integers(1, 127))
+RELEASES = st.tuples(st.just("release"), KEYS, st.just(0))
+PEDAL = st.tuples(st.just("pedal"), st.sampled_from([64, 64, 64, 66, 67]), st.sampled_from([0, 1, 63, 64, 65, 127]))
+TEMPI = st.tuples(st.just("tempo"), st.just(0), st.sampled_from([250_000, 500_000, 500_001, 333_333, 1_200_000]))
+EVENTS = st.lists(st.tuples(WAITS, st.one_of(STROKES, RELEASES, PEDAL, TEMPI)), max_size=60)
+
+
+def hard_piece(events, ticks_per_quarter):
+    """A MIDI file of events; a key is never released within the tick of its stroke, which pretty_midi reads oddly."""
+    tick, struck, played, tempi = 0, {}, [], [(0, tempo(500_000))]
+    for wait, (what, number, value) in events:
+        tick += wait
+        if what == "stroke":
+            played.append((tick, note_on(number, value)))
+            struck[number] = tick
+        elif what == "release" and struck.get(number, tick) < tick:
+            played.append((tick, note_off(number)))
+        elif what == "pedal":
+            played.append((tick, control(value, number)))
+        elif what == "tempo":
+            tempi.append((tick, tempo(value)))
+    played += [(tick + 7, note_off(key)) for key in sorted(struck)]
+    return midi_file(tempi, played, ticks_per_quarter=ticks_per_quarter)
+
+
+@steadily
+@given(st.tuples(WAITS, STROKES), EVENTS, st.sampled_from([96, 220, 384, 480, 500, 1000]))
+def test_hard_pieces_have_the_ids_of_note_seq(first, others, ticks_per_quarter):
+    data = hard_piece([first, *others], ticks_per_quarter)
+
+    assert TOKENIZER.encode(read_midi(data)).tolist() == ids_by_note_seq(data).tolist()
+
+
+@steadily
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 400), KEYS), min_size=1, max_size=30))
+def test_ties_in_rounding_fall_as_they_do_in_note_seq(strokes):
+    """At 480 ticks a quarter of a second, 9.6 ticks are half a step: all times below are on halves and quarters."""
+    events = []
+    for onset, length, key in strokes:
+        events += [(onset * 24 // 5, 1, note_on(key)), ((onset + length) * 24 // 5 + 1, 0, note_off(key))]
+    events.sort(key=lambda event: event[:2])
+    data = midi_file([(0, tempo(250_000))], [(tick, message) for tick, _, message in events], ticks_per_quarter=480)
+
+    assert TOKENIZER.encode(read_midi(data)).tolist() == ids_by_note_seq(data).tolist()
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_the_corpus_is_the_same_by_either_engine(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 4)
+    (folder / "9.mid").write_bytes(b"broken")
+
+    tokenize([folder], tmp_path / "ours", TOKENIZER, num_workers=1)
+    tokenize([folder], tmp_path / "theirs", TOKENIZER, num_workers=2, engine="note-seq")
+
+    assert contents(tmp_path / "theirs") == contents(tmp_path / "ours")
+
+
+def test_the_engine_is_chosen_on_the_command_line(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 2)
+
+    done = CliRunner().invoke(app, ["tokenize", str(folder), "-o", str(tmp_path / "c"), "--engine", "note-seq"])
+
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'c'}\n"), done.stderr
+    tokenize([folder], tmp_path / "ours", TOKENIZER)
+    assert contents(tmp_path / "c") == contents(tmp_path / "ours")
+
+
+def test_a_vocabulary_that_note_seq_lacks_is_refused(tmp_path):
+    text = (tokenizers_folder() / "performance.toml").read_text(encoding="utf-8")
+    (tmp_path / "renamed.toml").write_text(text.replace('"performance"', '"mine"'))
+    (tmp_path / "finer.toml").write_text(text.replace("step_ms = 10", "step_ms = 8"))
+
+    check_reference(load_tokenizer(str(tmp_path / "renamed.toml")))
+    with pytest.raises(PamusicError, match="note-seq has no vocabulary like performance, only performance") as caught:
+        check_reference(load_tokenizer(str(tmp_path / "finer.toml")))
+    assert "\n" not in str(caught.value)
+
+
+def test_without_note_seq_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "note_seq", None)  # as Python marks what cannot be imported
+    folder = folder_of_tunes(tmp_path / "tunes", 1)
+
+    done = CliRunner().invoke(app, ["tokenize", str(folder), "-o", str(tmp_path / "c"), "--engine", "note-seq"])
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == (
+        "pamusic: error: note-seq is not installed; install it: pip install 'pamusic[magenta]', "
+        "or leave out --engine note-seq\n"
+    )
