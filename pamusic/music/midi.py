@@ -66,8 +66,9 @@ def read_and_mend(
         PamusicError: the file cannot be read, is no MIDI file, or has no such part in it.
     """
     name = name or (str(source) if isinstance(source, Path) else "standard input")
-    contents = _contents(source if isinstance(source, bytes) else _file_bytes(source), name)
-    parts = _chosen(contents.parts, tracks, name)
+    data = _checked(source if isinstance(source, bytes) else _file_bytes(source), name)
+    contents = _read_fast(data) or read_leniently(data, name)
+    parts = chosen_parts(contents.parts, tracks, name)
     if (num_notes := sum(map(len, parts))) > MAX_NOTES:
         raise PamusicError(
             f"{name}: has {num_notes:,} notes, more than a day of music ({MAX_NOTES:,}); split it in a sequencer",
@@ -86,6 +87,45 @@ def read_and_mend(
     if left_out := sum(map(len, contents.parts)) - len(performance):
         repairs.append(Repair.of("other instruments", left_out))
     return performance, tuple(repairs)
+
+
+def read_contents(data: bytes, name: str) -> Contents:
+    """All that a file holds, read message by message, which is slower and keeps channels, format and our own text.
+
+    Raises:
+        PamusicError: it cannot be read, or is no MIDI file.
+    """
+    return read_leniently(_checked(data, name), name)
+
+
+def chosen_parts(parts: list[Part], tracks: Tracks, name: str) -> list[Part]:
+    """Those of a file's parts that are taken, at least one; the arguments are `read_and_mend`'s.
+
+    Raises:
+        PamusicError: there is none.
+    """
+    if not parts:
+        raise PamusicError(f"{name}: has no notes in it; give a file with music", rule="no notes")
+    if isinstance(tracks, tuple):
+        if beyond := [number for number in tracks if number > len(parts)]:
+            raise PamusicError(
+                f"{name}: has no track {beyond[0]}, but {_told(parts)}; choose of these with --tracks",
+                rule="no such track",
+            )
+        return [parts[number - 1] for number in sorted(set(tracks))]
+    melodic = [part for part in parts if not part.is_drum]
+    if not melodic:
+        raise PamusicError(
+            f"{name}: has only drums ({sum(map(len, parts))} notes); give a piano file", rule="only drums"
+        )
+    taken = [part for part in melodic if tracks == "all" or part.program in PIANO_PROGRAMS]
+    if not taken:
+        numbers = ",".join(str(number) for number, part in enumerate(parts, start=1) if not part.is_drum)
+        option = "--tracks all" if len(numbers) > 40 else f"--tracks all or --tracks {numbers}"
+        raise PamusicError(
+            f"{name}: has no piano (programs 0 to 7), but {_told(parts)}; take them with {option}", rule="no piano"
+        )
+    return taken
 
 
 def parsed_tracks(text: str) -> Tracks:
@@ -158,11 +198,11 @@ def _file_bytes(path: Path) -> bytes:
         raise PamusicError(f"{path}: cannot be read ({error.strerror}); check its rights and the disk") from None
 
 
-def _contents(data: bytes, name: str) -> Contents:
+def _checked(data: bytes, name: str) -> bytes:
     check_size(len(data), name)
     if not data:
         raise PamusicError(f"{name}: is empty; give a MIDI file", rule="empty")
-    return _read_fast(data) or read_leniently(data, name)
+    return data
 
 
 def _read_fast(data: bytes) -> Contents | None:
@@ -255,36 +295,6 @@ def _every_stroke_has_its_release(onset: np.ndarray, offset: np.ndarray, pitch: 
     order = np.argsort(pitch * NEVER + onset)
     same_key = np.diff(pitch[order]) == 0
     return not np.any(same_key & (onset[order[1:]] < offset[order[:-1]]))
-
-
-def _chosen(parts: list[Part], tracks: Tracks, name: str) -> list[Part]:
-    """The parts to take, at least one.
-
-    Raises:
-        PamusicError: there is none.
-    """
-    if not parts:
-        raise PamusicError(f"{name}: has no notes in it; give a file with music", rule="no notes")
-    if isinstance(tracks, tuple):
-        if beyond := [number for number in tracks if number > len(parts)]:
-            raise PamusicError(
-                f"{name}: has no track {beyond[0]}, but {_told(parts)}; choose of these with --tracks",
-                rule="no such track",
-            )
-        return [parts[number - 1] for number in sorted(set(tracks))]
-    melodic = [part for part in parts if not part.is_drum]
-    if not melodic:
-        raise PamusicError(
-            f"{name}: has only drums ({sum(map(len, parts))} notes); give a piano file", rule="only drums"
-        )
-    chosen = [part for part in melodic if tracks == "all" or part.program in PIANO_PROGRAMS]
-    if not chosen:
-        numbers = ",".join(str(number) for number, part in enumerate(parts, start=1) if not part.is_drum)
-        option = "--tracks all" if len(numbers) > 40 else f"--tracks all or --tracks {numbers}"
-        raise PamusicError(
-            f"{name}: has no piano (programs 0 to 7), but {_told(parts)}; take them with {option}", rule="no piano"
-        )
-    return chosen
 
 
 def _told(parts: list[Part]) -> str:
