@@ -11,6 +11,7 @@ note without an end is ended, not dropped, and a note belongs to the program it 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -39,6 +40,12 @@ LONGEST_DELTA, EMPTY_TEXT, END_OF_TRACK = b"\xff\xff\xff\x7f", b"\xff\x01\x00", 
 SIGN = "end of a track, as pamusic marks it"  # a marker (meta message 6)
 NEVER = 4 * (2**28 - 1)
 META, SET_TEMPO = 0xFF, 0x51
+
+# Messages of notes, controls and the like, in a row, each after its delta, with running status; and one of another kind.
+NUMBER, DATA = rb"[\x80-\xff]{0,3}+[\0-\x7f]", rb"[\0-\x7f]"
+OF_TWO, OF_ONE = rb"[\x80-\xbf\xe0-\xef]%b{2}(?:%b%b{2})*+" % (DATA, NUMBER, DATA), rb"[\xd0-\xdf]%b" % DATA
+COMMON_MESSAGES = re.compile(rb"(?:%b(?:%b|%b))*+" % (NUMBER, OF_TWO, OF_ONE))
+OTHER_MESSAGE = re.compile(rb"%b(?:([\xc0-\xcf])%b|\xff(%b)(%b))" % (NUMBER, DATA, DATA, NUMBER))
 
 TICKS_PER_QUARTER, MICROSECONDS_PER_QUARTER = 500, 500_000  # what we write: a tick is a millisecond
 
@@ -208,8 +215,8 @@ def _checked(data: bytes, name: str) -> bytes:
 def _read_fast(data: bytes) -> Contents | None:
     """What a plain file holds; None where symusic refuses it, or cannot tell which strokes its releases end.
 
-    symusic gives each release to the oldest open stroke of its key, pretty_midi to all that began earlier. The two
-    agree where strokes of a key never overlap; and so that none is lost, all keys are released after the end.
+    symusic gives each release to the oldest open stroke of its key, pretty_midi to all that began earlier: where
+    strokes of a key overlap they are paired anew. So that none is lost, all keys are released after the end.
     """
     plain = _plain(data)
     if plain is None:
@@ -230,9 +237,10 @@ def _read_fast(data: bytes) -> Contents | None:
     for track in score.tracks:
         columns = track.notes.numpy()
         onset, pitch = columns["time"].astype(np.int64), columns["pitch"].astype(np.int64)
-        offset = onset + columns["duration"]
-        if not _every_stroke_has_its_release(onset, offset, pitch):
+        ended = _released(onset, onset + columns["duration"], pitch)
+        if ended is None:
             return None
+        offset = ended
         if len(onset):
             controls = track.controls.numpy()
             pedal = np.column_stack([controls[field].astype(np.int64) for field in ("time", "number", "value")])
@@ -248,7 +256,7 @@ def _plain(data: bytes) -> bytes | None:
     """The same file with all keys released `NEVER` ticks after the end of each track; None where it is not plain.
 
     Plain is: nothing but a header and as many tracks as it says, each of them ended by its only end of track; no sysex
-    and no tempo of odd length, both of which symusic misreads.
+    and no tempo of odd length, both of which symusic misreads; of each channel one program at most.
     """
     division = int.from_bytes(data[12:14], "big")
     if data[:9] != b"MThd\0\0\0\6\0" or data[9:10] > b"\1" or not 0 < division < 0x8000:
@@ -257,12 +265,11 @@ def _plain(data: bytes) -> bytes | None:
     parts, at = [data[:14]], 14
     for _ in range(int.from_bytes(data[10:12], "big")):
         end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
-        if data[at : at + 4] != b"MTrk" or end > len(data) or not _ends_once(data[at + 8 : end]):
+        chunk = data[at + 8 : end]
+        if data[at : at + 4] != b"MTrk" or end > len(data) or not (_seems_plain(chunk) or _is_plain(chunk)):
             return None
-        chunk = data[at + 8 : end - 3]
+        chunk = chunk[:-3]
         channels = [channel for channel in range(16) if bytes([0x90 + channel]) in chunk]
-        if any(chunk.count(bytes([0xC0 + channel])) > 1 for channel in channels):
-            return None  # what a note belongs to when its program changes
         releases = b"".join(_all_keys_released(channel) for channel in channels)
         chunk += sign + (LONGEST_DELTA + EMPTY_TEXT) * 4 + b"\0" + releases + END_OF_TRACK
         parts += [b"MTrk", len(chunk).to_bytes(4, "big"), chunk]
@@ -270,15 +277,45 @@ def _plain(data: bytes) -> bytes | None:
     return b"".join([*parts, bytes(16)]) if at == len(data) else None  # symusic may look a few bytes beyond the end
 
 
-def _ends_once(chunk: bytes) -> bool:
-    """Whether the only end of a track is at its end, and nothing is in it that symusic misreads."""
+def _seems_plain(chunk: bytes) -> bool:
+    """Whether a track is plain, told from its bytes at once: not of those with a delta or a name that looks otherwise."""
     if chunk[-3:] != END_OF_TRACK:
         return False
     data = np.frombuffer(chunk, np.uint8)
-    metas = np.flatnonzero(data >= 0xF0)  # or long deltas and texts: these files go the slow way for nothing
+    metas = np.flatnonzero(data >= 0xF0)
     status, kind, length = data[metas], data[metas[:-1] + 1], data[metas[:-1] + 2]
     odd = (kind == END_OF_TRACK[1]) | ((kind == SET_TEMPO) & (length != 3))
-    return bool(np.all(status == META) and not np.any(odd) and metas[-1] == len(data) - 3)
+    ends_once = bool(np.all(status == META) and not np.any(odd) and metas[-1] == len(data) - 3)
+    return ends_once and all(chunk.count(bytes([0xC0 + channel])) < 2 for channel in range(16))
+
+
+def _is_plain(chunk: bytes) -> bool:
+    """Whether a track is plain, told message by message."""
+    at, programs = 0, set()
+    while True:
+        if (common := COMMON_MESSAGES.match(chunk, at)) and (message := OTHER_MESSAGE.match(chunk, common.end())):
+            at = message.end()
+        else:
+            return False
+        program, kind, length = message.groups()
+        if program:
+            if program in programs:
+                return False  # what a note belongs to when its program changes
+            programs.add(program)
+        elif kind[0] == END_OF_TRACK[1]:
+            return length == b"\0" and at == len(chunk)
+        elif kind[0] == SET_TEMPO and length != b"\3":
+            return False
+        else:
+            at += _value(length)
+
+
+def _value(number: bytes) -> int:
+    """Of a number of seven bits a byte."""
+    value = 0
+    for byte in number:
+        value = value << 7 | byte & 0x7F
+    return value
 
 
 @lru_cache(maxsize=16)
@@ -286,15 +323,28 @@ def _all_keys_released(channel: int) -> bytes:
     return b"".join(bytes([0x80 + channel, pitch, 0, 0]) for pitch in range(128))  # message, then the next one's delta
 
 
-def _every_stroke_has_its_release(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> bool:
-    """Whether no two strokes of a key overlap and all of them last and end."""
+def _released(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.ndarray | None:
+    """The offsets `[num_notes]` as pretty_midi pairs them, from symusic's; None where these do not tell.
+
+    A release ends all strokes of its key that began earlier, so each ends with the first release after it.
+    """
     if not len(onset):
-        return True
+        return offset
     if not (0 <= onset.min() and (offset > onset).all() and offset.max() < NEVER):
-        return False
-    order = np.argsort(pitch * NEVER + onset)
-    same_key = np.diff(pitch[order]) == 0
-    return not np.any(same_key & (onset[order[1:]] < offset[order[:-1]]))
+        return None
+    struck, released = pitch * NEVER + onset, pitch * NEVER + offset
+    order = np.argsort(struck)
+    struck = struck[order]
+    if (struck[1:] >= released[order[:-1]]).all():
+        return offset  # no two strokes of a key overlap
+    released.sort()
+    ends = released[np.searchsorted(released, struck, side="right")]
+    at_a_release = struck[np.isin(struck, released)]
+    if np.any(struck[1:] == struck[:-1]) or not np.isin(at_a_release, ends).all():
+        return None  # it depends on the order within a tick
+    offset = np.empty_like(offset)
+    offset[order] = ends - pitch[order] * NEVER
+    return offset
 
 
 def _told(parts: list[Part]) -> str:
