@@ -223,7 +223,12 @@ def test_what_is_not_there_is_one_line(tmp_path):
     assert "no tokenizer is called 'remi'" in refusal(pamusic("-", "--tokenizer", "remi", input=tune(0)))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.mid").write_bytes(b"broken")
-    assert "none of 1 files can be read; a.mid: is not a MIDI file" in refusal(pamusic(tmp_path / "broken"))
+    assert "a.mid: is not a MIDI file" in refusal(pamusic(tmp_path / "broken"))
+    for name, data in {"0.mid": b"", "b.mid": b"broken", "c.mid": b"too"}.items():
+        (tmp_path / "broken" / name).write_bytes(data)
+    assert refusal(pamusic(tmp_path / "broken")).startswith(
+        "none of 4 files could be taken; 3 of them by the rule \u201cnot a MIDI file\u201d, as a.mid: is not"
+    )
 
 
 def test_a_folder_of_tunes_has_no_splits_of_its_own(tmp_path):

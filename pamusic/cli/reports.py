@@ -50,6 +50,7 @@ def about_many(
     """Many MIDI files: what they hold together, and what cannot be taken."""
     from pamusic.music.midi import read_and_mend
     from pamusic.tokens.roundtrip import round_trip
+    from pamusic.tokens.tokenizing import why_nothing
 
     trips: list[RoundTrip] = []
     refused, num_notes, seconds, pitches, splits = list(refused), 0, 0.0, [127, 0], Counter[str]()
@@ -69,9 +70,7 @@ def about_many(
         pitch = performance.notes["pitch"]
         pitches = [min(pitches[0], int(pitch.min())), max(pitches[1], int(pitch.max()))]
     if not splits:
-        raise PamusicError(
-            f"{path}: none of {len(refused):,} files can be read; {refused[0].name}: {refused[0].reason}"
-        )
+        raise PamusicError(why_nothing(refused))
     return {
         "what": "MIDI files",
         "name": path,
@@ -90,7 +89,7 @@ def about_many(
 def _refusal(name: str, error: PamusicError) -> Refusal:
     from pamusic.tokens.sources import Refusal
 
-    return Refusal(name, str(error).removeprefix(f"{name}: "))
+    return Refusal(name, str(error).removeprefix(f"{name}: "), error.rule)
 
 
 def about_corpus(corpus: Corpus) -> dict[str, Any]:

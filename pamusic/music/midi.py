@@ -40,8 +40,9 @@ LONGEST_DELTA, EMPTY_TEXT, END_OF_TRACK = b"\xff\xff\xff\x7f", b"\xff\x01\x00", 
 SIGN = "end of a track, as pamusic marks it"  # a marker (meta message 6)
 NEVER = 4 * (2**28 - 1)
 META, SET_TEMPO = 0xFF, 0x51
+IS_PEDAL = np.isin(np.arange(256), PEDALS)  # of each control's number
 
-# Messages of notes, controls and the like, in a row, each after its delta, with running status; and one of another kind.
+# Messages of notes, controls and the like, in a row, each after its delta, with running status; one of another kind.
 NUMBER, DATA = rb"[\x80-\xff]{0,3}+[\0-\x7f]", rb"[\0-\x7f]"
 OF_TWO, OF_ONE = rb"[\x80-\xbf\xe0-\xef]%b{2}(?:%b%b{2})*+" % (DATA, NUMBER, DATA), rb"[\xd0-\xdf]%b" % DATA
 COMMON_MESSAGES = re.compile(rb"(?:%b(?:%b|%b))*+" % (NUMBER, OF_TWO, OF_ONE))
@@ -82,8 +83,8 @@ def read_and_mend(
             rule="too many notes",
         )
     seconds_at = _tempo_map(contents.ticks_per_quarter, contents.tempos)
-    notes = np.concatenate([_notes(part, seconds_at) for part in parts])
-    pedal = np.concatenate([_pedal(part, seconds_at) for part in parts])
+    notes = _joined([_notes(part, seconds_at) for part in parts])
+    pedal = _joined([_pedal(part, seconds_at) for part in parts])
     performance = Performance(notes_in_order(notes), pedal_in_order(pedal))
     if performance.duration > MAX_SECONDS:
         raise PamusicError(
@@ -243,8 +244,8 @@ def _read_fast(data: bytes) -> Contents | None:
         offset = ended
         if len(onset):
             controls = track.controls.numpy()
-            pedal = np.column_stack([controls[field].astype(np.int64) for field in ("time", "number", "value")])
-            pedal = pedal[np.isin(pedal[:, 1], PEDALS)]
+            pedals = IS_PEDAL[controls["number"]]
+            pedal = np.column_stack([controls[field][pedals].astype(np.int64) for field in ("time", "number", "value")])
             velocity = columns["velocity"].astype(np.int64)
             name = readable(track.name.encode())
             parts.append(Part(track.program, track.is_drum, name, onset, offset, pitch, velocity, pedal))
@@ -278,15 +279,16 @@ def _plain(data: bytes) -> bytes | None:
 
 
 def _seems_plain(chunk: bytes) -> bool:
-    """Whether a track is plain, told from its bytes at once: not of those with a delta or a name that looks otherwise."""
+    """Whether a track is plain, told from its bytes at once; no, too, where a delta or a name looks otherwise."""
     if chunk[-3:] != END_OF_TRACK:
         return False
     data = np.frombuffer(chunk, np.uint8)
-    metas = np.flatnonzero(data >= 0xF0)
+    high = np.flatnonzero(data >= 0xC0)
+    metas, programs = high[data[high] >= 0xF0], data[high[data[high] < 0xD0]]
     status, kind, length = data[metas], data[metas[:-1] + 1], data[metas[:-1] + 2]
     odd = (kind == END_OF_TRACK[1]) | ((kind == SET_TEMPO) & (length != 3))
     ends_once = bool(np.all(status == META) and not np.any(odd) and metas[-1] == len(data) - 3)
-    return ends_once and all(chunk.count(bytes([0xC0 + channel])) < 2 for channel in range(16))
+    return ends_once and len(np.unique(programs)) == len(programs)
 
 
 def _is_plain(chunk: bytes) -> bool:
@@ -333,14 +335,21 @@ def _released(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.nd
     if not (0 <= onset.min() and (offset > onset).all() and offset.max() < NEVER):
         return None
     struck, released = pitch * NEVER + onset, pitch * NEVER + offset
-    order = np.argsort(struck)
+    order = np.argsort(pitch.astype(np.uint8), kind="stable")  # symusic has them by onset
     struck = struck[order]
+    if not (struck[1:] >= struck[:-1]).all():
+        return None
     if (struck[1:] >= released[order[:-1]]).all():
         return offset  # no two strokes of a key overlap
     released.sort()
     ends = released[np.searchsorted(released, struck, side="right")]
     at_a_release = struck[np.isin(struck, released)]
-    if np.any(struck[1:] == struck[:-1]) or not np.isin(at_a_release, ends).all():
+    released_twice = released[1:][released[1:] == released[:-1]]
+    if (
+        np.any(struck[1:] == struck[:-1])
+        or np.isin(at_a_release, released_twice).any()
+        or not np.isin(at_a_release, ends).all()
+    ):
         return None  # it depends on the order within a tick
     offset = np.empty_like(offset)
     offset[order] = ends - pitch[order] * NEVER
@@ -383,11 +392,17 @@ def _tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> Seconds
         start_second[i] = start_second[i - 1] + seconds_a_tick[i - 1] * (start_tick[i] - start_tick[i - 1])
 
     def seconds_at(ticks: np.ndarray) -> np.ndarray:
+        if len(scales) == 1:
+            return scales[0][1] * ticks
         # A tick on a border belongs to the later tempo: the same second, since it adds zero ticks to it.
         interval = np.searchsorted(start_tick, ticks, side="right") - 1
         return start_second[interval] + seconds_a_tick[interval] * (ticks - start_tick[interval])
 
     return seconds_at
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
 
 def _notes(part: Part, seconds_at: SecondsAt) -> np.ndarray:
