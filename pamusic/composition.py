@@ -40,6 +40,7 @@ def compose(
     sampling: SamplingConfig | None = None,
     num_latents: int | None = None,
     context_length: int | None = None,
+    refill: str | int = "half",
 ) -> Iterator[int]:
     """Yields the ids that follow a prime, each as soon as it is drawn; by the vocabulary's grammar, none is ill-formed.
 
@@ -52,6 +53,7 @@ def compose(
         may_end: whether the piece may end before that.
         sampling: how an id is drawn.
         num_latents, context_length: in place of the checkpoint's own.
+        refill: what happens when all latents are in use (`model.reader`).
 
     Raises:
         ValueError: the arguments do not fit together or to the checkpoint.
@@ -76,6 +78,7 @@ def compose(
         end_after=1 if may_end else None,
         num_latents=num_latents,
         context_length=context_length,
+        refill=refill,
     )
 
 

@@ -36,6 +36,7 @@ def sample(
     checkpoint: Annotated[str | None, Model(help="Name or folder. (default: newest run, else what ships)")] = None,
     context_length: Annotated[int | None, Model(min=1, help="Tokens it sees. (default: as trained)")] = None,
     num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
+    refill: Annotated[str, Model(help="When all are in use: half, last-128, all, slide, or how many.")] = "half",
     device: Annotated[str, Model(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far."""
@@ -55,7 +56,7 @@ def sample(
             drawn = compose(
                 who, opening, seed=seed, length=length, seconds=seconds, may_end=may_end,
                 sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
-                num_latents=num_latents, context_length=context_length,
+                num_latents=num_latents, context_length=context_length, refill=refill,
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(str(error)) from None
