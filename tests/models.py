@@ -31,6 +31,8 @@ N, CONTEXT = 8, 64
 def outspoken_model(num_layers=2, seed=0, **changes):
     """A model that says something different everywhere: output projections and gains are random too."""
     shape = {
+        "vocab_size": VOCAB,
+        "pad_id": PAD,
         "context_length": CONTEXT,
         "num_latents": N,
         "d_model": 32,
@@ -38,7 +40,7 @@ def outspoken_model(num_layers=2, seed=0, **changes):
         "cross_num_heads": 1,
         **changes,
     }
-    model = PerceiverAR(ModelConfig(vocab_size=VOCAB, pad_id=PAD, num_layers=num_layers, **shape)).eval()
+    model = PerceiverAR(ModelConfig(num_layers=num_layers, **shape)).eval()
     torch.manual_seed(seed)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)

@@ -157,6 +157,22 @@ def test_nothing_is_overwritten_that_was_not_named(sample, tmp_path):
     assert (tmp_path / "sample.mid").read_bytes() == (tmp_path / "sample-2.mid").read_bytes() != before
 
 
+def test_many_pieces_are_numbered_and_have_the_seeds_that_follow(sample, prime, tmp_path):
+    how = ("--prime", prime, "--length", 40)
+    done = sample(*how, "--seed", 3, "--num", 3, "-o", tmp_path / "out.mid")
+
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines() == [str(tmp_path / f"out-{number}.mid") for number in (1, 2, 3)]
+    assert "120 tokens" in done.stderr
+    for number in (1, 2, 3):
+        alone = sample(*how, "--seed", 2 + number, "-o", "-").stdout_bytes
+        assert (tmp_path / f"out-{number}.mid").read_bytes() == alone
+    assert sample("--length", 5, "--num", 2).stdout == "sample.mid\nsample-2.mid\n"
+    refused = sample("--num", 2, "-o", "-")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "standard output takes one file, not 2" in refused.stderr
+
+
 def test_the_continuation_alone_begins_at_zero(sample, prime, tmp_path):
     assert sample("--prime", prime, "--length", 200, "--seed", 7, "-o", "all.mid").exit_code == 0
     assert sample("--prime", prime, "--length", 200, "--seed", 7, "-o", "new.mid", "--continuation-only").exit_code == 0
@@ -223,6 +239,8 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
         (["--temperature", "-1"], "temperature is 0"),
         (["--temperature", "warm"], "--temperature"),
         (["--seed", str(2**63)], "--seed"),
+        (["--num", "0"], "--num"),
+        (["--refill", "none"], "refill is half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents is 1 to"),
     ],

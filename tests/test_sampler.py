@@ -9,7 +9,10 @@ from models import outspoken_model as tiny_model
 
 from pamusic.errors import PamusicError
 from pamusic.generation.config import SamplingConfig
-from pamusic.generation.sampler import generate
+from pamusic.generation.grammar import Rules
+from pamusic.generation.sampler import generate, generate_rows
+from pamusic.tokens.grammar import grammar_arrays
+from pamusic.tokens.tokenizer import load_tokenizer
 
 
 def test_the_same_seed_gives_the_same_ids_and_another_others():
@@ -70,6 +73,50 @@ def test_it_stops_with_the_id_that_completes_the_seconds():
     assert ids[-1] == 5
 
 
+def rows_of(drawn, num_rows):
+    """The ids of each row, without those that say that it has ended."""
+    return [[id for id in ids if id is not None] for ids in zip(*drawn, strict=True)] or [[]] * num_rows
+
+
+@pytest.mark.parametrize("refill", ["half", "slide"])
+def test_each_row_of_a_batch_is_what_its_seed_gives_alone(refill):
+    """In float64, where the rounding of a product over more rows is too small to change a draw."""
+    model = tiny_model(seed=3).double()
+    how = {"end_id": END, "end_after": 20, "refill": refill}
+    together = list(generate_rows(model, [START, 3], seed=7, num_rows=5, length=200, **how))
+    alone = [list(generate(model, [START, 3], seed=7 + row, length=200, **how)) for row in range(5)]
+
+    assert rows_of(together, 5) == alone
+    assert len({len(ids) for ids in alone}) > 1, "some row should have ended before another"
+    for row, ids in enumerate(alone):
+        assert [ids[row] is not None for ids in together] == [step < len(ids) for step in range(len(together))]
+
+
+def test_so_it_is_by_a_grammar_and_by_seconds():
+    vocabulary = load_tokenizer("performance").vocabulary
+    model = tiny_model(vocab_size=len(vocabulary), pad_id=vocabulary.id("pad")).double()
+    how = {
+        "rules": Rules(**grammar_arrays(vocabulary)),
+        "seconds": 5.0,
+        "seconds_of_id": vocabulary.seconds_of_id.tolist(),
+    }
+    prime = [vocabulary.id("start"), vocabulary.id("velocity", 20), vocabulary.id("note_on", 60)]
+    together = generate_rows(model, prime, seed=0, num_rows=4, **how)
+
+    rows = rows_of(together, 4)
+    assert rows == [list(generate(model, prime, seed=seed, **how)) for seed in range(4)]
+    assert len({len(ids) for ids in rows}) > 1
+    for ids in rows:
+        assert vocabulary.seconds_of_id[ids[:-1]].sum() < 5 <= vocabulary.seconds_of_id[ids].sum()
+
+
+def test_what_is_barred_at_first_may_follow_later():
+    ids = list(generate(tiny_model(), [START], length=300, seed=0, barred_at_first=range(1, VOCAB)))
+
+    assert ids[0] == 0
+    assert set(ids[1:]) - {0}
+
+
 def test_temperature_zero_takes_the_likeliest_id_whatever_the_seed():
     model, greedy = tiny_model(), SamplingConfig(temperature=0)
     first, other = (list(generate(model, [START], length=N // 2, seed=seed, sampling=greedy)) for seed in (1, 2))
@@ -95,6 +142,7 @@ def test_drawn_ids_follow_the_models_distribution():
     [
         {"prime_ids": []},
         {"length": 0},
+        {"num_rows": 0},
         {"seconds": 0.0},
         {"seconds": 1.0},
         {"num_latents": CONTEXT + 1},

@@ -1,4 +1,4 @@
-"""Prime ids -> more ids, one at a time, for as long as one likes.
+"""Prime ids -> more ids, one at a time, for as long as one likes; one piece, or many at once in one batch.
 
 Knows a model and who reads for it (`model.reader`); never what the ids mean: which ids are barred, by what rules others
 are, which one ends a piece, and how many seconds pass with each comes from the caller. Memory and time per token do not
@@ -8,6 +8,7 @@ grow with what was sampled.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,39 +16,54 @@ from torch import Tensor
 from pamusic.errors import PamusicError
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.filters import filtered
-from pamusic.generation.grammar import Row, Rules
+from pamusic.generation.grammar import Grammar, Rules
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
 
 
-def generate(
+def generate(model: PerceiverAR, prime_ids: Sequence[int], *, seed: int, **how: Any) -> Iterator[int]:
+    """Yields the ids that follow a prime, each as soon as it is drawn. The same arguments give the same ids.
+
+    The arguments are those of `generate_rows`, for one row.
+    """
+    return (id for (id,) in generate_rows(model, prime_ids, seed=seed, **how) if id is not None)
+
+
+def generate_rows(
     model: PerceiverAR,
     prime_ids: Sequence[int],
     *,
     seed: int,
+    num_rows: int = 1,
     length: int | None = None,
     seconds: float | None = None,
     seconds_of_id: Sequence[float] | None = None,
     sampling: SamplingConfig | None = None,
     barred_ids: Iterable[int] = (),
+    barred_at_first: Iterable[int] = (),
     rules: Rules | None = None,
     end_id: int | None = None,
     end_after: int | None = None,
     num_latents: int | None = None,
     context_length: int | None = None,
     refill: str | int = "half",
-) -> Iterator[int]:
-    """Yields the ids that follow a prime, each as soon as it is drawn. The same arguments give the same ids.
+) -> Iterator[list[int | None]]:
+    """Yields the next id of each row, all of which follow the same prime; None for a row that has ended.
+
+    Row `i` is, up to the rounding of products over more rows, what `seed + i` gives alone: each has draws of its own.
+    A row that has ended is left out of the batch, so the others go on faster.
 
     Args:
         model: in evaluation mode.
         prime_ids: at least one; the last `context_length` of them are read.
-        seed: of the draws.
-        length: how many ids to yield at most; without it and without `seconds`, there is no end.
+        seed: of the draws of the first row; those of row `i` have `seed + i`.
+        num_rows: how many pieces.
+        length: how many ids of each to yield at most; without it and without `seconds`, there is no end.
         seconds: stops after the id with which this many have passed.
         seconds_of_id: `[vocab]`, seconds that pass with each id; needed for `seconds`.
         sampling: how an id is drawn.
         barred_ids: are never drawn.
+        barred_at_first: are not drawn first.
         rules: of what may follow what, the prime's ids first, which are followed even where they break them.
         end_id: ends the piece, and is not yielded itself.
         end_after: how many ids must precede the end; None bars it.
@@ -63,6 +79,8 @@ def generate(
         raise ValueError("a prime has at least one token: the start token")
     if length is not None and length < 1:
         raise ValueError(f"length is 1 or more, not {length}")
+    if num_rows < 1:
+        raise ValueError(f"num_rows is 1 or more, not {num_rows}")
     if seconds is not None and not seconds > 0:
         raise ValueError(f"seconds is above 0, not {seconds}")
     if seconds is not None and seconds_of_id is None:
@@ -73,40 +91,57 @@ def generate(
         raise ValueError("every id is barred")
     if rules is not None and len(rules.column_of_id) != len(barred):
         raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
+    first = torch.tensor(list(barred_at_first), dtype=torch.int64)
     reader = Reader(model, num_latents=num_latents, context_length=context_length, refill=refill)
 
-    def drawn() -> Iterator[int]:
-        randomness = torch.Generator().manual_seed(seed)
-        (logits,) = reader.read(prime_ids)
-        row = Row(rules) if rules is not None else None
-        if row is not None:
-            row.advance(prime_ids)
-        count, passed = 0, 0.0
+    def drawn() -> Iterator[list[int | None]]:
+        rows = list(range(num_rows))  # those that have not ended, in the order in which they stand in the batch
+        randomness = [torch.Generator().manual_seed(seed + row) for row in rows]
+        grammar = None if rules is None else Grammar(rules, prime_ids, num_rows)
+        logits = reader.read(prime_ids)
+        if num_rows > 1:
+            reader.select([0] * num_rows)
+            logits = logits.expand(num_rows, -1)
+        count, passed = 0, [0.0] * num_rows
         while True:
-            out = barred.clone() if row is None else row.barred().logical_or_(barred)
+            out = barred.expand(len(rows), -1) if grammar is None else grammar.barred() | barred
+            if count == 0:
+                out = out.index_fill(1, first, True)
             if end_id is not None and (end_after is None or count < end_after):
-                out[end_id] = True
-            id = _draw(logits, out, sampling or SamplingConfig(), randomness)
-            if id == end_id:
-                return
-            yield id
-            if row is not None:
-                row.advance((id,))
+                out = out.index_fill(1, torch.tensor(end_id), True)
+            ids = _draw(logits, out, sampling or SamplingConfig(), [randomness[row] for row in rows])
             count += 1
-            if seconds is not None and seconds_of_id is not None:
-                passed += seconds_of_id[id]
-                if passed >= seconds:
-                    return
-            if count == length:
+            drawn: list[int | None] = [None] * num_rows
+            going = []  # places in the batch
+            for place, (row, id) in enumerate(zip(rows, ids, strict=True)):
+                if id == end_id:
+                    continue
+                drawn[row] = id
+                if seconds is not None and seconds_of_id is not None:
+                    passed[row] += seconds_of_id[id]
+                if count != length and (seconds is None or passed[row] < seconds):
+                    going.append(place)
+            if any(id is not None for id in drawn):
+                yield drawn
+            if not going:
                 return
-            (logits,) = reader.step([id])
+            if len(going) < len(rows):
+                rows, ids = [rows[place] for place in going], [ids[place] for place in going]
+                reader.select(going)
+                if grammar is not None:
+                    grammar.select(going)
+            if grammar is not None:
+                grammar.advance(ids)
+            logits = reader.step(ids)
 
     return drawn()
 
 
 @torch.inference_mode()
-def _draw(logits: Tensor, barred: Tensor, sampling: SamplingConfig, randomness: torch.Generator) -> int:
+def _draw(logits: Tensor, barred: Tensor, sampling: SamplingConfig, randomness: Sequence[torch.Generator]) -> list[int]:
+    """One id for each row of logits and of what is barred, `[rows, vocab]`; each with a randomness of its own."""
     if logits.sum().isnan():
         raise PamusicError("the model's logits are not numbers; its training went astray, so take another checkpoint")
-    logits = filtered(logits.masked_fill(barred, float("-inf"))[None], sampling)
-    return int(torch.multinomial(logits.softmax(-1)[0], 1, generator=randomness))
+    probabilities = filtered(logits.masked_fill(barred, float("-inf")), sampling).softmax(-1)
+    draws = zip(probabilities, randomness, strict=True)
+    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in draws]
