@@ -61,7 +61,7 @@ def compose_many(
         length: how many ids at most.
         seconds: how much new music at most.
         may_end: whether the piece may end before that.
-        sampling: how an id is drawn.
+        sampling: how an id is drawn; its classes are `vocabulary.CLASSES`, in their order.
         num_latents, context_length: in place of the checkpoint's own.
         refill: what happens when all latents are in use (`model.reader`).
 
@@ -83,6 +83,7 @@ def compose_many(
         seconds=seconds,
         seconds_of_id=vocabulary.seconds_of_id.tolist(),
         sampling=sampling,
+        class_of_id=vocabulary.class_of_id.tolist(),
         barred_ids=[vocabulary.id("start"), vocabulary.id("pad")],
         rules=Rules(**grammar_arrays(vocabulary)),
         end_id=vocabulary.id("end"),

@@ -34,6 +34,10 @@ def sample(
     top_p: Annotated[float, Draw(help="From the likeliest that reach this probability; 1: all.")] = 0.97,
     top_k: Annotated[int, Draw(help="From this many of the likeliest; 0: all.")] = 0,
     min_p: Annotated[float, Draw(help="From those with this share of the likeliest one's probability.")] = 0.0,
+    typical_p: Annotated[float, Draw(help="From those about as likely as expected, up to this; 1: all.")] = 1.0,
+    temperature_time: Annotated[float, Draw(help="On top, for how long to wait; not for whether.")] = 1.0,
+    temperature_pitch: Annotated[float, Draw(help="On top, for which key to strike.")] = 1.0,
+    temperature_velocity: Annotated[float, Draw(help="On top, for how loud.")] = 1.0,
     checkpoint: Annotated[str | None, Model(help="Name or folder. (default: newest run, else what ships)")] = None,
     context_length: Annotated[int | None, Model(min=1, help="Tokens it sees. (default: as trained)")] = None,
     num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
@@ -48,6 +52,7 @@ def sample(
     from pamusic.music.midi import midi_bytes, parsed_tracks
     from pamusic.training.machine import choose_machine
 
+    classes = (temperature_time, temperature_pitch, temperature_velocity)
     length = DEFAULT_LENGTH if length is None and seconds is None else length
     seed = secrets.randbelow(2**31) if seed is None else seed
     with outputs(out, Path("sample.mid"), num, source=prime, kind="music") as files:
@@ -56,7 +61,10 @@ def sample(
         try:
             drawn = compose_many(
                 who, opening, seed=seed, num=num, length=length, seconds=seconds, may_end=may_end,
-                sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
+                sampling=SamplingConfig(
+                    temperature=temperature, class_temperatures=classes, top_k=top_k, top_p=top_p, min_p=min_p,
+                    typical_p=typical_p,
+                ),
                 num_latents=num_latents, context_length=context_length, refill=refill,
             )  # fmt: skip
         except ValueError as error:

@@ -39,6 +39,7 @@ def generate_rows(
     seconds: float | None = None,
     seconds_of_id: Sequence[float] | None = None,
     sampling: SamplingConfig | None = None,
+    class_of_id: Sequence[int] | None = None,
     barred_ids: Iterable[int] = (),
     barred_at_first: Iterable[int] = (),
     rules: Rules | None = None,
@@ -62,6 +63,7 @@ def generate_rows(
         seconds: stops after the id with which this many have passed.
         seconds_of_id: `[vocab]`, seconds that pass with each id; needed for `seconds`.
         sampling: how an id is drawn.
+        class_of_id: `[vocab]`, which of the `class_temperatures` is that of each id; -1 for none.
         barred_ids: are never drawn.
         barred_at_first: are not drawn first.
         rules: of what may follow what, the prime's ids first, which are followed even where they break them.
@@ -91,6 +93,7 @@ def generate_rows(
         raise ValueError("every id is barred")
     if rules is not None and len(rules.column_of_id) != len(barred):
         raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
+    classes = None if class_of_id is None else torch.tensor(class_of_id)
     first = torch.tensor(list(barred_at_first), dtype=torch.int64)
     reader = Reader(model, num_latents=num_latents, context_length=context_length, refill=refill)
 
@@ -109,7 +112,12 @@ def generate_rows(
                 out = out.index_fill(1, first, True)
             if end_id is not None and (end_after is None or count < end_after):
                 out = out.index_fill(1, torch.tensor(end_id), True)
-            ids = _draw(logits, out, sampling or SamplingConfig(), [randomness[row] for row in rows])
+            if logits.sum().isnan():
+                raise PamusicError(
+                    "the model's logits are not numbers; its training went astray, so take another checkpoint"
+                )
+            kept = filtered(logits.masked_fill(out, float("-inf")), sampling or SamplingConfig(), classes)
+            ids = _drawn(kept, [randomness[row] for row in rows])
             count += 1
             drawn: list[int | None] = [None] * num_rows
             going = []  # places in the batch
@@ -137,11 +145,7 @@ def generate_rows(
     return drawn()
 
 
-@torch.inference_mode()
-def _draw(logits: Tensor, barred: Tensor, sampling: SamplingConfig, randomness: Sequence[torch.Generator]) -> list[int]:
-    """One id for each row of logits and of what is barred, `[rows, vocab]`; each with a randomness of its own."""
-    if logits.sum().isnan():
-        raise PamusicError("the model's logits are not numbers; its training went astray, so take another checkpoint")
-    probabilities = filtered(logits.masked_fill(barred, float("-inf")), sampling).softmax(-1)
-    draws = zip(probabilities, randomness, strict=True)
+def _drawn(logits: Tensor, randomness: Sequence[torch.Generator]) -> list[int]:
+    """One id for each row of logits `[rows, vocab]`; each row has a randomness of its own."""
+    draws = zip(logits.softmax(-1), randomness, strict=True)
     return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in draws]
