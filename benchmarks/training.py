@@ -35,6 +35,7 @@ from pamusic.training.batches import Batch
 from pamusic.training.checkup import matmul_flops
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine, describe
+from pamusic.training.memory import available_memory, memory_needed
 from pamusic.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,8 +53,9 @@ class Steps(Trainer):
 
 
 def _one_piece(folder: Path):
-    from pamusic.tokens.corpus import open_corpus, writing_corpus
+    from pamusic.tokens.corpus import open_corpus
     from pamusic.tokens.tokenizer import load_tokenizer
+    from pamusic.tokens.writing import writing_corpus
 
     with writing_corpus(folder, load_tokenizer("performance")) as writer:
         writer.add(torch.zeros(9).short().numpy(), name="x", split="train", num_notes=1, seconds=1.0, sha256="0" * 64)
@@ -85,6 +87,9 @@ def measured(size: str, device: str, batch: int, way: dict, steps: int) -> dict:
     batch, dropout = way.pop("batch", batch), way.pop("prefix_dropout", TrainingConfig.prefix_dropout)
     model = preset(size, vocab_size=391, pad_id=390, **way)
     training = TrainingConfig(batch_size=batch, prefix_dropout=dropout, micro_batch=way.get("micro_batch"))
+    needed, available = memory_needed(model, training, machine).needed(batch), available_memory(machine.device)
+    if available is not None and needed > 0.9 * available:
+        sys.exit(f"needs {needed / 2**30:.0f} GiB, there are {available / 2**30:.0f}")
     trainer = Steps(model, training, machine)
     windows = random_batch(model, batch, dropout)
     times: list[float] = []
