@@ -12,6 +12,7 @@ lengths, the feet are off. At the end of it all every pedal is up.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.grammar import Rules
-from pamusic.generation.sampler import generate
+from pamusic.generation.sampler import generate_rows
 from pamusic.music.performance import PEDAL, Performance
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import NOTE_ON, Tokenizer
@@ -29,29 +30,40 @@ from pamusic.tokens.vocabulary import KINDS
 MOST_TOKENS_A_SECOND = 500
 
 
-def compose(
+def compose(checkpoint: Checkpoint, prime: Performance | None = None, *, seed: int, **how: Any) -> Iterator[int]:
+    """Yields the ids that follow a prime, each as soon as it is drawn: `compose_many` for one piece."""
+    return (id for (id,) in compose_many(checkpoint, prime, seed=seed, **how) if id is not None)
+
+
+def compose_many(
     checkpoint: Checkpoint,
     prime: Performance | None = None,
     *,
     seed: int,
+    num: int = 1,
     length: int | None = None,
     seconds: float | None = None,
     may_end: bool = False,
     sampling: SamplingConfig | None = None,
     num_latents: int | None = None,
     context_length: int | None = None,
-) -> Iterator[int]:
-    """Yields the ids that follow a prime, each as soon as it is drawn; by the vocabulary's grammar, none is ill-formed.
+    refill: str | int = "half",
+) -> Iterator[list[int | None]]:
+    """Yields the next id of each of some pieces that follow a prime, as soon as it is drawn; None where one has ended.
+
+    By the vocabulary's grammar, none is ill-formed.
 
     Args:
         checkpoint: who composes.
         prime: what was played so far; nothing by default.
-        seed: the same seed gives the same ids.
+        seed: the same seed gives the same ids; of many pieces, the next ones have the next seeds.
+        num: how many pieces.
         length: how many ids at most.
         seconds: how much new music at most.
         may_end: whether the piece may end before that.
-        sampling: how an id is drawn.
+        sampling: how an id is drawn; its classes are `vocabulary.CLASSES`, in their order.
         num_latents, context_length: in place of the checkpoint's own.
+        refill: what happens when all latents are in use (`model.reader`).
 
     Raises:
         ValueError: the arguments do not fit together or to the checkpoint.
@@ -62,20 +74,23 @@ def compose(
         if not 0 < seconds < float("inf"):
             raise ValueError(f"seconds is a number above 0, not {seconds}")
         length = min(length or 2**62, round(seconds * MOST_TOKENS_A_SECOND) + MOST_TOKENS_A_SECOND)
-    return generate(
+    return generate_rows(
         checkpoint.model,
         [vocabulary.id("start"), *(prime_ids(checkpoint.tokenizer, prime).tolist() if prime is not None else [])],
         seed=seed,
+        num_rows=num,
         length=length,
         seconds=seconds,
         seconds_of_id=vocabulary.seconds_of_id.tolist(),
         sampling=sampling,
+        class_of_id=vocabulary.class_of_id.tolist(),
         barred_ids=[vocabulary.id("start"), vocabulary.id("pad")],
         rules=Rules(**grammar_arrays(vocabulary)),
         end_id=vocabulary.id("end"),
         end_after=1 if may_end else None,
         num_latents=num_latents,
         context_length=context_length,
+        refill=refill,
     )
 
 

@@ -22,3 +22,36 @@ def tiny_model(seed=0, **changes):
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.15)
     return model
+
+
+VOCAB, START, END, PAD = 24, 21, 22, 23
+N, CONTEXT = 8, 64
+
+
+def outspoken_model(num_layers=2, seed=0, **changes):
+    """A model that says something different everywhere: output projections and gains are random too."""
+    shape = {
+        "vocab_size": VOCAB,
+        "pad_id": PAD,
+        "context_length": CONTEXT,
+        "num_latents": N,
+        "d_model": 32,
+        "num_heads": 2,
+        "cross_num_heads": 1,
+        **changes,
+    }
+    model = PerceiverAR(ModelConfig(num_layers=num_layers, **shape)).eval()
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
+    return model
+
+
+def piece(length, seed=1):
+    return torch.randint(0, START, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@torch.inference_mode()
+def uncached(model, ids, num_latents):
+    """The plain twin of a cached reader: one parallel pass over everything; logits `[vocab]` after the last id."""
+    return model(torch.tensor([ids]), num_latents=num_latents)[0, -1]

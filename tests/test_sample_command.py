@@ -27,7 +27,7 @@ from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance
 from pamusic.tokens.tokenizer import load_tokenizer
-from pamusic.tokens.vocabulary import KINDS
+from pamusic.tokens.vocabulary import CLASSES, KINDS
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,9 @@ def test_the_defaults_are_the_samplers_own():
     defaults = {name: each.default for name, each in inspect.signature(pamusic.cli.sample.sample).parameters.items()}
     own = SamplingConfig()
 
-    assert {name: defaults[name] for name in ("temperature", "top_k", "top_p", "min_p")} == {
-        "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p, "min_p": own.min_p
+    assert {name: defaults[name] for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")} == {
+        "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p, "min_p": own.min_p,
+        "typical_p": own.typical_p,
     }  # fmt: skip
     assert f"{pamusic.cli.sample.DEFAULT_LENGTH}," in CliRunner().invoke(app, ["sample", "--help"]).stdout
 
@@ -157,6 +158,22 @@ def test_nothing_is_overwritten_that_was_not_named(sample, tmp_path):
     assert (tmp_path / "sample.mid").read_bytes() == (tmp_path / "sample-2.mid").read_bytes() != before
 
 
+def test_many_pieces_are_numbered_and_have_the_seeds_that_follow(sample, prime, tmp_path):
+    how = ("--prime", prime, "--length", 40)
+    done = sample(*how, "--seed", 3, "--num", 3, "-o", tmp_path / "out.mid")
+
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines() == [str(tmp_path / f"out-{number}.mid") for number in (1, 2, 3)]
+    assert "120 tokens" in done.stderr
+    for number in (1, 2, 3):
+        alone = sample(*how, "--seed", 2 + number, "-o", "-").stdout_bytes
+        assert (tmp_path / f"out-{number}.mid").read_bytes() == alone
+    assert sample("--length", 5, "--num", 2).stdout == "sample.mid\nsample-2.mid\n"
+    refused = sample("--num", 2, "-o", "-")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "standard output takes one file, not 2" in refused.stderr
+
+
 def test_the_continuation_alone_begins_at_zero(sample, prime, tmp_path):
     assert sample("--prime", prime, "--length", 200, "--seed", 7, "-o", "all.mid").exit_code == 0
     assert sample("--prime", prime, "--length", 200, "--seed", 7, "-o", "new.mid", "--continuation-only").exit_code == 0
@@ -206,6 +223,20 @@ def test_what_is_no_music_is_never_drawn(checkpoint):
     assert kinds == {"note_on", "note_off", "time_shift", "velocity"}
 
 
+@pytest.mark.parametrize(("option", "kind"), [("time", "time_shift"), ("pitch", "note_on"), ("velocity", "velocity")])
+def test_a_temperature_of_a_class_is_for_its_kind_of_event_alone(checkpoint, option, kind):
+    """At 0 the first choice among ids of that kind is the likeliest, whatever the seed; of other kinds it is not."""
+    composer = load_checkpoint(checkpoint)
+    temperatures = tuple(0.0 if option == name else 1.0 for name in CLASSES)
+    sampling = SamplingConfig(class_temperatures=temperatures, top_p=1)
+    first = [next(compose(composer, seed=seed, length=1, sampling=sampling)) for seed in range(200)]
+
+    kinds = composer.tokenizer.vocabulary.kind_of_id
+    chosen = {other: {id for id in first if KINDS[kinds[id]] == other} for other in ("time_shift", "velocity")}
+    for other, ids in chosen.items():
+        assert (len(ids) == 1) == (other == kind), other
+
+
 def test_the_model_may_see_less_and_work_on_fewer(sample):
     assert sample("--length", 100, "--context-length", 16, "--num-latents", 3, "--temperature", 0).exit_code == 0
 
@@ -220,9 +251,13 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
         (["--top-p", "2"], "top_p is above 0"),
         (["--top-k", "-1"], "top_k is 1 or more"),
         (["--min-p", "2"], "min_p is 0"),
+        (["--typical-p", "0"], "typical_p is above 0"),
+        (["--temperature-pitch", "-1"], "temperature is 0"),
         (["--temperature", "-1"], "temperature is 0"),
         (["--temperature", "warm"], "--temperature"),
         (["--seed", str(2**63)], "--seed"),
+        (["--num", "0"], "--num"),
+        (["--refill", "none"], "refill is half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents is 1 to"),
     ],

@@ -1,153 +1,18 @@
-"""The sampler draws what the model says, as fast twin of a parallel pass, for as long as one likes."""
+"""The sampler draws what the model says, for as long as one likes."""
 
 from itertools import islice
 
 import pytest
 import torch
+from models import CONTEXT, END, PAD, START, VOCAB, N, uncached
+from models import outspoken_model as tiny_model
 
 from pamusic.errors import PamusicError
 from pamusic.generation.config import SamplingConfig
-from pamusic.generation.sampler import Reader, generate
-from pamusic.model.cache import KeyValueCache
-from pamusic.model.config import ModelConfig
-from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.stepper import TURNS, Stepper
-
-VOCAB, START, END, PAD = 24, 21, 22, 23
-N, CONTEXT = 8, 64
-
-
-def tiny_model(num_layers=2, seed=0, **changes):
-    """A model that says something different everywhere: output projections and gains are random too."""
-    shape = {
-        "context_length": CONTEXT,
-        "num_latents": N,
-        "d_model": 32,
-        "num_heads": 2,
-        "cross_num_heads": 1,
-        **changes,
-    }
-    model = PerceiverAR(ModelConfig(vocab_size=VOCAB, pad_id=PAD, num_layers=num_layers, **shape)).eval()
-    torch.manual_seed(seed)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
-    return model
-
-
-def piece(length, seed=1):
-    return torch.randint(0, START, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def latents_in_use(num_read, num_steps, num_latents=N, refill=N // 2):
-    """How many latents the last logits come from: the prime's, then one more a step, then the refill's again."""
-    in_use = min(refill, num_read)
-    for _ in range(num_steps):
-        in_use = refill if in_use == num_latents else in_use + 1
-    return in_use
-
-
-@torch.inference_mode()
-def uncached(model, ids, num_latents):
-    """The plain twin: one parallel pass over everything, every time."""
-    return model(torch.tensor([ids]), num_latents=num_latents)[0, -1]
-
-
-def close(a, b):
-    return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("num_layers", [1, 2, 8])
-@pytest.mark.parametrize("prime_length", [1, 3, 4, 20])
-def test_cached_logits_equal_one_parallel_pass_before_and_after_refills(num_layers, prime_length):
-    model, ids = tiny_model(num_layers), piece(CONTEXT)
-    reader = Reader(model)
-
-    logits = reader.read(ids[:prime_length])
-    for length in range(prime_length, CONTEXT):
-        in_use = latents_in_use(prime_length, length - prime_length)
-        assert reader.caches.num_latents == in_use
-        assert close(logits, uncached(model, ids[:length], in_use)), f"after {length} tokens"
-        logits = reader.step(ids[length])
-
-
-@pytest.mark.parametrize(("num_latents", "refill"), [(1, 1), (2, 1), (8, 8), (8, 1), (8, 7), (20, 13)])
-def test_so_they_do_for_any_number_of_latents_and_any_refill(num_latents, refill):
-    model, ids = tiny_model(), piece(CONTEXT)
-    reader = Reader(model, num_latents=num_latents, refill=refill)
-
-    reader.read(ids[:5])
-    for length in range(6, CONTEXT + 1):
-        logits = reader.step(ids[length - 1])
-        in_use = latents_in_use(5, length - 5, num_latents, refill)
-        assert close(logits, uncached(model, ids[:length], in_use)), f"after {length} tokens"
-
-
-def test_past_the_context_a_refill_sees_the_last_tokens_and_no_others():
-    model, ids = tiny_model(context_length=16), piece(600)
-    reader = Reader(model)
-
-    reader.read(ids[:3])
-    refills = 0
-    for length in range(4, 600):
-        logits = reader.step(ids[length - 1])
-        assert logits.isfinite().all()
-        if length > 16 and reader.caches.num_latents == N // 2:
-            refills += 1
-            assert close(logits, uncached(model, ids[length - 16 : length], N // 2)), f"after {length} tokens"
-    assert refills > 100
-
-
-def test_of_a_prime_longer_than_the_context_the_end_is_read():
-    model, ids = tiny_model(), piece(3 * CONTEXT)
-
-    assert close(Reader(model).read(ids), uncached(model, ids[-CONTEXT:], N // 2))
-
-
-def test_a_step_equals_the_models_own_read_and_extend():
-    model = tiny_model(num_layers=3, cross_num_heads=2, num_heads=4, d_model=64)
-    ids = torch.randint(0, START, (2, N), generator=torch.Generator().manual_seed(1))
-    stepper, caches, twins = Stepper(model), model.new_caches(2), model.new_caches(2)
-
-    with torch.inference_mode():
-        stepper(ids[:, 0], model.new_caches(2))
-        caches.position = twins.position = TURNS - 3  # a new table of rotations is due on the way
-        for column in ids.T:
-            model.read(column[:, None], twins)
-            assert close(stepper(column, caches), model.extend(column[:, None], twins)[:, 0])
-
-
-def test_a_step_leaves_the_number_of_threads_as_it_was():
-    before = torch.get_num_threads()
-    reader = Reader(tiny_model())
-    reader.read([START])
-    reader.step(3)
-
-    assert torch.get_num_threads() == before
-
-
-def test_a_cache_moves_its_window_to_the_front_when_it_is_full():
-    cache = KeyValueCache(1, 1, 1, window=3, slack=2, device=torch.device("cpu"), dtype=torch.float32)
-    seen = []
-    for position in range(8):
-        cache.append(torch.full((1, 1, 1, 1), float(position)), torch.full((1, 1, 1, 1), -float(position)))
-        keys, values = cache.last(len(cache))
-        assert torch.equal(keys, -values)
-        seen.append(keys.flatten().int().tolist())
-
-    assert seen == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6], [5, 6, 7]]
-
-
-def test_memory_stays_where_it_is():
-    reader = Reader(tiny_model(context_length=16))
-    caches = [reader.caches.cross, *reader.caches.layers]
-    places = [(cache._keys.data_ptr(), cache._values.data_ptr(), cache._keys.shape) for cache in caches]
-
-    reader.read([START])
-    for id in piece(1000):
-        reader.step(id)
-
-    assert [(cache._keys.data_ptr(), cache._values.data_ptr(), cache._keys.shape) for cache in caches] == places
-    assert len(reader._recent) == N // 2
+from pamusic.generation.grammar import Rules
+from pamusic.generation.sampler import generate, generate_rows
+from pamusic.tokens.grammar import grammar_arrays
+from pamusic.tokens.tokenizer import load_tokenizer
 
 
 def test_the_same_seed_gives_the_same_ids_and_another_others():
@@ -208,6 +73,50 @@ def test_it_stops_with_the_id_that_completes_the_seconds():
     assert ids[-1] == 5
 
 
+def rows_of(drawn, num_rows):
+    """The ids of each row, without those that say that it has ended."""
+    return [[id for id in ids if id is not None] for ids in zip(*drawn, strict=True)] or [[]] * num_rows
+
+
+@pytest.mark.parametrize("refill", ["half", "slide"])
+def test_each_row_of_a_batch_is_what_its_seed_gives_alone(refill):
+    """In float64, where the rounding of a product over more rows is too small to change a draw."""
+    model = tiny_model(seed=3).double()
+    how = {"end_id": END, "end_after": 20, "refill": refill}
+    together = list(generate_rows(model, [START, 3], seed=7, num_rows=5, length=200, **how))
+    alone = [list(generate(model, [START, 3], seed=7 + row, length=200, **how)) for row in range(5)]
+
+    assert rows_of(together, 5) == alone
+    assert len({len(ids) for ids in alone}) > 1, "some row should have ended before another"
+    for row, ids in enumerate(alone):
+        assert [ids[row] is not None for ids in together] == [step < len(ids) for step in range(len(together))]
+
+
+def test_so_it_is_by_a_grammar_and_by_seconds():
+    vocabulary = load_tokenizer("performance").vocabulary
+    model = tiny_model(vocab_size=len(vocabulary), pad_id=vocabulary.id("pad")).double()
+    how = {
+        "rules": Rules(**grammar_arrays(vocabulary)),
+        "seconds": 5.0,
+        "seconds_of_id": vocabulary.seconds_of_id.tolist(),
+    }
+    prime = [vocabulary.id("start"), vocabulary.id("velocity", 20), vocabulary.id("note_on", 60)]
+    together = generate_rows(model, prime, seed=0, num_rows=4, **how)
+
+    rows = rows_of(together, 4)
+    assert rows == [list(generate(model, prime, seed=seed, **how)) for seed in range(4)]
+    assert len({len(ids) for ids in rows}) > 1
+    for ids in rows:
+        assert vocabulary.seconds_of_id[ids[:-1]].sum() < 5 <= vocabulary.seconds_of_id[ids].sum()
+
+
+def test_what_is_barred_at_first_may_follow_later():
+    ids = list(generate(tiny_model(), [START], length=300, seed=0, barred_at_first=range(1, VOCAB)))
+
+    assert ids[0] == 0
+    assert set(ids[1:]) - {0}
+
+
 def test_temperature_zero_takes_the_likeliest_id_whatever_the_seed():
     model, greedy = tiny_model(), SamplingConfig(temperature=0)
     first, other = (list(generate(model, [START], length=N // 2, seed=seed, sampling=greedy)) for seed in (1, 2))
@@ -233,11 +142,12 @@ def test_drawn_ids_follow_the_models_distribution():
     [
         {"prime_ids": []},
         {"length": 0},
+        {"num_rows": 0},
         {"seconds": 0.0},
         {"seconds": 1.0},
         {"num_latents": CONTEXT + 1},
         {"refill": N + 1},
-        {"refill": 0},
+        {"refill": "none"},
         {"barred_ids": range(VOCAB)},
     ],
 )

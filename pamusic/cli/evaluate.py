@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from pamusic.cli.terminal import progress, result, say, table
+from pamusic.cli.terminal import progress, say
 from pamusic.errors import UsageError
 
 Compute = partial(Option, rich_help_panel="Compute")
@@ -35,12 +34,15 @@ def evaluate(
     precision: Annotated[str, Compute(help="auto, bf16, fp32.")] = "auto",
     sweep: Annotated[bool, Shown("--sweep", help="Also with less context, fewer and more latents.")] = False,
     plot: Annotated[Path | None, Shown(help="Draw it: a PNG file.")] = None,
+    cache_drift: Annotated[bool, Shown("--cache-drift", help="Only what each --refill of sample costs.")] = False,
+    drift_tokens: Annotated[int | None, Shown(min=1, help="Of each piece. (default: latents; 2 pieces)")] = None,
     as_json: Annotated[bool, Shown("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score every token of a split once, with all that precedes it up to the context."""
     import torch
 
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
+    from pamusic.cli.scores import tell_drift, tell_scores
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
     from pamusic.evaluation.pictures import draw_likelihood
@@ -57,10 +59,17 @@ def evaluate(
         raise UsageError(str(error)) from None
     if block is not None and block > config.num_latents:
         raise UsageError(f"a block is at most the latents ({config.num_latents}), not {block}")
-    precision = "bf16" if machine.precision == "bf16" else "fp32"
+    precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # the sampler's is fp32
     shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
     if opened.split(split):
         say(f"{loaded.path} on {split} of {corpus}: {shape}")
+    about: dict[str, Any] = {
+        "checkpoint": str(loaded.path), "corpus": opened.fingerprint, "split": str(split), "precision": precision,
+        "context_length": config.context_length, "num_latents": config.num_latents,
+    }  # fmt: skip
+    if cache_drift:
+        tell_drift(loaded.model, opened, about, pieces or 2, drift_tokens, as_json=as_json)
+        return
     model = loaded.model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     bar = progress(what=split, unit="token")
 
@@ -83,17 +92,5 @@ def evaluate(
     bar.close()
     if plot is not None:
         draw_likelihood(plot, total, points, model.config.num_latents)
-    numbers: dict[str, Any] = {**total.numbers(), "by_position": total.by_position()}
-    if as_json:
-        about = {
-            "checkpoint": str(loaded.path), "corpus": opened.fingerprint, "split": split,
-            "precision": precision, "context_length": config.context_length,
-            "num_latents": config.num_latents, "block": block or max(1, config.num_latents // 2),
-        }  # fmt: skip
-        result(json.dumps({**about, **numbers, "sweep": [point.numbers() for point in points]}))
-        return
-    stretches = numbers.pop("by_position")
-    table([{"split": str(split), **numbers}])
-    table(stretches, "By position in the piece, in tokens")
-    table([point.numbers() for point in points], "The same tokens, scored with more and less")
-    result(f"{total.nats_per_token:.4f}")
+    about["block"] = block or max(1, config.num_latents // 2)
+    tell_scores(total, points, about, as_json=as_json)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pamusic.cli.terminal import result, result_bytes
-from pamusic.errors import PamusicError
+from pamusic.errors import PamusicError, UsageError
 from pamusic.files import Draft, written_anew, written_atomically
 
 STREAM = Path("-")
@@ -27,6 +27,25 @@ class Output:
             result_bytes(data)
         else:
             self._draft.file.write_bytes(data)
+
+
+@contextmanager
+def outputs(out: Path | None, default: Path, num: int, *, source: Path | None, kind: str) -> Iterator[list[Output]]:
+    """Lends places for some results: that of `output` for one; for more, `out` with a number behind its name each.
+
+    Raises:
+        PamusicError: they cannot be written there.
+    """
+    if num > 1 and out == STREAM:
+        raise UsageError(f"standard output takes one file, not {num}; name one with --out, they will be numbered")
+    numbered = [
+        out.with_stem(f"{out.stem}-{number:0{len(str(num))}}") if out is not None and num > 1 else out
+        for number in range(1, num + 1)
+    ]
+    with ExitStack() as stack:
+        yield [stack.enter_context(output(each, default, source=source, kind=kind)) for each in reversed(numbered)][
+            ::-1
+        ]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ record it. The tests hold both to a twin that knows the rules by their words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,6 +152,23 @@ class Rows:
         self._num_openings, self._last_closed = (self._oldest.new_zeros(num_rows, 1) for _ in range(2))
         self._last_opened = self._oldest.new_full((num_rows, 1), -1)
 
+    @classmethod
+    def after(cls, row: Row, num_rows: int, device: torch.device | str = "cpu") -> Rows:
+        """So many rows, each of which goes on where one stands."""
+        rows = cls(row._rules, num_rows, device)
+        rows._states.copy_(torch.tensor(row._states))
+        rows._oldest[:, :-1] = torch.from_numpy(row._oldest)
+        rows._second[:, :-1] = torch.from_numpy(row._second)
+        rows._num_openings.fill_(row._num_openings)
+        rows._last_closed.fill_(row._last_closed)
+        rows._last_opened.fill_(row._last_opened)
+        return rows
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these rows, `[n]`."""
+        for name in ("_states", "_oldest", "_second", "_num_openings", "_last_closed", "_last_opened"):
+            setattr(self, name, getattr(self, name)[rows])
+
     @torch.inference_mode()
     def advance(self, ids: Tensor) -> None:
         """Follows one more id in each row; `[rows]`, int64."""
@@ -191,3 +208,29 @@ class Rows:
         barred |= self._needs_opening & cannot_open.all(1, keepdim=True)
         barred |= self._needs_all_closed & (oldest > 0).any(1, keepdim=True)
         return barred & ~(self._is_tick & barred.all(1, keepdim=True))
+
+
+class Grammar:
+    """What may follow in each row of a batch whose rows begin alike: `Row` while it is one, `Rows` for more."""
+
+    def __init__(self, rules: Rules, prime_ids: Iterable[int], num_rows: int) -> None:
+        row = Row(rules)
+        row.advance(prime_ids)
+        self._followed = row if num_rows == 1 else Rows.after(row, num_rows)
+
+    def advance(self, ids: Sequence[int]) -> None:
+        """Follows one more id in each row."""
+        if isinstance(self._followed, Row):
+            self._followed.advance(ids)
+        else:
+            self._followed.advance(torch.tensor(ids))
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows of more than one."""
+        assert isinstance(self._followed, Rows)
+        self._followed.select(torch.tensor(rows))
+
+    def barred(self) -> Tensor:
+        """`[rows, vocab]`, bool; it may be overwritten by the next call."""
+        barred = self._followed.barred()
+        return barred[None] if isinstance(self._followed, Row) else barred

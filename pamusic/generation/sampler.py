@@ -1,21 +1,14 @@
-"""Prime ids -> more ids, one at a time, for as long as one likes.
+"""Prime ids -> more ids, one at a time, for as long as one likes; one piece, or many at once in one batch.
 
-Knows a model and its caches; never what the ids mean: which ids are barred, by what rules others are, which one ends a
-piece, and how many seconds pass with each comes from the caller. Memory and time per token do not grow with what was
-sampled.
-
-What a latent computes is kept until all N latents are in use. Then the layers forget them, and one parallel pass makes
-the last R positions latents again; there is room for N - R more tokens (Hawthorne et al. 2022, section 3.2 and their
-code: R = N / 2). Where we differ: the keys and values of the cross-attention never go stale, so a refill keeps them.
-Dropping the oldest latent instead would be cheaper, but those that stay would carry what they had learned from it,
-which no training ever showed.
+Knows a model and who reads for it (`model.reader`); never what the ids mean: which ids are barred, by what rules others
+are, which one ends a piece, and how many seconds pass with each comes from the caller. Memory and time per token do not
+grow with what was sampled.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,49 +16,62 @@ from torch import Tensor
 from pamusic.errors import PamusicError
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.filters import filtered
-from pamusic.generation.grammar import Row, Rules
+from pamusic.generation.grammar import Grammar, Rules
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.stepper import Stepper
-
-# Up to this width one CPU thread reads: products so short are hardly worth sharing. Measured for a width of 256 on two
-# cores: a step takes 4.0 ms, against 14 if it waits for a second thread while another program has one of the cores.
-ONE_THREAD_UP_TO = 512
+from pamusic.model.reader import Reader
 
 
-def generate(
+def generate(model: PerceiverAR, prime_ids: Sequence[int], *, seed: int, **how: Any) -> Iterator[int]:
+    """Yields the ids that follow a prime, each as soon as it is drawn. The same arguments give the same ids.
+
+    The arguments are those of `generate_rows`, for one row.
+    """
+    return (id for (id,) in generate_rows(model, prime_ids, seed=seed, **how) if id is not None)
+
+
+def generate_rows(
     model: PerceiverAR,
     prime_ids: Sequence[int],
     *,
     seed: int,
+    num_rows: int = 1,
     length: int | None = None,
     seconds: float | None = None,
     seconds_of_id: Sequence[float] | None = None,
     sampling: SamplingConfig | None = None,
+    class_of_id: Sequence[int] | None = None,
     barred_ids: Iterable[int] = (),
+    barred_at_first: Iterable[int] = (),
     rules: Rules | None = None,
     end_id: int | None = None,
     end_after: int | None = None,
     num_latents: int | None = None,
     context_length: int | None = None,
-    refill: int | None = None,
-) -> Iterator[int]:
-    """Yields the ids that follow a prime, each as soon as it is drawn. The same arguments give the same ids.
+    refill: str | int = "half",
+) -> Iterator[list[int | None]]:
+    """Yields the next id of each row, all of which follow the same prime; None for a row that has ended.
+
+    Row `i` is, up to the rounding of products over more rows, what `seed + i` gives alone: each has draws of its own.
+    A row that has ended is left out of the batch, so the others go on faster.
 
     Args:
         model: in evaluation mode.
         prime_ids: at least one; the last `context_length` of them are read.
-        seed: of the draws.
-        length: how many ids to yield at most; without it and without `seconds`, there is no end.
+        seed: of the draws of the first row; those of row `i` have `seed + i`.
+        num_rows: how many pieces.
+        length: how many ids of each to yield at most; without it and without `seconds`, there is no end.
         seconds: stops after the id with which this many have passed.
         seconds_of_id: `[vocab]`, seconds that pass with each id; needed for `seconds`.
         sampling: how an id is drawn.
+        class_of_id: `[vocab]`, which of the `class_temperatures` is that of each id; -1 for none.
         barred_ids: are never drawn.
+        barred_at_first: are not drawn first.
         rules: of what may follow what, the prime's ids first, which are followed even where they break them.
         end_id: ends the piece, and is not yielded itself.
         end_after: how many ids must precede the end; None bars it.
         num_latents: N, the most positions worked on at a time; the configuration's by default.
         context_length: how many tokens are seen; the configuration's by default.
-        refill: R, how many of the last positions become latents when N are in use; N / 2 by default.
+        refill: how many of the last positions become latents when N are in use: one of `REFILLS`, or a number.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -75,6 +81,8 @@ def generate(
         raise ValueError("a prime has at least one token: the start token")
     if length is not None and length < 1:
         raise ValueError(f"length is 1 or more, not {length}")
+    if num_rows < 1:
+        raise ValueError(f"num_rows is 1 or more, not {num_rows}")
     if seconds is not None and not seconds > 0:
         raise ValueError(f"seconds is above 0, not {seconds}")
     if seconds is not None and seconds_of_id is None:
@@ -85,112 +93,59 @@ def generate(
         raise ValueError("every id is barred")
     if rules is not None and len(rules.column_of_id) != len(barred):
         raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
+    classes = None if class_of_id is None else torch.tensor(class_of_id)
+    first = torch.tensor(list(barred_at_first), dtype=torch.int64)
     reader = Reader(model, num_latents=num_latents, context_length=context_length, refill=refill)
 
-    def drawn() -> Iterator[int]:
-        randomness = torch.Generator().manual_seed(seed)
+    def drawn() -> Iterator[list[int | None]]:
+        rows = list(range(num_rows))  # those that have not ended, in the order in which they stand in the batch
+        randomness = [torch.Generator().manual_seed(seed + row) for row in rows]
+        grammar = None if rules is None else Grammar(rules, prime_ids, num_rows)
         logits = reader.read(prime_ids)
-        row = Row(rules) if rules is not None else None
-        if row is not None:
-            row.advance(prime_ids)
-        count, passed = 0, 0.0
+        if num_rows > 1:
+            reader.select([0] * num_rows)
+            logits = logits.expand(num_rows, -1)
+        count, passed = 0, [0.0] * num_rows
         while True:
-            out = barred.clone() if row is None else row.barred().logical_or_(barred)
+            out = barred.expand(len(rows), -1) if grammar is None else grammar.barred() | barred
+            if count == 0:
+                out = out.index_fill(1, first, True)
             if end_id is not None and (end_after is None or count < end_after):
-                out[end_id] = True
-            id = _draw(logits, out, sampling or SamplingConfig(), randomness)
-            if id == end_id:
-                return
-            yield id
-            if row is not None:
-                row.advance((id,))
+                out = out.index_fill(1, torch.tensor(end_id), True)
+            if logits.sum().isnan():
+                raise PamusicError(
+                    "the model's logits are not numbers; its training went astray, so take another checkpoint"
+                )
+            kept = filtered(logits.masked_fill(out, float("-inf")), sampling or SamplingConfig(), classes)
+            ids = _drawn(kept, [randomness[row] for row in rows])
             count += 1
-            if seconds is not None and seconds_of_id is not None:
-                passed += seconds_of_id[id]
-                if passed >= seconds:
-                    return
-            if count == length:
+            drawn: list[int | None] = [None] * num_rows
+            going = []  # places in the batch
+            for place, (row, id) in enumerate(zip(rows, ids, strict=True)):
+                if id == end_id:
+                    continue
+                drawn[row] = id
+                if seconds is not None and seconds_of_id is not None:
+                    passed[row] += seconds_of_id[id]
+                if count != length and (seconds is None or passed[row] < seconds):
+                    going.append(place)
+            if any(id is not None for id in drawn):
+                yield drawn
+            if not going:
                 return
-            logits = reader.step(id)
+            if len(going) < len(rows):
+                rows, ids = [rows[place] for place in going], [ids[place] for place in going]
+                reader.select(going)
+                if grammar is not None:
+                    grammar.select(going)
+            if grammar is not None:
+                grammar.advance(ids)
+            logits = reader.step(ids)
 
     return drawn()
 
 
-class Reader:
-    """Reads tokens one after the other and knows after each the logits of the next one."""
-
-    def __init__(
-        self,
-        model: PerceiverAR,
-        *,
-        num_latents: int | None = None,
-        context_length: int | None = None,
-        refill: int | None = None,
-    ) -> None:
-        """The arguments are those of `generate`.
-
-        Raises:
-            ValueError: more latents than context, or more to refill than latents.
-        """
-        assert not model.training, "dropout would spoil the caches: model.eval() first"
-        config = model.config.resized(context_length=context_length, num_latents=num_latents)
-        if refill is None:
-            refill = max(1, config.num_latents // 2)
-        if not 1 <= refill <= config.num_latents:
-            raise ValueError(f"refill is 1 to num_latents ({config.num_latents}), not {refill}")
-        self.num_latents, self.context_length, self.refill = config.num_latents, config.context_length, refill
-        self.caches = model.new_caches(1, config.num_latents, config.context_length)
-        self._model, self._stepper = model, Stepper(model)
-        self._recent: deque[int] = deque(maxlen=refill)  # what a refill works on
-        self._num_threads = 1 if config.d_model <= ONE_THREAD_UP_TO else torch.get_num_threads()
-
-    @torch.inference_mode()
-    def read(self, ids: Sequence[int]) -> Tensor:
-        """Logits `[vocab]`, float32 on the CPU, after the first ids, of which the last `context_length` are read."""
-        ids = [int(id) for id in ids[-self.context_length :]]
-        self._recent.extend(ids)
-        with _threads(self._num_threads):
-            self._model.read(self._row(ids), self.caches)
-            return self._refilled()
-
-    @torch.inference_mode()
-    def step(self, id: int) -> Tensor:
-        """Logits `[vocab]`, float32 on the CPU, after one more id."""
-        self._recent.append(id)
-        with _threads(self._num_threads):
-            if self.caches.num_latents < self.num_latents:
-                return _to_cpu(self._stepper(self._row([id])[0], self.caches))
-            self._model.read(self._row([id]), self.caches)
-            return self._refilled()
-
-    def _refilled(self) -> Tensor:
-        """Makes the last positions latents, in one parallel pass, in place of those that were."""
-        for cache in self.caches.layers:
-            cache.clear()
-        return _to_cpu(self._model.extend(self._row(self._recent), self.caches)[:, -1])
-
-    def _row(self, ids: Iterable[int]) -> Tensor:
-        return torch.tensor([list(ids)], device=self._model.head.weight.device)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Lets torch use this many CPU threads meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _to_cpu(logits: Tensor) -> Tensor:
-    return logits[0].to("cpu", torch.float32)
-
-
-@torch.inference_mode()
-def _draw(logits: Tensor, barred: Tensor, sampling: SamplingConfig, randomness: torch.Generator) -> int:
-    if logits.sum().isnan():
-        raise PamusicError("the model's logits are not numbers; its training went astray, so take another checkpoint")
-    logits = filtered(logits.masked_fill(barred, float("-inf"))[None], sampling)
-    return int(torch.multinomial(logits.softmax(-1)[0], 1, generator=randomness))
+def _drawn(logits: Tensor, randomness: Sequence[torch.Generator]) -> list[int]:
+    """One id for each row of logits `[rows, vocab]`; each row has a randomness of its own."""
+    draws = zip(logits.softmax(-1), randomness, strict=True)
+    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in draws]

@@ -38,6 +38,10 @@ class KeyValueCache:
     def clear(self) -> None:
         self._stop = 0
 
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
+        self._keys, self._values = self._keys[rows], self._values[rows]
+
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Takes `[batch, num_heads, n, head_dim]` keys and values of the next `n` positions."""
         n = keys.shape[2]

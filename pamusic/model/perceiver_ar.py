@@ -50,6 +50,11 @@ class Caches:
     def num_latents(self) -> int:
         return len(self.layers[0]) if self.layers else 0
 
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
+        for cache in (self.cross, *self.layers):
+            cache.select(rows)
+
 
 class PerceiverAR(nn.Module):
     """Logits for the token after each latent."""
@@ -99,8 +104,13 @@ class PerceiverAR(nn.Module):
             latents = checkpoint(layer, latents, turn, use_reentrant=False) if self.recompute else layer(latents, turn)
         return self.head(self.norm(latents))
 
-    def new_caches(self, batch: int, num_latents: int | None = None, context_length: int | None = None) -> Caches:
-        """Empty caches for `extend`, for a context and a number of latents that may differ from the configuration's."""
+    def new_caches(
+        self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
+    ) -> Caches:
+        """Empty caches for `extend`, for a context and a number of latents that may differ from the configuration's.
+
+        `slack` is room in the layers for latents that follow when all are in use, of which the last ones are seen.
+        """
         config = self.config.resized(context_length=context_length, num_latents=num_latents)
         weight = self.embedding.weight
 
@@ -112,7 +122,7 @@ class PerceiverAR(nn.Module):
 
         return Caches(
             cross=cache(config.cross_num_heads, config.context_length, max(256, config.context_length // 8)),
-            layers=[cache(config.num_heads, config.num_latents, 0) for _ in range(config.num_layers)],
+            layers=[cache(config.num_heads, config.num_latents, slack) for _ in range(config.num_layers)],
         )
 
     def read(self, tokens: Tensor, caches: Caches) -> None:

@@ -31,7 +31,7 @@ class Stepper:
     def __init__(self, model: PerceiverAR) -> None:
         cross, eps = model.cross.attention, model.norm.eps
         assert eps is not None
-        self._eps = torch.full((1,), eps, device=model.head.weight.device)
+        self._eps = model.head.weight.new_full((1,), eps)
         embedding = model.embedding.weight
         self._latents = model.to_latents(embedding)  # [vocab, d]
         context = model.context_norm(embedding)

@@ -21,6 +21,7 @@ NEEDED_KINDS = ("note_on", "note_off", "time_shift", "velocity", "start", "end",
 PEDAL_KINDS = ("soft", "sostenuto", "sustain")  # in the order in which those of one step are written
 KINDS = (*NEEDED_KINDS, *PEDAL_KINDS)
 BORDERS = ("start", "end", "pad")
+CLASSES = {"time": "time_shift", "pitch": "note_on", "velocity": "velocity"}  # of ids that a musician thinks of as one
 SUSTAIN_MODES = ("folded", "played")
 DEEPEST = 15  # finer than this no foot is; the grammar's tables grow with it
 LONGEST_STEPS = 50  # of pedal.shortest_ms, for the same reason
@@ -121,6 +122,15 @@ class Vocabulary:
         """`[vocab]`, seconds that pass with each id; all but time shifts are instantaneous."""
         is_shift = self.kind_of_id == KINDS.index("time_shift")
         return np.where(is_shift, self.value_of_id * self.time_step_ms / 1000, 0.0)
+
+    @cached_property
+    def class_of_id(self) -> np.ndarray:
+        """`[vocab]`, int64, index into `CLASSES` of each id, -1 for those of no class.
+
+        A release is of no class: which of the keys that sound is let go is no choice of a pitch.
+        """
+        kind_of_class = [KINDS.index(kind) for kind in CLASSES.values()]
+        return np.array([kind_of_class.index(kind) if kind in kind_of_class else -1 for kind in self.kind_of_id])
 
     @cached_property
     def fingerprint(self) -> str:

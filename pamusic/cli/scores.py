@@ -1,0 +1,60 @@
+"""What `pamusic evaluate` prints: likelihoods -> tables on standard error, and the result. Knows words."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pamusic.cli.terminal import progress, result, table
+
+if TYPE_CHECKING:
+    from pamusic.evaluation.likelihood import Likelihood
+    from pamusic.evaluation.sweep import Point
+    from pamusic.model.perceiver_ar import PerceiverAR
+    from pamusic.tokens.corpus import Corpus
+
+
+def tell_scores(total: Likelihood, points: list[Point], about: dict[str, Any], *, as_json: bool) -> None:
+    """The likelihood of a split; the result is its nats per token, or all of it as JSON."""
+    numbers: dict[str, Any] = {**total.numbers(), "by_position": total.by_position()}
+    if as_json:
+        result(json.dumps({**about, **numbers, "sweep": [point.numbers() for point in points]}))
+        return
+    stretches = numbers.pop("by_position")
+    table([{"split": about["split"], **numbers}])
+    table(stretches, "By position in the piece, in tokens")
+    table([point.numbers() for point in points], "The same tokens, scored with more and less")
+    result(f"{total.nats_per_token:.4f}")
+
+
+def tell_drift(
+    model: PerceiverAR,
+    corpus: Corpus,
+    about: dict[str, Any],
+    num_pieces: int,
+    num_tokens: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """What each policy of refill costs; the result is a line each of its name and nats per token, or JSON."""
+    from pamusic.evaluation.drift import drift
+
+    bar = progress(what="drift", unit="stretch")
+
+    def tell(policy: str, done: int, of: int) -> None:
+        bar.total = of
+        bar.set_postfix_str(policy)
+        bar.update(done - bar.n)
+
+    drifts = drift(
+        model, corpus, about["split"], num_pieces=num_pieces, num_tokens=num_tokens,
+        num_latents=about["num_latents"], context_length=about["context_length"], progress=tell,
+    )  # fmt: skip
+    bar.close()
+    rows = [each.numbers() for each in drifts]
+    if as_json:
+        result(json.dumps({**about, "drift": rows}))
+        return
+    table(rows, "The same tokens, read one by one, by what is made anew when all latents are in use")
+    for each in drifts:
+        result(f"{each.refill} {each.nats_per_token:.4f}")

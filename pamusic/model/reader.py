@@ -1,0 +1,142 @@
+"""Tokens one after the other -> after each, the logits of the next one, from caches of fixed size.
+
+Knows a model, its caches, and when latents are made anew; neither drawing nor scoring, which both read through it.
+
+What a latent computes is kept until all N latents are in use. Then one of two things happens.
+
+Refill: the layers forget their latents, and one parallel pass makes the last R positions latents again; there is room
+for N - R more tokens (Hawthorne et al. 2022, arXiv:2202.07765, section 3.2; their code: R = N / 2; flaxformer:
+R = N - 128). Every logit is then what one parallel pass with as many latents gives. R = N does so at each token: the
+most that the model can see, and by far the most work. Where we differ: the keys and values of the cross-attention never
+go stale, so a refill keeps them.
+
+Slide: the oldest latent is dropped, and a token always costs the same, which live play needs. What it carries: the keys
+and values of the latents that stay were computed while older ones were alive, and are kept. So from the second layer on
+a latent hears, through those that stay, of latents beyond the last N, which no training ever showed; only with one
+layer or fewer are the logits those of a parallel pass. What each costs in likelihood: `evaluation/drift.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.stepper import Stepper
+
+REFILLS = ("half", "last-128", "slide", "all")  # those that have a name
+SLIDE = 0  # as R: nothing is made anew
+
+# Up to this width times rows one CPU thread reads: products so short are hardly worth sharing. Measured for a width of
+# 256 on two cores: a step takes 4.0 ms, against 14 if it waits for a second thread while another program has one of
+# the cores.
+ONE_THREAD_UP_TO = 512
+
+
+def refill_of(policy: str | int, num_latents: int) -> int:
+    """R of a policy: one of `REFILLS`, or R itself, as a number or in digits.
+
+    `half` is N / 2, `last-128` N - 128, `all` N, `slide` 0 (`SLIDE`).
+
+    Raises:
+        ValueError: there is no such policy, or it does not fit the number of latents.
+    """
+    named = {"half": max(1, num_latents // 2), "last-128": num_latents - 128, "slide": SLIDE, "all": num_latents}
+    if policy in named:
+        refill = named[str(policy)]
+        if refill < 0 or (refill == 0 and policy != "slide"):
+            raise ValueError(f"to refill last-128 takes more than 128 latents, not {num_latents}; take half")
+        return refill
+    if not str(policy).isdecimal():
+        raise ValueError(f"refill is {', '.join(REFILLS)} or a number, not {policy!r}")
+    if not 1 <= int(policy) <= num_latents:
+        raise ValueError(f"refill is 1 to num_latents ({num_latents}), not {policy}")
+    return int(policy)
+
+
+class Reader:
+    """Reads tokens one after the other and knows after each the logits of the next one; one row, or many at once."""
+
+    def __init__(
+        self,
+        model: PerceiverAR,
+        *,
+        num_latents: int | None = None,
+        context_length: int | None = None,
+        refill: str | int = "half",
+    ) -> None:
+        """Begins with one row.
+
+        Args:
+            model: in evaluation mode.
+            num_latents: N, the most positions worked on at a time; the configuration's by default.
+            context_length: how many tokens are seen; the configuration's by default.
+            refill: what happens when N latents are in use, as for `refill_of`.
+
+        Raises:
+            ValueError: more latents than context, or no such refill.
+        """
+        assert not model.training, "dropout would spoil the caches: model.eval() first"
+        config = model.config.resized(context_length=context_length, num_latents=num_latents)
+        self.num_latents, self.context_length = config.num_latents, config.context_length
+        self.refill = refill_of(refill, config.num_latents)
+        # Sliding moves what stays to the front of a cache when that is full: once in so many tokens.
+        slack = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
+        self.caches = model.new_caches(1, config.num_latents, config.context_length, slack=slack)
+        self._model, self._stepper = model, Stepper(model)
+        self._recent: deque[Tensor] = deque(maxlen=self.refill or self.num_latents)  # `[rows]` each: what is made anew
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """Logits `[rows, vocab]`, float32 on the CPU, after the first ids, of which the last `context_length` are read.
+
+        The last R positions become latents; where the policy is to slide, the last N.
+        """
+        tokens = torch.tensor([list(map(int, ids[-self.context_length :]))]).to(self._device)
+        self._recent.extend(tokens[:, -self.num_latents :].unbind(1))
+        with self._threads():
+            self._model.read(tokens, self.caches)
+            return self._refilled()
+
+    @torch.inference_mode()
+    def step(self, ids: Sequence[int]) -> Tensor:
+        """Logits `[rows, vocab]`, float32 on the CPU, after one more id in each row."""
+        tokens = torch.tensor(ids).to(self._device)
+        self._recent.append(tokens)
+        with self._threads():
+            if self.refill == SLIDE or self.caches.num_latents < self.num_latents:
+                return self._stepper(tokens, self.caches).to("cpu", torch.float32)
+            self._model.read(tokens[:, None], self.caches)
+            return self._refilled()
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows: `[0] * n` makes `n` of one that was read, leaving some out finishes them."""
+        index = torch.tensor(rows).to(self._device)
+        self.caches.select(index)
+        self._recent = deque((tokens[index] for tokens in self._recent), maxlen=self._recent.maxlen)
+
+    def _refilled(self) -> Tensor:
+        """Makes the last positions latents, in one parallel pass, in place of those that were."""
+        for cache in self.caches.layers:
+            cache.clear()
+        tokens = torch.stack(list(self._recent), dim=1)
+        return self._model.extend(tokens, self.caches)[:, -1].to("cpu", torch.float32)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._model.head.weight.device
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Lets torch use one CPU thread meanwhile, where more would only wait for each other."""
+        before = torch.get_num_threads()
+        if self._model.config.d_model * len(self._recent[-1]) <= ONE_THREAD_UP_TO:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

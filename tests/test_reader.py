@@ -1,0 +1,220 @@
+"""A cached reader says what one parallel pass over the same latents says, whatever its policy and however long."""
+
+import pytest
+import torch
+from models import CONTEXT, START, N, outspoken_model, piece, uncached
+
+from pamusic.model.cache import KeyValueCache
+from pamusic.model.reader import REFILLS, SLIDE, Reader, refill_of
+from pamusic.model.rotary import rotation
+from pamusic.model.stepper import TURNS, Stepper
+
+
+def latents_in_use(num_read, num_steps, num_latents=N, refill=N // 2):
+    """How many latents the last logits come from: the prime's, then one more a step, then the refill's again."""
+    in_use = min(refill, num_read)
+    for _ in range(num_steps):
+        in_use = refill if in_use == num_latents else in_use + 1
+    return in_use
+
+
+def close(a, b):
+    return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 8])
+@pytest.mark.parametrize("prime_length", [1, 3, 4, 20])
+@pytest.mark.parametrize(("policy", "refill"), [("half", 4), ("all", 8), (1, 1), (7, 7)])
+def test_cached_logits_equal_one_parallel_pass_before_and_after_refills(num_layers, prime_length, policy, refill):
+    model, ids = outspoken_model(num_layers), piece(CONTEXT)
+    reader = Reader(model, refill=policy)
+
+    (logits,) = reader.read(ids[:prime_length])
+    for length in range(prime_length, CONTEXT):
+        in_use = latents_in_use(prime_length, length - prime_length, refill=refill)
+        assert reader.caches.num_latents == in_use
+        assert close(logits, uncached(model, ids[:length], in_use)), f"after {length} tokens"
+        (logits,) = reader.step([ids[length]])
+
+
+def test_last_128_makes_all_latents_anew_but_128():
+    model, ids = outspoken_model(context_length=600, num_latents=130), piece(600)
+    reader = Reader(model, refill="last-128")
+
+    reader.read(ids[:5])
+    for length in range(6, 600):
+        (logits,) = reader.step([ids[length - 1]])
+        in_use = latents_in_use(5, length - 5, 130, refill=2)
+        assert reader.caches.num_latents == in_use
+        if in_use in (2, 3, 130):
+            assert close(logits, uncached(model, ids[:length], in_use)), f"after {length} tokens"
+
+
+@torch.inference_mode()
+def slid(model, ids, first, num_latents, context_length):
+    """The plain twin of sliding: every position from `first` on is a latent, and sees so many latents up to its own.
+
+    So each latent's keys and values are made once, from what it saw then, and those that follow see them as they are.
+    """
+    positions = torch.arange(len(ids))
+    age = positions[:, None] - positions
+
+    def band(width):
+        return torch.where((age >= 0) & (age < width), 0.0, float("-inf"))
+
+    def block(x, block, keys_values, turn, seen):
+        keys, values = keys_values
+        queries = block.attention.queries(block.attention_norm(x), turn)
+        heads = (queries @ keys.mT / keys.shape[-1] ** 0.5 + seen).softmax(-1) @ values
+        x = x + block.attention.merged(heads)
+        return x + block.mlp(block.mlp_norm(x))
+
+    def turn(attention, positions):
+        return rotation(positions, attention.head_dim, model.config.rotary_fraction)
+
+    embedded, cross = model.embedding(torch.tensor([ids])), model.cross.attention
+    context = cross.keys_values(model.context_norm(embedded), turn(cross, positions))
+    latents, own = model.to_latents(embedded[:, first:]), positions[first:]
+    x = block(latents, model.cross, context, turn(cross, own), band(context_length)[first:])
+    for layer in model.layers:
+        turned = turn(layer.attention, own)
+        keys_values = layer.attention.keys_values(layer.attention_norm(x), turned)
+        x = block(x, layer, keys_values, turned, band(num_latents)[first:, first:])
+    return model.head(model.norm(x))[0]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 8])
+@pytest.mark.parametrize("prime_length", [1, 3, 20])
+def test_sliding_drops_the_oldest_latent_and_leaves_the_others_what_they_learned_from_it(num_layers, prime_length):
+    model, ids = outspoken_model(num_layers, context_length=32), piece(300)
+    reader = Reader(model, refill="slide")
+    first = max(0, prime_length - N)
+    expected = slid(model, ids, first, N, context_length=32)
+
+    (logits,) = reader.read(ids[:prime_length])
+    for length in range(prime_length, 300):
+        assert reader.caches.num_latents == min(length, N)
+        assert close(logits, expected[length - 1 - first]), f"after {length} tokens"
+        (logits,) = reader.step([ids[length]])
+
+
+@pytest.mark.parametrize(("num_layers", "equal"), [(1, True), (2, False)])
+def test_only_a_single_layer_slides_without_hearing_of_latents_that_are_gone(num_layers, equal):
+    model, ids = outspoken_model(num_layers), piece(CONTEXT)
+    reader = Reader(model, refill="slide")
+    reader.read(ids[:N])
+    for id in ids[N:]:
+        (logits,) = reader.step([id])
+
+    assert close(logits, uncached(model, ids, N)) is equal
+
+
+def test_a_policy_has_a_name_or_a_number():
+    assert [refill_of(policy, 512) for policy in REFILLS] == [256, 384, SLIDE, 512]
+    assert [refill_of(policy, 512) for policy in (1, "1", 512, "300")] == [1, 1, 512, 300]
+    assert refill_of("half", 1) == 1
+    for policy in ("none", "", "-1", "0", "1.5", 0, 513):
+        with pytest.raises(ValueError, match="refill is"):
+            refill_of(policy, 512)
+    with pytest.raises(ValueError, match="more than 128 latents, not 128"):
+        refill_of("last-128", 128)
+
+
+@pytest.mark.parametrize("policy", ["half", "slide", "all"])
+def test_rows_are_read_as_each_would_be_alone_and_can_be_left_out(policy):
+    model = outspoken_model(context_length=32)
+    prime, (a, b, c) = piece(20), (piece(100, seed) for seed in (2, 3, 4))
+    alone = [Reader(model, refill=policy) for _ in range(3)]
+    together = Reader(model, refill=policy)
+    for reader in (*alone, together):
+        reader.read(prime)
+
+    together.select([0, 0, 0])
+    for ids in zip(a[:50], b[:50], c[:50], strict=True):
+        expected = torch.cat([reader.step([id]) for reader, id in zip(alone, ids, strict=True)])
+        assert close(together.step(ids), expected)
+    together.select([2, 0])
+    for ids in zip(c[50:], a[50:], strict=True):
+        expected = torch.cat([alone[2].step(ids[:1]), alone[0].step(ids[1:])])
+        assert close(together.step(ids), expected)
+
+
+@pytest.mark.parametrize(("num_latents", "refill"), [(1, 1), (2, 1), (8, 8), (8, 1), (8, 7), (20, 13)])
+def test_so_they_do_for_any_number_of_latents_and_any_refill(num_latents, refill):
+    model, ids = outspoken_model(), piece(CONTEXT)
+    reader = Reader(model, num_latents=num_latents, refill=refill)
+
+    reader.read(ids[:5])
+    for length in range(6, CONTEXT + 1):
+        (logits,) = reader.step([ids[length - 1]])
+        in_use = latents_in_use(5, length - 5, num_latents, refill)
+        assert close(logits, uncached(model, ids[:length], in_use)), f"after {length} tokens"
+
+
+def test_past_the_context_a_refill_sees_the_last_tokens_and_no_others():
+    model, ids = outspoken_model(context_length=16), piece(600)
+    reader = Reader(model)
+
+    reader.read(ids[:3])
+    refills = 0
+    for length in range(4, 600):
+        (logits,) = reader.step([ids[length - 1]])
+        assert logits.isfinite().all()
+        if length > 16 and reader.caches.num_latents == N // 2:
+            refills += 1
+            assert close(logits, uncached(model, ids[length - 16 : length], N // 2)), f"after {length} tokens"
+    assert refills > 100
+
+
+def test_of_a_prime_longer_than_the_context_the_end_is_read():
+    model, ids = outspoken_model(), piece(3 * CONTEXT)
+
+    assert close(Reader(model).read(ids)[0], uncached(model, ids[-CONTEXT:], N // 2))
+
+
+def test_a_step_equals_the_models_own_read_and_extend():
+    model = outspoken_model(num_layers=3, cross_num_heads=2, num_heads=4, d_model=64)
+    ids = torch.randint(0, START, (2, N), generator=torch.Generator().manual_seed(1))
+    stepper, caches, twins = Stepper(model), model.new_caches(2), model.new_caches(2)
+
+    with torch.inference_mode():
+        stepper(ids[:, 0], model.new_caches(2))
+        caches.position = twins.position = TURNS - 3  # a new table of rotations is due on the way
+        for column in ids.T:
+            model.read(column[:, None], twins)
+            assert close(stepper(column, caches), model.extend(column[:, None], twins)[:, 0])
+
+
+def test_a_step_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    reader = Reader(outspoken_model())
+    reader.read([START])
+    reader.step([3])
+
+    assert torch.get_num_threads() == before
+
+
+def test_a_cache_moves_its_window_to_the_front_when_it_is_full():
+    cache = KeyValueCache(1, 1, 1, window=3, slack=2, device=torch.device("cpu"), dtype=torch.float32)
+    seen = []
+    for position in range(8):
+        cache.append(torch.full((1, 1, 1, 1), float(position)), torch.full((1, 1, 1, 1), -float(position)))
+        keys, values = cache.last(len(cache))
+        assert torch.equal(keys, -values)
+        seen.append(keys.flatten().int().tolist())
+
+    assert seen == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6], [5, 6, 7]]
+
+
+@pytest.mark.parametrize("policy", REFILLS[:1] + REFILLS[2:])
+def test_memory_stays_where_it_is(policy):
+    reader = Reader(outspoken_model(context_length=16), refill=policy)
+    caches = [reader.caches.cross, *reader.caches.layers]
+    places = [(cache._keys.data_ptr(), cache._values.data_ptr(), cache._keys.shape) for cache in caches]
+
+    reader.read([START])
+    for id in piece(1000):
+        reader.step([id])
+
+    assert [(cache._keys.data_ptr(), cache._values.data_ptr(), cache._keys.shape) for cache in caches] == places
+    assert len(reader._recent) <= N
