@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import secrets
-import time
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from typer import Exit, Option
+from typer import Option
 
-from pamusic.cli.output import output
-from pamusic.cli.terminal import progress, say
-from pamusic.errors import UsageError
+from pamusic.cli.composing import compose_file
 
 DEFAULT_LENGTH = 4096  # about 100 seconds of music
 Draw = partial(Option, rich_help_panel="How a token is drawn")
 Model = partial(Option, rich_help_panel="Who composes")
+Prime = partial(Option, rich_help_panel="The prime")
 
 
 def sample(
     prime: Annotated[Path | None, Option(help="MIDI to go on from; - is stdin. (default: nothing)")] = None,
-    tracks: Annotated[str, Option(help="Of the prime: piano; all (but drums); or numbers, like 1,3.")] = "piano",
     length: Annotated[int | None, Option(help="New tokens. (default: 4096, or as --seconds need)")] = None,
     seconds: Annotated[float | None, Option(help="Seconds of new music.")] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
     seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
     may_end: Annotated[bool, Option("--may-end", help="Let the piece end by itself before that.")] = False,
-    continuation_only: Annotated[bool, Option("--continuation-only", help="Leave the prime out of the file.")] = False,
+    tracks: Annotated[str, Prime(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    prime_from: Annotated[float | None, Prime(help="Second from which on it is read. (default: 0)")] = None,
+    prime_to: Annotated[float | None, Prime(help="Second at which it is cut; what sounds there rings on.")] = None,
+    one_track: Annotated[bool, Prime("--one-track", help="Go on in its track and channel, not a new one.")] = False,
+    continuation_only: Annotated[bool, Prime("--continuation-only", help="Leave it out of the file.")] = False,
     temperature: Annotated[float, Draw(help="Low is predictable, high is bold; 0: always the likeliest.")] = 1.0,
     top_p: Annotated[float, Draw(help="From the likeliest that reach this probability; 1: all.")] = 0.97,
     top_k: Annotated[int, Draw(help="From this many of the likeliest; 0: all.")] = 0,
@@ -38,48 +38,12 @@ def sample(
     num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
     device: Annotated[str, Model(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
-    """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far."""
-    from pamusic.checkpoint import find_checkpoint, load_checkpoint
-    from pamusic.cli.reading import read_telling
-    from pamusic.composition import compose, continuation, continued
-    from pamusic.generation.config import SamplingConfig
-    from pamusic.music.midi import midi_bytes, parsed_tracks
-    from pamusic.training.machine import choose_machine
+    """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far.
 
-    length = DEFAULT_LENGTH if length is None and seconds is None else length
-    seed = secrets.randbelow(2**31) if seed is None else seed
-    with output(out, Path("sample.mid"), source=prime, kind="music") as file:
-        opening = None if prime is None else read_telling(prime, parsed_tracks(tracks))
-        who = load_checkpoint(find_checkpoint(checkpoint), choose_machine(device, "fp32", compile=False).device)
-        try:
-            drawn = compose(
-                who, opening, seed=seed, length=length, seconds=seconds, may_end=may_end,
-                sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
-                num_latents=num_latents, context_length=context_length,
-            )  # fmt: skip
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        say(f"{who.title}, seed {seed}")
-        began = time.perf_counter()
-        ids, interrupted = _collected(drawn, length)
-        took = time.perf_counter() - began
-        music = (continuation if continuation_only else continued)(who.tokenizer, ids, prime=opening, seconds=seconds)
-        file.write(midi_bytes(music))
-    passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
-    say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
-    say(f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time{'; interrupted' if interrupted else ''}")
-    if interrupted:
-        raise Exit(130)
-
-
-def _collected(drawn: Iterable[int], total: int | None) -> tuple[list[int], bool]:
-    """The ids drawn until the end or an interruption, and whether it was one."""
-    ids: list[int] = []
-    try:
-        for id in progress(drawn, total=total, what="sample", unit="token"):
-            ids.append(id)
-    except KeyboardInterrupt:
-        if not ids:
-            raise
-        return ids, True
-    return ids, False
+    The prime stays as it is in its file: ticks, touch, pedals, tempi, other tracks, all up to the cut.
+    """
+    options = dict(locals())
+    del options["out"]
+    options["length"] = DEFAULT_LENGTH if length is None and seconds is None else length
+    options["seed"] = secrets.randbelow(2**31) if seed is None else seed
+    compose_file(out, Path("sample.mid"), options)

@@ -42,6 +42,7 @@ def generate(
     seconds_of_id: Sequence[float] | None = None,
     sampling: SamplingConfig | None = None,
     barred_ids: Iterable[int] = (),
+    barred_at_first: Iterable[int] = (),
     rules: Rules | None = None,
     end_id: int | None = None,
     end_after: int | None = None,
@@ -60,6 +61,7 @@ def generate(
         seconds_of_id: `[vocab]`, seconds that pass with each id; needed for `seconds`.
         sampling: how an id is drawn.
         barred_ids: are never drawn.
+        barred_at_first: are not drawn first.
         rules: of what may follow what, the prime's ids first, which are followed even where they break them.
         end_id: ends the piece, and is not yielded itself.
         end_after: how many ids must precede the end; None bars it.
@@ -86,6 +88,7 @@ def generate(
     if rules is not None and len(rules.column_of_id) != len(barred):
         raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
     reader = Reader(model, num_latents=num_latents, context_length=context_length, refill=refill)
+    first = list(barred_at_first)
 
     def drawn() -> Iterator[int]:
         randomness = torch.Generator().manual_seed(seed)
@@ -96,6 +99,8 @@ def generate(
         count, passed = 0, 0.0
         while True:
             out = barred.clone() if row is None else row.barred().logical_or_(barred)
+            if count == 0:
+                out[first] = True
             if end_id is not None and (end_after is None or count < end_after):
                 out[end_id] = True
             id = _draw(logits, out, sampling or SamplingConfig(), randomness)

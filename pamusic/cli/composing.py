@@ -1,0 +1,104 @@
+"""Options of `pamusic sample` -> a MIDI file, for the first time or again. Knows words and the order of the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from typer import Exit
+
+from pamusic.cli.output import output
+from pamusic.cli.reading import read_with_bytes
+from pamusic.cli.terminal import progress, say
+from pamusic.errors import PamusicError, UsageError
+
+if TYPE_CHECKING:
+    from pamusic.provenance import Provenance
+
+
+def compose_file(out: Path | None, default: Path, options: dict[str, Any], again: Provenance | None = None) -> bytes:
+    """Composes into a file, which tells how it was made; returns its bytes.
+
+    Args:
+        out: where it goes, or None.
+        default: where it goes then, or under the first free name after it.
+        options: of `pamusic sample`, by name.
+        again: the record of the file that is to be made again; the names in it are kept.
+
+    Raises:
+        PamusicError: it cannot be composed, or from another prime than before.
+        typer.Exit: it was interrupted; the file is there.
+    """
+    from pamusic.checkpoint import find_checkpoint, load_checkpoint, shipped_checkpoints
+    from pamusic.composition import Cut, as_midi, compose, continuation
+    from pamusic.generation.config import SamplingConfig
+    from pamusic.music.midi import midi_bytes, parsed_tracks
+    from pamusic.music.splicing import is_kept
+    from pamusic.provenance import differences, provenance, sha256, signed
+    from pamusic.training.machine import choose_machine
+
+    o = SimpleNamespace(**options)
+    tracks, cut = parsed_tracks(o.tracks), Cut(o.prime_from or 0.0, o.prime_to)
+    if o.prime is None and (o.prime_from is not None or o.prime_to is not None):
+        raise UsageError("--prime-from and --prime-to are of a prime; give one with --prime")
+    with output(out, default, source=o.prime, kind="music") as file:
+        opening, data, repairs = (None, None, ()) if o.prime is None else read_with_bytes(o.prime, tracks)
+        if again and data is not None and sha256(data) != again.prime_sha256:
+            raise PamusicError(f"{o.prime}: is not the prime that the file was made from; say where that is: --prime")
+        path = find_checkpoint(o.checkpoint)
+        who = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device)
+        try:
+            drawn = compose(
+                who, opening, cut=cut, seed=o.seed, length=o.length, seconds=o.seconds, may_end=o.may_end,
+                sampling=SamplingConfig(temperature=o.temperature, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p),
+                num_latents=o.num_latents, context_length=o.context_length,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        say(f"{who.title}, seed {o.seed}")
+        began = time.perf_counter()
+        ids, interrupted = _collected(drawn, o.length)
+        took = time.perf_counter() - began
+        if o.continuation_only:
+            music = continuation(who.tokenizer, ids, prime=opening, cut=cut, seconds=o.seconds)
+            midi = midi_bytes(music)
+        else:
+            if data is not None and not is_kept(data, repairs):
+                say("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
+                data_kept = None
+            else:
+                data_kept = data
+            midi = as_midi(
+                who.tokenizer, ids, prime=opening, data=data_kept, tracks=tracks, cut=cut, seconds=o.seconds,
+                one_track=o.one_track,
+            )  # fmt: skip
+        names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
+        if again:
+            names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
+        record = provenance({**options, **names, "length": len(ids) if interrupted else o.length}, who, data)
+        if again and (other := differences(again, record.made_on)):
+            say(f"the music may differ: {'; '.join(other)}")
+        midi = signed(midi, record)
+        file.write(midi)
+    passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
+    say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
+    say(f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time{'; interrupted' if interrupted else ''}")
+    if interrupted:
+        raise Exit(130)
+    return midi
+
+
+def _collected(drawn: Iterable[int], total: int | None) -> tuple[list[int], bool]:
+    """The ids drawn until the end or an interruption, and whether it was one."""
+    ids: list[int] = []
+    try:
+        for id in progress(drawn, total=total, what="sample", unit="token"):
+            ids.append(id)
+    except KeyboardInterrupt:
+        if not ids:
+            raise
+        return ids, True
+    return ids, False
