@@ -1,7 +1,7 @@
 """A prime and a checkpoint -> new ids -> a performance that goes on where the prime ends.
 
-Knows performances, checkpoints and the sampler; knows no terminal, no files. It stands above `generation/`, which must
-not know what ids mean, and below `cli/`, which knows no music: here alone the two meet.
+Knows performances, checkpoints and the sampler; knows no terminal and no paths. It stands above `generation/`, which
+must not know what ids mean, and below `cli/`, which knows no music: here alone the two meet.
 
 The prime stays as it was read: its own times, velocities and pedals, not those of the grid. A whole prime ends by
 itself: new music begins where its last note has ended. A prime that is cut goes on: what still sounds there (keys that
@@ -225,6 +225,7 @@ def as_midi(
     cut: Cut = WHOLE,
     seconds: float | None = None,
     one_track: bool = False,
+    alone: bool = False,
 ) -> bytes:
     """A Standard MIDI File of the prime and of the music of new ids; the other arguments are `continuation`'s.
 
@@ -233,7 +234,10 @@ def as_midi(
             or without a prime, all of it is written anew, on a grid of milliseconds.
         tracks: which parts of that file are the prime.
         one_track: whether the music goes on where the prime was played, not on a track and channel of its own.
+        alone: whether the prime is left out.
     """
+    if alone:
+        return midi_bytes(continuation(tokenizer, ids, prime=prime, cut=cut, seconds=seconds))
     if prime is None or data is None:
         return midi_bytes(continued(tokenizer, ids, prime=prime, cut=cut, seconds=seconds))
     seam = followed(tokenizer, ids, prime=prime, cut=cut, seconds=seconds)

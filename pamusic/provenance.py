@@ -110,9 +110,13 @@ def check_weights(record: Provenance, path: Path) -> None:
         )
 
 
-def differences(record: Provenance, now: dict[str, Any]) -> list[str]:
+def differences(before: Provenance, now: Provenance) -> list[str]:
     """What the numbers may depend on and is not as it was, in words."""
-    return [f"{name} {now.get(name)}, then {was}" for name, was in record.made_on.items() if now.get(name) != was]
+    return [
+        f"{name} {now.made_on.get(name)}, then {was}"
+        for name, was in before.made_on.items()
+        if now.made_on.get(name) != was
+    ]
 
 
 def sha256(data: bytes) -> str:

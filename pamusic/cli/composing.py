@@ -33,9 +33,9 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         typer.Exit: it was interrupted; the file is there.
     """
     from pamusic.checkpoint import find_checkpoint, load_checkpoint, shipped_checkpoints
-    from pamusic.composition import Cut, as_midi, compose, continuation
+    from pamusic.composition import Cut, as_midi, compose
     from pamusic.generation.config import SamplingConfig
-    from pamusic.music.midi import midi_bytes, parsed_tracks
+    from pamusic.music.midi import parsed_tracks
     from pamusic.music.splicing import is_kept
     from pamusic.provenance import differences, provenance, sha256, signed
     from pamusic.training.machine import choose_machine
@@ -62,24 +62,17 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         began = time.perf_counter()
         ids, interrupted = _collected(drawn, o.length)
         took = time.perf_counter() - began
-        if o.continuation_only:
-            music = continuation(who.tokenizer, ids, prime=opening, cut=cut, seconds=o.seconds)
-            midi = midi_bytes(music)
-        else:
-            if data is not None and not is_kept(data, repairs):
-                say("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
-                data_kept = None
-            else:
-                data_kept = data
-            midi = as_midi(
-                who.tokenizer, ids, prime=opening, data=data_kept, tracks=tracks, cut=cut, seconds=o.seconds,
-                one_track=o.one_track,
-            )  # fmt: skip
+        if data is not None and not (kept := is_kept(data, repairs)) and not o.continuation_only:
+            say("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
+        midi = as_midi(
+            who.tokenizer, ids, prime=opening, data=data if data is not None and kept else None, tracks=tracks,
+            cut=cut, seconds=o.seconds, one_track=o.one_track, alone=o.continuation_only,
+        )  # fmt: skip
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
         record = provenance({**options, **names, "length": len(ids) if interrupted else o.length}, who, data)
-        if again and (other := differences(again, record.made_on)):
+        if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")
         midi = signed(midi, record)
         file.write(midi)
