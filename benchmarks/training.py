@@ -53,8 +53,9 @@ class Steps(Trainer):
 
 
 def _one_piece(folder: Path):
-    from pamusic.tokens.corpus import open_corpus, writing_corpus
+    from pamusic.tokens.corpus import open_corpus
     from pamusic.tokens.tokenizer import load_tokenizer
+    from pamusic.tokens.writing import writing_corpus
 
     with writing_corpus(folder, load_tokenizer("performance")) as writer:
         writer.add(torch.zeros(9).short().numpy(), name="x", split="train", num_notes=1, seconds=1.0, sha256="0" * 64)

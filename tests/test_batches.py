@@ -1,5 +1,7 @@
 """What a model is shown: windows that end anywhere, padding that is never scored, augmentation that stays music."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,30 @@ def test_windows_are_stretches_of_training_pieces_that_end_anywhere(tmp_path):
     assert len(lengths) > 5  # and short prefixes too
     assert starts
     assert ends
+
+
+def test_a_piece_too_short_for_the_latents_stands_behind_others(tmp_path):
+    corpus = small_corpus(tmp_path / "c", notes_of_pieces=(3, 4, 5, 6), splits=("train",) * 4)
+    pieces = [with_borders(corpus.piece(piece), corpus).tolist() for piece in corpus.split("train")]
+    start = corpus.tokenizer.vocabulary.id("start")
+    config = tiny_config(num_latents=40)
+    assert all(len(piece) <= 40 for piece in pieces)
+
+    batch = TrainingBatches(corpus, config, plain(prefix_dropout=0.0)).batch(0)
+    for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+        assert PAD not in tokens[-40:]
+        window = [token for token in tokens if token != PAD]
+        borders = [i for i, token in enumerate(window) if token == start]
+        whole = [window[i:j] for i, j in itertools.pairwise([*borders, len(window)])]
+        assert all(piece in pieces for piece in whole[:-1])
+        assert any(piece[: len(whole[-1])] == whole[-1] for piece in pieces)
+        assert len({tuple(piece) for piece in whole}) == len(whole)  # or it would learn to copy
+        expected = [NOT_SCORED if token == start else token for token in window[-39:]]
+        assert targets[:-1] == expected
+
+    alone = small_corpus(tmp_path / "alone", notes_of_pieces=(5,), splits=("train",))
+    lonely = TrainingBatches(alone, config, plain(prefix_dropout=0.0)).batch(0)
+    assert lonely.tokens.tolist()[0].count(start) == 1
 
 
 def test_longer_pieces_are_drawn_more_often(tmp_path):

@@ -47,6 +47,7 @@ def train(
     precision: Annotated[str | None, Machine(help="auto, bf16, fp16, fp32.")] = None,
     micro_batch: Annotated[int | None, Machine(help="Windows computed at once.")] = None,
     recompute: Annotated[bool | None, Machine(help="Spare memory by computing layers twice.")] = None,
+    shard: Annotated[bool | None, Machine(help="Spread the weights over the processes of torchrun.")] = None,
     compile: Annotated[bool | None, Machine(help="Compile the model first.")] = None,
 ) -> None:
     """Train a model on a corpus. Stopped at any time, it leaves a checkpoint to sample from and to go on from."""
@@ -60,6 +61,7 @@ def train(
         "warmup_steps": warmup_steps, "ema_decay": ema_decay, "patience": patience, "prefix_dropout": prefix_dropout,
         "dropout": dropout, "transpose_down": transpose, "transpose_up": transpose, "stretch": stretch,
         "validate_every": validate_every, "precision": precision, "micro_batch": micro_batch, "recompute": recompute,
+        "shard": shard,
     }  # fmt: skip
     given = {name: value for name, value in asked.items() if value is not None}
     settings = {**(read_recipe(config) if config is not None else {}), **given}

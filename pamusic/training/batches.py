@@ -53,6 +53,9 @@ class TrainingBatches:
     A piece is drawn as often as it is long (the official code draws every piece equally often; the score counts
     tokens). The end of its window is uniform over [latents + 1, length]; the window is what precedes it, at most
     context + 1 tokens, start and end tokens among them.
+
+    A piece too short to fill the latents does not waste them: others stand before it, each of them once, as far as
+    there are others. What follows a start token has nothing to do with what precedes it; the start is not scored.
     """
 
     def __init__(self, corpus: Corpus, model: ModelConfig, training: TrainingConfig) -> None:
@@ -69,20 +72,36 @@ class TrainingBatches:
         rows = range(self._training.batch_size) if rows is None else rows
         rngs = [np.random.default_rng([self._training.seed, step, row]) for row in rows]
         windows = [self._window(rng) for rng in rngs]
-        return make_batch(windows, self._model, self._training.prefix_dropout, rngs)
+        batch = make_batch(windows, self._model, self._training.prefix_dropout, rngs)
+        batch.targets[batch.targets == self._corpus.tokenizer.vocabulary.id("start")] = NOT_SCORED
+        return batch
 
     def _window(self, rng: np.random.Generator) -> np.ndarray:
-        training, tokenizer = self._training, self._corpus.tokenizer
+        full = self._model.num_latents + 1
+        piece = self._drawn(rng)
+        ids, joined = self._ids(piece, rng), {piece}
+        end = int(rng.integers(min(full, len(ids)), len(ids) + 1))
+        window = self._transposed(ids[max(0, end - self._model.context_length - 1) : end], rng)
+        while len(window) < full and len(joined) < len(self._pieces):
+            piece = self._drawn(rng)
+            if piece not in joined:
+                joined.add(piece)
+                window = np.concatenate([self._transposed(self._ids(piece, rng)[-full:], rng), window])
+        return window[-self._model.context_length - 1 :]
+
+    def _drawn(self, rng: np.random.Generator) -> int:
         draw = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
-        piece = int(self._pieces[min(draw, len(self._pieces) - 1)])
-        if training.stretch:
-            ids = stretched_ids(self._grid(piece), tokenizer, training.stretch, rng)
-        else:
-            ids = self._corpus.piece(piece)
-        ids = with_borders(ids, self._corpus)
-        end = int(rng.integers(min(self._model.num_latents + 1, len(ids)), len(ids) + 1))
-        window = ids[max(0, end - self._model.context_length - 1) : end]
-        return transposed_ids(window, tokenizer, training.transpose_down, training.transpose_up, rng)
+        return int(self._pieces[min(draw, len(self._pieces) - 1)])
+
+    def _ids(self, piece: int, rng: np.random.Generator) -> np.ndarray:
+        """A piece between its borders, played a little slower or faster."""
+        stretch, tokenizer = self._training.stretch, self._corpus.tokenizer
+        ids = stretched_ids(self._grid(piece), tokenizer, stretch, rng) if stretch else self._corpus.piece(piece)
+        return with_borders(ids, self._corpus)
+
+    def _transposed(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        down, up = self._training.transpose_down, self._training.transpose_up
+        return transposed_ids(ids, self._corpus.tokenizer, down, up, rng)
 
     def _decoded(self, piece: int) -> GridNotes:
         return self._corpus.tokenizer.grid_from_ids(self._corpus.piece(piece))

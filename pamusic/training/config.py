@@ -26,6 +26,7 @@ class TrainingConfig:
         ema_decay: of the moving average of the weights, which is validated beside them; 0 for none.
         patience: validations in a row without a new best after which the run ends; None for no such end.
         recompute: forget what the layers computed forward and compute it again backward: slower, in less memory.
+        shard: spread weights, gradients and optimisers over all processes, where there are several.
         prefix_dropout: share of the prefix that no latent of a window sees; the paper calls it cross-attend dropout.
         transpose_down, transpose_up: semitones that a window is moved at most.
         stretch: a window is played up to this share slower or faster.
@@ -50,6 +51,7 @@ class TrainingConfig:
     ema_decay: float = 0.999
     patience: int | None = None
     recompute: bool = False
+    shard: bool = False
     prefix_dropout: float = 0.7
     transpose_down: int = 5
     transpose_up: int = 6

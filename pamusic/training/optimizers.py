@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pamusic.training.config import TrainingConfig
+from pamusic.training.sharding import put
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
@@ -69,7 +70,7 @@ class Average:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, averaged in zip(self._names, self._averaged, strict=True):
-            averaged.copy_(state[name])
+            put(state[name], averaged)
 
     @torch.no_grad()
     def _swap(self) -> None:

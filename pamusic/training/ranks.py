@@ -67,16 +67,21 @@ def local_device(device: torch.device) -> torch.device:
     return torch.device("cuda", int(card)) if str(device) == "cuda" and card is not None else device
 
 
-@contextmanager
-def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Within the block the ranks can reach each other: NCCL between cards, else gloo."""
+def join(ranks: Ranks, device: torch.device) -> None:
+    """Lets the ranks reach each other, until `joined` ends: NCCL between cards, else gloo."""
     if ranks.size == 1 or dist.is_initialized():
-        yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+
+
+@contextmanager
+def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Within the block the ranks can reach each other."""
+    join(ranks, device)
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        if ranks.size > 1:
+            dist.destroy_process_group()

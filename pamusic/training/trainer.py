@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 import pamusic
@@ -41,8 +42,9 @@ from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine, describe, keep_freed_memory
 from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Metrics, Row
 from pamusic.training.optimizers import Average, make_optimizers
-from pamusic.training.ranks import ALONE, Ranks, joined
+from pamusic.training.ranks import ALONE, Ranks, join, joined
 from pamusic.training.schedule import rate
+from pamusic.training.sharding import gathered, load_whole, shard, spread_optimizer_state
 
 REPORT_EVERY = 10  # steps
 FORMAT = 1
@@ -149,6 +151,9 @@ class Trainer:
         self._started_from = None if start_from is None else start_from.title
         if start_from is not None:
             self.model.load_state_dict(start_from.model.state_dict())
+        if training.shard and ranks.size > 1:
+            join(ranks, machine.device)
+            shard(self.model, ranks, machine.device)
         self.optimizers = make_optimizers(self.model, training)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
         self.step, self.latent_tokens, self.seconds, self.best_nats = 0, 0, 0.0, math.inf
@@ -247,9 +252,10 @@ class Trainer:
                 patient = self._is_patient()
                 ended = ended or not patient
                 due = self._report(spent, waited, validated, ended=ended)
-                if self.ranks.first and (ended or time.monotonic() > save_at):  # the report has seen that all is well
+                if self.ranks.any(ended or time.monotonic() > save_at, self.machine.device):  # the report was good
                     self._save()
-                    self._metrics.draw()
+                    if self.ranks.first:
+                        self._metrics.draw()
                     save_at = time.monotonic() + 60 * self.training.save_every_minutes
                 report(due)
                 if ended:
@@ -283,7 +289,8 @@ class Trainer:
         nats = self._gradients(batch)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        self.grad_norm = gathered(norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
@@ -324,7 +331,7 @@ class Trainer:
         parts = batch.micro(min(self.training.windows_at_once, len(batch.tokens)))
         for number, part in enumerate(parts, start=1):
             part = part.to(self.machine.device)
-            with nullcontext() if number == len(parts) else self._gradients_kept():
+            with self._gradients_shared(number == len(parts)):
                 with self.machine.autocast():
                     loss, part_nats = self._loss(part)
                 # DDP averages over ranks what is to be summed over them.
@@ -333,13 +340,17 @@ class Trainer:
         return self.ranks.summed(nats) / scored
 
     def _share(self) -> None:
-        """Lets the ranks sum their gradients (PyTorch's DistributedDataParallel), while they compute."""
-        if self.ranks.size > 1 and self._shared is self.model:
+        """Lets the ranks sum their gradients (PyTorch's DistributedDataParallel; or FSDP, which does), computing on."""
+        if self.ranks.size > 1 and self._shared is self.model and not self.training.shard:
             self._shared = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
 
-    def _gradients_kept(self) -> AbstractContextManager:
-        """Within the block, gradients are accumulated by each rank for itself."""
-        return self._shared.no_sync() if isinstance(self._shared, DistributedDataParallel) else nullcontext()
+    def _gradients_shared(self, now: bool) -> AbstractContextManager:
+        """Within the block gradients are summed over the ranks, or else kept by each for itself until they are."""
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(now)
+        if isinstance(self._shared, DistributedDataParallel) and not now:
+            return self._shared.no_sync()
+        return nullcontext()
 
     def _loss(self, part: Batch) -> tuple[Tensor, Tensor]:
         """`_eager_loss`, compiled; as it stands where it turns out that it cannot be compiled."""
@@ -375,22 +386,23 @@ class Trainer:
         validated = Validated(nats, averaged)
         if validated.best < self.best_nats:
             self.best_nats, self._best_step = validated.best, self.step
-            if self.ranks.first:
-                self._save_checkpoint(BEST, validated)
+            self._save_checkpoint(BEST, validated)
         return validated
 
     @torch.inference_mode()
     def _nats_on_fixed_windows(self) -> float:
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.machine.device)  # nats, tokens
-        for batch in self._validation[self.ranks.rank :: self.ranks.size]:
+        # Where the weights are spread, each forward pass needs all ranks; else each scores its share of the batches.
+        alone = isinstance(self.model, FSDPModule)
+        for batch in self._validation if alone else self._validation[self.ranks.rank :: self.ranks.size]:
             batch = batch.to(self.machine.device)
             with self.machine.autocast():
                 logits = self.model(batch.tokens).float()
             targets = batch.targets.flatten()
             total[0] += F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=NOT_SCORED, reduction="sum")
             total[1] += (targets != NOT_SCORED).sum()
-        nats, tokens = self.ranks.summed(total).tolist()
+        nats, tokens = (total if alone else self.ranks.summed(total)).tolist()
         return nats / tokens
 
     def _report(self, seconds: float, waited: float, validated: Validated | None, *, ended: bool) -> Report:
@@ -468,12 +480,14 @@ class Trainer:
         except RuntimeError as error:
             if self.ranks.size == 1 or is_about_memory(error):
                 raise
-            if self.ranks.first and self.step:
+            whole = not self.training.shard  # each rank has all there is to save
+            if self.ranks.first and self.step and whole:
                 self._save()
             why = str(error).partition("\n")[0][:160]
+            kept = f"the state of step {self.step}" if whole else "what was saved last"
             raise PamusicError(
-                f"another of the {self.ranks.size} processes is gone ({why}); {self.run} keeps the state of step"
-                f" {self.step}; go on with --resume {self.run}"
+                f"another of the {self.ranks.size} processes is gone ({why}); {self.run} keeps {kept}; go on with"
+                f" --resume {self.run}"
             ) from None
 
     def _begin_folder(self) -> None:
@@ -511,13 +525,16 @@ class Trainer:
         }
 
     def _save(self) -> None:
-        """The state that resuming needs, whole or not at all, then a checkpoint of the same weights."""
+        """The state that resuming needs, whole or not at all, then a checkpoint of the same weights.
+
+        Where weights are spread over the ranks, all of them must call this; the first one writes.
+        """
         state = {
             "format": FORMAT,
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "model": gathered(self.model.state_dict()),
+            "optimizers": [gathered(optimizer.state_dict()) for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.average is None else gathered(self.average.state_dict()),
             "losses": [loss.cpu() for loss in self._losses],
             "best_step": self._best_step,
             "step": self.step,
@@ -525,8 +542,9 @@ class Trainer:
             "seconds": self.seconds,
             "best_nats": self.best_nats,
         }
-        with written_atomically(self.run / STATE) as path, path.open("wb") as file:
-            torch.save(state, file)  # to a path, a full disk would be a RuntimeError of torch's
+        if self.ranks.first:
+            with written_atomically(self.run / STATE) as path, path.open("wb") as file:
+                torch.save(state, file)  # to a path, a full disk would be a RuntimeError of torch's
         self._save_checkpoint(LAST, None)
 
     def _save_checkpoint(self, which: str, validated: Validated | None) -> None:
@@ -538,28 +556,26 @@ class Trainer:
             "weights": "averaged" if averaged is not None else "as trained",
             "validation_windows_nats": None if validated is None else validated.best,
         }
-        save_checkpoint(
-            self.run / which,
-            self.model,
-            self.corpus.tokenizer,
-            about={**trained, "run": self._about()},
-            weights=None if averaged is None else averaged.state_dict(),
-        )
+        weights = gathered((averaged or self.model).state_dict())
+        if self.ranks.first:
+            about = {**trained, "run": self._about()}
+            save_checkpoint(self.run / which, self.model, self.corpus.tokenizer, about=about, weights=weights)
 
     def _load_state(self, run: Path) -> None:
         path = run / STATE
         try:
             state = torch.load(path, map_location=self.machine.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
+            load_whole(self.model, state["model"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 peaks = [group["peak_lr"] for group in optimizer.param_groups]
                 optimizer.load_state_dict(saved)
+                spread_optimizer_state(optimizer)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["peak_lr"] = peak
             if state["scaler"]:  # empty where it was not needed
                 self.scaler.load_state_dict(state["scaler"])
             if self.average is not None:
-                self.average.load_state_dict(state.get("average") or self.model.state_dict())
+                self.average.load_state_dict(state.get("average") or state["model"])
             self._losses = [loss.to(self.machine.device) for loss in state.get("losses", [])]
             self.step, self.seconds = state["step"], state["seconds"]
             as_now = self.step * self.training.batch_size * self.model.config.num_latents

@@ -1,0 +1,97 @@
+"""All that is to be measured on a GPU, in one go: `python benchmarks/gpu.py`.
+
+First whether it computes what the CPU computes, in float32 without TF32: logits of a whole pass and of a pass with part
+of the prefix left out, gradients, and logits out of caches, token by token and over refills. Then the speed and memory
+of training (`training.py`) and of sampling (`sampling.py`) for each size. Says on what it ran; exits with 1 where the
+two differ by more than rounding, and then measures no speed. `--device cpu` compares the CPU with itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from pamusic.model.config import preset
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.stepper import Stepper
+from pamusic.training.config import TrainingConfig
+from pamusic.training.machine import choose_machine, describe
+
+HERE = Path(__file__).parent
+MOST = 2e-3  # of logits with a spread of 1: float32 sums in another order
+
+
+def random_model(device: torch.device) -> PerceiverAR:
+    torch.manual_seed(0)
+    model = PerceiverAR(preset("small", vocab_size=391, pad_id=390, context_length=2048, num_latents=256)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.06)
+    return model.to(device)
+
+
+def computed(device: torch.device) -> dict[str, torch.Tensor]:
+    """What is compared, by name, on the CPU."""
+    model = random_model(device)
+    randomness = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, 388, (2, 2048), generator=randomness).to(device)
+    kept = torch.rand(2, 1792, generator=randomness).topk(500).indices.sort().values.to(device)
+    tokens[1, :700] = 390  # a short window: padding before its prefix
+    found = {}
+    with torch.inference_mode():
+        found["a whole pass"] = model(tokens)
+        found["a part of the prefix"] = model(tokens, kept=kept)
+        caches = model.new_caches(1, 64, 512)
+        model.read(tokens[:1, :300], caches)
+        steps = [model.extend(tokens[:1, 270:300], caches)[:, -1]]
+        step = Stepper(model)
+        for place in range(300, 330):
+            steps.append(step(tokens[:1, place], caches))
+        for layer in caches.layers:
+            layer.clear()
+        steps.append(model.extend(tokens[:1, 298:330], caches)[:, -1])
+        found["out of caches"] = torch.cat(steps)
+    model.train()
+    model(tokens, kept=kept).float().logsumexp(-1).sum().backward()
+    gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    found["gradients"] = gradients / gradients.abs().max()
+    return {name: value.float().cpu() for name, value in found.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--sizes", default="small,medium,base")
+    parser.add_argument("--batch", default="32", help="windows a step")
+    words = parser.parse_args()
+    machine = choose_machine(words.device, "fp32", compile=False)
+    print(
+        f"{describe(machine)}, Python {platform.python_version()}, torch {torch.__version__}, CUDA {torch.version.cuda}"
+    )
+    torch.backends.cuda.matmul.allow_tf32 = False
+    print("\n| against the CPU, float32 | largest difference |\n|---|---|")
+    worst, here, there = 0.0, computed(torch.device("cpu")), computed(machine.device)
+    for name, value in here.items():
+        difference = (value - there[name]).abs().max().item()
+        worst = max(worst, difference)
+        print(f"| {name} | {difference:.1e} |")
+    if not worst <= MOST:
+        print(f"\nmore than rounding ({MOST:g}): no speeds are measured")
+        return 1
+    if machine.device.type == "cpu":
+        return 0
+    for size in words.sizes.split(","):
+        print(flush=True)
+        arguments = ["--size", size, "--device", words.device, "--batch", words.batch, "--steps", "20"]
+        subprocess.run([sys.executable, str(HERE / "training.py"), *arguments], check=False)
+        subprocess.run([sys.executable, str(HERE / "sampling.py"), "--size", size], check=False)
+    print(f"\nPrefix dropout in training: {TrainingConfig.prefix_dropout}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

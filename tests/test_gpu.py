@@ -1,0 +1,71 @@
+"""On a CUDA card everything is as on the CPU, only faster. Skipped where there is none."""
+
+import pytest
+import torch
+from corpora import small_corpus
+from models import tiny_config, tiny_model
+
+from pamusic.evaluation.likelihood import evaluate
+from pamusic.generation.sampler import generate
+from pamusic.training.config import TrainingConfig
+from pamusic.training.machine import choose_machine
+from pamusic.training.metrics import TRAIN, read_metrics
+from pamusic.training.trainer import Trainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA card"),
+]
+
+
+def settings(**changes):
+    return TrainingConfig(**{"steps": 20, "batch_size": 4, "cooldown_steps": 5, "validation_windows": 4, **changes})
+
+
+def losses(run):
+    return [row.nats_per_token for row in read_metrics(run / "metrics.csv") if row.split == TRAIN]
+
+
+def test_logits_and_gradients_are_those_of_the_cpu():
+    torch.backends.cuda.matmul.allow_tf32 = False
+    tokens = torch.randint(0, 388, (2, 64), generator=torch.Generator().manual_seed(0))
+    found = []
+    for device in ("cpu", "cuda"):
+        model = tiny_model(num_layers=3).to(device).train()
+        logits = model(tokens.to(device))
+        logits.float().logsumexp(-1).sum().backward()
+        found.append((logits.detach().cpu(), torch.cat([p.grad.flatten().cpu() for p in model.parameters()])))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=2e-3, rtol=1e-2)
+
+
+def test_the_score_is_that_of_the_cpu(tmp_path):
+    corpus, model = small_corpus(tmp_path / "c"), tiny_model()
+    on_cpu = evaluate(model, corpus, "validation")
+    assert evaluate(model.cuda(), corpus, "validation").nats_per_token == pytest.approx(on_cpu.nats_per_token, abs=1e-3)
+
+
+def test_what_is_sampled_is_valid_and_the_same_each_time():
+    model = tiny_model().cuda()
+    pieces = [list(generate(model, [388], seed=3, length=200)) for _ in range(2)]
+    assert pieces[0] == pieces[1]
+    assert all(0 <= id < 391 for id in pieces[0])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("compile", [False, True])
+def test_it_learns_in_every_precision(tmp_path, precision, compile):
+    machine = choose_machine("cuda", precision, compile)
+    trainer = Trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), settings(steps=60), machine)
+    trainer.train()
+    first, *_, last = losses(tmp_path / "run")
+    assert last < first - 0.3
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_never_had_been(tmp_path):
+    corpus, machine = small_corpus(tmp_path / "c"), choose_machine("cuda", "fp32", False)
+    Trainer(tmp_path / "whole", corpus, tiny_config(dropout=0.1), settings(), machine).train()
+    Trainer(tmp_path / "run", corpus, tiny_config(dropout=0.1), settings(), machine).train(max_minutes=0)
+    resumed = tmp_path / "run"
+    Trainer(resumed, corpus, tiny_config(dropout=0.1), settings(), machine, resume_from=resumed).train()
+    assert losses(tmp_path / "whole")[-1] == pytest.approx(losses(resumed)[-1], abs=1e-4)
