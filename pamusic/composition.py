@@ -24,10 +24,11 @@ from pamusic.errors import PamusicError, UsageError
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.grammar import Rules
 from pamusic.generation.sampler import generate
+from pamusic.music.contents import Repair
 from pamusic.music.midi import Tracks, midi_bytes
 from pamusic.music.pedal import sustain_folded
 from pamusic.music.performance import PEDAL, Performance, pedal_in_order
-from pamusic.music.splicing import Seam, spliced
+from pamusic.music.splicing import Seam, spliced, with_text
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import NOTE_ON, TIME_SHIFT, GridNotes, Tokenizer
 from pamusic.tokens.vocabulary import KINDS
@@ -221,27 +222,35 @@ def as_midi(
     *,
     prime: Performance | None = None,
     data: bytes | None = None,
+    repairs: tuple[Repair, ...] = (),
     tracks: Tracks = "piano",
     cut: Cut = WHOLE,
     seconds: float | None = None,
     one_track: bool = False,
     alone: bool = False,
-) -> bytes:
-    """A Standard MIDI File of the prime and of the music of new ids; the other arguments are `continuation`'s.
+    text: str = "",
+) -> tuple[bytes, bool]:
+    """A Standard MIDI File of the prime and of the music of new ids, and whether the prime's messages are as they were.
+
+    Those up to the cut are, as far as `music.splicing` can keep them. Otherwise, and without a prime, all of it is
+    written anew, on a grid of milliseconds. The other arguments are `continuation`'s.
 
     Args:
-        data: the prime's own file, whose messages up to the cut are kept as they are (`music.splicing`); without it,
-            or without a prime, all of it is written anew, on a grid of milliseconds.
-        tracks: which parts of that file are the prime.
+        data: the prime's own file.
+        repairs: what was mended in it.
+        tracks: which parts of it are the prime.
         one_track: whether the music goes on where the prime was played, not on a track and channel of its own.
         alone: whether the prime is left out.
+        text: what the file says of itself.
     """
-    if alone:
-        return midi_bytes(continuation(tokenizer, ids, prime=prime, cut=cut, seconds=seconds))
-    if prime is None or data is None:
-        return midi_bytes(continued(tokenizer, ids, prime=prime, cut=cut, seconds=seconds))
-    seam = followed(tokenizer, ids, prime=prime, cut=cut, seconds=seconds)
-    return spliced(data, seam, tracks=tracks, cut=cut.end, one_track=one_track)
+    if prime is not None and data is not None and not alone:
+        seam = followed(tokenizer, ids, prime=prime, cut=cut, seconds=seconds)
+        kept = spliced(data, seam, tracks=tracks, repairs=repairs, cut=cut.end, one_track=one_track, text=text)
+        if kept is not None:
+            return kept, True
+    put_together = continuation if alone else continued
+    written = midi_bytes(put_together(tokenizer, ids, prime=prime, cut=cut, seconds=seconds))
+    return with_text(written, text) if text else written, False
 
 
 def followed(

@@ -19,7 +19,7 @@ import torch
 from pamusic import __version__
 from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError
-from pamusic.music.splicing import texts, with_text
+from pamusic.music.splicing import texts
 
 FORMAT = 1
 SIGN = "pamusic "
@@ -67,11 +67,6 @@ def provenance(options: dict[str, Any], checkpoint: Checkpoint, prime: bytes | N
             "machine": platform.machine(),
         },
     )
-
-
-def signed(data: bytes, record: Provenance) -> bytes:
-    """The file with its record in it."""
-    return with_text(data, record.text())
 
 
 def read_provenance(data: bytes, name: str) -> Provenance:

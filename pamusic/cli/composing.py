@@ -36,8 +36,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
     from pamusic.composition import Cut, as_midi, compose
     from pamusic.generation.config import SamplingConfig
     from pamusic.music.midi import parsed_tracks
-    from pamusic.music.splicing import is_kept
-    from pamusic.provenance import differences, provenance, sha256, signed
+    from pamusic.provenance import differences, provenance, sha256
     from pamusic.training.machine import choose_machine
 
     o = SimpleNamespace(**options)
@@ -62,19 +61,18 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         began = time.perf_counter()
         ids, interrupted = _collected(drawn, o.length)
         took = time.perf_counter() - began
-        if data is not None and not (kept := is_kept(data, repairs)) and not o.continuation_only:
-            say("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
-        midi = as_midi(
-            who.tokenizer, ids, prime=opening, data=data if data is not None and kept else None, tracks=tracks,
-            cut=cut, seconds=o.seconds, one_track=o.one_track, alone=o.continuation_only,
-        )  # fmt: skip
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
         record = provenance({**options, **names, "length": len(ids) if interrupted else o.length}, who, data)
         if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")
-        midi = signed(midi, record)
+        midi, is_kept = as_midi(
+            who.tokenizer, ids, prime=opening, data=data, repairs=repairs, tracks=tracks, cut=cut, seconds=o.seconds,
+            one_track=o.one_track, alone=o.continuation_only, text=record.text(),
+        )  # fmt: skip
+        if opening is not None and not is_kept and not o.continuation_only:
+            say("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
         file.write(midi)
     passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
     say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")

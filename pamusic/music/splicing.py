@@ -66,24 +66,33 @@ class Seam:
         return Seam(self.start, Performance(notes), releases, pedal_in_order(pedal))
 
 
-def is_kept(data: bytes, repairs: tuple[Repair, ...]) -> bool:
-    """Whether mido reads a file whole and without mending, so that its messages can be kept."""
-    return not {repair.kind for repair in repairs} - HARMLESS and _read(data) is not None
-
-
-def spliced(data: bytes, seam: Seam, *, tracks: Tracks, cut: float | None = None, one_track: bool = False) -> bytes:
+def spliced(
+    data: bytes,
+    seam: Seam,
+    *,
+    tracks: Tracks,
+    repairs: tuple[Repair, ...] = (),
+    cut: float | None = None,
+    one_track: bool = False,
+    text: str = "",
+) -> bytes | None:
     """A Standard MIDI File: the messages of another one before a cut, then the music of a seam.
 
+    None for a file that mido cannot read, or that had to be mended: its messages cannot be kept.
+
     Args:
-        data: a file that `is_kept`.
+        data: the other file.
         seam: what follows.
+        repairs: what `read_and_mend` said of the file.
         tracks: which parts of the file were taken, as for `read_and_mend`.
         cut: in seconds; None where the music begins, with what the file has at that very tick.
         one_track: whether the new music goes on the track and channel of what was played, that of its first part. So
             it does, too, where all channels are in use.
+        text: as for `with_text`.
     """
-    file = _read(data)
-    assert file is not None, "whoever calls this asks first whether the file can be kept"
+    file = None if {repair.kind for repair in repairs} - HARMLESS else _read(data)
+    if file is None:
+        return None
     contents = read_leniently(data, "the prime")
     first_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(seam.start, rounding=np.rint)
     cut_tick = first_tick + 1
@@ -96,9 +105,10 @@ def spliced(data: bytes, seam: Seam, *, tracks: Tracks, cut: float | None = None
         return max(clock.tick(seconds, rounding=np.rint), first_tick)
 
     kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
+    states = [_states(track) for track in kept]
     taken = _taken(file, tracks)
-    channels = {channel: state for track in kept for channel, state in _states(track).items()}
-    home = next((place for place in taken if place in _places(kept)), taken[0])
+    channels = {channel: state for each in states for channel, state in each.items()}
+    home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
     free = [channel for channel in range(16) if channel != DRUMS and channel not in channels]
     one_track = one_track or not free
     channel = home[1] if one_track else free[0]
@@ -106,9 +116,9 @@ def spliced(data: bytes, seam: Seam, *, tracks: Tracks, cut: float | None = None
     seam = seam.merged() if one_track else seam
     new = list(_strokes(seam, tick_of, channel))
     after: list[Timed] = []
-    for number, track in enumerate(kept):
+    for number, its_states in enumerate(states):
         timed: Timed = []
-        for its_channel, state in _states(track).items():
+        for its_channel, state in its_states.items():
             place = number, its_channel
             releases, pedal = (seam.releases, seam.pedal) if place in taken else ({}, seam.pedal[:0])
             for pitch, count in sorted(state.keys.items()):
@@ -124,23 +134,23 @@ def spliced(data: bytes, seam: Seam, *, tracks: Tracks, cut: float | None = None
         after[home[0]] += new
     out = mido.MidiFile(type=file.type, ticks_per_beat=file.ticks_per_beat)
     for track, timed in zip(kept, after, strict=True):
-        out.tracks.append(_track([*track, *_in_order(timed)]))
+        now = track[-1][0] if track else 0
+        out.tracks.append(mido.MidiTrack([message for _, message in track] + _track(_in_order(timed), now)))
     if not one_track:
         out.type = 1
         sound = channels.get(home[1], _State())
         moves = _moves(seam.music.shifted(seam.start).pedal, channel, tick_of)
         head = [(0, message) for message in _head(sound, channel)]
         out.tracks.append(_track([*head, *_in_order(new + moves)]))
+    if text:
+        _write_text(out, text)
     return _bytes(out)
 
 
 def with_text(data: bytes, text: str) -> bytes:
     """A file that mido wrote, with a text (meta message 1) of ASCII as the last thing at tick 0 of its first track."""
     file = mido.MidiFile(file=io.BytesIO(data))
-    timed = _timed(file.tracks[0])
-    place = sum(tick == 0 for tick, _ in timed)
-    timed.insert(place, (0, mido.MetaMessage("text", text=text)))
-    file.tracks[0] = _track(timed)
+    _write_text(file, text)
     return _bytes(file)
 
 
@@ -170,7 +180,7 @@ class _Clock:
 
 @dataclass
 class _State:
-    """What a channel is in the middle of: keys that are down and how often, pedals that are, sound and program."""
+    """What a channel is in the middle of: keys that are down and how often, pedals, other controls, its program."""
 
     keys: dict[int, int] = field(default_factory=dict)
     pedals: dict[int, int] = field(default_factory=dict)
@@ -200,29 +210,22 @@ def _states(timed: list[tuple[int, mido.Message]]) -> dict[int, _State]:
     """What each channel of a track is in the middle of after these messages; a release ends all strokes of its key."""
     states: dict[int, _State] = {}
     for _, message in timed:
-        if message.is_meta or not hasattr(message, "channel"):
+        kind = message.type
+        if message.is_meta or kind == "sysex" or not hasattr(message, "channel"):
             continue
         state = states.setdefault(message.channel, _State())
-        if _is_stroke(message):
+        if kind == "note_on" and message.velocity:
             state.keys[message.note] = state.keys.get(message.note, 0) + 1
-        elif message.type in ("note_on", "note_off"):
+        elif kind in ("note_on", "note_off"):
             state.keys.pop(message.note, None)
-        elif message.type == "control_change" and message.control in PEDALS:
-            state.pedals[message.control] = message.value
-        elif message.type == "control_change" and message.control in SOUND:
-            state.sound[message.control] = message.value
-        elif message.type == "program_change":
+        elif kind == "control_change":
+            of = state.pedals if message.control in PEDALS else state.sound
+            of[message.control] = message.value
+        elif kind == "program_change":
             state.program = message.program
     for state in states.values():
         state.pedals = {control: value for control, value in state.pedals.items() if value}
     return states
-
-
-def _places(tracks: list[list[tuple[int, mido.Message]]]) -> set[tuple[int, int]]:
-    """(track, channel) of all that play."""
-    return {
-        (number, message.channel) for number, track in enumerate(tracks) for _, message in track if _is_stroke(message)
-    }
 
 
 def _taken(file: mido.MidiFile, tracks: Tracks) -> list[tuple[int, int]]:
@@ -281,8 +284,14 @@ def _in_order(timed: Timed) -> list[tuple[int, mido.Message]]:
     return [(tick, message) for tick, _, message in sorted(timed, key=lambda each: each[:2])]
 
 
-def _track(timed: list[tuple[int, mido.Message]]) -> mido.MidiTrack:
-    track, now = mido.MidiTrack(), 0
+def _write_text(file: mido.MidiFile, text: str) -> None:
+    track = file.tracks[0]
+    place = next((i for i, message in enumerate(track) if message.time or message.type == "end_of_track"), len(track))
+    track.insert(place, mido.MetaMessage("text", text=text))
+
+
+def _track(timed: list[tuple[int, mido.Message]], now: int = 0) -> mido.MidiTrack:
+    track = mido.MidiTrack()
     for tick, message in timed:
         track.append(message.copy(time=tick - now))
         now = tick
