@@ -1,9 +1,13 @@
 """The prime stays as it was; what follows begins where it ends, with the feet off the pedals."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from models import tiny_model
 
-from pamusic.composition import continuation, continued, prime_ids
+from pamusic.checkpoint import Checkpoint
+from pamusic.composition import Cut, compose, continuation, continued, followed, opened, prime_ids
 from pamusic.errors import PamusicError
 from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
 from pamusic.tokens.tokenizer import load_tokenizer
@@ -163,3 +167,120 @@ def test_every_pedal_is_up_at_the_end_wherever_that_is(seconds):
 
     assert values == {SUSTAIN: 0, SOFT: 0}
     assert music.duration == min(seconds or 1.0, 1.0)
+
+
+def events(vocabulary, ids):
+    return [vocabulary.event(id) for id in ids]
+
+
+def test_at_a_cut_what_sounds_is_open_in_the_ids():
+    prime = performance((0.0, 2.0, 60, 80), (0.3, 0.4, 64, 80), (0.3, 0.5, 67, 80), (1.2, 1.3, 71, 80),
+                        pedal=[(0.35, SUSTAIN, 127), (0.45, SUSTAIN, 0), (0.48, SUSTAIN, 127)])  # fmt: skip
+    read = opened(TOKENIZER, prime, Cut(0.0, 0.7))
+
+    kinds = events(TOKENIZER.vocabulary, read.ids)
+    assert [event for event in kinds if event[0].startswith("note")] == [
+        ("note_on", 60), ("note_on", 64), ("note_on", 67), ("note_off", 64)
+    ]  # fmt: skip
+    assert (read.cut_step, read.gap) == (70, 25)  # the string of 67 is held by the pedal
+
+
+def test_keys_and_pedals_are_open_where_they_are_played():
+    prime = performance((0.0, 2.0, 60, 80), (0.3, 0.6, 64, 80), pedal=[(0.35, SUSTAIN, 127), (0.8, SUSTAIN, 0)])
+    read = opened(PIANO, prime, Cut(0.0, 0.7))
+
+    assert [event for event in events(PIANO.vocabulary, read.ids) if event[0] not in ("time_shift", "velocity")] == [
+        ("note_on", 60), ("note_on", 64), ("sustain", 3), ("note_off", 64)
+    ]  # fmt: skip
+    assert read.gap == 10
+
+
+def test_a_silence_before_the_cut_is_in_the_ids_as_far_as_the_encoder_writes_it():
+    prime = performance((0.0, 0.1, 60, 80), (5.0, 5.1, 62, 80))
+
+    cuts = [(0.1, [10], 0), (0.3, [10], 20), (1.1, [10], 100), (1.11, [10, 100], 1), (4, [10, 100, 100, 100], 90)]
+    for end, shifts, gap in cuts:
+        read = opened(TOKENIZER, prime, Cut(0.0, end))
+        written = events(TOKENIZER.vocabulary, read.ids)
+        assert [value for kind, value in written if kind == "time_shift"] == shifts
+        assert read.gap == gap
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, PIANO], ids=["performance", "piano"])
+def test_nothing_new_begins_before_the_cut_and_the_model_closes_what_is_open(tokenizer):
+    prime = performance((0.5, 4.0, 60, 80), (0.7, 0.9, 64, 80), (3.0, 4.0, 67, 80))
+    model = tiny_model(vocab_size=len(tokenizer.vocabulary), pad_id=tokenizer.vocabulary.id("pad"))
+    checkpoint = Checkpoint(Path("tiny"), model, tokenizer, {})
+    cut = Cut(0.0, 2.345)
+    for seed in range(5):
+        drawn = list(compose(checkpoint, prime, cut=cut, seed=seed, length=150))
+        seam = followed(tokenizer, drawn, prime=prime, cut=cut)
+        whole = continued(tokenizer, drawn, prime=prime, cut=cut)
+
+        assert seam.music.notes["onset"].min() >= 0
+        together = np.concatenate([opened(tokenizer, prime, cut).ids, drawn])
+        assert tokenizer.decode_counted(together)[1].releases_of_silent_keys == 0
+        assert sorted(seam.releases) == [60]
+        first = whole.notes[0]
+        assert first["onset"] == 0.5
+        strikes = [cut.end + onset for onset, _, pitch, _ in seam.music.notes.tolist() if pitch == 60]
+        assert first["offset"] == min([seam.releases[60], *strikes]) >= cut.end
+
+
+def test_the_models_release_ends_the_primes_note():
+    prime = performance((0.0, 9.0, 60, 80), (0.2, 9.0, 64, 80))
+    new = ids("wait 50", "off 60", "on 60", "wait 20", "off 60")
+    seam = followed(TOKENIZER, new, prime=prime, cut=Cut(0.0, 0.5))
+
+    assert {pitch: round(second, 6) for pitch, second in seam.releases.items()} == {60: 0.7, 64: 0.9}
+    assert notes(seam.music) == [(0.2, 0.4, 60, 80 // 4 * 4 - 1)]
+    assert notes(continued(TOKENIZER, new, prime=prime, cut=Cut(0.0, 0.5))) == [
+        (0.0, 0.7, 60, 80), (0.2, 0.9, 64, 80), (0.7, 0.9, 60, 79)
+    ]  # fmt: skip
+
+
+def test_strings_that_the_pedal_holds_ring_until_the_model_ends_them():
+    prime = performance((0.0, 0.2, 60, 80), (0.1, 9.0, 64, 80), pedal=[(0.1, SUSTAIN, 127), (9.0, SUSTAIN, 0)])
+    new = ids("wait 100", "off 60", "on 72", "wait 50", "off 72", "off 64")
+    seam = followed(TOKENIZER, new, prime=prime, cut=Cut(0.0, 0.5))
+
+    assert seam.pedal.tolist() == [(pytest.approx(1.1), SUSTAIN, 0)]
+    assert seam.releases == {60: pytest.approx(1.1), 64: pytest.approx(1.6)}
+
+
+def test_where_pedals_are_played_the_primes_follow_the_models_until_they_are_up():
+    prime = performance((0.0, 0.2, 60, 80), (0.1, 9.0, 64, 80), pedal=[(0.1, SUSTAIN, 127), (9.0, SUSTAIN, 0)])
+    new = piano_ids("wait 50", "sustain 0", "wait 50", "off 64", "sustain 3", "wait 50", "sustain 0", "on 60",
+                    "wait 10", "sustain 3", "off 60")  # fmt: skip
+    seam = followed(PIANO, new, prime=prime, cut=Cut(0.0, 0.5))
+
+    assert pedal(seam) == [(0.5, SUSTAIN, 127), (0.7, SUSTAIN, 0), (1.2, SUSTAIN, 127), (1.7, SUSTAIN, 0)]
+    assert {pitch: round(second, 6) for pitch, second in seam.releases.items()} == {64: 1.2}
+
+
+def test_a_prime_may_be_read_from_a_second_on():
+    prime = performance((0.0, 9.0, 60, 80), (1.0, 1.5, 64, 80), (2.0, 9.0, 67, 80), pedal=[(0.5, SOFT, 127)])
+    read = opened(PIANO, prime, Cut(0.9, 2.5))
+
+    assert [event for event in events(PIANO.vocabulary, read.ids) if event[0] != "velocity"] == [
+        ("soft", 1), ("time_shift", 10), ("note_on", 64), ("time_shift", 50), ("note_off", 64), ("time_shift", 50),
+        ("note_on", 67),
+    ]  # fmt: skip
+    music = continued(PIANO, piano_ids("wait 60", "off 67"), prime=prime, cut=Cut(0.9, 2.5))
+    assert [note[:3] for note in notes(music)] == [(0.0, 2.5, 60), (1.0, 1.5, 64), (2.0, 2.6, 67)]
+
+
+@pytest.mark.parametrize(
+    ("cut", "reason"),
+    [
+        (lambda: Cut(2.0, 2.0), "is empty"),
+        (lambda: Cut(-1.0), "begins at 0 seconds or later"),
+        (lambda: Cut(0.0, float("nan")), "is empty"),
+        (lambda: Cut(1.2, 1.4), "begin no note between pitches"),
+        (lambda: Cut(7.0), "begin no note between pitches"),
+        (lambda: Cut(0.0, 9.0), "the prime lasts 3.00 seconds, not 9"),
+    ],
+)
+def test_a_part_that_is_none_is_refused(cut, reason):
+    with pytest.raises(PamusicError, match=reason):
+        opened(TOKENIZER, performance((0.0, 1.0, 60, 80), (2.0, 3.0, 60, 80)), cut())

@@ -26,6 +26,7 @@ FLOOR = {
     "generation": 4,
     "evaluation": 4,
     "composition": 5,
+    "provenance": 5,
     "cli": 6,
 }
 GROUND = {room for room, floor in FLOOR.items() if floor == 0}

@@ -96,7 +96,7 @@ def test_the_prime_comes_first_as_it_was_read(sample, prime, tmp_path):
     assert read.notes[:2].tolist() == before.notes.tolist()
     assert len(read) > 2
     assert read.notes["onset"][2:].min() >= 1.5
-    assert read.pedal.tolist() == [*before.pedal.tolist()[:1], (1.5, SUSTAIN, 0)]
+    assert read.pedal.tolist() == before.pedal.tolist()
 
 
 def test_what_was_mended_in_the_prime_is_told_in_a_line(sample, tmp_path):
@@ -119,16 +119,17 @@ def test_other_programs_read_the_same_file(sample, prime, tmp_path):
     assert sample("--prime", prime, "--length", 400, "--seed", 1, "-o", "out.mid").exit_code == 0
     ours = read_midi(tmp_path / "out.mid").notes
 
-    theirs = pretty_midi.PrettyMIDI("out.mid").instruments[0].notes
+    theirs = [note for instrument in pretty_midi.PrettyMIDI("out.mid").instruments for note in instrument.notes]
     assert sorted((note.pitch, round(note.start, 3), round(note.end, 3)) for note in theirs) == sorted(
         (pitch, round(onset, 3), round(offset, 3)) for onset, offset, pitch, _ in ours.tolist()
     )
     assert symusic.Score("out.mid").note_num() == len(ours)
-    sounding = np.zeros(128, int)
+    sounding = np.zeros((16, 128), int)
     for message in mido.MidiFile("out.mid"):
         if message.type in ("note_on", "note_off"):
-            sounding[message.note] += 1 if message.type == "note_on" and message.velocity else -1
-            assert sounding[message.note] in (0, 1)
+            key = message.channel, message.note
+            sounding[key] += 1 if message.type == "note_on" and message.velocity else -1
+            assert sounding[key] in (0, 1)
     assert not sounding.any()
 
 
@@ -144,7 +145,8 @@ def test_it_reads_and_writes_pipes(sample, prime, tmp_path):
     done = sample("--prime", "-", "-o", "-", "--length", 50, "--seed", 3, input=prime.read_bytes())
 
     assert done.exit_code == 0, done.stderr
-    assert done.stdout_bytes == sample("--prime", prime, "-o", "-", "--length", 50, "--seed", 3).stdout_bytes
+    by_name = sample("--prime", prime, "-o", "-", "--length", 50, "--seed", 3).stdout_bytes
+    assert read_midi(done.stdout_bytes).equals(read_midi(by_name))
     assert mido.MidiFile(file=io.BytesIO(done.stdout_bytes)).length > 1.5
     assert names(tmp_path) == ["prime.mid"]
 

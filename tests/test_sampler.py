@@ -56,6 +56,15 @@ def test_barred_ids_never_appear():
     assert not {3, START, PAD, END} & set(barred)
 
 
+def test_the_first_id_may_be_barred_more_than_the_others():
+    later = []
+    for seed in range(20):
+        first, *rest = generate(tiny_model(), [START], length=40, seed=seed, barred_at_first=range(5, 391))
+        assert first < 5
+        later += rest
+    assert max(later) > 5
+
+
 @pytest.mark.parametrize("end_after", [0, 50])
 def test_the_end_is_barred_before_its_time_and_ends_the_piece_after(end_after):
     ids = list(generate(tiny_model(), [START], length=5000, seed=0, end_id=END, end_after=end_after))

@@ -26,6 +26,7 @@ from pamusic.cli.doctor import doctor
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.inspect import inspect
 from pamusic.cli.render import render
+from pamusic.cli.replay import replay
 from pamusic.cli.runs import runs
 from pamusic.cli.sample import sample
 from pamusic.cli.terminal import result, say
@@ -97,6 +98,7 @@ app.command()(train)
 app.command()(runs)
 app.command()(evaluate)
 app.command()(sample)
+app.command()(replay)
 app.command()(render)
 app.command()(doctor)
 

@@ -13,6 +13,7 @@ from pamusic.cli.output import STREAM
 from pamusic.cli.terminal import say
 
 if TYPE_CHECKING:
+    from pamusic.music.contents import Repair
     from pamusic.music.midi import Tracks
     from pamusic.music.performance import Performance
 
@@ -23,12 +24,17 @@ def read_telling(source: Path, tracks: Tracks) -> Performance:
     Raises:
         PamusicError: there is none.
     """
-    from pamusic.music.contents import MAX_FILE_BYTES
-    from pamusic.music.midi import read_and_mend
+    return read_with_bytes(source, tracks)[0]
 
-    given = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == STREAM else source
-    performance, repairs = read_and_mend(given, tracks=tracks)
+
+def read_with_bytes(source: Path, tracks: Tracks) -> tuple[Performance, bytes, tuple[Repair, ...]]:
+    """As `read_telling`, with the file's bytes and what was mended."""
+    from pamusic.music.contents import MAX_FILE_BYTES
+    from pamusic.music.midi import file_bytes, read_and_mend
+
+    name = "standard input" if source == STREAM else str(source)
+    data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == STREAM else file_bytes(source)
+    performance, repairs = read_and_mend(data, name, tracks=tracks)
     if repairs:
-        name = "standard input" if source == STREAM else source
         say(f"{name}: {'; '.join(repair.words for repair in repairs)}")
-    return performance
+    return performance, data, repairs

@@ -74,7 +74,7 @@ def read_and_mend(
         PamusicError: the file cannot be read, is no MIDI file, or has no such part in it.
     """
     name = name or (str(source) if isinstance(source, Path) else "standard input")
-    data = _checked(source if isinstance(source, bytes) else _file_bytes(source), name)
+    data = _checked(source if isinstance(source, bytes) else file_bytes(source), name)
     contents = _read_fast(data) or read_leniently(data, name)
     parts = chosen_parts(contents.parts, tracks, name)
     if (num_notes := sum(map(len, parts))) > MAX_NOTES:
@@ -82,7 +82,7 @@ def read_and_mend(
             f"{name}: has {num_notes:,} notes, more than a day of music ({MAX_NOTES:,}); split it in a sequencer",
             rule="too many notes",
         )
-    seconds_at = _tempo_map(contents.ticks_per_quarter, contents.tempos)
+    seconds_at = tempo_map(contents.ticks_per_quarter, contents.tempos)
     notes = _joined([_notes(part, seconds_at) for part in parts])
     pedal = _joined([_pedal(part, seconds_at) for part in parts])
     performance = Performance(notes_in_order(notes), pedal_in_order(pedal))
@@ -194,7 +194,12 @@ def midi_bytes(performance: Performance) -> bytes:
     return buffer.getvalue()
 
 
-def _file_bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """What is in a file.
+
+    Raises:
+        PamusicError: it cannot be read, or is larger than any MIDI file of music.
+    """
     try:
         check_size(path.stat().st_size, str(path))
         return path.read_bytes()
@@ -376,7 +381,7 @@ def _with_second(repair: Repair, seconds_at: SecondsAt) -> Repair:
     return replace(repair, words=f"{repair.words} (second {second:.1f})")
 
 
-def _tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> SecondsAt:
+def tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> SecondsAt:
     """A function from ticks `[n]` to seconds `[n]`, operation for operation pretty_midi's table."""
     scales = [(0, 60.0 / (120.0 * ticks_per_quarter))]
     for tick, tempo in tempos:

@@ -1,0 +1,106 @@
+"""Options of `pamusic sample` -> a MIDI file, for the first time or again. Knows words and the order of the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from typer import Exit
+
+from pamusic.cli.output import outputs
+from pamusic.cli.reading import read_with_bytes
+from pamusic.cli.terminal import progress, say
+from pamusic.errors import PamusicError, UsageError
+
+if TYPE_CHECKING:
+    from pamusic.provenance import Provenance
+
+
+def compose_file(out: Path | None, default: Path, options: dict[str, Any], again: Provenance | None = None) -> bytes:
+    """Composes into a file, or several, each of which tells how it was made; returns the bytes of the last.
+
+    Args:
+        out: where it goes, or None.
+        default: where it goes then, or under the first free name after it.
+        options: of `pamusic sample`, by name.
+        again: the record of the file that is to be made again, alone of those it was made with; its names are kept.
+
+    Raises:
+        PamusicError: it cannot be composed, or from another prime than before.
+        typer.Exit: it was interrupted; the file is there.
+    """
+    from pamusic.checkpoint import find_checkpoint, load_checkpoint, shipped_checkpoints
+    from pamusic.composition import Cut, as_midi, compose_many
+    from pamusic.generation.config import SamplingConfig
+    from pamusic.music.midi import parsed_tracks
+    from pamusic.provenance import differences, provenance, sha256
+    from pamusic.training.machine import choose_machine
+
+    o = SimpleNamespace(**options)
+    tracks, cut = parsed_tracks(o.tracks), Cut(o.prime_from or 0.0, o.prime_to)
+    if o.prime is None and (o.prime_from is not None or o.prime_to is not None):
+        raise UsageError("--prime-from and --prime-to are of a prime; give one with --prime")
+    rows = range(o.num) if again is None else [again.row]
+    classes = (o.temperature_time, o.temperature_pitch, o.temperature_velocity)
+    with outputs(out, default, len(rows), source=o.prime, kind="music") as files:
+        opening, data, repairs = (None, None, ()) if o.prime is None else read_with_bytes(o.prime, tracks)
+        if again and data is not None and sha256(data) != again.prime_sha256:
+            raise PamusicError(f"{o.prime}: is not the prime that the file was made from; say where that is: --prime")
+        path = find_checkpoint(o.checkpoint)
+        who = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device)
+        try:
+            drawn = compose_many(
+                who, opening, cut=cut, seed=o.seed, num=o.num, length=o.length, seconds=o.seconds, may_end=o.may_end,
+                sampling=SamplingConfig(
+                    temperature=o.temperature, class_temperatures=classes, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p,
+                    typical_p=o.typical_p,
+                ),
+                num_latents=o.num_latents, context_length=o.context_length, refill=o.refill,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        say(f"{who.title}, seed {o.seed}")
+        began = time.perf_counter()
+        pieces, interrupted = _collected(drawn, o.num, o.length)
+        took = time.perf_counter() - began
+        names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
+        if again:
+            names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
+        length = max(map(len, pieces)) if interrupted else o.length
+        record = provenance({**options, **names, "length": length}, who, data)
+        if again and (other := differences(again, record)):
+            say(f"the music may differ: {'; '.join(other)}")
+        for file, row in zip(files, rows, strict=True):
+            midi, is_kept = as_midi(
+                who.tokenizer, pieces[row], prime=opening, data=data, repairs=repairs, tracks=tracks, cut=cut,
+                seconds=o.seconds, one_track=o.one_track, alone=o.continuation_only,
+                text=replace(record, row=row).text(),
+            )  # fmt: skip
+            file.write(midi)
+        if opening is not None and not is_kept and not o.continuation_only:
+            say("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
+    ids = [id for piece in pieces for id in piece]
+    passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
+    say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
+    say(f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time{'; interrupted' if interrupted else ''}")
+    if interrupted:
+        raise Exit(130)
+    return midi
+
+
+def _collected(drawn: Iterable[list[int | None]], num: int, total: int | None) -> tuple[list[list[int]], bool]:
+    """The ids of each piece, drawn until the end or an interruption, and whether it was one."""
+    pieces: list[list[int]] = [[] for _ in range(num)]
+    try:
+        for ids in progress(drawn, total=total, what="sample", unit="token"):
+            for piece, id in zip(pieces, ids, strict=True):
+                piece += [] if id is None else [id]
+    except KeyboardInterrupt:
+        if not any(pieces):
+            raise
+        return pieces, True
+    return pieces, False

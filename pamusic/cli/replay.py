@@ -1,0 +1,48 @@
+"""`pamusic replay`: makes a file of `pamusic sample` again, from what it says of how it was made."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from pamusic.cli.composing import compose_file
+from pamusic.cli.output import STREAM
+from pamusic.cli.sample import sample
+from pamusic.cli.terminal import say
+from pamusic.errors import PamusicError
+
+
+def replay(
+    file: Annotated[Path, Argument(help="A MIDI file that pamusic sample wrote.", show_default=False)],
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="- is stdout. (default: beside FILE, under a free name)")
+    ] = None,
+    prime: Annotated[Path | None, Option(help="Where its prime is now; - is stdin. (default: where it was)")] = None,
+    checkpoint: Annotated[str | None, Option(help="Where its checkpoint is now. (default: where it was)")] = None,
+) -> None:
+    """Make a file again, byte for byte where machine and versions are the same; what differs is told."""
+    import torch
+
+    from pamusic.checkpoint import find_checkpoint
+    from pamusic.music.midi import file_bytes
+    from pamusic.provenance import check_weights, read_provenance
+
+    before = file_bytes(file)
+    record = read_provenance(before, str(file))
+    known = {name: each.default for name, each in inspect.signature(sample).parameters.items() if name != "out"}
+    if unknown := sorted(record.options.keys() - known.keys()):
+        raise PamusicError(f"{file}: was made with options that we do not know ({', '.join(unknown)}); update pamusic")
+    options = {**known, **record.options}
+    options["checkpoint"] = checkpoint or options["checkpoint"]
+    if options["prime"] is not None:
+        options["prime"] = prime or Path(options["prime"])
+        if prime is None and not (options["prime"] != STREAM and options["prime"].is_file()):
+            raise PamusicError(f"{file}: was made from {options['prime']}, which is not there; say where: --prime")
+    check_weights(record, find_checkpoint(options["checkpoint"]))
+    if isinstance(threads := record.made_on.get("threads"), int) and threads > 0:
+        torch.set_num_threads(threads)
+    again = compose_file(out, file, options, record)
+    say("the same, byte for byte" if again == before else f"not the same bytes as {file}")

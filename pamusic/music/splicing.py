@@ -1,0 +1,304 @@
+"""A MIDI file and what follows it -> one MIDI file, in which all that was played before the cut stays as it was.
+
+Knows messages, ticks and tempo maps; knows no tokens. Of every track of the file each message before the cut is kept:
+its tick, its data, its place among the others. What comes after the cut is left out, and the tempo in force there goes
+on. New music stands in the file's own ticks, on a track and a channel of its own, so that the pedal of what was played
+can ring out without blurring what is new; its sound (bank, program, volume, pan) is that of what was played.
+
+What is open at the cut: on the channels that were taken, keys and pedals end as the `Seam` says. On all others they
+end at the cut. A file of format 0 becomes one of format 1, which has the same track first. At one tick what ends comes
+before the pedals, and these before what begins. In the end no key is down, and no pedal.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import mido
+import numpy as np
+
+from pamusic.music.contents import Repair
+from pamusic.music.midi import PIANO_PROGRAMS, Tracks, tempo_map
+from pamusic.music.performance import PEDAL, PEDALS, Performance, notes_in_order, pedal_in_order
+from pamusic.music.repair import DEFAULT_TEMPO, DRUMS, read_leniently
+
+# What a reader says of a file that mido keeps as it is all the same.
+HARMLESS = {"other instruments", "notes without an end", "notes without length"}
+# Bank, volume, pan, expression, reverb, chorus: of the channel that the new one shall sound like.
+SOUND = (0, 32, 7, 10, 11, 91, 93)
+ENDS, MOVES, BEGINS = range(3)  # the order of what happens at one tick
+
+Timed = list[tuple[int, int, mido.Message]]  # tick, `ENDS`, `MOVES` or `BEGINS`, message
+
+
+@dataclass(frozen=True, eq=False)
+class Seam:
+    """What follows a performance that was cut, in seconds of that performance.
+
+    Attributes:
+        start: where the music has its time 0.
+        music: what is new.
+        releases: for each pitch that still sounds at the cut, when it ends.
+        pedal: `[num_pedal]` records of `PEDAL`, what the pedals of what was played do from the cut on.
+    """
+
+    start: float
+    music: Performance
+    releases: dict[int, float] = field(default_factory=dict)
+    pedal: np.ndarray = field(default_factory=lambda: np.empty(0, PEDAL))
+
+    def merged(self) -> Seam:
+        """The same for one piano that plays both: the music's pedals are then among those of what was played.
+
+        A key is let go at the latest where the music strikes it, a pedal that the music does not know at the latest
+        with its first note.
+        """
+        notes, releases = self.music.notes, dict(self.releases)
+        for onset, pitch in zip(notes["onset"].tolist(), notes["pitch"].tolist(), strict=True):
+            if pitch in releases:
+                releases[pitch] = min(releases[pitch], self.start + onset)
+        pedal = self.pedal[~np.isin(self.pedal["control"], self.music.pedal["control"])].copy()
+        if len(notes):
+            pedal["time"] = np.minimum(pedal["time"], self.start + notes["onset"].min())
+        pedal = np.concatenate([pedal, self.music.shifted(self.start).pedal])
+        return Seam(self.start, Performance(notes), releases, pedal_in_order(pedal))
+
+
+def spliced(
+    data: bytes,
+    seam: Seam,
+    *,
+    tracks: Tracks,
+    repairs: tuple[Repair, ...] = (),
+    cut: float | None = None,
+    one_track: bool = False,
+    text: str = "",
+) -> bytes | None:
+    """A Standard MIDI File: the messages of another one before a cut, then the music of a seam.
+
+    None for a file that mido cannot read, or that had to be mended: its messages cannot be kept.
+
+    Args:
+        data: the other file.
+        seam: what follows.
+        repairs: what `read_and_mend` said of the file.
+        tracks: which parts of the file were taken, as for `read_and_mend`.
+        cut: in seconds; None where the music begins, with what the file has at that very tick.
+        one_track: whether the new music goes on the track and channel of what was played, that of its first part. So
+            it does, too, where all channels are in use.
+        text: as for `with_text`.
+    """
+    file = None if {repair.kind for repair in repairs} - HARMLESS else _read(data)
+    if file is None:
+        return None
+    contents = read_leniently(data, "the prime")
+    first_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(seam.start, rounding=np.rint)
+    cut_tick = first_tick + 1
+    if cut is not None:
+        cut_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(cut, rounding=np.ceil)
+        first_tick = max(first_tick, cut_tick)
+    clock = _Clock(contents.ticks_per_quarter, [(tick, tempo) for tick, tempo in contents.tempos if tick < cut_tick])
+
+    def tick_of(seconds: float) -> int:
+        return max(clock.tick(seconds, rounding=np.rint), first_tick)
+
+    kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
+    states = [_states(track) for track in kept]
+    taken = _taken(file, tracks)
+    channels = {channel: state for each in states for channel, state in each.items()}
+    home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
+    free = [channel for channel in range(16) if channel != DRUMS and channel not in channels]
+    one_track = one_track or not free
+    channel = home[1] if one_track else free[0]
+
+    seam = seam.merged() if one_track else seam
+    new = list(_strokes(seam, tick_of, channel))
+    after: list[Timed] = []
+    for number, its_states in enumerate(states):
+        timed: Timed = []
+        for its_channel, state in its_states.items():
+            place = number, its_channel
+            releases, pedal = (seam.releases, seam.pedal) if place in taken else ({}, seam.pedal[:0])
+            for pitch, count in sorted(state.keys.items()):
+                end = max(tick_of(releases[pitch]), cut_tick) if pitch in releases else cut_tick
+                timed += [(end, ENDS, mido.Message("note_off", note=pitch, velocity=64, channel=its_channel))] * count
+            for control in sorted(state.pedals):
+                if control not in pedal["control"]:
+                    timed.append((first_tick, MOVES, _moved(its_channel, control, 0)))
+            heard = list(PEDALS) if one_track and place == home else sorted(state.pedals)
+            timed += _moves(pedal[np.isin(pedal["control"], heard)], its_channel, tick_of)
+        after.append(timed)
+    if one_track:
+        after[home[0]] += new
+    out = mido.MidiFile(type=file.type, ticks_per_beat=file.ticks_per_beat)
+    for track, timed in zip(kept, after, strict=True):
+        now = track[-1][0] if track else 0
+        out.tracks.append(mido.MidiTrack([message for _, message in track] + _track(_in_order(timed), now)))
+    if not one_track:
+        out.type = 1
+        sound = channels.get(home[1], _State())
+        moves = _moves(seam.music.shifted(seam.start).pedal, channel, tick_of)
+        head = [(0, message) for message in _head(sound, channel)]
+        out.tracks.append(_track([*head, *_in_order(new + moves)]))
+    if text:
+        _write_text(out, text)
+    return _bytes(out)
+
+
+def with_text(data: bytes, text: str) -> bytes:
+    """A file that mido wrote, with a text (meta message 1) of ASCII as the last thing at tick 0 of its first track."""
+    file = mido.MidiFile(file=io.BytesIO(data))
+    _write_text(file, text)
+    return _bytes(file)
+
+
+def texts(data: bytes) -> list[str]:
+    """The texts (meta message 1) at tick 0 of a file's first track; none where mido cannot read the file."""
+    file = _read(data)
+    if file is None or not file.tracks:
+        return []
+    return [message.text for tick, message in _timed(file.tracks[0]) if tick == 0 and message.type == "text"]
+
+
+class _Clock:
+    """Seconds -> ticks, through a tempo map; the inverse of `tempo_map`."""
+
+    def __init__(self, ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> None:
+        tempo_of_tick = {0: DEFAULT_TEMPO, **dict(tempos)}
+        self._ticks = np.array(sorted(tempo_of_tick))
+        self._seconds = tempo_map(ticks_per_quarter, tempos)(self._ticks)
+        tempo = np.array([tempo_of_tick[tick] for tick in self._ticks.tolist()])
+        self._ticks_a_second = ticks_per_quarter * 1e6 / tempo
+
+    def tick(self, seconds: float, *, rounding: Callable[[float], float]) -> int:
+        i = max(0, int(np.searchsorted(self._seconds, seconds, side="right")) - 1)
+        exact = self._ticks[i] + (seconds - self._seconds[i]) * self._ticks_a_second[i]
+        return int(rounding(round(float(exact), 6)))  # a tick that the division missed by a hair is meant
+
+
+@dataclass
+class _State:
+    """What a channel is in the middle of: keys that are down and how often, pedals, other controls, its program."""
+
+    keys: dict[int, int] = field(default_factory=dict)
+    pedals: dict[int, int] = field(default_factory=dict)
+    sound: dict[int, int] = field(default_factory=dict)
+    program: int = 0
+
+
+def _read(data: bytes) -> mido.MidiFile | None:
+    try:
+        file = mido.MidiFile(file=io.BytesIO(data))
+    except (OSError, EOFError, ValueError, KeyError, IndexError, mido.KeySignatureError):
+        return None
+    return file if file.type in (0, 1) else None
+
+
+def _timed(track: mido.MidiTrack) -> list[tuple[int, mido.Message]]:
+    """The messages of a track at their ticks, without its end."""
+    ticks = np.cumsum([message.time for message in track], dtype=np.int64).tolist()
+    return [(tick, message) for tick, message in zip(ticks, track, strict=True) if message.type != "end_of_track"]
+
+
+def _is_stroke(message: mido.Message) -> bool:
+    return message.type == "note_on" and message.velocity > 0
+
+
+def _states(timed: list[tuple[int, mido.Message]]) -> dict[int, _State]:
+    """What each channel of a track is in the middle of after these messages; a release ends all strokes of its key."""
+    states: dict[int, _State] = {}
+    for _, message in timed:
+        kind = message.type
+        if message.is_meta or kind == "sysex" or not hasattr(message, "channel"):
+            continue
+        state = states.setdefault(message.channel, _State())
+        if kind == "note_on" and message.velocity:
+            state.keys[message.note] = state.keys.get(message.note, 0) + 1
+        elif kind in ("note_on", "note_off"):
+            state.keys.pop(message.note, None)
+        elif kind == "control_change":
+            of = state.pedals if message.control in PEDALS else state.sound
+            of[message.control] = message.value
+        elif kind == "program_change":
+            state.program = message.program
+    for state in states.values():
+        state.pedals = {control: value for control, value in state.pedals.items() if value}
+    return states
+
+
+def _taken(file: mido.MidiFile, tracks: Tracks) -> list[tuple[int, int]]:
+    """(track, channel) of the parts that were taken, counted as `read_and_mend` counts them."""
+    parts: set[tuple[int, int, int]] = set()
+    for number, track in enumerate(file.tracks):
+        program = [0] * 16
+        for message in track:
+            if message.type == "program_change":
+                program[message.channel] = message.program
+            elif _is_stroke(message):
+                parts.add((number, message.channel, program[message.channel]))
+    in_order = sorted(parts)
+    if isinstance(tracks, tuple):
+        in_order = [in_order[number - 1] for number in sorted(set(tracks)) if number <= len(in_order)]
+    else:
+        in_order = [part for part in in_order if part[1] != DRUMS and (tracks == "all" or part[2] in PIANO_PROGRAMS)]
+    return list(dict.fromkeys(part[:2] for part in in_order))
+
+
+def _strokes(seam: Seam, tick_of: Callable[[float], int], channel: int) -> Iterator[tuple[int, int, mido.Message]]:
+    """The new notes; where ticks are so long that two strokes of a key fall on one, the later of them stays."""
+    notes = notes_in_order(seam.music.notes)
+    next_tick: dict[int, int] = {}
+    for onset, offset, pitch, velocity in reversed(notes.tolist()):
+        tick, end = tick_of(seam.start + onset), tick_of(seam.start + offset)
+        if pitch in next_tick and tick >= next_tick[pitch]:
+            continue
+        end = min(max(end, tick + 1), next_tick.get(pitch, end + 1))
+        next_tick[pitch] = tick
+        yield tick, BEGINS, mido.Message("note_on", note=pitch, velocity=velocity, channel=channel)
+        yield end, ENDS, mido.Message("note_off", note=pitch, velocity=64, channel=channel)
+
+
+def _moves(pedal: np.ndarray, channel: int, tick_of: Callable[[float], int]) -> Timed:
+    """Records of `PEDAL` as messages."""
+    return [(tick_of(time), MOVES, _moved(channel, control, value)) for time, control, value in pedal.tolist()]
+
+
+def _moved(channel: int, control: int, value: int) -> mido.Message:
+    return mido.Message("control_change", control=control, value=value, channel=channel)
+
+
+def _head(sound: _State, channel: int) -> list[mido.Message]:
+    """What a new track begins with, to sound as another."""
+    controls = [
+        mido.Message("control_change", control=control, value=sound.sound[control], channel=channel)
+        for control in SOUND
+        if control in sound.sound
+    ]
+    name = mido.MetaMessage("track_name", name="continuation")
+    return [name, *controls, mido.Message("program_change", program=sound.program, channel=channel)]
+
+
+def _in_order(timed: Timed) -> list[tuple[int, mido.Message]]:
+    return [(tick, message) for tick, _, message in sorted(timed, key=lambda each: each[:2])]
+
+
+def _write_text(file: mido.MidiFile, text: str) -> None:
+    track = file.tracks[0]
+    place = next((i for i, message in enumerate(track) if message.time or message.type == "end_of_track"), len(track))
+    track.insert(place, mido.MetaMessage("text", text=text))
+
+
+def _track(timed: list[tuple[int, mido.Message]], now: int = 0) -> mido.MidiTrack:
+    track = mido.MidiTrack()
+    for tick, message in timed:
+        track.append(message.copy(time=tick - now))
+        now = tick
+    return track
+
+
+def _bytes(file: mido.MidiFile) -> bytes:
+    buffer = io.BytesIO()
+    file.save(file=buffer)
+    return buffer.getvalue()

@@ -1,0 +1,124 @@
+"""What made a piece of music, written into its file, so that the file can be made again.
+
+Knows checkpoints, versions and hashes; knows no options by name, and no terminal. The record stands as one text (meta
+message 1) at tick 0 of the first track: the word pamusic and JSON, in ASCII. Paths stand in it as they were given; what
+tells a prime and a checkpoint for sure is their hash. A prime that has such a text of its own keeps it, before ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pamusic import __version__
+from pamusic.checkpoint import Checkpoint
+from pamusic.errors import PamusicError
+from pamusic.music.splicing import texts
+
+FORMAT = 1
+SIGN = "pamusic "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What made a file.
+
+    Attributes:
+        options: of `pamusic sample`, by name, each as it was in force: the seed that was drawn, the checkpoint that
+            was chosen; but not where the result went.
+        weights_sha256: of the checkpoint's `model.safetensors`.
+        tokenizer, tokenizer_fingerprint: the checkpoint's.
+        prime_sha256: of the prime's file; None where there was no prime.
+        row: its place among the pieces that were composed at once.
+        made_on: what else the numbers may depend on, by name: versions, threads, device.
+    """
+
+    options: dict[str, Any]
+    weights_sha256: str
+    tokenizer: str
+    tokenizer_fingerprint: str
+    prime_sha256: str | None
+    made_on: dict[str, Any]
+    row: int = 0
+
+    def text(self) -> str:
+        """The record as it stands in a file."""
+        return SIGN + json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"), default=str)
+
+
+def provenance(options: dict[str, Any], checkpoint: Checkpoint, prime: bytes | None) -> Provenance:
+    """The record of what is about to be made."""
+    tokenizer = checkpoint.tokenizer
+    return Provenance(
+        options=options,
+        weights_sha256=sha256((checkpoint.path / "model.safetensors").read_bytes()),
+        tokenizer=tokenizer.name,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        prime_sha256=None if prime is None else sha256(prime),
+        made_on={
+            "pamusic": __version__,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": str(checkpoint.model.head.weight.device),
+            "machine": platform.machine(),
+        },
+    )
+
+
+def read_provenance(data: bytes, name: str) -> Provenance:
+    """The record in a file, the last where there are several.
+
+    Raises:
+        PamusicError: there is none, or none that we know how to read.
+    """
+    ours = [text for text in texts(data) if text.startswith(SIGN)]
+    if not ours:
+        raise PamusicError(f"{name}: does not say how it was made; only what pamusic sample wrote does, unchanged")
+    try:
+        fields = json.loads(ours[-1].removeprefix(SIGN))
+        if fields.pop("format") != FORMAT:
+            raise PamusicError(f"{name}: was made by another pamusic, and its record has another form; update pamusic")
+        record = Provenance(**fields)
+        return record if isinstance(record.options, dict) and isinstance(record.made_on, dict) else _broken(name)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return _broken(name)
+
+
+def check_weights(record: Provenance, path: Path) -> None:
+    """Refuses a checkpoint that is not the one of a record.
+
+    Raises:
+        PamusicError: it is another, or has no weights.
+    """
+    try:
+        found = sha256((path / "model.safetensors").read_bytes())
+    except OSError:
+        raise PamusicError(f"{path}: has no model.safetensors that can be read; restore the folder") from None
+    if found != record.weights_sha256:
+        raise PamusicError(
+            f"{path}: has other weights ({found[:12]}…) than the file was made with ({record.weights_sha256[:12]}…); "
+            "say with --checkpoint where those are"
+        )
+
+
+def differences(before: Provenance, now: Provenance) -> list[str]:
+    """What the numbers may depend on and is not as it was, in words."""
+    return [
+        f"{name} {now.made_on.get(name)}, then {was}"
+        for name, was in before.made_on.items()
+        if now.made_on.get(name) != was
+    ]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _broken(name: str) -> Provenance:
+    raise PamusicError(f"{name}: says how it was made in a way that cannot be read; the record was changed")

@@ -1,0 +1,203 @@
+"""What was played before the cut stays, message by message; what is open there ends where it is told."""
+
+import io
+
+import mido
+import numpy as np
+import pytest
+from builders import control, midi_file, note_off, note_on, performance, program, random_midi, tempo, tune
+
+from pamusic.music.midi import read_and_mend, read_midi, tempo_map
+from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
+from pamusic.music.repair import read_leniently
+from pamusic.music.splicing import Seam, spliced, texts, with_text
+
+MUSIC = performance((0.0, 0.5, 72, 80), (0.5, 1.0, 60, 70))
+
+
+def timed(data, number):
+    """(tick, message without its delta) of a track, but for its end."""
+    now, out = 0, []
+    for message in mido.MidiFile(file=io.BytesIO(data)).tracks[number]:
+        now += message.time
+        if message.type != "end_of_track":
+            out.append((now, message.copy(time=0)))
+    return out
+
+
+def strokes(data):
+    """(channel, pitch, onset, offset) of every note, in ticks."""
+    notes, down = [], {}
+    for number in range(len(mido.MidiFile(file=io.BytesIO(data)).tracks)):
+        for tick, message in timed(data, number):
+            if message.type == "note_on" and message.velocity:
+                down.setdefault((message.channel, message.note), []).append(tick)
+            elif message.type in ("note_on", "note_off"):
+                for onset in down.pop((message.channel, message.note), []):
+                    assert onset < tick
+                    notes.append((message.channel, message.note, onset, tick))
+    assert not down
+    return sorted(notes)
+
+
+def moves(data, number, channel):
+    return [
+        (tick, message.control, message.value)
+        for tick, message in timed(data, number)
+        if message.type == "control_change" and message.channel == channel and message.control in (64, 66, 67)
+    ]
+
+
+def ends(*times, number=SUSTAIN):
+    return np.array([(time, number, 0) for time in times], PEDAL)
+
+
+# 480 ticks a quarter: a quarter lasts 0.5 seconds up to tick 960, then one second.
+CONDUCTOR = [(0, mido.MetaMessage("track_name", name="map")), (0, tempo(500_000)), (960, tempo(1_000_000))]
+RIGHT = [
+    (0, program(0)), (0, control(100, 7)), (0, note_on(60, 99)), (3, control(127)), (470, note_off(60)),
+    (480, note_on(64, 31)), (1441, note_off(64)), (1441, control(0)), (1500, note_on(67)), (1600, note_off(67)),
+]  # fmt: skip
+DRUM = [(0, note_on(36, channel=9)), (961, note_off(36, channel=9)), (1900, note_on(36, channel=9))]
+FILE = midi_file(CONDUCTOR, RIGHT, [*DRUM, (2000, note_off(36, channel=9))], ticks_per_quarter=480)
+
+
+def test_every_message_before_the_cut_stays_as_and_where_it_was():
+    out = spliced(FILE, Seam(1.25, MUSIC, {64: 1.5}, ends(1.5)), tracks="piano", cut=1.25)
+
+    for number in range(3):
+        before = [each for each in timed(FILE, number) if each[0] < 1080]
+        assert timed(out, number)[: len(before)] == before
+    assert timed(out, 0) == timed(FILE, 0)
+    assert timed(out, 1)[6:] == [(1200, note_off(64)), (1200, control(0))]
+    assert timed(out, 2)[2:] == []
+
+
+def test_new_music_stands_in_the_files_ticks_on_a_track_and_channel_of_its_own():
+    out = spliced(FILE, Seam(1.25, MUSIC, {64: 1.5}, ends(1.5)), tracks="piano", cut=1.25)
+
+    assert timed(out, 3) == [
+        (0, mido.MetaMessage("track_name", name="continuation")),
+        (0, control(100, 7, channel=1)),  # as loud as the prime
+        (0, program(0, channel=1)),
+        (1080, note_on(72, 80, channel=1)),
+        (1320, note_off(72, channel=1)),
+        (1320, note_on(60, 70, channel=1)),
+        (1560, note_off(60, channel=1)),
+    ]
+
+
+def test_tempi_after_the_cut_are_left_out_and_the_last_one_before_it_holds():
+    out = spliced(FILE, Seam(0.75, MUSIC), tracks="piano", cut=0.75)
+
+    assert timed(out, 0) == CONDUCTOR[:2]
+    assert [stroke[2:] for stroke in strokes(out) if stroke[0] == 1] == [(1200, 1680), (720, 1200)]
+    read = read_midi(out)
+    assert read.notes["onset"].tolist() == [0.0, 0.5, 0.75, 1.25]
+
+
+def test_what_nobody_speaks_of_ends_at_the_cut():
+    file = midi_file([(0, note_on(60)), (0, note_on(60)), (0, control(90, SOFT)), (900, note_off(60))])
+    out = spliced(file, Seam(0.5, Performance()), tracks="piano", cut=0.5)
+
+    assert timed(out, 0)[3:] == [(384, note_off(60)), (384, note_off(60)), (384, control(0, SOFT))]
+
+
+def test_on_one_track_a_key_is_let_go_before_it_is_struck_anew_and_the_pedal_with_the_first_note():
+    seam = Seam(1.25, performance((0.25, 1.0, 64, 70)), {64: 2.0}, ends(3.0))
+    out = spliced(FILE, seam, tracks="piano", cut=1.25, one_track=True)
+
+    assert len(mido.MidiFile(file=io.BytesIO(out)).tracks) == 3
+    assert timed(out, 1)[6:] == [
+        (1200, note_off(64)), (1200, control(0)), (1200, note_on(64, 70)), (1560, note_off(64))
+    ]  # fmt: skip
+
+
+def test_on_one_track_the_musics_pedals_go_on_where_the_primes_were():
+    pedal = np.array([(0.0, SUSTAIN, 85), (0.25, SUSTAIN, 0), (0.5, SUSTAIN, 127), (1.0, SUSTAIN, 0)], PEDAL)
+    out = spliced(FILE, Seam(1.25, Performance(MUSIC.notes, pedal), {}, ends(1.5)), tracks="piano", cut=1.25,
+                  one_track=True)  # fmt: skip
+
+    assert moves(out, 1, 0) == [(3, 64, 127), (1080, 64, 85), (1200, 64, 0), (1320, 64, 127), (1560, 64, 0)]
+
+
+def test_a_file_of_one_track_becomes_one_of_two_and_stays_one_on_one_track():
+    file = midi_file([(0, note_on(60)), (900, note_off(60))], kind=0)
+    two, one = (spliced(file, Seam(0.5, MUSIC), tracks="piano", cut=0.5, one_track=which) for which in (False, True))
+
+    two, one = (mido.MidiFile(file=io.BytesIO(data)) for data in (two, one))
+    assert (two.type, len(two.tracks), one.type, len(one.tracks)) == (1, 2, 0, 1)
+
+
+def test_a_whole_prime_keeps_what_it_does_where_it_ends():
+    out = spliced(FILE, Seam(read_midi(FILE).duration, MUSIC), tracks="piano")
+
+    assert timed(out, 1) == timed(FILE, 1)
+    assert [onset for channel, _, onset, _ in strokes(out) if channel == 1] == [1840, 1600]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_hard_pieces_stay_as_they_are_up_to_any_cut(seed):
+    rng = np.random.default_rng(seed)
+    file = random_midi(seed)
+    whole, repairs = read_and_mend(file, tracks="all")
+    contents = read_leniently(file, "hard")
+    seconds_at = tempo_map(contents.ticks_per_quarter, contents.tempos)
+    cut = float(rng.uniform(0.1, whole.duration))
+    onset = np.sort(rng.uniform(0, 2, 40)).round(2)
+    music = Performance.from_arrays(onset, onset + 0.01, rng.integers(60, 63, 40), np.full(40, 64))
+    seam = Seam(cut, music, {60: cut + 0.5, 127: cut}, ends(cut + 1))
+    for one_track in (False, True):
+        out = spliced(file, seam, tracks="all", repairs=repairs, cut=cut, one_track=one_track)
+
+        for number in range(2):
+            before = [each for each in timed(file, number) if seconds_at(np.array([each[0]]))[0] < cut]
+            assert timed(out, number)[: len(before)] == before
+            assert all(seconds_at(np.array([tick]))[0] >= cut for tick, _ in timed(out, number)[len(before) :])
+        strokes(out)
+        read = read_midi(out, tracks="all")
+        assert not [value for control in (64, 66, 67) for value in
+                    read.pedal["value"][read.pedal["control"] == control][-1:] if value]  # fmt: skip
+
+
+def test_a_time_in_frames_is_kept():
+    file = bytearray(midi_file([(0, note_on(60)), (1000, note_off(60)), (1001, note_on(64)), (2000, note_off(64))]))
+    file[12:14] = bytes([256 - 25, 40])  # 25 frames of 40 ticks: 1,000 ticks a second
+    out = spliced(bytes(file), Seam(1.5, MUSIC, {64: 1.75}), tracks="piano", cut=1.5)
+
+    assert out[12:14] == file[12:14]
+    assert strokes(out) == [(0, 60, 0, 1000), (0, 64, 1001, 1750), (1, 60, 2000, 2500), (1, 72, 1500, 2000)]
+
+
+def test_coarse_ticks_keep_every_stroke_in_its_place():
+    file = midi_file([(0, note_on(60)), (4, note_off(60))], ticks_per_quarter=4)
+    music = performance((0.0, 0.01, 60, 1), (0.02, 0.03, 60, 2), (0.04, 1.0, 60, 3), (0.5, 0.51, 62, 4))
+    out = spliced(file, Seam(0.5, music), tracks="piano")
+
+    assert strokes(out) == [(0, 60, 0, 4), (1, 60, 4, 12), (1, 62, 8, 9)]
+
+
+def test_where_all_channels_are_in_use_music_goes_on_in_the_primes():
+    channels = [(0, note_on(60, channel=channel)) for channel in range(16)]
+    file = midi_file([*channels, *[(400, note_off(60, channel=channel)) for channel in range(16)]])
+    out = spliced(file, Seam(0.5, MUSIC), tracks="piano", cut=0.5)
+
+    assert {stroke[0] for stroke in strokes(out) if stroke[1] == 72} == {0}
+
+
+def test_a_file_that_had_to_be_mended_cannot_be_kept():
+    seam = Seam(2.0, MUSIC)
+    assert spliced(tune(1), seam, tracks="piano", repairs=read_and_mend(tune(1))[1], cut=2.0) is not None
+    damaged = tune(1)[:-4]
+    assert spliced(damaged, seam, tracks="piano", repairs=read_and_mend(damaged)[1], cut=2.0) is None
+    assert spliced(b"RIFF" + tune(1), seam, tracks="piano", cut=2.0) is None
+
+
+def test_a_text_is_the_last_thing_at_tick_0():
+    file = with_text(with_text(FILE, "one"), "two")
+
+    assert texts(file) == ["one", "two"]
+    assert timed(file, 0)[:2] == timed(FILE, 0)[:2]
+    assert timed(file, 0)[4:] == timed(FILE, 0)[2:]
+    assert read_midi(file).equals(read_midi(FILE))
+    assert texts(b"no music") == []
