@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from typer import Exit, Option
 
+from pamusic.cli.drawing import collected
 from pamusic.cli.output import outputs
-from pamusic.cli.terminal import progress, say
+from pamusic.cli.terminal import say
 from pamusic.errors import UsageError
 
 DEFAULT_LENGTH = 4096  # about 100 seconds of music
+Long = partial(Option, rich_help_panel="How long")
 Draw = partial(Option, rich_help_panel="How a token is drawn")
 Model = partial(Option, rich_help_panel="Who composes")
 
@@ -23,13 +24,15 @@ Model = partial(Option, rich_help_panel="Who composes")
 def sample(
     prime: Annotated[Path | None, Option(help="MIDI to go on from; - is stdin. (default: nothing)")] = None,
     tracks: Annotated[str, Option(help="Of the prime: piano; all (but drums); or numbers, like 1,3.")] = "piano",
-    length: Annotated[int | None, Option(help="New tokens. (default: 4096, or as --seconds need)")] = None,
-    seconds: Annotated[float | None, Option(help="Seconds of new music.")] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
     seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
     num: Annotated[int, Option(min=1, help="So many pieces at once, with this seed and the next ones.")] = 1,
-    may_end: Annotated[bool, Option("--may-end", help="Let the piece end by itself before that.")] = False,
     continuation_only: Annotated[bool, Option("--continuation-only", help="Leave the prime out of the file.")] = False,
+    length: Annotated[int | None, Long(help="New tokens. (default: 4096, or as --seconds need)")] = None,
+    seconds: Annotated[float | None, Long(help="Seconds of new music.")] = None,
+    minutes: Annotated[float | None, Long(help="Minutes of it.")] = None,
+    end: Annotated[bool, Long("--end", help="End it near that length, at 1.25 times it at the latest.")] = False,
+    may_end: Annotated[bool, Long("--may-end", help="Let the piece end by itself before that.")] = False,
     temperature: Annotated[float, Draw(help="Low is predictable, high is bold; 0: always the likeliest.")] = 1.0,
     top_p: Annotated[float, Draw(help="From the likeliest that reach this probability; 1: all.")] = 0.97,
     top_k: Annotated[int, Draw(help="From this many of the likeliest; 0: all.")] = 0,
@@ -49,10 +52,13 @@ def sample(
     from pamusic.cli.reading import read_telling
     from pamusic.composition import compose_many, continuation, continued
     from pamusic.generation.config import SamplingConfig
+    from pamusic.generation.ending import Ending
     from pamusic.music.midi import midi_bytes, parsed_tracks
     from pamusic.training.machine import choose_machine
 
+    ending = Ending() if end else None
     classes = (temperature_time, temperature_pitch, temperature_velocity)
+    seconds = seconds if minutes is None else 60 * minutes
     length = DEFAULT_LENGTH if length is None and seconds is None else length
     seed = secrets.randbelow(2**31) if seed is None else seed
     with outputs(out, Path("sample.mid"), num, source=prime, kind="music") as files:
@@ -60,10 +66,10 @@ def sample(
         who = load_checkpoint(find_checkpoint(checkpoint), choose_machine(device, "fp32", compile=False).device)
         try:
             drawn = compose_many(
-                who, opening, seed=seed, num=num, length=length, seconds=seconds, may_end=may_end,
+                who, opening, seed=seed, num=num, length=length, seconds=seconds, may_end=may_end, ending=ending,
                 sampling=SamplingConfig(
-                    temperature=temperature, class_temperatures=classes, top_k=top_k, top_p=top_p, min_p=min_p,
-                    typical_p=typical_p,
+                    temperature=temperature, class_temperatures=classes,
+                    top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p,
                 ),
                 num_latents=num_latents, context_length=context_length, refill=refill,
             )  # fmt: skip
@@ -71,28 +77,14 @@ def sample(
             raise UsageError(str(error)) from None
         say(f"{who.title}, seed {seed}")
         began = time.perf_counter()
-        pieces, interrupted = _collected(drawn, num, length)
+        pieces, interrupted = collected(drawn, num, length)
         took = time.perf_counter() - began
         put_together = continuation if continuation_only else continued
         for file, ids in zip(files, pieces, strict=True):
-            file.write(midi_bytes(put_together(who.tokenizer, ids, prime=opening, seconds=seconds)))
+            file.write(midi_bytes(put_together(who.tokenizer, ids, prime=opening, seconds=None if end else seconds)))
     ids = [id for piece in pieces for id in piece]
     passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
     say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
     say(f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time{'; interrupted' if interrupted else ''}")
     if interrupted:
         raise Exit(130)
-
-
-def _collected(drawn: Iterable[list[int | None]], num: int, total: int | None) -> tuple[list[list[int]], bool]:
-    """The ids of each piece, drawn until the end or an interruption, and whether it was one."""
-    pieces: list[list[int]] = [[] for _ in range(num)]
-    try:
-        for ids in progress(drawn, total=total, what="sample", unit="token"):
-            for piece, id in zip(pieces, ids, strict=True):
-                piece += [] if id is None else [id]
-    except KeyboardInterrupt:
-        if not any(pieces):
-            raise
-        return pieces, True
-    return pieces, False
