@@ -3,9 +3,10 @@
 import io
 import json
 
+import mido
 import pytest
 import torch
-from builders import folder_of_tunes, maestro_like, midi_file, note_off, note_on, tune, zipped
+from builders import folder_of_tunes, maestro_like, midi_file, note_off, note_on, program, tune, zipped
 from corpora import small_corpus
 from models import tiny_model
 from typer.testing import CliRunner
@@ -68,11 +69,49 @@ def test_a_file_in_tables(tmp_path):
     table = rows(tmp_path / "a.mid", "--tokenizer", "performance")
 
     assert table["format"] == ["0, 500 ticks a quarter"]
-    assert table["piano"] == ["1", "0, Acoustic Grand Piano", "20", "yes"]
+    assert table["1"] == ["piano", "1", "0, Acoustic Grand Piano", "20", "yes"]
     assert table["sustain"] == ["folded into the notes' lengths"]
     assert table["notes kept"] == ["20 of 20"]
     assert table["tokens"] == [str(trip["num_tokens"])]
     assert [float(number) for number in table["onset error, ms"][0].split(" / ")] == list(trip["onset_ms"].values())
+
+
+def test_a_damaged_file_is_told_with_what_was_mended(tmp_path):
+    (tmp_path / "a.mid").write_bytes(tune(1)[:-60])
+
+    about = told(tmp_path / "a.mid")
+
+    assert len(about["repairs"]) == 2
+    assert "1 track cut off at tick" in about["repairs"][0]
+    assert 0 < about["playing"]["num_notes"] == about["file"]["tracks"][0]["num_notes"]
+    assert rows(tmp_path / "a.mid")["mended"][0].startswith("4 notes without an end")
+    folder = told(tmp_path)
+    assert (folder["num_repaired"], folder["repairs"]["cut off"]) == (1, 1)
+    assert "cut off 1" in rows(tmp_path)["mended"][0]
+
+
+def test_tracks_are_chosen_as_in_the_other_commands(tmp_path):
+    violin = [(0, program(40, 1)), (0, note_on(72, channel=1)), (500, note_off(72, 1))]
+    (tmp_path / "a.mid").write_bytes(midi_file(violin, [(0, note_on(60)), (500, note_off(60))]))
+
+    by_default, both, first = (told(tmp_path / "a.mid", *words) for words in ((), ("--tracks", "all"), ("--tracks", 1)))
+
+    assert by_default["playing"]["pitches"] == [60, 60]
+    assert by_default["repairs"] == ["1 note of other instruments, left out"]
+    assert both["playing"]["num_notes"] == both["round_trips"][0]["num_notes"] == 2
+    assert first["playing"]["pitches"] == [72, 72]
+    assert [(track["channel"], track["taken"]) for track in first["file"]["tracks"]] == [(2, True), (1, False)]
+    assert told(tmp_path, "--tracks", "all")["num_notes"] == 2
+    assert "has no track 3, but 1 Violin" in refusal(pamusic(tmp_path / "a.mid", "--tracks", "3"))
+    assert pamusic(tmp_path / "a.mid", "--tracks", "violin").exit_code == 2
+
+
+def test_a_file_that_pamusic_made_says_how(tmp_path):
+    made = mido.MetaMessage("text", text='pamusic {"seed": 7}')
+    (tmp_path / "a.mid").write_bytes(midi_file([(0, made), (0, note_on(60)), (500, note_off(60))]))
+
+    assert told(tmp_path / "a.mid")["file"]["made_by"] == 'pamusic {"seed": 7}'
+    assert rows(tmp_path / "a.mid")["made by"] == ['pamusic {"seed": 7}']
 
 
 def test_standard_input(tmp_path):
@@ -184,7 +223,12 @@ def test_what_is_not_there_is_one_line(tmp_path):
     assert "no tokenizer is called 'remi'" in refusal(pamusic("-", "--tokenizer", "remi", input=tune(0)))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.mid").write_bytes(b"broken")
-    assert "none of 1 files can be read; a.mid: is not a MIDI file" in refusal(pamusic(tmp_path / "broken"))
+    assert "a.mid: is not a MIDI file" in refusal(pamusic(tmp_path / "broken"))
+    for name, data in {"0.mid": b"", "b.mid": b"broken", "c.mid": b"too"}.items():
+        (tmp_path / "broken" / name).write_bytes(data)
+    assert refusal(pamusic(tmp_path / "broken")).startswith(
+        "none of 4 files could be taken; 3 of them by the rule \u201cnot a MIDI file\u201d, as a.mid: is not"
+    )
 
 
 def test_a_folder_of_tunes_has_no_splits_of_its_own(tmp_path):

@@ -1,44 +1,75 @@
 """What is said of a file is what is in it."""
 
+import mido
 import pytest
 from builders import control, midi_file, note_off, note_on, performance, program, tempo
 
-from pamusic.errors import PamusicError
 from pamusic.music.inventory import File, PedalUse, Track, layout, playing
+from pamusic.music.midi import chosen_parts, read_contents
 from pamusic.music.performance import SOFT
+
+NOTE = [(0, note_on(60)), (9, note_off(60))]
+
+
+def laid_out(data, tracks="piano"):
+    contents = read_contents(data, "x")
+    return layout(contents, chosen_parts(contents.parts, tracks, "x"))
 
 
 def test_tracks_tempi_and_what_is_taken():
     data = midi_file(
         [(0, tempo(500_000)), (960, tempo(400_000)), (960, tempo(1_000_000))],
-        [(0, program(40, 1)), (0, note_on(60, channel=1)), (9, note_off(60, 1)), (9, note_on(38, channel=9))],
+        [
+            (0, program(40, 1)),
+            (0, note_on(60, channel=1)),
+            (9, note_off(60, 1)),
+            (9, note_on(38, channel=9)),
+            (12, note_off(38, 9)),
+        ],
         [(0, note_on(60)), (5, note_on(64)), (9, note_on(60, 0)), (9, note_off(64))],
         ticks_per_quarter=480,
     )
 
-    assert layout(data, "x") == File(
+    assert laid_out(data) == File(
         format=1,
         ticks_per_quarter=480,
-        num_tempi=3,
+        ticks_per_second=None,
+        num_tempi=2,
         slowest_bpm=60.0,
-        fastest_bpm=150.0,
+        fastest_bpm=120.0,
         tracks=(
-            Track("", channel=2, program=40, num_notes=1, taken=False),
-            Track("", channel=10, program=0, num_notes=1, taken=False),
-            Track("", channel=1, program=0, num_notes=2, taken=True),
+            Track(1, "", channel=2, program=40, is_drum=False, num_notes=1, taken=False),
+            Track(2, "", channel=10, program=0, is_drum=True, num_notes=1, taken=False),
+            Track(3, "", channel=1, program=0, is_drum=False, num_notes=2, taken=True),
         ),
+        made_by=None,
     )
+    assert [track.taken for track in laid_out(data, (1, 2)).tracks] == [True, True, False]
 
 
 def test_without_a_tempo_it_is_the_standards():
-    file = layout(midi_file([(0, note_on(60)), (9, note_off(60))]), "x")
+    file = laid_out(midi_file(NOTE))
 
     assert (file.num_tempi, file.slowest_bpm, file.fastest_bpm) == (0, 120.0, 120.0)
 
 
-def test_what_cannot_be_told_is_one_line():
-    with pytest.raises(PamusicError, match="x: its tracks cannot be told"):
-        layout(b"MThd", "x")
+@pytest.mark.parametrize(("division", "ticks"), [(b"\xe7\x28", 1000), (b"\xe3\x50", 2397.602), (b"\xe8\x04", 96)])
+def test_time_in_frames_is_told_in_seconds_and_has_no_tempo(division, ticks):
+    data = midi_file([(0, tempo(400_000)), *NOTE])
+
+    file = laid_out(data[:12] + division + data[14:])
+
+    assert (file.ticks_per_quarter, file.ticks_per_second) == (None, ticks)
+    assert (file.num_tempi, file.slowest_bpm, file.fastest_bpm) == (0, None, None)
+
+
+def test_a_file_says_how_pamusic_made_it_and_nobody_else():
+    ours, theirs = (
+        mido.MetaMessage("text", text=text) for text in ('pamusic {"seed": 7}' + 90 * " ", "made elsewhere")
+    )
+
+    assert laid_out(midi_file([(0, theirs), (0, ours), *NOTE])).made_by == ours.text.strip()
+    assert laid_out(midi_file([(0, theirs), *NOTE])).made_by is None
 
 
 def test_playing_by_eye():
@@ -61,4 +92,4 @@ def test_pedals_that_do_not_move_are_not_listed():
 
 
 def test_control_changes_of_other_kinds_are_no_pedals():
-    assert layout(midi_file([(0, control(9, 7)), (0, note_on(60)), (9, note_off(60))]), "x").tracks[0].num_notes == 1
+    assert laid_out(midi_file([(0, control(9, 7)), *NOTE])).tracks[0].num_notes == 1

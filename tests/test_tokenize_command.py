@@ -149,7 +149,8 @@ def test_when_all_is_refused_the_reason_is_the_one_most_have(tmp_path):
     done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
 
     assert refusal(done, tmp_path).endswith(
-        "none of 4 files could be taken; 3 of them as 1.mid: has only drums (1 notes); give a piano file"
+        "none of 4 files could be taken; 3 of them by the rule \u201conly drums\u201d, "
+        "as 1.mid: has only drums (1 notes); give a piano file"
     )
     assert names(tmp_path) == ["drums"]
 

@@ -26,10 +26,11 @@ def inspect(
         list[str] | None,
         typer.Option(help="Measure what this one keeps, or several, by names or .toml files. (default: all that ship)"),
     ] = None,
+    tracks: Annotated[str, typer.Option(help="Of MIDI: piano; all (but drums); or numbers, like 1,3.")] = "piano",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tells what is in a MIDI file and what each tokenizer keeps of it and loses; or what a corpus or checkpoint is."""
-    about = _about(path, tokenizer)
+    about = _about(path, tokenizer, tracks)
     if as_json:
         result(json.dumps(about, indent=2))
         return
@@ -40,7 +41,7 @@ def inspect(
         console(stderr=False).print(table)
 
 
-def _about(path: str, tokenizers: list[str] | None) -> dict[str, Any]:
+def _about(path: str, tokenizers: list[str] | None, tracks: str) -> dict[str, Any]:
     from pamusic.cli import reports
     from pamusic.files import recovered
 
@@ -54,19 +55,22 @@ def _about(path: str, tokenizers: list[str] | None) -> dict[str, Any]:
 
         return reports.about_checkpoint(load_checkpoint(find_checkpoint(path)))
 
+    from pamusic.music.contents import MAX_FILE_BYTES
+    from pamusic.music.midi import parsed_tracks
     from pamusic.tokens.tokenizer import load_tokenizer, shipped_tokenizers
 
+    taken = parsed_tracks(tracks)
     measured = [load_tokenizer(name) for name in tokenizers or shipped_tokenizers()]
     if place == STREAM:
-        return reports.about_midi(sys.stdin.buffer.read(), "standard input", measured)
+        return reports.about_midi(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "standard input", measured, taken)
     if not place.exists():
         raise PamusicError(f"{path}: no such file or folder, and no checkpoint that ships is called so; check the name")
     from pamusic.tokens.sources import find_sources
 
     sources, refused = find_sources([place])
     if place.is_file() and [source.path for source in sources] == [str(place)]:
-        return reports.about_midi(sources[0].read(), path, measured)
-    return reports.about_many(path, sources, refused, measured)
+        return reports.about_midi(sources[0].read(), path, measured, taken)
+    return reports.about_many(path, sources, refused, measured, taken)
 
 
 def _is_checkpoint(path: str) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pamusic.checkpoint import Checkpoint
+    from pamusic.music.midi import Tracks
     from pamusic.tokens.corpus import Corpus
     from pamusic.tokens.roundtrip import Errors, Pedal, RoundTrip
     from pamusic.tokens.sources import Refusal, Source
@@ -25,45 +26,51 @@ if TYPE_CHECKING:
 MOST_TOLD = 20  # refusals in a table; all of them are in the JSON
 
 
-def about_midi(data: bytes, name: str, tokenizers: list[Tokenizer]) -> dict[str, Any]:
+def about_midi(data: bytes, name: str, tokenizers: list[Tokenizer], tracks: Tracks) -> dict[str, Any]:
     """One MIDI file, and what each tokenizer keeps of it."""
     from pamusic.music.inventory import layout, playing
-    from pamusic.music.midi import read_midi
+    from pamusic.music.midi import chosen_parts, read_and_mend, read_contents
     from pamusic.tokens.roundtrip import round_trip
 
-    performance = read_midi(data, name)
+    performance, repairs = read_and_mend(data, name, tracks=tracks)
+    contents = read_contents(data, name)
     return {
         "what": "MIDI file",
         "name": name,
-        "file": asdict(layout(data, name)),
+        "file": asdict(layout(contents, chosen_parts(contents.parts, tracks, name))),
+        "repairs": [repair.words for repair in repairs],
         "playing": asdict(playing(performance)),
         "round_trips": [_trip(round_trip(performance, tokenizer)) for tokenizer in tokenizers],
     }
 
 
-def about_many(path: str, sources: list[Source], refused: list[Refusal], tokenizers: list[Tokenizer]) -> dict[str, Any]:
+def about_many(
+    path: str, sources: list[Source], refused: list[Refusal], tokenizers: list[Tokenizer], tracks: Tracks
+) -> dict[str, Any]:
     """Many MIDI files: what they hold together, and what cannot be taken."""
-    from pamusic.music.midi import read_midi
+    from pamusic.music.midi import read_and_mend
     from pamusic.tokens.roundtrip import round_trip
+    from pamusic.tokens.tokenizing import why_nothing
 
     trips: list[RoundTrip] = []
     refused, num_notes, seconds, pitches, splits = list(refused), 0, 0.0, [127, 0], Counter[str]()
+    num_repaired, repaired = 0, Counter[str]()
     for source in progress(sources, what="measuring", unit="file"):
         try:
-            performance = read_midi(source.read(), source.name)
+            performance, repairs = read_and_mend(source.read(), source.name, tracks=tracks)
             measured = [round_trip(performance, tokenizer) for tokenizer in tokenizers]
         except PamusicError as error:
             refused.append(_refusal(source.name, error))
             continue
         trips = [one + other for one, other in zip(trips, measured, strict=True)] if trips else measured
         splits[source.split or "none of its own"] += 1
+        num_repaired += bool(repairs)
+        repaired.update({repair.kind: repair.count for repair in repairs})
         num_notes, seconds = num_notes + len(performance), seconds + performance.duration
         pitch = performance.notes["pitch"]
         pitches = [min(pitches[0], int(pitch.min())), max(pitches[1], int(pitch.max()))]
     if not splits:
-        raise PamusicError(
-            f"{path}: none of {len(refused):,} files can be read; {refused[0].name}: {refused[0].reason}"
-        )
+        raise PamusicError(why_nothing(refused))
     return {
         "what": "MIDI files",
         "name": path,
@@ -72,6 +79,8 @@ def about_many(path: str, sources: list[Source], refused: list[Refusal], tokeniz
         "num_notes": num_notes,
         "seconds": round(seconds, 3),
         "pitches": pitches,
+        "num_repaired": num_repaired,
+        "repairs": dict(repaired.most_common()),
         "refused": [[each.name, each.reason] for each in refused],
         "round_trips": [_trip(trip) for trip in trips],
     }
@@ -80,7 +89,7 @@ def about_many(path: str, sources: list[Source], refused: list[Refusal], tokeniz
 def _refusal(name: str, error: PamusicError) -> Refusal:
     from pamusic.tokens.sources import Refusal
 
-    return Refusal(name, str(error).removeprefix(f"{name}: "))
+    return Refusal(name, str(error).removeprefix(f"{name}: "), error.rule)
 
 
 def about_corpus(corpus: Corpus) -> dict[str, Any]:
@@ -180,23 +189,22 @@ def tables(about: dict[str, Any]) -> Iterator[Table]:
 
 def _midi_tables(about: dict[str, Any]) -> Iterator[Table]:
     file, playing = about["file"], about["playing"]
-    tempo = f"{file['slowest_bpm']:.1f}"
-    if file["fastest_bpm"] != file["slowest_bpm"]:
-        tempo += f" to {file['fastest_bpm']:.1f}"
     rows = [
-        ("format", f"{file['format']}, {file['ticks_per_quarter']} ticks a quarter"),
-        ("tempo", f"{tempo} quarters a minute, set {_times(file['num_tempi'])}"),
+        ("format", f"{file['format']}, {_resolution(file)}"),
+        ("tempo", _tempo(file)),
         ("duration", f"{_duration(playing['seconds'])} ({playing['seconds']:.1f} s)"),
         ("notes", f"{playing['num_notes']:,}, {playing['notes_per_second']:.1f} a second"),
         ("pitches", _range(playing["pitches"], pitch=True)),
         ("velocities", _range(playing["velocities"])),
         ("keys down at once", f"{playing['keys']:.1f} on average, {playing['most_keys']} at most"),
     ]
+    rows += [("mended", words) for words in about["repairs"]]
+    rows += [("made by", file["made_by"])] if file["made_by"] else []
     yield _grid(None, rows)
     yield _grid(
-        ["track", "channel", "program", "notes", "taken"],
+        ["", "track", "channel", "program", "notes", "taken"],
         [
-            [track["name"] or "–", track["channel"], _instrument(track), f"{track['num_notes']:,}",
+            [track["number"], track["name"] or "–", track["channel"], _instrument(track), f"{track['num_notes']:,}",
              "yes" if track["taken"] else "no"]
             for track in file["tracks"]
         ],
@@ -222,6 +230,9 @@ def _many_tables(about: dict[str, Any]) -> Iterator[Table]:
         ("notes", f"{about['num_notes']:,}"),
         ("pitches", _range(about["pitches"], pitch=True)),
     ]
+    if about["num_repaired"]:
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in about["repairs"].items())
+        rows.insert(1, ("mended", f"{about['num_repaired']:,}: {counts}"))
     yield _grid(None, rows)
     yield _trips_table(about["round_trips"])
     if about["refused"]:
@@ -336,7 +347,21 @@ def _note_name(pitch: int) -> str:
 def _instrument(track: dict[str, Any]) -> str:
     from pretty_midi.constants import INSTRUMENT_MAP
 
-    return f"{track['program']}, {INSTRUMENT_MAP[track['program']]}" if track["channel"] != 10 else "drums"
+    return f"{track['program']}, {INSTRUMENT_MAP[track['program']]}" if not track["is_drum"] else "drums"
+
+
+def _resolution(file: dict[str, Any]) -> str:
+    if file["ticks_per_second"] is not None:
+        return f"{file['ticks_per_second']:,g} ticks a second (SMPTE)"
+    return f"{file['ticks_per_quarter']} ticks a quarter"
+
+
+def _tempo(file: dict[str, Any]) -> str:
+    if file["slowest_bpm"] is None:
+        return "none, it counts seconds"
+    slowest, fastest = (f"{file[which]:.1f}" for which in ("slowest_bpm", "fastest_bpm"))
+    range_of_it = slowest if slowest == fastest else f"{slowest} to {fastest}"
+    return f"{range_of_it} quarters a minute, set {_times(file['num_tempi'])}"
 
 
 def _duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ from pamusic.errors import PamusicError
 
 MAX_FILE_BYTES = 16 * 2**20  # a day of MAESTRO has about 10 MiB; its largest file 0.4
 MAX_PARTS = 10_000
+OUR_TEXT = b"pamusic"  # so begins a text (meta message 1) in which we say how a file was made
 
 # What we do to files, and how it is said: of one, of several, and what became of them.
 KINDS = {
@@ -72,6 +73,7 @@ class Part:
         name: the track's.
         onset, offset, pitch, velocity: of its notes, `[num_notes]`, int64; the first two in ticks.
         pedal: `[num_pedal, 3]` tick, control and value of the pedals' messages, int64, in the order of the file.
+        channel: 0 to 15; None where it was read by symusic, which does not keep it.
     """
 
     program: int
@@ -82,6 +84,7 @@ class Part:
     pitch: np.ndarray
     velocity: np.ndarray
     pedal: np.ndarray
+    channel: int | None = None
 
     def __len__(self) -> int:
         """The number of notes."""
@@ -94,12 +97,19 @@ class Contents:
 
     Attributes:
         tempos: (tick, microseconds a quarter), ordered by tick; of several at one tick the last in the file holds.
+        repairs: what was mended.
+        format: 0, 1 or 2; None where it was read by symusic, and then what follows is not known either.
+        has_smpte_time: whether ticks are parts of a second, not of a quarter; the tempo that stands here is then ours.
+        our_text: what pamusic says there of how it made the file; empty where it did not.
     """
 
     ticks_per_quarter: int
     tempos: list[tuple[int, int]]
     parts: list[Part]
     repairs: tuple[Repair, ...] = ()
+    format: int | None = None
+    has_smpte_time: bool = False
+    our_text: str = ""
 
 
 def check_size(num_bytes: int, name: str) -> None:
@@ -116,10 +126,14 @@ def check_size(num_bytes: int, name: str) -> None:
         )
 
 
-def readable(name: bytes) -> str:
-    """A name in an encoding that the file does not tell: UTF-8 where it is that, else Latin-1; nothing unprintable."""
+def readable(name: bytes, most: int | None = 40) -> str:
+    """A name in an encoding that the file does not tell: UTF-8 where it is that, else Latin-1; nothing unprintable.
+
+    Args:
+        most: how many letters of it.
+    """
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
         text = name.decode("latin-1")
-    return "".join(letter if letter.isprintable() else " " for letter in text[:40]).strip()
+    return "".join(letter if letter.isprintable() else " " for letter in text[:most]).strip()

@@ -5,19 +5,15 @@ Knows tracks, tempi and performances; judges nothing, changes nothing, knows no 
 
 from __future__ import annotations
 
-import io
-from collections import Counter
 from dataclasses import dataclass
 
-import mido
 import numpy as np
 
-from pamusic.errors import PamusicError
-from pamusic.music.midi import PIANO_PROGRAMS
+from pamusic.music.contents import Contents, Part
 from pamusic.music.pedal import DOWN
 from pamusic.music.performance import PEDALS, SOFT, SOSTENUTO, SUSTAIN, Performance
 
-DRUM_CHANNEL = 10  # as people count them, from 1
+STANDARD_BPM = 120.0
 PEDAL_NAMES = {SUSTAIN: "sustain", SOSTENUTO: "sostenuto", SOFT: "soft"}
 
 
@@ -26,16 +22,20 @@ class Track:
     """What one track plays on one channel with one program.
 
     Attributes:
+        number: what `--tracks` calls it, from 1 on.
         name: the track's.
         channel: 1 to 16.
         program: 0 to 127, of General MIDI.
+        is_drum: whether it is on the channel of the drums.
         num_notes: how many it strikes.
         taken: whether we read it.
     """
 
+    number: int
     name: str
     channel: int
     program: int
+    is_drum: bool
     num_notes: int
     taken: bool
 
@@ -46,18 +46,22 @@ class File:
 
     Attributes:
         format: 0, 1 or 2, of the Standard MIDI File.
-        ticks_per_quarter: its resolution.
-        num_tempi: how often a tempo is set.
-        slowest_bpm, fastest_bpm: quarters a minute.
+        ticks_per_quarter: its resolution; None where it counts seconds (SMPTE).
+        ticks_per_second: its resolution there; None elsewhere.
+        num_tempi: at how many places a tempo is set.
+        slowest_bpm, fastest_bpm: quarters a minute; the standard's 120 where none is set; None where it counts seconds.
         tracks: those with notes.
+        made_by: what pamusic wrote into it of how it was made; None elsewhere.
     """
 
     format: int
-    ticks_per_quarter: int
+    ticks_per_quarter: int | None
+    ticks_per_second: float | None
     num_tempi: int
-    slowest_bpm: float
-    fastest_bpm: float
+    slowest_bpm: float | None
+    fastest_bpm: float | None
     tracks: tuple[Track, ...]
+    made_by: str | None
 
 
 @dataclass(frozen=True)
@@ -102,32 +106,30 @@ class Playing:
     pedals: dict[str, PedalUse]
 
 
-def layout(data: bytes, name: str) -> File:
-    """How a MIDI file is laid out.
+def layout(contents: Contents, taken: list[Part]) -> File:
+    """How a file is laid out.
 
-    Raises:
-        PamusicError: it cannot be read message by message.
+    Args:
+        contents: of the file, from `midi.read_contents`.
+        taken: those of its parts that are read.
     """
-    try:
-        file = mido.MidiFile(file=io.BytesIO(data), clip=True)
-    except Exception as error:  # mido raises what it comes upon
-        raise PamusicError(f"{name}: its tracks cannot be told ({error}); save it anew in a sequencer") from None
-    tempi, tracks = [], []
-    for track in file.tracks:
-        programs: dict[int, int] = {}
-        strokes: Counter[tuple[int, int]] = Counter()
-        for message in track:
-            if message.type == "set_tempo":
-                tempi.append(mido.tempo2bpm(max(message.tempo, 1)))
-            elif message.type == "program_change":
-                programs[message.channel] = message.program
-            elif message.type == "note_on" and message.velocity:
-                strokes[message.channel, programs.get(message.channel, 0)] += 1
-        for (channel, program), num_notes in sorted(strokes.items()):
-            taken = channel + 1 != DRUM_CHANNEL and program in PIANO_PROGRAMS
-            tracks.append(Track(track.name, channel + 1, program, num_notes, taken))
-    bpm = tempi or [120.0]  # the standard's, where none is set
-    return File(file.type, file.ticks_per_beat, len(tempi), min(bpm), max(bpm), tuple(tracks))
+    smpte = contents.has_smpte_time
+    bpm = [60e6 / tempo for _, tempo in contents.tempos]
+    tracks = tuple(
+        Track(number, part.name, (part.channel or 0) + 1, part.program, part.is_drum, len(part), part in taken)
+        for number, part in enumerate(contents.parts, start=1)
+    )
+    assert contents.format is not None
+    return File(
+        format=contents.format,
+        ticks_per_quarter=None if smpte else contents.ticks_per_quarter,
+        ticks_per_second=round(contents.ticks_per_quarter * bpm[0] / 60, 3) if smpte else None,
+        num_tempi=0 if smpte else len(bpm),
+        slowest_bpm=None if smpte else min(bpm, default=STANDARD_BPM),
+        fastest_bpm=None if smpte else max(bpm, default=STANDARD_BPM),
+        tracks=tracks,
+        made_by=contents.our_text or None,
+    )
 
 
 def playing(performance: Performance) -> Playing:

@@ -11,6 +11,7 @@ note without an end is ended, not dropped, and a note belongs to the program it 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -39,6 +40,13 @@ LONGEST_DELTA, EMPTY_TEXT, END_OF_TRACK = b"\xff\xff\xff\x7f", b"\xff\x01\x00", 
 SIGN = "end of a track, as pamusic marks it"  # a marker (meta message 6)
 NEVER = 4 * (2**28 - 1)
 META, SET_TEMPO = 0xFF, 0x51
+IS_PEDAL = np.isin(np.arange(256), PEDALS)  # of each control's number
+
+# Messages of notes, controls and the like, in a row, each after its delta, with running status; one of another kind.
+NUMBER, DATA = rb"[\x80-\xff]{0,3}+[\0-\x7f]", rb"[\0-\x7f]"
+OF_TWO, OF_ONE = rb"[\x80-\xbf\xe0-\xef]%b{2}(?:%b%b{2})*+" % (DATA, NUMBER, DATA), rb"[\xd0-\xdf]%b" % DATA
+COMMON_MESSAGES = re.compile(rb"(?:%b(?:%b|%b))*+" % (NUMBER, OF_TWO, OF_ONE))
+OTHER_MESSAGE = re.compile(rb"%b(?:([\xc0-\xcf])%b|\xff(%b)(%b))" % (NUMBER, DATA, DATA, NUMBER))
 
 TICKS_PER_QUARTER, MICROSECONDS_PER_QUARTER = 500, 500_000  # what we write: a tick is a millisecond
 
@@ -66,16 +74,17 @@ def read_and_mend(
         PamusicError: the file cannot be read, is no MIDI file, or has no such part in it.
     """
     name = name or (str(source) if isinstance(source, Path) else "standard input")
-    contents = _contents(source if isinstance(source, bytes) else _file_bytes(source), name)
-    parts = _chosen(contents.parts, tracks, name)
+    data = _checked(source if isinstance(source, bytes) else _file_bytes(source), name)
+    contents = _read_fast(data) or read_leniently(data, name)
+    parts = chosen_parts(contents.parts, tracks, name)
     if (num_notes := sum(map(len, parts))) > MAX_NOTES:
         raise PamusicError(
             f"{name}: has {num_notes:,} notes, more than a day of music ({MAX_NOTES:,}); split it in a sequencer",
             rule="too many notes",
         )
     seconds_at = _tempo_map(contents.ticks_per_quarter, contents.tempos)
-    notes = np.concatenate([_notes(part, seconds_at) for part in parts])
-    pedal = np.concatenate([_pedal(part, seconds_at) for part in parts])
+    notes = _joined([_notes(part, seconds_at) for part in parts])
+    pedal = _joined([_pedal(part, seconds_at) for part in parts])
     performance = Performance(notes_in_order(notes), pedal_in_order(pedal))
     if performance.duration > MAX_SECONDS:
         raise PamusicError(
@@ -86,6 +95,45 @@ def read_and_mend(
     if left_out := sum(map(len, contents.parts)) - len(performance):
         repairs.append(Repair.of("other instruments", left_out))
     return performance, tuple(repairs)
+
+
+def read_contents(data: bytes, name: str) -> Contents:
+    """All that a file holds, read message by message, which is slower and keeps channels, format and our own text.
+
+    Raises:
+        PamusicError: it cannot be read, or is no MIDI file.
+    """
+    return read_leniently(_checked(data, name), name)
+
+
+def chosen_parts(parts: list[Part], tracks: Tracks, name: str) -> list[Part]:
+    """Those of a file's parts that are taken, at least one; the arguments are `read_and_mend`'s.
+
+    Raises:
+        PamusicError: there is none.
+    """
+    if not parts:
+        raise PamusicError(f"{name}: has no notes in it; give a file with music", rule="no notes")
+    if isinstance(tracks, tuple):
+        if beyond := [number for number in tracks if number > len(parts)]:
+            raise PamusicError(
+                f"{name}: has no track {beyond[0]}, but {_told(parts)}; choose of these with --tracks",
+                rule="no such track",
+            )
+        return [parts[number - 1] for number in sorted(set(tracks))]
+    melodic = [part for part in parts if not part.is_drum]
+    if not melodic:
+        raise PamusicError(
+            f"{name}: has only drums ({sum(map(len, parts))} notes); give a piano file", rule="only drums"
+        )
+    taken = [part for part in melodic if tracks == "all" or part.program in PIANO_PROGRAMS]
+    if not taken:
+        numbers = ",".join(str(number) for number, part in enumerate(parts, start=1) if not part.is_drum)
+        option = "--tracks all" if len(numbers) > 40 else f"--tracks all or --tracks {numbers}"
+        raise PamusicError(
+            f"{name}: has no piano (programs 0 to 7), but {_told(parts)}; take them with {option}", rule="no piano"
+        )
+    return taken
 
 
 def parsed_tracks(text: str) -> Tracks:
@@ -158,18 +206,18 @@ def _file_bytes(path: Path) -> bytes:
         raise PamusicError(f"{path}: cannot be read ({error.strerror}); check its rights and the disk") from None
 
 
-def _contents(data: bytes, name: str) -> Contents:
+def _checked(data: bytes, name: str) -> bytes:
     check_size(len(data), name)
     if not data:
         raise PamusicError(f"{name}: is empty; give a MIDI file", rule="empty")
-    return _read_fast(data) or read_leniently(data, name)
+    return data
 
 
 def _read_fast(data: bytes) -> Contents | None:
     """What a plain file holds; None where symusic refuses it, or cannot tell which strokes its releases end.
 
-    symusic gives each release to the oldest open stroke of its key, pretty_midi to all that began earlier. The two
-    agree where strokes of a key never overlap; and so that none is lost, all keys are released after the end.
+    symusic gives each release to the oldest open stroke of its key, pretty_midi to all that began earlier: where
+    strokes of a key overlap they are paired anew. So that none is lost, all keys are released after the end.
     """
     plain = _plain(data)
     if plain is None:
@@ -190,13 +238,14 @@ def _read_fast(data: bytes) -> Contents | None:
     for track in score.tracks:
         columns = track.notes.numpy()
         onset, pitch = columns["time"].astype(np.int64), columns["pitch"].astype(np.int64)
-        offset = onset + columns["duration"]
-        if not _every_stroke_has_its_release(onset, offset, pitch):
+        ended = _released(onset, onset + columns["duration"], pitch)
+        if ended is None:
             return None
+        offset = ended
         if len(onset):
             controls = track.controls.numpy()
-            pedal = np.column_stack([controls[field].astype(np.int64) for field in ("time", "number", "value")])
-            pedal = pedal[np.isin(pedal[:, 1], PEDALS)]
+            pedals = IS_PEDAL[controls["number"]]
+            pedal = np.column_stack([controls[field][pedals].astype(np.int64) for field in ("time", "number", "value")])
             velocity = columns["velocity"].astype(np.int64)
             name = readable(track.name.encode())
             parts.append(Part(track.program, track.is_drum, name, onset, offset, pitch, velocity, pedal))
@@ -208,7 +257,7 @@ def _plain(data: bytes) -> bytes | None:
     """The same file with all keys released `NEVER` ticks after the end of each track; None where it is not plain.
 
     Plain is: nothing but a header and as many tracks as it says, each of them ended by its only end of track; no sysex
-    and no tempo of odd length, both of which symusic misreads.
+    and no tempo of odd length, both of which symusic misreads; of each channel one program at most.
     """
     division = int.from_bytes(data[12:14], "big")
     if data[:9] != b"MThd\0\0\0\6\0" or data[9:10] > b"\1" or not 0 < division < 0x8000:
@@ -217,12 +266,11 @@ def _plain(data: bytes) -> bytes | None:
     parts, at = [data[:14]], 14
     for _ in range(int.from_bytes(data[10:12], "big")):
         end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
-        if data[at : at + 4] != b"MTrk" or end > len(data) or not _ends_once(data[at + 8 : end]):
+        chunk = data[at + 8 : end]
+        if data[at : at + 4] != b"MTrk" or end > len(data) or not (_seems_plain(chunk) or _is_plain(chunk)):
             return None
-        chunk = data[at + 8 : end - 3]
+        chunk = chunk[:-3]
         channels = [channel for channel in range(16) if bytes([0x90 + channel]) in chunk]
-        if any(chunk.count(bytes([0xC0 + channel])) > 1 for channel in channels):
-            return None  # what a note belongs to when its program changes
         releases = b"".join(_all_keys_released(channel) for channel in channels)
         chunk += sign + (LONGEST_DELTA + EMPTY_TEXT) * 4 + b"\0" + releases + END_OF_TRACK
         parts += [b"MTrk", len(chunk).to_bytes(4, "big"), chunk]
@@ -230,15 +278,46 @@ def _plain(data: bytes) -> bytes | None:
     return b"".join([*parts, bytes(16)]) if at == len(data) else None  # symusic may look a few bytes beyond the end
 
 
-def _ends_once(chunk: bytes) -> bool:
-    """Whether the only end of a track is at its end, and nothing is in it that symusic misreads."""
+def _seems_plain(chunk: bytes) -> bool:
+    """Whether a track is plain, told from its bytes at once; no, too, where a delta or a name looks otherwise."""
     if chunk[-3:] != END_OF_TRACK:
         return False
     data = np.frombuffer(chunk, np.uint8)
-    metas = np.flatnonzero(data >= 0xF0)  # or long deltas and texts: these files go the slow way for nothing
+    high = np.flatnonzero(data >= 0xC0)
+    metas, programs = high[data[high] >= 0xF0], data[high[data[high] < 0xD0]]
     status, kind, length = data[metas], data[metas[:-1] + 1], data[metas[:-1] + 2]
     odd = (kind == END_OF_TRACK[1]) | ((kind == SET_TEMPO) & (length != 3))
-    return bool(np.all(status == META) and not np.any(odd) and metas[-1] == len(data) - 3)
+    ends_once = bool(np.all(status == META) and not np.any(odd) and metas[-1] == len(data) - 3)
+    return ends_once and len(np.unique(programs)) == len(programs)
+
+
+def _is_plain(chunk: bytes) -> bool:
+    """Whether a track is plain, told message by message."""
+    at, programs = 0, set()
+    while True:
+        if (common := COMMON_MESSAGES.match(chunk, at)) and (message := OTHER_MESSAGE.match(chunk, common.end())):
+            at = message.end()
+        else:
+            return False
+        program, kind, length = message.groups()
+        if program:
+            if program in programs:
+                return False  # what a note belongs to when its program changes
+            programs.add(program)
+        elif kind[0] == END_OF_TRACK[1]:
+            return length == b"\0" and at == len(chunk)
+        elif kind[0] == SET_TEMPO and length != b"\3":
+            return False
+        else:
+            at += _value(length)
+
+
+def _value(number: bytes) -> int:
+    """Of a number of seven bits a byte."""
+    value = 0
+    for byte in number:
+        value = value << 7 | byte & 0x7F
+    return value
 
 
 @lru_cache(maxsize=16)
@@ -246,45 +325,35 @@ def _all_keys_released(channel: int) -> bytes:
     return b"".join(bytes([0x80 + channel, pitch, 0, 0]) for pitch in range(128))  # message, then the next one's delta
 
 
-def _every_stroke_has_its_release(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> bool:
-    """Whether no two strokes of a key overlap and all of them last and end."""
-    if not len(onset):
-        return True
-    if not (0 <= onset.min() and (offset > onset).all() and offset.max() < NEVER):
-        return False
-    order = np.argsort(pitch * NEVER + onset)
-    same_key = np.diff(pitch[order]) == 0
-    return not np.any(same_key & (onset[order[1:]] < offset[order[:-1]]))
+def _released(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.ndarray | None:
+    """The offsets `[num_notes]` as pretty_midi pairs them, from symusic's; None where these do not tell.
 
-
-def _chosen(parts: list[Part], tracks: Tracks, name: str) -> list[Part]:
-    """The parts to take, at least one.
-
-    Raises:
-        PamusicError: there is none.
+    A release ends all strokes of its key that began earlier, so each ends with the first release after it.
     """
-    if not parts:
-        raise PamusicError(f"{name}: has no notes in it; give a file with music", rule="no notes")
-    if isinstance(tracks, tuple):
-        if beyond := [number for number in tracks if number > len(parts)]:
-            raise PamusicError(
-                f"{name}: has no track {beyond[0]}, but {_told(parts)}; choose of these with --tracks",
-                rule="no such track",
-            )
-        return [parts[number - 1] for number in sorted(set(tracks))]
-    melodic = [part for part in parts if not part.is_drum]
-    if not melodic:
-        raise PamusicError(
-            f"{name}: has only drums ({sum(map(len, parts))} notes); give a piano file", rule="only drums"
-        )
-    chosen = [part for part in melodic if tracks == "all" or part.program in PIANO_PROGRAMS]
-    if not chosen:
-        numbers = ",".join(str(number) for number, part in enumerate(parts, start=1) if not part.is_drum)
-        option = "--tracks all" if len(numbers) > 40 else f"--tracks all or --tracks {numbers}"
-        raise PamusicError(
-            f"{name}: has no piano (programs 0 to 7), but {_told(parts)}; take them with {option}", rule="no piano"
-        )
-    return chosen
+    if not len(onset):
+        return offset
+    if not (0 <= onset.min() and (offset > onset).all() and offset.max() < NEVER):
+        return None
+    struck, released = pitch * NEVER + onset, pitch * NEVER + offset
+    order = np.argsort(pitch.astype(np.uint8), kind="stable")  # symusic has them by onset
+    struck = struck[order]
+    if not (struck[1:] >= struck[:-1]).all():
+        return None
+    if (struck[1:] >= released[order[:-1]]).all():
+        return offset  # no two strokes of a key overlap
+    released.sort()
+    ends = released[np.searchsorted(released, struck, side="right")]
+    at_a_release = struck[np.isin(struck, released)]
+    released_twice = released[1:][released[1:] == released[:-1]]
+    if (
+        np.any(struck[1:] == struck[:-1])
+        or np.isin(at_a_release, released_twice).any()
+        or not np.isin(at_a_release, ends).all()
+    ):
+        return None  # it depends on the order within a tick
+    offset = np.empty_like(offset)
+    offset[order] = ends - pitch[order] * NEVER
+    return offset
 
 
 def _told(parts: list[Part]) -> str:
@@ -323,11 +392,17 @@ def _tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> Seconds
         start_second[i] = start_second[i - 1] + seconds_a_tick[i - 1] * (start_tick[i] - start_tick[i - 1])
 
     def seconds_at(ticks: np.ndarray) -> np.ndarray:
+        if len(scales) == 1:
+            return scales[0][1] * ticks
         # A tick on a border belongs to the later tempo: the same second, since it adds zero ticks to it.
         interval = np.searchsorted(start_tick, ticks, side="right") - 1
         return start_second[interval] + seconds_a_tick[interval] * (ticks - start_tick[interval])
 
     return seconds_at
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
 
 def _notes(part: Part, seconds_at: SecondsAt) -> np.ndarray:

@@ -25,19 +25,21 @@ def sustain_folded(performance: Performance) -> Performance:
         A performance whose offsets are sounding offsets, without pedal.
     """
     notes = performance.notes
-    pedal = performance.pedal[performance.pedal["control"] == SUSTAIN]
-    if not len(notes) or not len(pedal):
+    is_sustain = performance.pedal["control"] == SUSTAIN
+    if not len(notes) or not is_sustain.any():
         return Performance(notes)
     onset, offset, pitch = (np.ascontiguousarray(notes[field]) for field in ("onset", "offset", "pitch"))
 
     # At one instant pedal-downs come before pedal-ups, and both before notes.
-    time, is_up = np.ascontiguousarray(pedal["time"]), pedal["value"] < DOWN
+    time, is_up = performance.pedal["time"][is_sustain], performance.pedal["value"][is_sustain] < DOWN
     if not (time[1:] > time[:-1]).all():
         order = np.lexsort((is_up, time))
         time, is_up = time[order], is_up[order]
-    pedal_down = np.concatenate([[False], ~is_up])  # its state before, then after each movement
     the_end = max(float(offset.max()), float(onset.max()), float(time[-1]))
-    # When it goes up next, after each movement and before the first.
+    turns = np.diff(is_up, prepend=True)  # the other movements nobody hears
+    time, is_up = time[turns], is_up[turns]
+    pedal_down = np.concatenate([[False], ~is_up])  # its state before, then after each turn
+    # When it goes up next, after each turn and before the first.
     index = np.minimum.accumulate(np.where(is_up, np.arange(len(time)), len(time))[::-1])[::-1]
     next_up = np.append(time, the_end)[np.append(index, len(time))]
 

@@ -26,18 +26,19 @@ from operator import itemgetter
 import numpy as np
 
 from pamusic.errors import PamusicError
-from pamusic.music.contents import KINDS, MAX_PARTS, Contents, Part, Repair, readable
+from pamusic.music.contents import KINDS, MAX_PARTS, OUR_TEXT, Contents, Part, Repair, readable
 from pamusic.music.performance import PEDALS
 
 MAX_TRACKS = 65_535  # what a header can speak of
 MAX_TICK = 2**40  # beyond any music; far below where the arithmetic would end
+FORMATS = (0, 1, 2)
 DRUMS = 9  # the channel, counted from 0
 
 FAR_BEFORE_HEADER = 4096  # MacBinary puts 128 bytes before it, mail and web servers some lines
 DEFAULT_TEMPO = 500_000  # microseconds a quarter, of the standard
 NOTE_OFF, NOTE_ON, CONTROL, PROGRAM = HEARD = (0x80, 0x90, 0xB0, 0xC0)
 META, SYSEX = 0xFF, (0xF0, 0xF7)
-TRACK_NAME, END_OF_TRACK, SET_TEMPO = 0x03, 0x2F, 0x51
+TEXT, TRACK_NAME, END_OF_TRACK, SET_TEMPO = 0x01, 0x03, 0x2F, 0x51
 UNDEFINED = (0xF4, 0xF5, 0xF9, 0xFD)
 LENGTHS_OF_COMMON = {0xF1: 2, 0xF2: 3, 0xF3: 2}  # messages of live MIDI that have no place in a file
 # Frames a second as they stand in the division -> (frames that we call a quarter, microseconds these take).
@@ -89,6 +90,9 @@ def read_leniently(data: bytes, name: str) -> Contents:
         [(0, smpte_tempo)] if smpte_tempo else list(tempos.items()),
         parts,
         log.repairs(),
+        format=kind if kind in FORMATS else 1,
+        has_smpte_time=smpte_tempo is not None,
+        our_text=next((track.our_text for track in tracks if track.our_text), ""),
     )
 
 
@@ -201,11 +205,13 @@ class _Track:
     Attributes:
         end: its last tick; it begins at `start`, which is not 0 for a pattern that follows another.
         tempos: (tick, microseconds a quarter) in the order of the file.
+        our_text: the last text in which pamusic says how it made the file; empty where there is none.
     """
 
     def __init__(self, data: bytes, is_whole: bool, log: _Log, start: int = 0) -> None:
         self.end = start
         self.tempos = [(start, DEFAULT_TEMPO)] if start else []  # a pattern knows nothing of the one before it
+        self.our_text = ""
         self._name = b""
         self._program = [0] * 16
         # (channel, program) -> onset, offset, pitch, velocity of one note after the other; tick, control, value.
@@ -230,7 +236,7 @@ class _Track:
             pedal = np.array(self._pedal[channel, program], np.int64).reshape(-1, 3)
             onset, offset, pitch, velocity = notes
             name = readable(self._name)
-            parts.append(Part(program, channel == DRUMS, name, onset, offset, pitch, velocity, pedal))
+            parts.append(Part(program, channel == DRUMS, name, onset, offset, pitch, velocity, pedal, channel))
         return parts
 
     def _read(self, data: bytes, is_whole: bool) -> None:
@@ -312,6 +318,8 @@ class _Track:
                     self._log.add("odd tempi")
             elif what == TRACK_NAME:
                 self._name = data[at : at + length]
+            elif what == TEXT and data.startswith(OUR_TEXT, at, at + length):
+                self.our_text = readable(data[at : at + length], most=None)
             return at + length
         if kind in SYSEX:
             length, at = _variable_length(data, at + 1)

@@ -186,7 +186,7 @@ def tokenize(
                 summary.take(_written(result, writer))
                 progress(done, len(sources))
         if not summary.in_all.num_files:
-            raise PamusicError(_why_nothing(summary.refused))
+            raise PamusicError(why_nothing(summary.refused))
         writer.close(
             sources=[str(path) for path in paths],
             tracks=tracks,
@@ -250,12 +250,16 @@ def _terminate(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _why_nothing(refused: list[Refusal]) -> str:
+def why_nothing(refused: list[Refusal]) -> str:
+    """Why there is nothing where all files are refused: the rule that refused most of them."""
     if len(refused) == 1:
         return f"{refused[0].name}: {refused[0].reason}"
     rule, how_many = Counter(refusal.rule or refusal.reason for refusal in refused).most_common(1)[0]
     example = next(refusal for refusal in refused if (refusal.rule or refusal.reason) == rule)
-    return f"none of {len(refused)} files could be taken; {how_many} of them as {example.name}: {example.reason}"
+    return (
+        f"none of {len(refused):,} files could be taken; {how_many:,} of them by the rule \u201c{rule}\u201d, "
+        f"as {example.name}: {example.reason}"
+    )
 
 
 def _encode_all(

@@ -224,10 +224,10 @@ class Trainer:
         save_at = time.monotonic() + 60 * self.training.save_every_minutes
         patient = True
         with (
+            _stop_requests(stopping) as stop_requested,
             joined(self.ranks, self.machine.device),
             self._folder(),
             self._loss_of_ranks(),
-            _stop_requests(stopping) as stop_requested,
             ThreadPoolExecutor(1, "batches") as pool,
         ):
             self._share()
