@@ -1,8 +1,8 @@
 """How fast tokens are drawn, and whether that stays so: `python benchmarks/sampling.py [CHECKPOINT | --size small]`.
 
 Draws from the start token on, without end, and takes means over windows of 1,000 tokens; then reads a long prime anew
-and times the first token after it. Prints a table in Markdown and keeps it in `benchmarks/results/`. Weights of a
-size alone are random, which costs as much as trained ones.
+and times the first token after it; then draws many pieces at once. Prints a table in Markdown and keeps it in
+`benchmarks/results/`. Weights of a size alone are random, which costs as much as trained ones.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import datetime
 import platform
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from pamusic import __version__
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
-from pamusic.generation.sampler import generate
+from pamusic.generation.sampler import generate, generate_rows
 from pamusic.model.config import PRESETS, preset
 from pamusic.model.perceiver_ar import PerceiverAR
 
@@ -26,6 +27,7 @@ WINDOW = 1000  # tokens, around each of the places measured
 AT = (2_000, 8_000, 16_000)
 PRIME_LENGTH = 8_000
 MUSIC_TOKENS_A_SECOND = 40  # MAESTRO in 388 performance events: 23 million tokens in 159 hours
+MANY = (1, 4, 16)  # pieces
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -65,6 +67,16 @@ def milliseconds_to_first_token(model: PerceiverAR, prime_length: int) -> float:
     return best * 1000
 
 
+def tokens_per_second(model: PerceiverAR, num_rows: int) -> tuple[float, float]:
+    """Of all rows together, the best of five stretches of 50 steps from the start on: by the clock, and of CPU time."""
+    drawn, best = generate_rows(model, [0], seed=0, num_rows=num_rows), (0.0, 0.0)
+    for _ in range(5):
+        clock, cpu = time.perf_counter(), time.process_time()
+        count = sum(num_rows for _ in islice(drawn, 50))
+        best = max(best, (count / (time.perf_counter() - clock), count / (time.process_time() - cpu)))
+    return best
+
+
 def resident_mib() -> float:
     """Memory that this process holds now; where the system does not tell, 0."""
     statm = Path("/proc/self/statm")
@@ -82,6 +94,7 @@ def report(name: str, model: PerceiverAR) -> str:
     config = model.config
     measured = milliseconds_at(model, AT)
     first = milliseconds_to_first_token(model, PRIME_LENGTH)
+    many = [(num_rows, *tokens_per_second(model, num_rows)) for num_rows in MANY]
     rows = [
         f"| {place:,} | {ms:.2f} | {cpu:.2f} | {1000 / ms:.0f} | {1000 / ms / MUSIC_TOKENS_A_SECOND:.1f} | {mib:.0f} |"
         for place, (ms, cpu, mib) in measured.items()
@@ -101,6 +114,10 @@ def report(name: str, model: PerceiverAR) -> str:
             "",
             f"First token after a prime of {PRIME_LENGTH:,}: {first:.0f} ms. "
             f"Token {AT[-1]:,} costs {measured[AT[-1]][0] / measured[AT[0]][0]:.2f} times token {AT[0]:,}.",
+            "",
+            "| pieces at once | tokens/s of all | tokens a second of CPU time |",
+            "|---|---|---|",
+            *(f"| {num_rows} | {clock:.0f} | {cpu:.0f} |" for num_rows, clock, cpu in many),
             "",
         ]
     )

@@ -23,6 +23,7 @@ import numpy as np
 from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError, UsageError
 from pamusic.generation.config import SamplingConfig
+from pamusic.generation.ending import Ending
 from pamusic.generation.grammar import Rules
 from pamusic.generation.sampler import generate_rows
 from pamusic.music.contents import Repair
@@ -94,6 +95,7 @@ def compose_many(
     length: int | None = None,
     seconds: float | None = None,
     may_end: bool = False,
+    ending: Ending | None = None,
     sampling: SamplingConfig | None = None,
     num_latents: int | None = None,
     context_length: int | None = None,
@@ -112,6 +114,7 @@ def compose_many(
         length: how many ids at most.
         seconds: how much new music at most.
         may_end: whether the piece may end before that.
+        ending: brings it to a close near that length; none stops it there.
         sampling: how an id is drawn; its classes are `vocabulary.CLASSES`, in their order.
         num_latents, context_length: in place of the checkpoint's own.
         refill: what happens when all latents are in use (`model.reader`).
@@ -141,6 +144,7 @@ def compose_many(
         rules=Rules(**grammar_arrays(vocabulary)),
         end_id=vocabulary.id("end"),
         end_after=1 if may_end else None,
+        ending=ending,
         num_latents=num_latents,
         context_length=context_length,
         refill=refill,

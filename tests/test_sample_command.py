@@ -203,6 +203,16 @@ def test_the_piece_may_end_by_itself(sample, tmp_path):
     assert int(done.stderr.splitlines()[1].split(" tokens")[0].replace(",", "")) < 1500
 
 
+def test_a_piece_comes_to_an_end_near_the_minutes_asked_for_with_all_it_struck_let_go(sample, tmp_path):
+    assert sample("--minutes", 0.2, "--end", "--seed", 1, "-o", "out.mid").exit_code == 0
+    stopped = sample("--minutes", 0.2, "--seed", 1, "-o", "stopped.mid")
+
+    assert stopped.exit_code == 0
+    onsets = [read_midi(tmp_path / name).notes["onset"].max() for name in ("stopped.mid", "out.mid")]
+    assert onsets[0] < 12 < onsets[1] < 1.2 * 12 + 1
+    assert 12 <= mido.MidiFile("out.mid").length <= 1.25 * 12 + 1
+
+
 def test_with_a_vocabulary_of_pedals_the_file_has_pedals(sample, prime, tmp_path):
     piano = random_checkpoint(tmp_path / "piano", load_tokenizer("piano"))
     done = sample("--prime", prime, "--seconds", 30, "--seed", 1, "--checkpoint", piano, "-o", "out.mid")

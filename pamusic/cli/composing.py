@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from typer import Exit
 
+from pamusic.cli.drawing import collected
 from pamusic.cli.output import outputs
 from pamusic.cli.reading import read_with_bytes
-from pamusic.cli.terminal import progress, say
+from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
     from pamusic.checkpoint import find_checkpoint, load_checkpoint, shipped_checkpoints
     from pamusic.composition import Cut, as_midi, compose_many
     from pamusic.generation.config import SamplingConfig
+    from pamusic.generation.ending import Ending
     from pamusic.music.midi import parsed_tracks
     from pamusic.provenance import differences, provenance, sha256
     from pamusic.training.machine import choose_machine
@@ -55,6 +56,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         try:
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=o.num, length=o.length, seconds=o.seconds, may_end=o.may_end,
+                ending=Ending() if o.end else None,
                 sampling=SamplingConfig(
                     temperature=o.temperature, class_temperatures=classes, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p,
                     typical_p=o.typical_p,
@@ -65,7 +67,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
             raise UsageError(str(error)) from None
         say(f"{who.title}, seed {o.seed}")
         began = time.perf_counter()
-        pieces, interrupted = _collected(drawn, o.num, o.length)
+        pieces, interrupted = collected(drawn, o.num, o.length)
         took = time.perf_counter() - began
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
@@ -77,7 +79,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         for file, row in zip(files, rows, strict=True):
             midi, is_kept = as_midi(
                 who.tokenizer, pieces[row], prime=opening, data=data, repairs=repairs, tracks=tracks, cut=cut,
-                seconds=o.seconds, one_track=o.one_track, alone=o.continuation_only,
+                seconds=None if o.end else o.seconds, one_track=o.one_track, alone=o.continuation_only,
                 text=replace(record, row=row).text(),
             )  # fmt: skip
             file.write(midi)
@@ -90,17 +92,3 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
     if interrupted:
         raise Exit(130)
     return midi
-
-
-def _collected(drawn: Iterable[list[int | None]], num: int, total: int | None) -> tuple[list[list[int]], bool]:
-    """The ids of each piece, drawn until the end or an interruption, and whether it was one."""
-    pieces: list[list[int]] = [[] for _ in range(num)]
-    try:
-        for ids in progress(drawn, total=total, what="sample", unit="token"):
-            for piece, id in zip(pieces, ids, strict=True):
-                piece += [] if id is None else [id]
-    except KeyboardInterrupt:
-        if not any(pieces):
-            raise
-        return pieces, True
-    return pieces, False

@@ -12,6 +12,7 @@ from typer import Option
 from pamusic.cli.composing import compose_file
 
 DEFAULT_LENGTH = 4096  # about 100 seconds of music
+Long = partial(Option, rich_help_panel="How long")
 Draw = partial(Option, rich_help_panel="How a token is drawn")
 Model = partial(Option, rich_help_panel="Who composes")
 Prime = partial(Option, rich_help_panel="The prime")
@@ -19,12 +20,14 @@ Prime = partial(Option, rich_help_panel="The prime")
 
 def sample(
     prime: Annotated[Path | None, Option(help="MIDI to go on from; - is stdin. (default: nothing)")] = None,
-    length: Annotated[int | None, Option(help="New tokens. (default: 4096, or as --seconds need)")] = None,
-    seconds: Annotated[float | None, Option(help="Seconds of new music.")] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
     seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
     num: Annotated[int, Option(min=1, help="So many pieces at once, with this seed and the next ones.")] = 1,
-    may_end: Annotated[bool, Option("--may-end", help="Let the piece end by itself before that.")] = False,
+    length: Annotated[int | None, Long(help="New tokens. (default: 4096, or as --seconds need)")] = None,
+    seconds: Annotated[float | None, Long(help="Seconds of new music.")] = None,
+    minutes: Annotated[float | None, Long(help="Minutes of it.")] = None,
+    end: Annotated[bool, Long("--end", help="End it near that length, at 1.25 times it at the latest.")] = False,
+    may_end: Annotated[bool, Long("--may-end", help="Let the piece end by itself before that.")] = False,
     tracks: Annotated[str, Prime(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
     prime_from: Annotated[float | None, Prime(help="Second from which on it is read. (default: 0)")] = None,
     prime_to: Annotated[float | None, Prime(help="Second at which it is cut; what sounds there rings on.")] = None,
@@ -50,6 +53,8 @@ def sample(
     """
     options = dict(locals())
     del options["out"]
-    options["length"] = DEFAULT_LENGTH if length is None and seconds is None else length
+    if minutes is not None and seconds is None:
+        options["seconds"] = 60 * minutes
+    options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
     options["seed"] = secrets.randbelow(2**31) if seed is None else seed
     compose_file(out, Path("sample.mid"), options)

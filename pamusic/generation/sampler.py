@@ -8,6 +8,7 @@ grow with what was sampled.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pamusic.errors import PamusicError
 from pamusic.generation.config import SamplingConfig
+from pamusic.generation.ending import BARRED, Ending
 from pamusic.generation.filters import filtered
 from pamusic.generation.grammar import Grammar, Rules
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -45,6 +47,7 @@ def generate_rows(
     rules: Rules | None = None,
     end_id: int | None = None,
     end_after: int | None = None,
+    ending: Ending | None = None,
     num_latents: int | None = None,
     context_length: int | None = None,
     refill: str | int = "half",
@@ -68,7 +71,8 @@ def generate_rows(
         barred_at_first: are not drawn first.
         rules: of what may follow what, the prime's ids first, which are followed even where they break them.
         end_id: ends the piece, and is not yielded itself.
-        end_after: how many ids must precede the end; None bars it.
+        end_after: how many ids must precede the end; None bars it, but for `ending`.
+        ending: brings each row to a close near `length` or `seconds`, whichever comes first, instead of stopping there.
         num_latents: N, the most positions worked on at a time; the configuration's by default.
         context_length: how many tokens are seen; the configuration's by default.
         refill: how many of the last positions become latents when N are in use: one of `REFILLS`, or a number.
@@ -85,6 +89,8 @@ def generate_rows(
         raise ValueError(f"num_rows is 1 or more, not {num_rows}")
     if seconds is not None and not seconds > 0:
         raise ValueError(f"seconds is above 0, not {seconds}")
+    if ending is not None and (end_id is None or (length is None and seconds is None)):
+        raise ValueError("to bring a piece to a close, end_id must be given, and length or seconds")
     if seconds is not None and seconds_of_id is None:
         raise ValueError("to stop after some seconds, seconds_of_id must be given")
     barred = torch.zeros(model.config.vocab_size, dtype=torch.bool)
@@ -106,17 +112,24 @@ def generate_rows(
             reader.select([0] * num_rows)
             logits = logits.expand(num_rows, -1)
         count, passed = 0, [0.0] * num_rows
+        limit = 1.0 if ending is None else ending.deadline
         while True:
-            out = barred.expand(len(rows), -1) if grammar is None else grammar.barred() | barred
+            shares = [max(count / (length or inf), passed[row] / (seconds or inf)) for row in rows]
+            out = barred.repeat(len(rows), 1) if grammar is None else grammar.barred() | barred
             if count == 0:
-                out = out.index_fill(1, first, True)
-            if end_id is not None and (end_after is None or count < end_after):
-                out = out.index_fill(1, torch.tensor(end_id), True)
+                out[:, first] = True
+            if ending is not None and rules is not None:
+                closing = torch.tensor([share >= ending.closing for share in shares])
+                out = _without_openings(out, rules, closing)
             if logits.sum().isnan():
                 raise PamusicError(
                     "the model's logits are not numbers; its training went astray, so take another checkpoint"
                 )
-            kept = filtered(logits.masked_fill(out, float("-inf")), sampling or SamplingConfig(), classes)
+            left = logits.masked_fill(out, BARRED)
+            if end_id is not None:
+                own = BARRED if end_after is None or count < end_after else 0.0
+                left[:, end_id] += torch.tensor([own if ending is None else max(own, ending.bias(s)) for s in shares])
+            kept = filtered(left, sampling or SamplingConfig(), classes)
             ids = _drawn(kept, [randomness[row] for row in rows])
             count += 1
             drawn: list[int | None] = [None] * num_rows
@@ -125,9 +138,8 @@ def generate_rows(
                 if id == end_id:
                     continue
                 drawn[row] = id
-                if seconds is not None and seconds_of_id is not None:
-                    passed[row] += seconds_of_id[id]
-                if count != length and (seconds is None or passed[row] < seconds):
+                passed[row] += 0.0 if seconds_of_id is None else seconds_of_id[id]
+                if max(count / (length or inf), passed[row] / (seconds or inf)) < limit:
                     going.append(place)
             if any(id is not None for id in drawn):
                 yield drawn
@@ -143,6 +155,14 @@ def generate_rows(
             logits = reader.step(ids)
 
     return drawn()
+
+
+def _without_openings(barred: Tensor, rules: Rules, rows: Tensor) -> Tensor:
+    """What is barred, `[rows, vocab]`, and in some `rows` all that opens a slot too, unless nothing else may follow."""
+    opens = torch.from_numpy(rules.needs_opening).clone()
+    opens[rules.first_opening : rules.first_opening + rules.num_slots] = True
+    more = barred | (opens & rows[:, None])
+    return torch.where(more.all(1, keepdim=True), barred, more)
 
 
 def _drawn(logits: Tensor, randomness: Sequence[torch.Generator]) -> list[int]:

@@ -1,0 +1,116 @@
+"""A piece comes to an end near the length that was wanted, where the rules allow it, by the deadline in any case."""
+
+import pytest
+import torch
+from models import END, PAD, START, outspoken_model
+
+from pamusic.generation.config import SamplingConfig
+from pamusic.generation.ending import BARRED, SURE, Ending
+from pamusic.generation.grammar import Rules
+from pamusic.generation.sampler import generate, generate_rows
+from pamusic.tokens.grammar import grammar_arrays
+from pamusic.tokens.tokenizer import load_tokenizer
+
+VOCABULARY = load_tokenizer("performance").vocabulary
+ENDING = Ending()
+
+
+def test_the_end_is_barred_then_ever_more_likely_then_sure():
+    assert [ENDING.bias(share) for share in (0, 0.999)] == [BARRED] * 2
+    assert ENDING.bias(1) == 0
+    assert ENDING.bias(1.1) == pytest.approx(10)
+    assert [ENDING.bias(share) for share in (1.2, 1.25, 2)] == [SURE] * 3
+
+
+def test_closing_comes_after_the_wanted_length_and_before_the_deadline():
+    for wrong in ({"closing": 1.0}, {"closing": 1.3}):
+        with pytest.raises(ValueError, match="closing"):
+            Ending(**wrong)
+
+
+def quiet_model():
+    """A model whose logits are all 0, whatever it reads."""
+    model = outspoken_model()
+    torch.nn.init.zeros_(model.head.weight)
+    return model
+
+
+def test_without_rules_it_ends_by_the_known_odds():
+    """All 24 logits are 0: after step n the end has the odds exp(20 * (n / 100 - 1) / 0.2) to the other 21."""
+    lengths = [
+        len(list(generate(quiet_model(), [START], seed=seed, length=100, end_id=END, ending=ENDING,
+                          barred_ids=[START, PAD], sampling=SamplingConfig(top_p=1))))
+        for seed in range(60)
+    ]  # fmt: skip
+    odds = torch.tensor([20 * (n / 100 - 1) / 0.2 for n in range(100, 120)]).exp()
+    survives = torch.cumprod(21 / (21 + odds), 0)
+    expected = 100 + survives.sum().item()
+
+    assert min(lengths) >= 100
+    assert max(lengths) <= 120
+    assert sum(lengths) / 60 == pytest.approx(expected, abs=0.6)
+
+
+def test_greedily_it_ends_as_soon_as_the_bias_has_made_the_end_the_likeliest():
+    """Logits are 0 and of equals the lowest id is taken; the end, id 22, wins with the first bias above 0."""
+    greedy = SamplingConfig(temperature=0)
+    for length in (10, 100):
+        ids = list(generate(quiet_model(), [3], seed=0, length=length, end_id=END, ending=ENDING, sampling=greedy))
+        assert len(ids) == length + 1
+
+
+def piano(seed, **how):
+    model = outspoken_model(vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad"))
+    torch.nn.init.zeros_(model.head.weight)
+    return list(
+        generate(
+            model, [VOCABULARY.id("start")], seed=seed, end_id=VOCABULARY.id("end"),
+            rules=Rules(**grammar_arrays(VOCABULARY)), seconds_of_id=VOCABULARY.seconds_of_id.tolist(), **how,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_by_a_grammar_keys_are_let_go_and_none_is_struck_before_the_end(seed):
+    """At random nothing is ever let go by itself: the even model strikes ten keys for each that it lets go."""
+    ids = piano(seed, length=400, ending=ENDING)
+    events = [VOCABULARY.event(id)[0] for id in ids]
+
+    assert 400 <= len(ids) <= 500
+    late = events[481:]
+    assert "note_on" not in late
+    assert "velocity" not in late
+    assert "note_off" in late
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_all_is_let_go_the_piece_is_what_the_grammar_lets_end(seed):
+    ids = piano(seed, length=400, ending=Ending(closing=1.05, deadline=5))
+    sounding = 0
+    for kind, _ in map(VOCABULARY.event, ids):
+        sounding += (kind == "note_on") - (kind == "note_off")
+
+    assert 400 <= len(ids) < 2000
+    assert sounding == 0
+    assert VOCABULARY.event(ids[-1])[0] == "note_off"
+
+
+def test_seconds_count_as_well_as_ids_do():
+    seconds = VOCABULARY.seconds_of_id[piano(0, seconds=20.0, ending=ENDING)].sum()
+
+    assert 20 <= seconds <= 25 + 1  # the last time shift may go beyond by what it has
+
+
+def test_each_row_ends_by_itself():
+    drawn = generate_rows(quiet_model(), [START], seed=0, num_rows=6, length=50, end_id=END, ending=ENDING)
+    rows = zip(*drawn, strict=True)
+    lengths = [sum(id is not None for id in row) for row in rows]
+
+    assert len(set(lengths)) > 1
+    assert all(50 <= length <= 60 for length in lengths)
+
+
+def test_it_needs_to_know_an_end_and_a_length():
+    for wrong in ({"end_id": END}, {"length": 5}):
+        with pytest.raises(ValueError, match="end_id must be given, and length"):
+            generate(quiet_model(), [START], seed=0, ending=ENDING, **wrong)
