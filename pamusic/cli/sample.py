@@ -10,6 +10,7 @@ from typing import Annotated
 from typer import Option
 
 from pamusic.cli.composing import compose_file
+from pamusic.errors import UsageError
 
 DEFAULT_LENGTH = 4096  # about 100 seconds of music
 Long = partial(Option, rich_help_panel="How long")
@@ -53,8 +54,9 @@ def sample(
     """
     options = dict(locals())
     del options["out"]
-    if minutes is not None and seconds is None:
-        options["seconds"] = 60 * minutes
+    if minutes is not None and seconds is not None:
+        raise UsageError("--minutes and --seconds both say how long; give one of them")
+    options["seconds"] = seconds if minutes is None else 60 * minutes
     options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
     options["seed"] = secrets.randbelow(2**31) if seed is None else seed
     compose_file(out, Path("sample.mid"), options)
