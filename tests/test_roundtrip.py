@@ -90,6 +90,17 @@ def test_why_notes_are_lost(tmp_path):
     assert (lost.grid.num_before, lost.grid.lost.total()) == (2, 0)
 
 
+def test_a_pedal_that_is_down_at_the_end_goes_up_there_and_is_no_error():
+    """A lift that is lost on the way does not shift those that follow."""
+    for tokenizer in (WithPedals(TOKENIZER.vocabulary), load_tokenizer("piano")):
+        played = [(0.0, 1.0, 60, 79), (59.0, 60.0, 60, 79)]
+        lost = trip(*played, pedal=[(1, 127), (20, 0), (30, 127), (40, 0), (50, 127)], tokenizer=tokenizer)
+
+        sustain = lost.pedals["sustain"]
+        assert (sustain.num_presses, sustain.num_lost, sustain.num_added) == (3, 0, 0)
+        assert (len(sustain.release_ms), sustain.release_ms.maximum) == (3, 0)
+
+
 def test_pedals_that_are_kept_are_measured():
     """Pressed 4 ms early, let go 3 ms late; a half-pedal of 100 is taken for 127, one of 30 for none."""
     keeping = WithPedals(TOKENIZER.vocabulary)

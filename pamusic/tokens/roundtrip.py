@@ -287,9 +287,8 @@ def _pedal_compared(before: Performance, after: Performance, control: int) -> Pe
     difference = np.abs(value_here - value_there)
     apart = (value_here >= DOWN) != (value_there >= DOWN)
 
-    presses, others = _turns(here, is_down=True), _turns(there, is_down=True)
+    (presses, releases), (others, other_releases) = _turns(here, before.duration), _turns(there, after.duration)
     kept, found = aligned(presses, others)
-    releases, other_releases = _turns(here, is_down=False), _turns(there, is_down=False)
     let_go, let_go_there = aligned(releases, other_releases)
     return Pedal(
         kept=bool(len(there)),
@@ -311,9 +310,13 @@ def _value_at(moves: np.ndarray, times: np.ndarray) -> np.ndarray:
     return values[np.searchsorted(moves["time"], times, side="right")]
 
 
-def _turns(moves: np.ndarray, *, is_down: bool) -> np.ndarray:
-    """When a pedal goes down, or up; what it does within one instant is not looked at."""
+def _turns(moves: np.ndarray, the_end: float) -> tuple[np.ndarray, np.ndarray]:
+    """When a pedal goes down, and when up; what it does within one instant is not looked at.
+
+    One that is down at the end goes up there, as decoding has it.
+    """
     times = np.unique(moves["time"])
     down = _value_at(moves, times) >= DOWN
     turned = np.diff(down.astype(np.int64), prepend=0) != 0
-    return times[turned & (down == is_down)]
+    presses, releases = times[turned & down], times[turned & ~down]
+    return presses, releases if len(releases) == len(presses) else np.append(releases, the_end)
