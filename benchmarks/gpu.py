@@ -45,10 +45,10 @@ def computed(device: torch.device) -> dict[str, torch.Tensor]:
     with torch.inference_mode():
         found["a whole pass"] = model(tokens)
         found["a part of the prefix"] = model(tokens, kept=kept)
-        caches = model.new_caches(1, 64, 512)
-        model.read(tokens[:1, :300], caches)
-        steps = [model.extend(tokens[:1, 270:300], caches)[:, -1]]
         step = Stepper(model)
+        caches = step.new_caches(1, 64, 512)
+        step.read(tokens[:1, :300], caches)
+        steps = [model.extend(tokens[:1, 270:300], caches)[:, -1]]
         for place in range(300, 330):
             steps.append(step(tokens[:1, place], caches))
         for layer in caches.layers:

@@ -1,142 +1,156 @@
 """How fast tokens are drawn, and whether that stays so: `python benchmarks/sampling.py [CHECKPOINT | --size small]`.
 
-Draws from the start token on, without end, and takes means over windows of 1,000 tokens; then reads a long prime anew
-and times the first token after it; then draws many pieces at once. Prints a table in Markdown and keeps it in
-`benchmarks/results/`. Weights of a size alone are random, which costs as much as trained ones.
+By the mechanism of `pamusic benchmark` (`pamusic/speed.py`), as `pamusic sample` draws: one long piece from the start
+on, of which windows of 1,024 tokens are timed, whole cycles of refills for all sizes; then the first token after a long
+prime; then many pieces at once, at the beginning and with a full context; then short and long contexts. `--long` draws
+100,000 tokens in one go. Prints a table in Markdown and keeps it in `benchmarks/results/`. Weights of a size alone are
+random, which costs as much as trained ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import platform
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 
 import torch
 
 from pamusic import __version__
-from pamusic.checkpoint import find_checkpoint, load_checkpoint
-from pamusic.generation.sampler import generate, generate_rows
+from pamusic.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from pamusic.model.config import PRESETS, preset
 from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.precision import PRECISIONS, resolved
+from pamusic.speed import Speed, Stretch, along, machine, read_bandwidth, speed
+from pamusic.tokens.tokenizer import load_tokenizer
 
-WINDOW = 1000  # tokens, around each of the places measured
+WINDOW = 1024  # tokens, around each of the places measured
 AT = (2_000, 8_000, 16_000)
+LONG_AT = (10_000, 50_000, 100_000 - WINDOW // 2)
 PRIME_LENGTH = 8_000
 MUSIC_TOKENS_A_SECOND = 40  # MAESTRO in 388 performance events: 23 million tokens in 159 hours
 MANY = (1, 4, 16)  # pieces
+BEGINNING = 256  # tokens of a piece, before those that are timed
+CONTEXTS = (2_048, 32_768)
 RESULTS = Path(__file__).parent / "results"
 
 
-def random_model(size: str) -> PerceiverAR:
+def random_checkpoint(size: str) -> Checkpoint:
+    """A model of a size that says anything at all, and the tokenizer of its ids."""
+    tokenizer = load_tokenizer("performance")
     torch.manual_seed(0)
-    model = PerceiverAR(preset(size, vocab_size=391, pad_id=390)).eval()
+    pad_id = tokenizer.vocabulary.id("pad")
+    model = PerceiverAR(preset(size, vocab_size=len(tokenizer.vocabulary), pad_id=pad_id)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.05)
-    return model
+    return Checkpoint(Path(size), model, tokenizer, {})
 
 
-def milliseconds_at(model: PerceiverAR, places: tuple[int, ...]) -> dict[int, tuple[float, float, float]]:
-    """Place -> mean milliseconds a token over the window around it, by the clock and of CPU time, and MiB of memory.
-
-    The two agree on a quiet machine where one thread is used; where they do not, another program was running.
-    """
-    measured, begun = {}, {}
-    for count, _ in enumerate(generate(model, [0], seed=0, length=max(places) + WINDOW // 2), start=1):
-        for place in places:
-            if count == place - WINDOW // 2:
-                begun[place] = time.perf_counter(), time.process_time()
-            elif count == place + WINDOW // 2:
-                clock, cpu = begun[place]
-                clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
-                measured[place] = clock / WINDOW * 1000, cpu / WINDOW * 1000, resident_mib()
-                print(f"token {place:,}: {measured[place][0]:.2f} ms, CPU {measured[place][1]:.2f} ms", file=sys.stderr)
-    return measured
-
-
-def milliseconds_to_first_token(model: PerceiverAR, prime_length: int) -> float:
-    prime = torch.randint(0, 380, (prime_length,), generator=torch.Generator().manual_seed(0)).tolist()
-    best = float("inf")
-    for _ in range(3):
-        begun = time.perf_counter()
-        next(generate(model, prime, seed=0))
-        best = min(best, time.perf_counter() - begun)
-    return best * 1000
-
-
-def tokens_per_second(model: PerceiverAR, num_rows: int) -> tuple[float, float]:
-    """Of all rows together, the best of five stretches of 50 steps from the start on: by the clock, and of CPU time."""
-    drawn, best = generate_rows(model, [0], seed=0, num_rows=num_rows), (0.0, 0.0)
-    for _ in range(5):
-        clock, cpu = time.perf_counter(), time.process_time()
-        count = sum(num_rows for _ in islice(drawn, 50))
-        best = max(best, (count / (time.perf_counter() - clock), count / (time.process_time() - cpu)))
-    return best
-
-
-def resident_mib() -> float:
-    """Memory that this process holds now; where the system does not tell, 0."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * 4096 / 2**20 if statm.exists() else 0.0
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0]}, {len(models)} cores" if models else platform.processor() or platform.machine()
-
-
-def report(name: str, model: PerceiverAR) -> str:
-    config = model.config
-    measured = milliseconds_at(model, AT)
-    first = milliseconds_to_first_token(model, PRIME_LENGTH)
-    many = [(num_rows, *tokens_per_second(model, num_rows)) for num_rows in MANY]
+def stretches(who: Checkpoint, places: tuple[int, ...], precision: str) -> list[str]:
+    """A table of windows of one long piece, and how much the last costs over the first."""
+    found: list[Stretch] = []
+    for each in along(who, places, WINDOW, precision):
+        print(f"token {each.place:,}: {each.ms:.2f} ms, CPU {each.cpu_ms:.2f} ms", file=sys.stderr)
+        found.append(each)
     rows = [
-        f"| {place:,} | {ms:.2f} | {cpu:.2f} | {1000 / ms:.0f} | {1000 / ms / MUSIC_TOKENS_A_SECOND:.1f} | {mib:.0f} |"
-        for place, (ms, cpu, mib) in measured.items()
+        f"| {each.place:,} | {each.ms:.2f} | {each.cpu_ms:.2f} | {1000 / each.ms:.0f} |"
+        f" {1000 / each.ms / MUSIC_TOKENS_A_SECOND:.1f} | {each.memory_mib:.0f} |"
+        for each in found
     ]
-    return "\n".join(
-        [
-            f"# Sampling from {name}",
-            "",
-            f"{datetime.date.today()}, {processor()}, {platform.system()}, Python {platform.python_version()}, "
-            f"torch {torch.__version__}, {torch.get_num_threads()} threads, pamusic {__version__}.",
-            f"{model.num_parameters() / 1e6:.1f} M parameters, width {config.d_model}, {config.num_layers} layers, "
-            f"{config.num_latents} latents, {config.context_length} context, float32.",
-            "",
-            "| at token | ms a token | CPU ms a token | tokens/s | times real time (40 tokens/s) | memory, MiB |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-            f"First token after a prime of {PRIME_LENGTH:,}: {first:.0f} ms. "
-            f"Token {AT[-1]:,} costs {measured[AT[-1]][0] / measured[AT[0]][0]:.2f} times token {AT[0]:,}.",
-            "",
-            "| pieces at once | tokens/s of all | tokens a second of CPU time |",
-            "|---|---|---|",
-            *(f"| {num_rows} | {clock:.0f} | {cpu:.0f} |" for num_rows, clock, cpu in many),
-            "",
-        ]
-    )
+    first, last = found[0], found[-1]
+    return [
+        "| at token | ms a token | CPU ms a token | tokens/s | times real time (40 tokens/s) | memory, MiB |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"Token {last.place:,} costs {last.ms / first.ms:.2f} times token {first.place:,}, of CPU time"
+        f" {last.cpu_ms / first.cpu_ms:.2f} times.",
+        "",
+    ]
+
+
+def speeds(found: list[Speed]) -> list[str]:
+    """A table of contexts and numbers of pieces."""
+    columns = {
+        "context": lambda each: f"{each.context_length:,}",
+        "of it full": lambda each: f"{each.prime_length:,}",
+        "pieces at once": lambda each: str(each.num),
+        "first token, s": lambda each: f"{each.first_token_seconds:.2f}",
+        "tokens/s of all": lambda each: f"{each.tokens_per_second:.0f}",
+        "tokens a second of CPU time": lambda each: f"{each.tokens_per_cpu_second:.0f}",
+        "notes/s": lambda each: f"{each.notes_per_second:.0f}",
+        "memory, MiB": lambda each: f"{each.memory_mib:.0f}",
+        "MiB read a token": lambda each: f"{each.mib_per_token:.1f}",
+        "limit, tokens/s": lambda each: f"{each.limit:.0f}",
+        "reached": lambda each: f"{each.share_of_limit:.0%}",
+    }
+    lines = [list(columns), ["---"] * len(columns), *([cell(each) for cell in columns.values()] for each in found)]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def report(name: str, who: Checkpoint, precision: str, long: bool) -> str:
+    config, bandwidth = who.model.config, read_bandwidth()
+    lines = [
+        f"# Sampling from {name}",
+        "",
+        f"{datetime.date.today()}, {machine()}, {torch.get_num_threads()} threads, pamusic {__version__}.",
+        f"{who.model.num_parameters() / 1e6:.1f} M parameters, width {config.d_model}, {config.num_layers} layers, "
+        f"{config.num_latents:,} latents, {config.context_length:,} context, weights in {precision}, "
+        f"memory read at {bandwidth / 1e9:.1f} GB/s.",
+        "",
+    ]
+    if long:
+        begun = time.perf_counter()
+        lines += stretches(who, LONG_AT, precision)
+        return "\n".join([*lines, f"All of them took {(time.perf_counter() - begun) / 60:.1f} minutes.", ""])
+
+    def measured(context: int, num: int, full: int | None = None) -> Speed:
+        print(f"context {context:,}, {num} pieces", file=sys.stderr)
+        return speed(
+            who, context_length=context, prime_length=full, num=num, bandwidth=bandwidth, precision=precision
+        )  # fmt: skip
+
+    lines += stretches(who, AT, precision)
+    first = min(measured_first(who, precision) for _ in range(3))
+    lines += [f"First token after a prime of {PRIME_LENGTH:,}: {first * 1000:.0f} ms.", ""]
+    own = config.context_length
+    lines += speeds([measured(own, num, full) for full in (BEGINNING, own) for num in MANY])
+    short, far = (measured(context, 1) for context in CONTEXTS)
+    lines += [
+        *speeds([short, far]),
+        f"A token costs {short.tokens_per_second / far.tokens_per_second:.2f} times as much with a context of"
+        f" {CONTEXTS[1]:,} as with one of {CONTEXTS[0]:,}, of CPU time"
+        f" {short.tokens_per_cpu_second / far.tokens_per_cpu_second:.2f} times.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def measured_first(who: Checkpoint, precision: str) -> float:
+    """Seconds to the first token after a prime."""
+    return speed(
+        who, context_length=PRIME_LENGTH, num=1, bandwidth=1.0, tokens=1, precision=precision
+    ).first_token_seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How fast tokens are drawn, and whether that stays so.")
     parser.add_argument("checkpoint", nargs="?", help="name or folder; by default what `pamusic sample` takes")
     parser.add_argument("--size", choices=PRESETS, help="random weights of this size instead")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the weights")
+    parser.add_argument("--long", action="store_true", help="100,000 tokens in one go, and nothing else")
     words = parser.parse_args()
     if words.size:
-        name, model = f"random weights, size {words.size}", random_model(words.size)
+        name, who = f"random weights, size {words.size}", random_checkpoint(words.size)
     else:
-        checkpoint = load_checkpoint(find_checkpoint(words.checkpoint))
-        name, model = checkpoint.path.name, checkpoint.model
-    text = report(name, model)
+        who = load_checkpoint(find_checkpoint(words.checkpoint))
+        name = who.path.name
+    precision = resolved(words.precision, "cpu")
+    text = report(name, who, precision, words.long)
     RESULTS.mkdir(exist_ok=True)
-    stem = words.size or name
-    (RESULTS / f"sampling-{datetime.date.today()}-{stem}.md").write_text(text, encoding="utf-8")
+    stem = f"sampling-{datetime.date.today()}-{words.size or name}-{precision}{'-long' if words.long else ''}"
+    (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
     print(text)
 
 

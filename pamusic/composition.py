@@ -33,7 +33,7 @@ from pamusic.music.performance import PEDAL, Performance, pedal_in_order
 from pamusic.music.splicing import Seam, spliced, with_text
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import NOTE_ON, TIME_SHIFT, GridNotes, Tokenizer
-from pamusic.tokens.vocabulary import KINDS
+from pamusic.tokens.vocabulary import KINDS, Vocabulary
 
 # A second of MAESTRO has 40 tokens on average. A model that lets no time pass would never reach its seconds.
 MOST_TOKENS_A_SECOND = 500
@@ -100,6 +100,7 @@ def compose_many(
     num_latents: int | None = None,
     context_length: int | None = None,
     refill: str | int = "half",
+    precision: str = "fp32",
 ) -> Iterator[list[int | None]]:
     """Yields the next id of each of some pieces that follow a prime, as soon as it is drawn; None where one has ended.
 
@@ -118,6 +119,7 @@ def compose_many(
         sampling: how an id is drawn; its classes are `vocabulary.CLASSES`, in their order.
         num_latents, context_length: in place of the checkpoint's own.
         refill: what happens when all latents are in use (`model.reader`).
+        precision: of the weights (`model.precision`).
 
     Raises:
         ValueError: the arguments do not fit together or to the checkpoint.
@@ -132,23 +134,31 @@ def compose_many(
     return generate_rows(
         checkpoint.model,
         [vocabulary.id("start"), *([] if opening is None else opening.ids.tolist())],
+        **of_vocabulary(vocabulary),
         seed=seed,
         num_rows=num,
         length=length,
         seconds=seconds,
-        seconds_of_id=vocabulary.seconds_of_id.tolist(),
         sampling=sampling,
-        class_of_id=vocabulary.class_of_id.tolist(),
-        barred_ids=[vocabulary.id("start"), vocabulary.id("pad")],
         barred_at_first=[] if opening is None else _too_early(checkpoint.tokenizer, opening.gap),
-        rules=Rules(**grammar_arrays(vocabulary)),
-        end_id=vocabulary.id("end"),
         end_after=1 if may_end else None,
         ending=ending,
         num_latents=num_latents,
         context_length=context_length,
         refill=refill,
+        precision=precision,
     )
+
+
+def of_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    """What the sampler has to be told of a vocabulary, by the names of its arguments."""
+    return {
+        "seconds_of_id": vocabulary.seconds_of_id.tolist(),
+        "class_of_id": vocabulary.class_of_id.tolist(),
+        "barred_ids": [vocabulary.id("start"), vocabulary.id("pad")],
+        "rules": Rules(**grammar_arrays(vocabulary)),
+        "end_id": vocabulary.id("end"),
+    }
 
 
 def prime_ids(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> np.ndarray:

@@ -175,10 +175,11 @@ def test_of_a_prime_longer_than_the_context_the_end_is_read():
 def test_a_step_equals_the_models_own_read_and_extend():
     model = outspoken_model(num_layers=3, cross_num_heads=2, num_heads=4, d_model=64)
     ids = torch.randint(0, START, (2, N), generator=torch.Generator().manual_seed(1))
-    stepper, caches, twins = Stepper(model), model.new_caches(2), model.new_caches(2)
+    stepper, twins = Stepper(model), model.new_caches(2)
+    caches = stepper.new_caches(2)
 
     with torch.inference_mode():
-        stepper(ids[:, 0], model.new_caches(2))
+        stepper(ids[:, 0], stepper.new_caches(2))
         caches.position = twins.position = TURNS - 3  # a new table of rotations is due on the way
         for column in ids.T:
             model.read(column[:, None], twins)
@@ -210,11 +211,38 @@ def test_a_cache_moves_its_window_to_the_front_when_it_is_full():
 def test_memory_stays_where_it_is(policy):
     reader = Reader(outspoken_model(context_length=16), refill=policy)
     caches = [reader.caches.cross, *reader.caches.layers]
-    places = [(cache._keys.data_ptr(), cache._values.data_ptr(), cache._keys.shape) for cache in caches]
+    places = [[(tensor.data_ptr(), tensor.shape) for tensor in cache._kept.tensors] for cache in caches]
 
     reader.read([START])
     for id in piece(1000):
         reader.step([id])
 
-    assert [(cache._keys.data_ptr(), cache._values.data_ptr(), cache._keys.shape) for cache in caches] == places
+    assert [[(tensor.data_ptr(), tensor.shape) for tensor in cache._kept.tensors] for cache in caches] == places
     assert len(reader._recent) <= N
+
+
+def test_the_context_is_kept_as_ids_and_read_as_keys_and_values():
+    model, (ids, other) = outspoken_model(cross_num_heads=2), (piece(50), piece(50, seed=2))
+    tokens = torch.tensor([ids, other])
+    stepper, twins = Stepper(model), model.new_caches(2, context_length=20)
+    caches = stepper.new_caches(2, context_length=20)
+
+    with torch.inference_mode():
+        for some in tokens.split([1, 18, 1, 5, 25], dim=1):
+            model.read(some, twins)
+            stepper.read(some, caches)
+            count = len(twins.cross)
+            assert len(caches.cross) == count
+            for found, expected in zip(caches.cross.last(count), twins.cross.last(count), strict=True):
+                assert close(found, expected)
+            queries = torch.randn(2, 2, 16)
+            assert close(caches.cross.attended(queries), twins.cross.attended(queries))
+
+
+def test_of_a_context_less_is_kept_than_its_keys_and_values():
+    model = outspoken_model(context_length=4096, d_model=256)
+    sizes = [
+        sum(tensor.nbytes for tensor in made.new_caches(1).cross._kept.tensors) for made in (model, Stepper(model))
+    ]
+
+    assert sizes[1] < 0.13 * sizes[0]

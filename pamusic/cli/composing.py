@@ -37,6 +37,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
     from pamusic.composition import Cut, as_midi, compose_many
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
+    from pamusic.model.precision import resolved
     from pamusic.music.midi import parsed_tracks
     from pamusic.provenance import differences, provenance, sha256
     from pamusic.training.machine import choose_machine
@@ -54,6 +55,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         path = find_checkpoint(o.checkpoint)
         who = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device)
         try:
+            precision = resolved(o.precision, who.model.head.weight.device)
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=o.num, length=o.length, seconds=o.seconds, may_end=o.may_end,
                 ending=Ending() if o.end else None,
@@ -61,7 +63,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
                     temperature=o.temperature, class_temperatures=classes, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p,
                     typical_p=o.typical_p,
                 ),
-                num_latents=o.num_latents, context_length=o.context_length, refill=o.refill,
+                num_latents=o.num_latents, context_length=o.context_length, refill=o.refill, precision=precision,
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(str(error)) from None
@@ -73,7 +75,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
         length = max(map(len, pieces)) if interrupted else o.length
-        record = provenance({**options, **names, "length": length}, who, data)
+        record = provenance({**options, **names, "length": length, "precision": precision}, who, data)
         if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")
         for file, row in zip(files, rows, strict=True):

@@ -35,7 +35,7 @@ def replay(
     known = {name: each.default for name, each in inspect.signature(sample).parameters.items() if name != "out"}
     if unknown := sorted(record.options.keys() - known.keys()):
         raise PamusicError(f"{file}: was made with options that we do not know ({', '.join(unknown)}); update pamusic")
-    options = {**known, **record.options}
+    options = {**known, "precision": "fp32", **record.options}  # as all was drawn before there was a choice
     options["checkpoint"] = checkpoint or options["checkpoint"]
     if options["prime"] is not None:
         options["prime"] = prime or Path(options["prime"])

@@ -46,6 +46,7 @@ def sample(
     context_length: Annotated[int | None, Model(min=1, help="Tokens it sees. (default: as trained)")] = None,
     num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
     refill: Annotated[str, Model(help="When all are in use: half, last-128, all, slide, or how many.")] = "half",
+    precision: Annotated[str, Model(help="Of the weights: fp32, bf16, int8, or the fastest here.")] = "auto",
     device: Annotated[str, Model(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far.

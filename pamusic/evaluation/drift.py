@@ -84,7 +84,7 @@ def drift(
         ValueError: the arguments do not fit together.
     """
     config = model.config.resized(context_length=context_length, num_latents=num_latents)
-    stretches = _stretches(corpus, split, num_pieces, num_tokens or config.num_latents)
+    stretches = stretches_of(corpus, split, num_pieces, num_tokens or config.num_latents)
     tried = policies(config.num_latents)
     nats: dict[str, np.ndarray] = {}
     speeds = {}
@@ -123,8 +123,15 @@ def costs_of(reader: Reader, tokens: Sequence[int], first: int) -> np.ndarray:
     return np.array(nats)
 
 
-def _stretches(corpus: Corpus, split: str, num_pieces: int, num_tokens: int) -> list[tuple[list[int], int]]:
-    """The tokens of each piece, start and end included, up to the end of its stretch, and where that begins."""
+def stretches_of(corpus: Corpus, split: str, num_pieces: int, num_tokens: int) -> list[tuple[list[int], int]]:
+    """Stretches from the middle of pieces that are spread evenly over a split.
+
+    Returns:
+        The tokens of each piece, start and end included, up to the end of its stretch, and where that begins.
+
+    Raises:
+        PamusicError: the split is empty.
+    """
     pieces = corpus.split(split)
     if not pieces:
         raise PamusicError(f"{corpus.path}: has no {split} pieces to score; name another split or corpus")

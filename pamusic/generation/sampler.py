@@ -51,6 +51,7 @@ def generate_rows(
     num_latents: int | None = None,
     context_length: int | None = None,
     refill: str | int = "half",
+    precision: str = "fp32",
 ) -> Iterator[list[int | None]]:
     """Yields the next id of each row, all of which follow the same prime; None for a row that has ended.
 
@@ -76,6 +77,7 @@ def generate_rows(
         num_latents: N, the most positions worked on at a time; the configuration's by default.
         context_length: how many tokens are seen; the configuration's by default.
         refill: how many of the last positions become latents when N are in use: one of `REFILLS`, or a number.
+        precision: of the weights, as for `model.reader`.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -101,7 +103,7 @@ def generate_rows(
         raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
     classes = None if class_of_id is None else torch.tensor(class_of_id)
     first = torch.tensor(list(barred_at_first), dtype=torch.int64)
-    reader = Reader(model, num_latents=num_latents, context_length=context_length, refill=refill)
+    reader = Reader(model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision)
 
     def drawn() -> Iterator[list[int | None]]:
         rows = list(range(num_rows))  # those that have not ended, in the order in which they stand in the batch

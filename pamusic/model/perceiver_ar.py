@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pamusic.model.attention import attend
-from pamusic.model.cache import KeyValueCache
+from pamusic.model.cache import ContextCache, KeyValueCache
 from pamusic.model.config import ModelConfig
 from pamusic.model.rotary import rotated, rotation
 
@@ -42,7 +42,7 @@ class Caches:
         position: of the next token.
     """
 
-    cross: KeyValueCache
+    cross: KeyValueCache | ContextCache
     layers: list[KeyValueCache]
     position: int = 0
 
@@ -54,6 +54,10 @@ class Caches:
         """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
         for cache in (self.cross, *self.layers):
             cache.select(rows)
+
+    def row(self, index: int) -> Caches:
+        """One row of the batch, in the same memory."""
+        return Caches(self.cross.row(index), [layer.row(index) for layer in self.layers], self.position)
 
 
 class PerceiverAR(nn.Module):
@@ -128,6 +132,7 @@ class PerceiverAR(nn.Module):
     def read(self, tokens: Tensor, caches: Caches) -> None:
         """Takes `[batch, n]` tokens into the context alone: their keys and values, no latents."""
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
+        assert isinstance(caches.cross, KeyValueCache), "made by a Stepper, which then reads, too"
         caches.cross.append(*self._context_keys_values(self.embedding(tokens), positions))
         caches.position += tokens.shape[1]
 
@@ -195,6 +200,7 @@ class Block(nn.Module):
         if cache is not None:
             cache.append(keys, values)
             keys, values = cache.last(len(cache))
+        keys, values = keys.to(x.dtype), values.to(x.dtype)  # where a model of fewer bits reads another's caches
         heads = attend(self.attention.queries(normed, turn), keys, values, prefix_valid)
         x = x + self.dropout(self.attention.merged(heads))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -21,11 +21,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 
 import torch
 from torch import Tensor
 
 from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.precision import resolved
 from pamusic.model.stepper import Stepper
 
 REFILLS = ("half", "last-128", "slide", "all")  # those that have a name
@@ -68,6 +70,7 @@ class Reader:
         num_latents: int | None = None,
         context_length: int | None = None,
         refill: str | int = "half",
+        precision: str = "fp32",
     ) -> None:
         """Begins with one row.
 
@@ -76,9 +79,11 @@ class Reader:
             num_latents: N, the most positions worked on at a time; the configuration's by default.
             context_length: how many tokens are seen; the configuration's by default.
             refill: what happens when N latents are in use, as for `refill_of`.
+            precision: of the weights, one of `model.precision`; fp32 takes them as the model has them. Any other makes
+                latents anew in bfloat16.
 
         Raises:
-            ValueError: more latents than context, or no such refill.
+            ValueError: more latents than context, or no such refill or precision.
         """
         assert not model.training, "dropout would spoil the caches: model.eval() first"
         config = model.config.resized(context_length=context_length, num_latents=num_latents)
@@ -86,8 +91,11 @@ class Reader:
         self.refill = refill_of(refill, config.num_latents)
         # Sliding moves what stays to the front of a cache when that is full: once in so many tokens.
         slack = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
-        self.caches = model.new_caches(1, config.num_latents, config.context_length, slack=slack)
-        self._model, self._stepper = model, Stepper(model)
+        precision = resolved(precision, model.head.weight.device)
+        self._parallel = model if precision == "fp32" else deepcopy(model).to(torch.bfloat16)
+        self._stepper = Stepper(model, precision)
+        self.caches = self._stepper.new_caches(1, config.num_latents, config.context_length, slack=slack)
+        self._device, self._width = model.head.weight.device, config.d_model
         self._recent: deque[Tensor] = deque(maxlen=self.refill or self.num_latents)  # `[rows]` each: what is made anew
 
     @torch.inference_mode()
@@ -98,20 +106,19 @@ class Reader:
         """
         tokens = torch.tensor([list(map(int, ids[-self.context_length :]))]).to(self._device)
         self._recent.extend(tokens[:, -self.num_latents :].unbind(1))
-        with self._threads():
-            self._model.read(tokens, self.caches)
-            return self._refilled()
+        self._stepper.read(tokens, self.caches)
+        return self._refilled()
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Tensor:
         """Logits `[rows, vocab]`, float32 on the CPU, after one more id in each row."""
         tokens = torch.tensor(ids).to(self._device)
         self._recent.append(tokens)
-        with self._threads():
-            if self.refill == SLIDE or self.caches.num_latents < self.num_latents:
+        if self.refill == SLIDE or self.caches.num_latents < self.num_latents:
+            with self._threads():
                 return self._stepper(tokens, self.caches).to("cpu", torch.float32)
-            self._model.read(tokens[:, None], self.caches)
-            return self._refilled()
+        self._stepper.read(tokens[:, None], self.caches)
+        return self._refilled()
 
     def select(self, rows: Sequence[int]) -> None:
         """Goes on with these rows: `[0] * n` makes `n` of one that was read, leaving some out finishes them."""
@@ -120,21 +127,22 @@ class Reader:
         self._recent = deque((tokens[index] for tokens in self._recent), maxlen=self._recent.maxlen)
 
     def _refilled(self) -> Tensor:
-        """Makes the last positions latents, in one parallel pass, in place of those that were."""
+        """Makes the last positions latents, in one parallel pass a row, in place of those that were."""
+        tokens = torch.stack(list(self._recent), dim=1)
         for cache in self.caches.layers:
             cache.clear()
-        tokens = torch.stack(list(self._recent), dim=1)
-        return self._model.extend(tokens, self.caches)[:, -1].to("cpu", torch.float32)
-
-    @property
-    def _device(self) -> torch.device:
-        return self._model.head.weight.device
+        logits = [
+            self._parallel.extend(row[None], self.caches.row(index))[:, -1] for index, row in enumerate(tokens)
+        ]  # row by row: the context's keys and values are put together for one at a time
+        for cache in self.caches.layers:
+            cache.advance(tokens.shape[1])
+        return torch.cat(logits).to("cpu", torch.float32)
 
     @contextmanager
     def _threads(self) -> Iterator[None]:
         """Lets torch use one CPU thread meanwhile, where more would only wait for each other."""
         before = torch.get_num_threads()
-        if self._model.config.d_model * len(self._recent[-1]) <= ONE_THREAD_UP_TO:
+        if self._width * len(self._recent[-1]) <= ONE_THREAD_UP_TO:
             torch.set_num_threads(1)
         try:
             yield

@@ -1,0 +1,84 @@
+"""`pamusic benchmark`: how fast a checkpoint composes on this machine. Knows options and words."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from pamusic.cli.terminal import progress, result, say, table
+from pamusic.errors import UsageError
+
+AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
+
+
+def benchmark(
+    checkpoint: Annotated[str | None, Argument(help="Name or folder. (default: as pamusic sample takes)")] = None,
+    context_length: Annotated[
+        list[int] | None, Option(min=2, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)")
+    ] = None,
+    num: Annotated[list[int] | None, Option(min=1, help="Pieces at once; repeatable. (default: 1, 4, 16)")] = None,
+    tokens: Annotated[int | None, Option(min=1, help="Drawn of each. (default: from one refill to the next)")] = None,
+    precision: Annotated[str, Option(help="Of the weights: auto, fp32, bf16, int8.")] = "auto",
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure how fast music is drawn, as pamusic sample draws it, and how near that is to the memory's limit."""
+    from dataclasses import asdict
+
+    import torch
+
+    from pamusic.checkpoint import find_checkpoint, load_checkpoint
+    from pamusic.model.precision import resolved
+    from pamusic.speed import machine, read_bandwidth, speed
+    from pamusic.training.machine import choose_machine
+
+    where = choose_machine(device, "fp32", compile=False).device
+    who = load_checkpoint(find_checkpoint(checkpoint), where)
+    config = who.model.config
+    contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
+    bandwidth = read_bandwidth(where)
+    found = []
+    try:
+        precision = resolved(precision, where)
+        about: dict[str, Any] = {
+            "checkpoint": str(who.path), "num_parameters": who.model.num_parameters(), "precision": precision,
+            "num_latents": config.num_latents, "machine": machine(), "device": str(where),
+            "threads": torch.get_num_threads(), "gb_per_second": round(bandwidth / 1e9, 1),
+        }  # fmt: skip
+        say(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
+        for context, rows in progress([(c, n) for c in contexts for n in num or (1, 4, 16)], what="benchmark"):
+            found.append(
+                speed(who, context_length=context, num=rows, bandwidth=bandwidth, tokens=tokens, precision=precision)
+            )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if as_json:
+        result(json.dumps({**about, "speeds": [asdict(each) for each in found]}))
+        return
+    table(
+        [
+            {
+                "context": each.context_length, "pieces": each.num,
+                "first token, s": round(each.first_token_seconds, 2), "tokens/s": round(each.tokens_per_second),
+                "notes/s": round(each.notes_per_second), "x real time": round(each.times_real_time, 1),
+                "MiB held": round(each.memory_mib),
+            }
+            for each in found
+        ],
+        "All pieces together",
+    )  # fmt: skip
+    table(
+        [
+            {
+                "context": each.context_length, "pieces": each.num, "MiB read a token": round(each.mib_per_token, 1),
+                "limit, tokens/s": round(each.limit), "reached": f"{each.share_of_limit:.0%}",
+                "tokens a CPU second": round(each.tokens_per_cpu_second),
+            }
+            for each in found
+        ],
+        f"The limit: weights and caches read at {bandwidth / 1e9:.1f} GB/s",
+    )  # fmt: skip
+    for each in found:
+        result(f"{each.context_length} {each.num} {each.tokens_per_second:.1f}")

@@ -1,0 +1,31 @@
+"""How many bytes one step of sampling has to read: what bounds its speed. Knows shapes; runs nothing.
+
+Counted is what `model.stepper` reads of weights, once a step for all rows, and of caches, for each row: no activations,
+no look-ups of single rows, and no refills, which read little and compute much.
+"""
+
+from __future__ import annotations
+
+from pamusic.model.config import ModelConfig
+from pamusic.model.precision import num_bytes
+from pamusic.model.stepper import num_turned
+
+FLOAT, ID = 4, 8  # bytes of a number in a cache, and of an id
+
+
+def step_bytes(config: ModelConfig, precision: str, *, num_rows: int, num_latents: float, num_seen: int) -> float:
+    """Bytes of one step.
+
+    Args:
+        config: the model's shape; its context and latents do not enter.
+        precision: of the weights, resolved.
+        num_rows: pieces at once.
+        num_latents: in use, on average.
+        num_seen: positions of the context in the cache.
+    """
+    d = config.d_model
+    matrices = d * d * ((1 + 2 * config.mlp_ratio) + config.num_layers * (4 + 2 * config.mlp_ratio))
+    tables = config.vocab_size * d * (FLOAT + 2 * FLOAT)  # the head; keys and values of ids
+    turned = config.cross_num_heads * num_turned(d // config.cross_num_heads, config.rotary_fraction)
+    caches = num_seen * (turned * FLOAT + ID) + config.num_layers * num_latents * 2 * d * FLOAT
+    return matrices * num_bytes(precision, num_rows) + tables + num_rows * caches
