@@ -19,6 +19,7 @@ import torch
 
 from pamusic import __version__
 from pamusic.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from pamusic.model import reader
 from pamusic.model.config import PRESETS, preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.precision import PRECISIONS, resolved
@@ -140,7 +141,10 @@ def main() -> None:
     parser.add_argument("--size", choices=PRESETS, help="random weights of this size instead")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the weights")
     parser.add_argument("--long", action="store_true", help="100,000 tokens in one go, and nothing else")
+    parser.add_argument("--one-thread-up-to", type=int, help="width times rows: to find out when more threads pay")
     words = parser.parse_args()
+    if words.one_thread_up_to is not None:
+        reader.ONE_THREAD_UP_TO = words.one_thread_up_to
     if words.size:
         name, who = f"random weights, size {words.size}", random_checkpoint(words.size)
     else:

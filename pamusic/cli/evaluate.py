@@ -59,7 +59,7 @@ def evaluate(
         raise UsageError(str(error)) from None
     if block is not None and block > config.num_latents:
         raise UsageError(f"a block is at most the latents ({config.num_latents}), not {block}")
-    precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # the sampler's is fp32
+    precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # of refills alone
     shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
     if opened.split(split):
         say(f"{loaded.path} on {split} of {corpus}: {shape}")

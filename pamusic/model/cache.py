@@ -45,7 +45,7 @@ class KeyValueCache:
     def attended(self, queries: Tensor) -> Tensor:
         """What scaled queries of one position, `[batch, heads, head_dim]`, gather from all that is visible."""
         keys, values = (each.flatten(0, 1) for each in self._kept.last(len(self)))  # as products want them: fewer steps
-        scores = torch.bmm(queries.reshape(len(keys), 1, -1), keys.mT)
+        scores = torch.bmm(queries.reshape(keys.shape[0], 1, -1), keys.mT)
         return torch.bmm(scores.softmax(-1), values).view(queries.shape)
 
     def clear(self) -> None:

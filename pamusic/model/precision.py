@@ -66,10 +66,11 @@ class _Bytes:
         scale = (weight.abs().amax(1).clamp(min=1e-12) / 127).bfloat16()
         self._scale = scale
         self._bytes = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-        self._many: Product | None = None if _has_byte_product() else self._as_halves()
+        self._is_direct = _has_byte_product()
+        self._many: Product | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) <= FEW and _has_byte_product():
+        if x.shape[0] <= FEW and self._is_direct:
             return torch._weight_int8pack_mm(x.bfloat16(), self._bytes, self._scale)
         if self._many is None:
             self._many = self._as_halves()

@@ -100,7 +100,7 @@ class _Layer:
         self._tail = _Tail(block, precision)
 
     def __call__(self, x: Tensor, position: int, cache: KeyValueCache, least: Tensor) -> Tensor:
-        projected = self._project(_unit(x, least)).to(x.dtype).view(len(x), 3, self._num_heads, self._head_dim)
+        projected = self._project(_unit(x, least)).to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
         heads = _unit(projected[:, :2], self._least_of_heads)
         queries, keys = _turned(heads, self._turn.at(position)).unbind(1)
         cache.append(keys[:, :, None], projected[:, 2, :, None])

@@ -1,0 +1,115 @@
+"""`pamusic benchmark` tells how fast music is drawn, and what bounds that."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from models import tiny_model
+from typer.testing import CliRunner
+
+from pamusic.checkpoint import Checkpoint, save_checkpoint
+from pamusic.cli.app import app
+from pamusic.composition import of_vocabulary
+from pamusic.generation.grammar import Row
+from pamusic.model.config import preset
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.reader import Reader
+from pamusic.model.stepper import Stepper
+from pamusic.model.traffic import step_bytes
+from pamusic.speed import along, own_ids, speed
+from pamusic.tokens.tokenizer import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def who(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    checkpoint = Checkpoint(path, tiny_model(), load_tokenizer("performance"), {})
+    save_checkpoint(path, checkpoint.model, checkpoint.tokenizer, about={})
+    return checkpoint
+
+
+def test_speeds_fit_together(who):
+    found = speed(who, context_length=64, num=3, bandwidth=1e9, tokens=30, precision="fp32")
+
+    assert (found.context_length, found.prime_length, found.num) == (64, 64, 3)
+    assert found.tokens_per_second > found.notes_per_second > 0
+    assert found.times_real_time > 0
+    assert 0 < found.first_token_seconds < 60
+    assert found.memory_mib > 50
+    assert found.limit == pytest.approx(1e9 / (found.mib_per_token * 2**20))
+    assert found.share_of_limit == pytest.approx(found.tokens_per_second / found.limit)
+    for wrong in ({"tokens": 0}, {"precision": "fp5"}):
+        with pytest.raises(ValueError):
+            speed(who, **{"context_length": 64, "num": 1, "bandwidth": 1e9, **wrong})
+
+
+def test_the_context_is_full_of_what_the_model_draws_by_the_grammar(who):
+    ids = own_ids(who, 700)
+    vocabulary = who.tokenizer.vocabulary
+    row = Row(of_vocabulary(vocabulary)["rules"])
+
+    assert len(ids) == 700
+    assert ids[0] == vocabulary.id("start")
+    for id, following in pairwise(ids[:257]):
+        row.advance([id])
+        assert not row.barred()[following]
+    assert [len(own_ids(who, length)) for length in (2, 5, 256, 257, 258)] == [2, 5, 256, 257, 258]
+
+
+def test_a_long_piece_is_timed_around_its_places(who):
+    found = list(along(who, (40, 100), 20, "fp32"))
+
+    assert [each.place for each in found] == [40, 100]
+    assert all(each.ms > 0 and each.cpu_ms > 0 and each.memory_mib > 50 for each in found)
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
+    """Counted by formula, and of the tensors themselves: weights in float32, and caches as far as they are filled."""
+    torch.manual_seed(0)
+    model = PerceiverAR(preset(size, vocab_size=391, pad_id=390, context_length=600, num_latents=64)).eval()
+    reader = Reader(model, refill="slide")
+    reader.read(list(range(300)))
+    cross, layers = reader.caches.cross, reader.caches.layers
+    caches = sum(each.nbytes for each in (*cross._kept.last(300), *(t for layer in layers for t in layer.last(64))))
+    tables = cross._still.nbytes + cross._values.nbytes + model.head.weight.nbytes
+    read_once = [each.attention.output.weight for each in (model.cross, *model.layers)]
+    read_once += [weight for each in (model.cross, *model.layers) for weight in each.mlp.parameters()]
+    projections = ("query", "key", "value")
+    read_once += [getattr(each.attention, name).weight for each in model.layers for name in projections]
+    expected = caches + tables + sum(weight.nbytes for weight in read_once)
+
+    found = step_bytes(model.config, "fp32", num_rows=1, num_latents=64, num_seen=300)
+    assert found == pytest.approx(expected, rel=0.02)
+    more = step_bytes(model.config, "fp32", num_rows=5, num_latents=64, num_seen=300)
+    assert more - found == pytest.approx(4 * caches)
+    assert isinstance(reader._stepper, Stepper)
+
+
+def test_the_command_prints_a_line_for_each_context_and_number_of_pieces(who):
+    words = ["benchmark", str(who.path), "--context-length", "32", "--context-length", "64", "--num", "1", "--num", "2"]
+    done = CliRunner().invoke(app, [*words, "--tokens", "8", "--precision", "fp32"])
+
+    assert done.exit_code == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:2] for line in lines] == [["32", "1"], ["32", "2"], ["64", "1"], ["64", "2"]]
+    assert all(float(line[2]) > 0 for line in lines)
+    assert "GB/s" in done.stderr
+
+
+def test_or_all_of_it_as_json(who):
+    done = CliRunner().invoke(app, ["benchmark", str(who.path), "--tokens", "4", "--num", "1", "--json"])
+
+    assert done.exit_code == 0, done.stderr
+    about = json.loads(done.stdout)
+    assert about["num_parameters"] == who.model.num_parameters()
+    assert [each["context_length"] for each in about["speeds"]] == [16, 64, 256]
+    assert all(each["limit"] > 0 and each["notes_per_second"] >= 0 for each in about["speeds"])
+
+
+def test_what_makes_no_sense_is_one_line(who):
+    done = CliRunner().invoke(app, ["benchmark", str(who.path), "--precision", "fp6", "--tokens", "2"])
+
+    assert done.exit_code == 2
+    assert "precision is one of" in done.stderr
