@@ -87,7 +87,7 @@ class ContextCache:
             slack: room for more, so that they are moved only once in so many.
         """
         self._still = keys[..., num_turned:].permute(1, 2, 0).contiguous()  # [heads, head_dim - num_turned, vocab]
-        self._values = values.transpose(0, 1).contiguous()  # [heads, vocab, head_dim]
+        self._keys, self._values = (table.transpose(0, 1).contiguous() for table in (keys, values))  # heads first
         heads = len(self._values)
         ids = torch.zeros(batch, window + slack, dtype=torch.int64, device=keys.device)
         self._kept = Kept([ids, keys.new_zeros(batch, heads, num_turned, window + slack)], (1, 3), window)
@@ -104,8 +104,9 @@ class ContextCache:
     def last(self, count: int) -> tuple[Tensor, Tensor]:
         """The keys and values of the last `count` positions, `[batch, heads, count, head_dim]`, put together."""
         ids, turned = self._kept.last(count)
-        still, values = self._still[:, :, ids].permute(2, 0, 3, 1), self._values[:, ids].transpose(0, 1)
-        return torch.cat([turned.mT, still], dim=-1), values
+        keys, values = (table[:, ids].transpose(0, 1) for table in (self._keys, self._values))
+        keys[..., : self._num_turned] = turned.mT
+        return keys, values
 
     def attended(self, queries: Tensor) -> Tensor:
         """What scaled, turned queries of one position, `[batch, heads, head_dim]`, gather from all that is visible."""
