@@ -173,9 +173,9 @@ def _for_tuning(corpus: Corpus, model: ModelConfig, changes: dict[str, Any]) -> 
 
 def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, ranks: Ranks) -> int | None:
     """How many windows each rank computes at once; None for all, also where nobody knows what fits."""
+    if training.batch_size % ranks.size:
+        return None  # which the trainer refuses
     available, batch_size = available_memory(machine.device), training.batch_size // ranks.size
-    if batch_size < 1:
-        return None
     fits = batch_size
     if available is not None:
         shared = ranks_on_this_machine() if machine.device.type == "cpu" else 1
