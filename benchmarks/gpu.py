@@ -88,7 +88,9 @@ def main() -> int:
         print(flush=True)
         arguments = ["--size", size, "--device", words.device, "--batch", words.batch, "--steps", "20"]
         subprocess.run([sys.executable, str(HERE / "training.py"), *arguments], check=False)
-        subprocess.run([sys.executable, str(HERE / "sampling.py"), "--size", size], check=False)
+        subprocess.run(
+            [sys.executable, str(HERE / "sampling.py"), "--size", size, "--device", words.device], check=False
+        )
     print(f"\nPrefix dropout in training: {TrainingConfig.prefix_dropout}.")
     return 0
 

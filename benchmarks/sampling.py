@@ -91,11 +91,12 @@ def speeds(found: list[Speed]) -> list[str]:
 
 
 def report(name: str, who: Checkpoint, precision: str, long: bool) -> str:
-    config, bandwidth = who.model.config, read_bandwidth()
+    config, device = who.model.config, who.model.head.weight.device
+    bandwidth = read_bandwidth(device)
     lines = [
         f"# Sampling from {name}",
         "",
-        f"{datetime.date.today()}, {machine()}, {torch.get_num_threads()} threads, pamusic {__version__}.",
+        f"{datetime.date.today()}, {machine()}, {device}, {torch.get_num_threads()} threads, pamusic {__version__}.",
         f"{who.model.num_parameters() / 1e6:.1f} M parameters, width {config.d_model}, {config.num_layers} layers, "
         f"{config.num_latents:,} latents, {config.context_length:,} context, weights in {precision}, "
         f"memory read at {bandwidth / 1e9:.1f} GB/s.",
@@ -139,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How fast tokens are drawn, and whether that stays so.")
     parser.add_argument("checkpoint", nargs="?", help="name or folder; by default what `pamusic sample` takes")
     parser.add_argument("--size", choices=PRESETS, help="random weights of this size instead")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the weights")
     parser.add_argument("--long", action="store_true", help="100,000 tokens in one go, and nothing else")
     parser.add_argument("--one-thread-up-to", type=int, help="width times rows: to find out when more threads pay")
@@ -150,10 +152,12 @@ def main() -> None:
     else:
         who = load_checkpoint(find_checkpoint(words.checkpoint))
         name = who.path.name
-    precision = resolved(words.precision, "cpu")
+    who.model.to(words.device)
+    precision = resolved(words.precision, words.device)
     text = report(name, who, precision, words.long)
     RESULTS.mkdir(exist_ok=True)
-    stem = f"sampling-{datetime.date.today()}-{words.size or name}-{precision}{'-long' if words.long else ''}"
+    stem = f"sampling-{datetime.date.today()}-{words.size or name}-{precision}"
+    stem += f"{'-long' if words.long else ''}{'' if words.device == 'cpu' else '-gpu'}"
     (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -237,6 +237,8 @@ def test_the_context_is_kept_as_ids_and_read_as_keys_and_values():
                 assert close(found, expected)
             queries = torch.randn(2, 2, 16)
             assert close(caches.cross.attended(queries), twins.cross.attended(queries))
+            weights, seen = torch.rand(2, 2, count), caches.cross._kept.last(count)[0]
+            assert close(caches.cross._gathered(weights, seen), caches.cross._gathered_by_id(weights, seen))
 
 
 def test_of_a_context_less_is_kept_than_its_keys_and_values():

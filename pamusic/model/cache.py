@@ -116,8 +116,18 @@ class ContextCache:
         of_ids = (still.transpose(0, 1) @ self._still).transpose(0, 1)  # [batch, heads, vocab]
         index = ids[:, None].expand(-1, heads, -1)
         weights = (of_ids.gather(2, index) + (own[:, :, None] @ turned)[:, :, 0]).softmax(-1)
-        of_ids = torch.zeros_like(of_ids).scatter_add_(2, index, weights)
+        # A GPU adds up in any order, so not by id there: the same seed must give the same music.
+        return self._gathered_by_id(weights, ids) if ids.device.type == "cpu" else self._gathered(weights, ids)
+
+    def _gathered_by_id(self, weights: Tensor, ids: Tensor) -> Tensor:
+        """Values with the weights of their positions, `[batch, heads, head_dim]`: each id's is read once."""
+        of_ids = weights.new_zeros(*weights.shape[:2], self._values.shape[1])
+        of_ids.scatter_add_(2, ids[:, None].expand_as(weights), weights)
         return (of_ids.transpose(0, 1) @ self._values).transpose(0, 1)
+
+    def _gathered(self, weights: Tensor, ids: Tensor) -> Tensor:
+        """The same, read once a position."""
+        return (weights[:, :, None] @ self._values[:, ids].transpose(0, 1))[:, :, 0]
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
