@@ -22,6 +22,7 @@ import numpy as np
 
 from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError, UsageError
+from pamusic.evaluation.likelihood import score
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.ending import Ending
 from pamusic.generation.grammar import Rules
@@ -171,7 +172,7 @@ def opened(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> Openin
         raise PamusicError(
             f"the prime lasts {prime.duration:.2f} seconds, not {cut.end:g}; leave --prime-to out to take it to its end"
         )
-    ids = tokenizer.ids_from_grid(tokenizer.to_grid(_read(prime, cut), lifted=False)).astype(np.int64)
+    ids = tokenizer.ids_from_grid(tokenizer.to_grid(read_part(prime, cut), lifted=False)).astype(np.int64)
     cut_step, gap = None, 0
     if cut.end is not None:
         cut_step = int((cut.end - cut.start) * 1000 / vocabulary.time_step_ms + 0.5)
@@ -188,6 +189,31 @@ def opened(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> Openin
     if not num_notes:
         raise _nothing_to_read(tokenizer, prime, cut)
     return Opening(ids, num_notes, cut_step, gap)
+
+
+def nats_of(
+    checkpoint: Checkpoint,
+    pieces: Sequence[Sequence[int]],
+    prime: Performance | None = None,
+    cut: Cut = WHOLE,
+    **compute: Any,
+) -> list[float]:
+    """What a new token of each piece costs the model, by itself, whatever the draws were filtered by; NaN without one.
+
+    Args:
+        checkpoint: composed them.
+        pieces: the ids that followed the prime.
+        prime, cut: what they followed.
+        compute: with how much latents and context, as for `likelihood.score`.
+    """
+    opening = [] if prime is None else opened(checkpoint.tokenizer, prime, cut).ids.tolist()
+    before = [checkpoint.tokenizer.vocabulary.id("start"), *opening]
+    return [
+        float(score(checkpoint.model, np.array([*before, *ids]), first=len(before), **compute)[0].mean())
+        if len(ids)
+        else float("nan")
+        for ids in pieces
+    ]
 
 
 def continuation(
@@ -345,7 +371,7 @@ def _feet(
     return pedal_in_order(np.concatenate(all_moves))
 
 
-def _read(prime: Performance, cut: Cut) -> Performance:
+def read_part(prime: Performance, cut: Cut) -> Performance:
     """What of a prime is read, as long as it sounds, from time 0 on."""
     if cut.end is not None:
         prime = Performance(prime.notes[prime.notes["onset"] < cut.end], prime.pedal)
@@ -400,7 +426,7 @@ def _lifts(pedal: np.ndarray, time: float) -> np.ndarray:
 
 def _end_of(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> float:
     """Seconds at which the prime's ids end; a key that is let go a little later, off the grid, is waited for."""
-    read = _read(prime, cut)
+    read = read_part(prime, cut)
     end_on_grid = tokenizer.to_grid(read, lifted=False).last_step * tokenizer.vocabulary.time_step_ms / 1000
     return cut.start + max(end_on_grid, float(read.notes["offset"].max()))
 

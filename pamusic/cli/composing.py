@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer import Exit
 
+from pamusic.cli.choosing import chosen
 from pamusic.cli.drawing import collected
 from pamusic.cli.output import outputs
 from pamusic.cli.reading import read_with_bytes
@@ -45,7 +46,8 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
     tracks, cut = parsed_tracks(o.tracks), Cut(o.prime_from or 0.0, o.prime_to)
     if o.prime is None and (o.prime_from is not None or o.prime_to is not None):
         raise UsageError("--prime-from and --prime-to are of a prime; give one with --prime")
-    rows = range(o.num) if again is None else [again.row]
+    num = o.best_of or o.num
+    rows = range(o.keep or 1 if o.best_of else num) if again is None else [again.row]
     classes = (o.temperature_time, o.temperature_pitch, o.temperature_velocity)
     with outputs(out, default, len(rows), source=o.prime, kind="music") as files:
         opening, data, repairs = (None, None, ()) if o.prime is None else read_with_bytes(o.prime, tracks)
@@ -55,7 +57,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         who = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device)
         try:
             drawn = compose_many(
-                who, opening, cut=cut, seed=o.seed, num=o.num, length=o.length, seconds=o.seconds, may_end=o.may_end,
+                who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
                 ending=Ending() if o.end else None,
                 sampling=SamplingConfig(
                     temperature=o.temperature, class_temperatures=classes, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p,
@@ -67,8 +69,13 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
             raise UsageError(str(error)) from None
         say(f"{who.title}, seed {o.seed}")
         began = time.perf_counter()
-        pieces, interrupted = collected(drawn, o.num, o.length)
+        pieces, interrupted = collected(drawn, num, o.length)
         took = time.perf_counter() - began
+        if o.best_of and again is None:
+            rows = chosen(
+                who, pieces, len(rows), prime=opening, cut=cut, seconds=None if o.end else o.seconds, seed=o.seed,
+                num_latents=o.num_latents, context_length=o.context_length,
+            )  # fmt: skip
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}

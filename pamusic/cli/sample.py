@@ -24,6 +24,8 @@ def sample(
     out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
     seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
     num: Annotated[int, Option(min=1, help="So many pieces at once, with this seed and the next ones.")] = 1,
+    best_of: Annotated[int | None, Option(min=1, help="Of so many, which it ranks, only the best are kept.")] = None,
+    keep: Annotated[int | None, Option(min=1, help="How many of them. (default: 1)")] = None,
     length: Annotated[int | None, Long(help="New tokens. (default: 4096, or as --seconds need)")] = None,
     seconds: Annotated[float | None, Long(help="Seconds of new music.")] = None,
     minutes: Annotated[float | None, Long(help="Minutes of it.")] = None,
@@ -56,6 +58,10 @@ def sample(
     del options["out"]
     if minutes is not None and seconds is not None:
         raise UsageError("--minutes and --seconds both say how long; give one of them")
+    if best_of is not None and num != 1:
+        raise UsageError("--num keeps all pieces, --best-of some of them; give one of the two")
+    if keep is not None and (best_of is None or keep > best_of):
+        raise UsageError(f"--keep {keep} is of the pieces that --best-of draws; say --best-of with as many or more")
     options["seconds"] = seconds if minutes is None else 60 * minutes
     options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
     options["seed"] = secrets.randbelow(2**31) if seed is None else seed
