@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +28,8 @@ from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance
+from pamusic.music.splicing import texts
+from pamusic.provenance import SIGN
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import CLASSES, KINDS
 
@@ -230,6 +233,18 @@ def test_what_a_piece_costs_the_model_is_what_evaluation_says_of_it(checkpoint, 
     expected = [score(composer.model, np.array([*before, *new]))[0][-50:].mean() for new in ids]
     assert nats_of(composer, ids, opening) == pytest.approx(expected, abs=1e-5)
     assert np.isnan(nats_of(composer, [[]])).all()
+
+
+def test_a_guard_tells_what_it_takes_back_and_its_piece_can_be_made_again(sample, tmp_path):
+    done = sample("--guard", "--temperature", 0, "--length", 700, "--seed", 1, "-o", "out.mid")
+
+    assert done.exit_code == 0, done.stderr
+    alarms = [line for line in done.stderr.splitlines() if line.startswith("guard, seed 1: a key held from second ")]
+    assert alarms
+    record = next(text for text in texts((tmp_path / "out.mid").read_bytes()) if text.startswith(SIGN))
+    assert json.loads(record.removeprefix(SIGN))["alarms"] == len(alarms)
+    again = CliRunner().invoke(app, ["replay", "out.mid"])
+    assert again.stderr.splitlines()[-1] == "the same, byte for byte"
 
 
 def test_the_piece_may_end_by_itself(sample, tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from typer import Exit
 
 from pamusic.cli.choosing import chosen
-from pamusic.cli.drawing import collected
+from pamusic.cli.drawing import Alarms, collected
 from pamusic.cli.output import outputs
 from pamusic.cli.reading import read_with_bytes
 from pamusic.cli.terminal import say
@@ -38,6 +38,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
     from pamusic.composition import Cut, as_midi, compose_many
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
+    from pamusic.generation.guard import Guard
     from pamusic.music.midi import parsed_tracks
     from pamusic.provenance import differences, provenance, sha256
     from pamusic.training.machine import choose_machine
@@ -54,7 +55,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         if again and data is not None and sha256(data) != again.prime_sha256:
             raise PamusicError(f"{o.prime}: is not the prime that the file was made from; say where that is: --prime")
         path = find_checkpoint(o.checkpoint)
-        who = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device)
+        who, alarms = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Alarms(o.seed)
         try:
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
@@ -64,13 +65,14 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
                     typical_p=o.typical_p,
                 ),
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill,
+                guard=Guard() if o.guard else None, alarmed=alarms,
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(str(error)) from None
         say(f"{who.title}, seed {o.seed}")
         began = time.perf_counter()
-        pieces, interrupted = collected(drawn, num, o.length)
-        took = time.perf_counter() - began
+        got = collected(drawn, num, o.length, alarms, again.stopped_after if again else None)
+        took, pieces = time.perf_counter() - began, got.pieces
         if o.best_of and again is None:
             rows = chosen(
                 who, pieces, len(rows), prime=opening, cut=cut, seconds=None if o.end else o.seconds, seed=o.seed,
@@ -79,15 +81,14 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
-        length = max(map(len, pieces)) if interrupted else o.length
-        record = provenance({**options, **names, "length": length}, who, data)
+        record = replace(provenance({**options, **names}, who, data), stopped_after=got.stopped_after)
         if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")
         for file, row in zip(files, rows, strict=True):
             midi, is_kept = as_midi(
                 who.tokenizer, pieces[row], prime=opening, data=data, repairs=repairs, tracks=tracks, cut=cut,
                 seconds=None if o.end else o.seconds, one_track=o.one_track, alone=o.continuation_only,
-                text=replace(record, row=row).text(),
+                text=replace(record, row=row, alarms=got.alarms[row]).text(),
             )  # fmt: skip
             file.write(midi)
         if opening is not None and not is_kept and not o.continuation_only:
@@ -95,7 +96,8 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
     ids = [id for piece in pieces for id in piece]
     passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
     say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
-    say(f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time{'; interrupted' if interrupted else ''}")
-    if interrupted:
+    fast = f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time"
+    say(f"{fast}; interrupted" if got.interrupted else fast)
+    if got.interrupted:
         raise Exit(130)
     return midi
