@@ -107,6 +107,7 @@ def measured(
     paths: list[Path],
     *,
     seconds: float,
+    split: str | None = None,
     tracks: Tracks = "piano",
     num_workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -116,14 +117,21 @@ def measured(
     Args:
         paths: folders, zip archives, MIDI files.
         seconds: how much of each is measured, from its first note on.
+        split: only files that MAESTRO's table puts into it.
         tracks: which parts of a file are taken.
         num_workers: processes; as many as the machine's cores by default.
         progress: called with (files done, files in all).
 
     Raises:
-        PamusicError: there is no file, or none that can be read.
+        PamusicError: there is no file, none of the split, or none that can be read.
     """
     sources, refused = find_sources(paths)
+    if split is not None:
+        refused = []
+        sources = [source for source in sources if source.split == split]
+        if not sources:
+            what = ", ".join(str(path) for path in paths)
+            raise PamusicError(f"{what}: has no {split} files by MAESTRO's table; leave out --split")
     pieces, num_short = [], 0
     with closing(in_parallel(sources, partial(_measured, seconds=seconds, tracks=tracks), num_workers)) as results:
         for done, result in enumerate(results, start=1):
@@ -219,7 +227,7 @@ def _density(values: np.ndarray, edges: np.ndarray, width: float) -> np.ndarray:
     """`[GRID]`, the density of values, smoothed by a Gaussian of a width; it sums up to 1."""
     counts = np.histogram(values, edges)[0].astype(np.float64)
     cell = edges[1] - edges[0]
-    reach = max(1, int(np.ceil(4 * width / cell)))
+    reach = max(1, int(np.ceil(6 * width / cell)))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * cell / max(width, cell / 2)) ** 2)
     smooth = np.convolve(counts, kernel)[reach : reach + len(counts)]
     floored = np.maximum(smooth / smooth.sum(), LEAST)
