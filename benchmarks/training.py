@@ -34,33 +34,13 @@ from pamusic.model.flops import training_flops
 from pamusic.training.batches import Batch
 from pamusic.training.checkup import matmul_flops
 from pamusic.training.config import TrainingConfig
+from pamusic.training.learner import Learner
 from pamusic.training.machine import choose_machine, describe
 from pamusic.training.memory import available_memory, memory_needed
-from pamusic.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TOO_SLOW = 90  # seconds a step
-
-
-class Steps(Trainer):
-    """A trainer without a run: its steps alone."""
-
-    def __init__(self, model: ModelConfig, training: TrainingConfig, machine) -> None:
-        # A corpus is asked for its pieces only when a batch is made of it, and none is made here.
-        with tempfile.TemporaryDirectory() as folder:
-            super().__init__(Path(folder) / "run", _one_piece(Path(folder) / "corpus"), model, training, machine)
-
-
-def _one_piece(folder: Path):
-    from pamusic.tokens.corpus import open_corpus
-    from pamusic.tokens.tokenizer import load_tokenizer
-    from pamusic.tokens.writing import writing_corpus
-
-    with writing_corpus(folder, load_tokenizer("performance")) as writer:
-        writer.add(torch.zeros(9).short().numpy(), name="x", split="train", num_notes=1, seconds=1.0, sha256="0" * 64)
-        writer.close(sources=[], refused=[])
-    return open_corpus(folder)
 
 
 def ways(size: str, batch: int) -> dict[str, dict]:
@@ -90,13 +70,13 @@ def measured(size: str, device: str, batch: int, way: dict, steps: int) -> dict:
     needed, available = memory_needed(model, training, machine).needed(batch), available_memory(machine.device)
     if available is not None and needed > 0.9 * available:
         sys.exit(f"needs {needed / 2**30:.0f} GiB, there are {available / 2**30:.0f}")
-    trainer = Steps(model, training, machine)
+    learner = Learner(model, training, machine)
     windows = random_batch(model, batch, dropout)
     times: list[float] = []
     for _ in range(3 + steps):
         wait(machine.device)
         began = time.perf_counter()
-        trainer._update(windows)
+        learner.update(windows)
         wait(machine.device)
         times.append(time.perf_counter() - began)
         if times[-1] > TOO_SLOW and len(times) > 1:
@@ -110,7 +90,7 @@ def measured(size: str, device: str, batch: int, way: dict, steps: int) -> dict:
     peak = matmul_flops(machine.device, DTYPES[machine.precision])
     return {
         "windows": batch, "context": model.context_length, "latents": model.num_latents, "seconds": seconds,
-        "precision": machine.precision, "compiled": trainer.machine.compile, "flops": flops, "mfu": flops / peak,
+        "precision": machine.precision, "compiled": learner.machine.compile, "flops": flops, "mfu": flops / peak,
         "peak": peak, "memory": memory,
     }  # fmt: skip
 

@@ -36,6 +36,7 @@ from pamusic.music.pedal import sustain_folded
 from pamusic.music.performance import PEDAL, Performance, pedal_in_order
 from pamusic.music.splicing import Seam, spliced, with_text
 from pamusic.tokens.grammar import grammar_arrays
+from pamusic.tokens.streaming import StreamingDecoder
 from pamusic.tokens.tokenizer import NOTE_ON, TIME_SHIFT, GridNotes, Tokenizer
 from pamusic.tokens.vocabulary import KINDS
 
@@ -331,17 +332,18 @@ def followed(
     grid = tokenizer.grid_from_ids(np.concatenate([opening.ids, new]))
     zero = end_of_ids + opening.gap
     of_music = slice(opening.num_notes, None)
-    pedal = tokenizer.decode(np.concatenate([_in_force(tokenizer, opening.ids), new])).pedal
-    pedal["time"] = np.maximum(pedal["time"] - opening.gap * step_seconds, 0)
-    notes = tokenizer.from_grid(
+    pedal = tokenizer.grid_from_ids(np.concatenate([_in_force(tokenizer, opening.ids), new])).pedal
+    pedal["step"] = np.maximum(pedal["step"] - opening.gap, 0)
+    played = tokenizer.from_grid(
         GridNotes(
             np.maximum(grid.onset[of_music] - zero, 0),
             np.maximum(grid.offset[of_music] - zero, 1),
             grid.pitch[of_music],
             grid.velocity_bin[of_music],
+            pedal,
         )
     )
-    music = _stopped(_with_keys_let_go(Performance(notes.notes, pedal)), seconds)
+    music = _stopped(_with_keys_let_go(played), seconds)
     latest = float("inf") if seconds is None else start + seconds
     releases: dict[int, float] = {}
     if cut.end is not None:
@@ -351,6 +353,16 @@ def followed(
                 ends = min(start + (offset - zero) * step_seconds, latest)
                 releases[pitch] = max(releases.get(pitch, start), ends)
     return Seam(start, music, releases, _feet(tokenizer, prime, cut, start, music, releases))
+
+
+def streaming(
+    tokenizer: Tokenizer, *, prime: Performance | None = None, cut: Cut = WHOLE, seconds: float | None = None
+) -> StreamingDecoder:
+    """Takes the new ids while they are drawn and gives the gestures of `continuation`, whose arguments it has."""
+    if prime is None:
+        return StreamingDecoder(tokenizer.vocabulary, seconds=seconds)
+    opening = opened(tokenizer, prime, cut)
+    return StreamingDecoder(tokenizer.vocabulary, known=opening.ids.tolist(), gap=opening.gap, seconds=seconds)
 
 
 def _feet(

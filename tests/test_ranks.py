@@ -69,6 +69,14 @@ def test_two_processes_have_the_losses_of_one_with_weights_whole_or_spread(start
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+def test_spread_weights_are_not_sampled_from_on_the_way(started):
+    process = started(TWO, "--steps", "10", "--shard", "--sample-every", "5")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert "--sample-every needs the whole model in one process" in err
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds the processes in /proc")
 def test_a_lost_process_ends_the_run_with_a_good_checkpoint(started, tmp_path):
     process = started(TWO, "--steps", "1000000", "--out", "run")

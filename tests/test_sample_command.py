@@ -329,6 +329,7 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
         (["--keep", "2"], "say --best-of with as many or more"),
         (["--best-of", "2", "--keep", "3"], "--keep 3 is of the pieces that --best-of draws"),
         (["--best-of", "0"], "--best-of"),
+        (["--best-of", "2", "--port", "x"], "--port plays one piece, not 2"),
         (["--refill", "none"], "refill is half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents is 1 to"),
@@ -393,6 +394,7 @@ def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path):
     assert "Traceback" not in stderr
     assert len(read_midi(tmp_path / "out.mid")) > 1
     assert names(tmp_path) == ["out.mid"]
+    assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", "out.mid"]).stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

@@ -10,6 +10,9 @@ import pytest
 import torch
 from corpora import small_corpus
 from models import tiny_config
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._inductor.exc import InductorError
 
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
 from pamusic.errors import PamusicError
@@ -171,10 +174,10 @@ def test_a_time_limit_stops_in_order_and_a_cooldown_can_be_branched_off(tmp_path
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_state(tmp_path):
     trainer = Trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=40), CPU)
-    trainer.training = config(steps=10)
+    trainer.learner.training = config(steps=10)
     trainer.train()
     good = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"]
-    trainer.training = config(steps=40)
+    trainer.learner.training = config(steps=40)
     with torch.no_grad():
         trainer.model.head.weight.fill_(np.nan)
 
@@ -221,12 +224,26 @@ def test_a_branch_keeps_the_best_of_its_own(tmp_path):
     assert resumed_run(tmp_path / "run", steps=6, num_latents=8).best_nats == np.inf
 
 
-def test_a_model_that_cannot_be_compiled_is_trained_without(tmp_path):
-    def broken(graph, inputs):
-        raise RuntimeError("Python.h: no such file")
+def fails(graph, inputs):
+    raise RuntimeError("Python.h: no such file")
 
-    trainer = Trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=2), CPU)
-    trainer._compiled = torch.compile(trainer._eager_loss, backend=broken)
+
+def fails_on_the_way_back():
+    def as_it_stands(graph, inputs):
+        return make_boxed_func(graph.forward)
+
+    def fails_as_inductor_does(graph, inputs):
+        raise InductorError(RuntimeError("Python.h: no such file"), None)
+
+    return aot_autograd(fw_compiler=as_it_stands, bw_compiler=fails_as_inductor_does)
+
+
+@pytest.mark.parametrize("compiler", [fails, fails_on_the_way_back()], ids=["forward", "backward"])
+def test_a_model_that_cannot_be_compiled_is_trained_without_and_loses_no_step(tmp_path, compiler):
+    corpus = small_corpus(tmp_path / "c")
+    Trainer(tmp_path / "plain", corpus, tiny_config(dropout=0.1), config(steps=2), CPU).train()
+    trainer = Trainer(tmp_path / "run", corpus, tiny_config(dropout=0.1), config(steps=2), CPU)
+    trainer.learner._compiled = torch.compile(trainer.learner._eager_loss, backend=compiler)
     notes = []
     trainer.train(lambda report: notes.append(report.note))
 
@@ -234,6 +251,7 @@ def test_a_model_that_cannot_be_compiled_is_trained_without(tmp_path):
     assert "cannot be compiled here" in notes[0]
     assert "Python.h: no such file" in notes[0]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["machine"]["compile"] is False
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
 
 
 def test_a_run_in_the_way_is_not_replaced_unless_asked(tmp_path):

@@ -26,6 +26,7 @@ from pamusic.cli.compare import compare
 from pamusic.cli.doctor import doctor
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.inspect import inspect
+from pamusic.cli.play import play
 from pamusic.cli.render import render
 from pamusic.cli.replay import replay
 from pamusic.cli.runs import runs
@@ -101,6 +102,7 @@ app.command()(evaluate)
 app.command()(sample)
 app.command()(replay)
 app.command()(render)
+app.command()(play)
 app.command()(compare)
 app.command()(doctor)
 

@@ -12,6 +12,7 @@ from typer import Exit
 
 from pamusic.cli.choosing import chosen
 from pamusic.cli.drawing import Alarms, collected
+from pamusic.cli.live import live
 from pamusic.cli.output import outputs
 from pamusic.cli.reading import read_with_bytes
 from pamusic.cli.terminal import say
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
     from pamusic.provenance import Provenance
 
 
-def compose_file(out: Path | None, default: Path, options: dict[str, Any], again: Provenance | None = None) -> bytes:
+def compose_file(
+    out: Path | None,
+    default: Path,
+    options: dict[str, Any],
+    again: Provenance | None = None,
+    *,
+    port: str | None = None,
+    ahead: float = 0.0,
+) -> bytes:
     """Composes into a file, or several, each of which tells how it was made; returns the bytes of the last.
 
     Args:
@@ -29,13 +38,15 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
         default: where it goes then, or under the first free name after it.
         options: of `pamusic sample`, by name.
         again: the record of the file that is to be made again, alone of those it was made with; its names are kept.
+        port: where the new music is heard while it is composed, or None.
+        ahead: seconds that are composed before they are heard.
 
     Raises:
-        PamusicError: it cannot be composed, or from another prime than before.
+        PamusicError: it cannot be composed, or from another prime than before; or the port is none, or was lost.
         typer.Exit: it was interrupted; the file is there.
     """
     from pamusic.checkpoint import find_checkpoint, load_checkpoint, shipped_checkpoints
-    from pamusic.composition import Cut, as_midi, compose_many
+    from pamusic.composition import Cut, as_midi, compose_many, streaming
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
     from pamusic.generation.guard import Guard
@@ -50,7 +61,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
     num = o.best_of or o.num
     rows = range(o.keep or 1 if o.best_of else num) if again is None else [again.row]
     classes = (o.temperature_time, o.temperature_pitch, o.temperature_velocity)
-    with outputs(out, default, len(rows), source=o.prime, kind="music") as files:
+    with outputs(out, default, len(rows), source=o.prime, kind="music") as files, live(port, ahead) as ears:
         opening, data, repairs = (None, None, ()) if o.prime is None else read_with_bytes(o.prime, tracks)
         if again and data is not None and sha256(data) != again.prime_sha256:
             raise PamusicError(f"{o.prime}: is not the prime that the file was made from; say where that is: --prime")
@@ -71,23 +82,27 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
             raise UsageError(str(error)) from None
         say(f"{who.title}, seed {o.seed}")
         began = time.perf_counter()
-        got = collected(drawn, num, o.length, alarms, again.stopped_after if again else None)
+        stop_at = None if o.end else o.seconds
+        decoder = streaming(who.tokenizer, prime=opening, cut=cut, seconds=stop_at)
+        got = collected(ears.heard(drawn, decoder), num, o.length, alarms, again.stopped_after if again else None)
+        was_lost = ears.quiet()
         took, pieces = time.perf_counter() - began, got.pieces
         if o.best_of and again is None:
             rows = chosen(
-                who, pieces, len(rows), prime=opening, cut=cut, seconds=None if o.end else o.seconds, seed=o.seed,
+                who, pieces, len(rows), prime=opening, cut=cut, seconds=stop_at, seed=o.seed,
                 num_latents=o.num_latents, context_length=o.context_length,
             )  # fmt: skip
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
-        record = replace(provenance({**options, **names}, who, data), stopped_after=got.stopped_after)
+        stopped_after = max(map(len, pieces)) if was_lost else got.stopped_after
+        record = replace(provenance({**options, **names}, who, data), stopped_after=stopped_after)
         if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")
         for file, row in zip(files, rows, strict=True):
             midi, is_kept = as_midi(
                 who.tokenizer, pieces[row], prime=opening, data=data, repairs=repairs, tracks=tracks, cut=cut,
-                seconds=None if o.end else o.seconds, one_track=o.one_track, alone=o.continuation_only,
+                seconds=stop_at, one_track=o.one_track, alone=o.continuation_only,
                 text=replace(record, row=row, alarms=got.alarms[row]).text(),
             )  # fmt: skip
             file.write(midi)
@@ -98,6 +113,7 @@ def compose_file(out: Path | None, default: Path, options: dict[str, Any], again
     say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
     fast = f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time"
     say(f"{fast}; interrupted" if got.interrupted else fast)
+    ears.told("; what was made so far is in the file")
     if got.interrupted:
         raise Exit(130)
     return midi

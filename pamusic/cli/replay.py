@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from pamusic.cli.composing import compose_file
 from pamusic.cli.output import STREAM
-from pamusic.cli.sample import sample
+from pamusic.cli.sample import APART, sample
 from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError
 
@@ -32,7 +32,8 @@ def replay(
 
     before = file_bytes(file)
     record = read_provenance(before, str(file))
-    known = {name: each.default for name, each in inspect.signature(sample).parameters.items() if name != "out"}
+    asked = inspect.signature(sample).parameters
+    known = {name: each.default for name, each in asked.items() if name not in APART}
     if unknown := sorted(record.options.keys() - known.keys()):
         raise PamusicError(f"{file}: was made with options that we do not know ({', '.join(unknown)}); update pamusic")
     options = {**known, **record.options}

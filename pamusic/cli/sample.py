@@ -10,13 +10,17 @@ from typing import Annotated
 from typer import Option
 
 from pamusic.cli.composing import compose_file
+from pamusic.cli.live import LIST, list_ports
 from pamusic.errors import UsageError
 
 DEFAULT_LENGTH = 4096  # about 100 seconds of music
+DEFAULT_AHEAD = 4.0  # the caches' refills take part of a second on a CPU
 Long = partial(Option, rich_help_panel="How long")
 Draw = partial(Option, rich_help_panel="How a token is drawn")
 Model = partial(Option, rich_help_panel="Who composes")
 Prime = partial(Option, rich_help_panel="The prime")
+Live = partial(Option, rich_help_panel="Heard while it is made")
+APART = ("out", "port", "ahead")  # options that the music does not depend on: a file does not tell them
 
 
 def sample(
@@ -36,6 +40,8 @@ def sample(
     prime_to: Annotated[float | None, Prime(help="Second at which it is cut; what sounds there rings on.")] = None,
     one_track: Annotated[bool, Prime("--one-track", help="Go on in its track and channel, not a new one.")] = False,
     continuation_only: Annotated[bool, Prime("--continuation-only", help="Leave it out of the file.")] = False,
+    port: Annotated[str | None, Live(help="A MIDI port, or part of its name; list: tells them; new: one more.")] = None,
+    ahead: Annotated[float, Live(min=0.1, help="Seconds that are made before they are heard.")] = DEFAULT_AHEAD,
     temperature: Annotated[float, Draw(help="Low is predictable, high is bold; 0: always the likeliest.")] = 1.0,
     top_p: Annotated[float, Draw(help="From the likeliest that reach this probability; 1: all.")] = 0.97,
     top_k: Annotated[int, Draw(help="From this many of the likeliest; 0: all.")] = 0,
@@ -53,10 +59,15 @@ def sample(
 ) -> None:
     """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far.
 
-    The prime stays as it is in its file: ticks, touch, pedals, tempi, other tracks, all up to the cut.
+    The prime stays as it is in its file: ticks, touch, pedals, tempi, other tracks, all up to the cut. A port hears
+    what is new alone.
     """
-    options = dict(locals())
-    del options["out"]
+    options = {name: value for name, value in locals().items() if name not in APART}
+    if port == LIST:
+        list_ports()
+        return
+    if port is not None and (best_of or num) > 1:
+        raise UsageError(f"--port plays one piece, not {best_of or num}; leave out --num and --best-of")
     if minutes is not None and seconds is not None:
         raise UsageError("--minutes and --seconds both say how long; give one of them")
     if best_of is not None and num != 1:
@@ -66,4 +77,4 @@ def sample(
     options["seconds"] = seconds if minutes is None else 60 * minutes
     options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
     options["seed"] = secrets.randbelow(2**31) if seed is None else seed
-    compose_file(out, Path("sample.mid"), options)
+    compose_file(out, Path("sample.mid"), options, port=port, ahead=ahead)

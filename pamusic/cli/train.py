@@ -74,6 +74,8 @@ def train(
         trainer = resumed_run(resume, corpus_path=corpus, **where, **settings)
     else:
         trainer = new_run(corpus or Path("corpus"), weights=weights, **where, **settings)
+    if sample_every is not None and trainer.training.shard and trainer.ranks.size > 1:
+        raise UsageError("--sample-every needs the whole model in one process; leave it out, or --shard")
     if not trainer.ranks.first:  # of several processes, one speaks
         trainer.train(max_minutes=max_minutes)
         return

@@ -46,6 +46,14 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def least(self, number: int, device: torch.device) -> int:
+        """The least of what the ranks have: the same answer on each."""
+        if self.size == 1:
+            return number
+        shared = torch.tensor(number, device=device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MIN)
+        return int(shared.item())
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is set on some rank: the same answer on each."""
         if self.size == 1:
@@ -59,6 +67,16 @@ ALONE = Ranks()
 def rank_from_environment() -> Ranks:
     """What `torchrun` said about this process; one rank alone without it."""
     return Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def ranks_on_this_machine() -> int:
+    """How many processes share this machine's memory, as `torchrun` said."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def is_about_ranks(error: BaseException) -> bool:
+    """Whether what failed is the talk between ranks: gloo's errors are known by their words alone."""
+    return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 
 
 def local_device(device: torch.device) -> torch.device:

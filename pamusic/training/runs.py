@@ -22,7 +22,7 @@ from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine, choose_machine
 from pamusic.training.memory import available_memory, memory_needed
-from pamusic.training.ranks import local_device, rank_from_environment
+from pamusic.training.ranks import Ranks, join, local_device, rank_from_environment, ranks_on_this_machine
 from pamusic.training.recipe import SHAPE
 from pamusic.training.schedule import rate
 from pamusic.training.trainer import FORMAT, STATE, Trainer
@@ -83,9 +83,7 @@ def new_run(
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train so: {error}") from None
     if training.micro_batch is None:
-        training = replace(
-            training, micro_batch=_what_fits(model, training, machine, training.batch_size // ranks.size)
-        )
+        training = replace(training, micro_batch=_what_fits(model, training, machine, ranks))
     if out is not None and ranks.first:
         _check_place(out, force=force)
     trainer = Trainer(out or RUNS / size, corpus, model, training, machine, start_from=source, ranks=ranks)
@@ -173,12 +171,17 @@ def _for_tuning(corpus: Corpus, model: ModelConfig, changes: dict[str, Any]) -> 
     }
 
 
-def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, batch_size: int) -> int | None:
-    """How many windows to compute at once; None for all, also where nobody knows what fits."""
-    available = available_memory(machine.device)
-    if available is None or batch_size < 1:
-        return None
-    fits = memory_needed(model, training, machine).largest_micro_batch(available, batch_size)
+def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, ranks: Ranks) -> int | None:
+    """How many windows each rank computes at once; None for all, also where nobody knows what fits."""
+    if training.batch_size % ranks.size:
+        return None  # which the trainer refuses
+    available, batch_size = available_memory(machine.device), training.batch_size // ranks.size
+    fits = batch_size
+    if available is not None:
+        shared = ranks_on_this_machine() if machine.device.type == "cpu" else 1
+        fits = memory_needed(model, training, machine).largest_micro_batch(available // shared, batch_size)
+    join(ranks, machine.device)
+    fits = ranks.least(fits, machine.device)  # those that share weights compute in step
     return None if fits == batch_size else max(1, fits)
 
 

@@ -1,6 +1,6 @@
 """One run: batches in, better weights out, on disk at all times.
 
-Knows model, batches, optimisers and the run's folder; knows no terminal: it reports through a callback. A run's folder
+Knows a learner, batches and the run's folder; knows no terminal: it reports through a callback. A run's folder
 has `run.json` (all that the result depends on), `metrics.csv`, `best/` and `last/` (checkpoints that can be used),
 `state.pt` (what `resume` needs, written whole), and `finished` once the run has come to an orderly stop.
 """
@@ -12,39 +12,36 @@ import math
 import os
 import pickle
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 
 import pamusic
 from pamusic.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
-from pamusic.errors import PamusicError, UsageError, is_about_memory
+from pamusic.errors import PamusicError
 from pamusic.files import written_atomically
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.corpus import Corpus
 from pamusic.training.batches import NOT_SCORED, Batch, TrainingBatches, validation_batches
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine import Machine, describe, keep_freed_memory
+from pamusic.training.learner import Learner
+from pamusic.training.machine import Machine, describe
 from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Metrics, Row
-from pamusic.training.optimizers import Average, make_optimizers
-from pamusic.training.ranks import ALONE, Ranks, join, joined
+from pamusic.training.ranks import ALONE, Ranks, is_about_ranks, joined
 from pamusic.training.schedule import rate
-from pamusic.training.sharding import gathered, load_whole, shard, spread_optimizer_state
+from pamusic.training.sharding import gathered
+from pamusic.training.stopping import stop_requests
 
 REPORT_EVERY = 10  # steps
 FORMAT = 1
@@ -136,28 +133,12 @@ class Trainer:
             PamusicError: the corpus does not fit, or the state to resume from cannot be read.
             UsageError: a batch cannot be shared among so many ranks.
         """
-        keep_freed_memory()
-        torch.manual_seed(training.seed)
-        self.ranks, self._rows = ranks, ranks.rows(training.batch_size)
-        if training.batch_size % ranks.size or len(self._rows) % min(training.windows_at_once, len(self._rows)):
-            raise UsageError(
-                f"a batch of {training.batch_size} windows, {training.windows_at_once} at once, cannot be shared"
-                f" equally among {ranks.size} processes; choose another --batch-size or --micro-batch"
-            )
-        self.run, self.corpus, self.training, self.machine = run, corpus, training, machine
-        self.model = PerceiverAR(model).to(machine.device)
-        self.model.recompute = training.recompute
+        weights = None if start_from is None else start_from.model.state_dict()
+        self.learner = Learner(model, training, machine, weights=weights, ranks=ranks, changed=self._changed)
+        self.run, self.corpus = run, corpus
         self.differences: list[str] = []  # from the run that this one goes on from
         self._started_from = None if start_from is None else start_from.title
-        if start_from is not None:
-            self.model.load_state_dict(start_from.model.state_dict())
-        if training.shard and ranks.size > 1:
-            join(ranks, machine.device)
-            shard(self.model, ranks, machine.device)
-        self.optimizers = make_optimizers(self.model, training)
-        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
-        self.step, self.latent_tokens, self.seconds, self.best_nats = 0, 0, 0.0, math.inf
-        self.average = Average(self.model, training.ema_decay) if training.ema_decay else None
+        self.latent_tokens, self.seconds, self.best_nats = 0, 0.0, math.inf
         self._metrics = Metrics(run)
         self._best_step = 0
         self._losses: list[Tensor] = []  # since the last row at a fixed step
@@ -166,11 +147,26 @@ class Trainer:
         self._validation = validation_batches(
             corpus, model, training.validation_windows, max(1, training.windows_at_once // 2)
         )
-        self._shared: torch.nn.Module = self.model  # what computes: the model, or what shares its gradients
-        self._compiled = torch.compile(self._eager_loss, dynamic=False) if machine.compile else None
         self._note: str | None = None
         if resume_from is not None:
             self._load_state(resume_from)
+
+    @property
+    def model(self) -> PerceiverAR:
+        return self.learner.model
+
+    @property
+    def training(self) -> TrainingConfig:
+        return self.learner.training
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.learner.ranks
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.learner.step
 
     def move_to(self, run: Path) -> None:
         """Names the folder anew, before anything was written."""
@@ -186,12 +182,14 @@ class Trainer:
         model, training = self.model.config, self.training
         tokens = sum(self.corpus.pieces[piece].num_tokens for piece in self.corpus.split("train"))
         latents = (training.steps - self.step) * training.batch_size * model.num_latents
-        at_once = f" ({training.micro_batch} at once)" if training.micro_batch not in (None, len(self._rows)) else ""
+        at_once = (
+            f" ({training.micro_batch} at once)" if training.micro_batch not in (None, len(self.learner.rows)) else ""
+        )
         lines = [
             f"corpus {self.corpus.path}: {tokens:,} tokens to train on, {self.corpus.tokenizer.name} events",
             f"model: {self.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
             f" {model.d_model}, context {model.context_length:,}, {model.num_latents:,} latents",
-            f"on {describe(self.machine)}",
+            f"on {describe(self.learner.machine)}",
             f"steps {self.step} to {training.steps} of {training.batch_size} windows{at_once}, {latents / tokens:.1f}"
             f" times the corpus; into {self.run}",
         ]
@@ -222,27 +220,28 @@ class Trainer:
         """
         deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         save_at = time.monotonic() + 60 * self.training.save_every_minutes
-        patient = True
+        patient, device = True, self.learner.machine.device
         with (
-            _stop_requests(stopping) as stop_requested,
-            joined(self.ranks, self.machine.device),
+            stop_requests(stopping) as stop_requested,
+            joined(self.ranks, device),
             self._folder(),
             self._loss_of_ranks(),
             ThreadPoolExecutor(1, "batches") as pool,
         ):
-            self._share()
+            self.learner.share_gradients()
             batches = self._prefetched(pool)
             since, waited = time.monotonic(), 0.0
             while self.step < self.training.steps and patient:
                 asked = time.monotonic()
                 batch = next(batches)
                 waited += time.monotonic() - asked
-                self._losses.append(self._update(batch))
+                self._losses.append(self.learner.update(batch))
+                self.latent_tokens += self.training.batch_size * self.model.config.num_latents
                 self._steps_timed += 1
                 ended = self.step == self.training.steps
                 if self.ranks.size == 1 or self.step % REPORT_EVERY == 0:  # ranks must agree, and talking takes time
                     wanted = stop_requested() or time.monotonic() > deadline
-                    ended = ended or self.ranks.any(wanted, self.machine.device)
+                    ended = ended or self.ranks.any(wanted, device)
                 validates = self.step % self.training.validate_every == 0 or ended
                 if not validates and self.step % REPORT_EVERY:
                     continue
@@ -252,7 +251,7 @@ class Trainer:
                 patient = self._is_patient()
                 ended = ended or not patient
                 due = self._report(spent, waited, validated, ended=ended)
-                if self.ranks.any(ended or time.monotonic() > save_at, self.machine.device):  # the report was good
+                if self.ranks.any(ended or time.monotonic() > save_at, device):  # what was reported was good
                     self._save()
                     if self.ranks.first:
                         self._metrics.draw()
@@ -267,10 +266,6 @@ class Trainer:
         best = None if math.isinf(self.best_nats) else self.best_nats
         return Outcome(self.step, self.step >= self.training.steps or not patient, stop_requested(), best)
 
-    @property
-    def _seed_of_step(self) -> int:
-        return int(np.random.SeedSequence([self.training.seed, self.step, self.ranks.rank]).generate_state(1)[0])
-
     def _is_patient(self) -> bool:
         """Whether the last validations give reason to go on."""
         patience = self.training.patience
@@ -278,110 +273,13 @@ class Trainer:
             return True
         return self.step - self._best_step < patience * self.training.validate_every
 
-    def _update(self, batch: Batch) -> Tensor:
-        """One optimiser update; gives the mean nats per scored token."""
-        share = rate(self.step, self.training)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * share
-        # What a step draws depends on its number alone, so that a resumed run draws the same.
-        torch.manual_seed(self._seed_of_step)
-        nats = self._gradients(batch)
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
-        self.grad_norm = gathered(norm)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        self.scaler.update()
-        self.step += 1
-        self.latent_tokens += self.training.batch_size * self.model.config.num_latents
-        if self.average is not None:
-            self.average.update(self.step)
-        return nats
-
-    def _gradients(self, batch: Batch) -> Tensor:
-        """Leaves the gradients of a batch in the weights; gives its mean nats per scored token.
-
-        Where memory runs out, the batch is done again in smaller parts, from the same random state.
-        """
-        self.model.train()
-        while True:
-            try:
-                return self._accumulated(batch)
-            except (RuntimeError, MemoryError) as error:
-                at_once = self.training.windows_at_once
-                if not is_about_memory(error) or at_once == 1 or self.ranks.size > 1:
-                    raise
-            # Behind the handler: its exception holds on to the memory of what failed.
-            for optimizer in self.optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            torch.manual_seed(self._seed_of_step)
-            fewer = max(size for size in range(1, at_once // 2 + 1) if self.training.batch_size % size == 0)
-            if self.machine.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self.training = replace(self.training, micro_batch=fewer)
-            self._note = f"memory ran out with {at_once} windows at once; going on with {fewer}, to the same batch"
-            self._write_about()
-
-    def _accumulated(self, batch: Batch) -> Tensor:
-        scored = self.ranks.summed((batch.targets != NOT_SCORED).sum().to(self.machine.device))
-        nats = torch.zeros((), device=self.machine.device)
-        parts = batch.micro(min(self.training.windows_at_once, len(batch.tokens)))
-        for number, part in enumerate(parts, start=1):
-            part = part.to(self.machine.device)
-            with self._gradients_shared(number == len(parts)):
-                with self.machine.autocast():
-                    loss, part_nats = self._loss(part)
-                # DDP averages over ranks what is to be summed over them.
-                self.scaler.scale(loss * self.ranks.size / scored).backward()
-            nats += part_nats.detach()
-        return self.ranks.summed(nats) / scored
-
-    def _share(self) -> None:
-        """Lets the ranks sum their gradients (PyTorch's DistributedDataParallel; or FSDP, which does), computing on."""
-        if self.ranks.size > 1 and self._shared is self.model and not self.training.shard:
-            self._shared = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
-
-    def _gradients_shared(self, now: bool) -> AbstractContextManager:
-        """Within the block gradients are summed over the ranks, or else kept by each for itself until they are."""
-        if isinstance(self.model, FSDPModule):
-            self.model.set_requires_gradient_sync(now)
-        if isinstance(self._shared, DistributedDataParallel) and not now:
-            return self._shared.no_sync()
-        return nullcontext()
-
-    def _loss(self, part: Batch) -> tuple[Tensor, Tensor]:
-        """`_eager_loss`, compiled; as it stands where it turns out that it cannot be compiled."""
-        if self._compiled is not None:
-            from torch._dynamo.exc import TorchDynamoException
-
-            try:
-                return self._compiled(part.tokens, part.targets, part.kept)
-            except TorchDynamoException as error:  # a compiler without its headers, or one that breaks down
-                why = " ".join(str(error).split())[:200]
-                self._note = f"the model cannot be compiled here, so it goes on more slowly without ({why})"
-                self._compiled, self.machine = None, replace(self.machine, compile=False)
-                self._write_about()
-        return self._eager_loss(part.tokens, part.targets, part.kept)
-
-    def _eager_loss(self, tokens: Tensor, targets: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Sums over scored tokens: what is minimised (with z-loss), and nats."""
-        logits = self._shared(tokens, kept=kept).float()
-        log_z = logits.logsumexp(-1)
-        scored = targets != NOT_SCORED
-        chosen = logits.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-        nats = ((log_z - chosen) * scored).sum()
-        return nats + self.training.z_loss * (log_z.square() * scored).sum(), nats
-
     def _validate(self) -> Validated | None:
         """Nats per token on the fixed windows; keeps the weights, or their average, if they are the best so far."""
         if not self._validation:
             return None
         nats, averaged = self._nats_on_fixed_windows(), None
-        if self.average is not None:
-            with self.average.in_place():
+        if self.learner.average is not None:
+            with self.learner.average.in_place():
                 averaged = self._nats_on_fixed_windows()
         validated = Validated(nats, averaged)
         if validated.best < self.best_nats:
@@ -392,12 +290,12 @@ class Trainer:
     @torch.inference_mode()
     def _nats_on_fixed_windows(self) -> float:
         self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.machine.device)  # nats, tokens
+        total = torch.zeros(2, dtype=torch.float64, device=self.learner.machine.device)  # nats, tokens
         # Where the weights are spread, each forward pass needs all ranks; else each scores its share of the batches.
         alone = isinstance(self.model, FSDPModule)
         for batch in self._validation if alone else self._validation[self.ranks.rank :: self.ranks.size]:
-            batch = batch.to(self.machine.device)
-            with self.machine.autocast():
+            batch = batch.to(self.learner.machine.device)
+            with self.learner.machine.autocast():
                 logits = self.model(batch.tokens).float()
             targets = batch.targets.flatten()
             total[0] += F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=NOT_SCORED, reduction="sum")
@@ -410,7 +308,7 @@ class Trainer:
 
         Rows stand at fixed steps, whenever a run was stopped; a stop in between adds one of its own.
         """
-        nats, norm = torch.stack(self._losses).mean().item(), float(self.grad_norm)
+        nats, norm = torch.stack(self._losses).mean().item(), float(self.learner.grad_norm)
         self._check_numbers(nats, norm)
         speed = self._steps_timed * self.training.batch_size * self.model.config.num_latents / seconds
         common: dict[str, Any] = {
@@ -439,7 +337,8 @@ class Trainer:
 
     def _check_numbers(self, nats: float, norm: float) -> None:
         astray = next((value for value in (nats, norm) if not math.isfinite(value)), None)
-        if astray is nats or (astray is norm and not self.scaler.is_enabled()):  # the scaler passes over such a step
+        passed_over = self.learner.scaler.is_enabled()  # a step whose gradients are no numbers
+        if astray is nats or (astray is norm and not passed_over):
             what = "loss" if astray is nats else "norm of the gradients"
             lower = f"--lr {self.training.lr / 2:g}"
             raise PamusicError(
@@ -454,11 +353,11 @@ class Trainer:
 
     def _prefetched(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
         """The batches from the present step on, each made while the one before it is worked on."""
-        following = pool.submit(self._batches.batch, self.step, self._rows)
+        following = pool.submit(self._batches.batch, self.step, self.learner.rows)
         for step in range(self.step + 1, self.training.steps + 1):
             batch = following.result()
             if step < self.training.steps:
-                following = pool.submit(self._batches.batch, step, self._rows)
+                following = pool.submit(self._batches.batch, step, self.learner.rows)
             yield batch
 
     @contextmanager
@@ -478,7 +377,7 @@ class Trainer:
         try:
             yield
         except RuntimeError as error:
-            if self.ranks.size == 1 or is_about_memory(error):
+            if self.ranks.size == 1 or not is_about_ranks(error):
                 raise
             whole = not self.training.shard  # each rank has all there is to save
             if self.ranks.first and self.step and whole:
@@ -503,6 +402,12 @@ class Trainer:
             ) from None
         self._write_about()
 
+    def _changed(self, words: str) -> None:
+        """Records that the learner had to change what it computes with, and tells it with the next report."""
+        self._note = words
+        if self.ranks.first:
+            self._write_about()
+
     def _write_about(self) -> None:
         with written_atomically(self.run / "run.json") as file:
             file.write_text(json.dumps(self._about(), indent=2) + "\n")
@@ -520,7 +425,7 @@ class Trainer:
                 "fingerprint": self.corpus.fingerprint,
                 "tokenizer": self.corpus.tokenizer.name,
             },
-            "machine": self.machine.about(),
+            "machine": self.learner.machine.about(),
             "versions": {"pamusic": pamusic.__version__, "torch": torch.__version__},
         }
 
@@ -531,13 +436,9 @@ class Trainer:
         """
         state = {
             "format": FORMAT,
-            "model": gathered(self.model.state_dict()),
-            "optimizers": [gathered(optimizer.state_dict()) for optimizer in self.optimizers],
-            "scaler": self.scaler.state_dict(),
-            "average": None if self.average is None else gathered(self.average.state_dict()),
+            **self.learner.state_dict(),
             "losses": [loss.cpu() for loss in self._losses],
             "best_step": self._best_step,
-            "step": self.step,
             "latent_tokens": self.latent_tokens,
             "seconds": self.seconds,
             "best_nats": self.best_nats,
@@ -548,7 +449,7 @@ class Trainer:
         self._save_checkpoint(LAST, None)
 
     def _save_checkpoint(self, which: str, validated: Validated | None) -> None:
-        averaged = self.average if validated is not None and validated.best == validated.averaged else None
+        averaged = self.learner.average if validated is not None and validated.best == validated.averaged else None
         trained = {
             "step": self.step,
             "latent_tokens": self.latent_tokens,
@@ -564,20 +465,10 @@ class Trainer:
     def _load_state(self, run: Path) -> None:
         path = run / STATE
         try:
-            state = torch.load(path, map_location=self.machine.device, weights_only=True)
-            load_whole(self.model, state["model"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                peaks = [group["peak_lr"] for group in optimizer.param_groups]
-                optimizer.load_state_dict(saved)
-                spread_optimizer_state(optimizer)
-                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["peak_lr"] = peak
-            if state["scaler"]:  # empty where it was not needed
-                self.scaler.load_state_dict(state["scaler"])
-            if self.average is not None:
-                self.average.load_state_dict(state.get("average") or state["model"])
-            self._losses = [loss.to(self.machine.device) for loss in state.get("losses", [])]
-            self.step, self.seconds = state["step"], state["seconds"]
+            state = torch.load(path, map_location=self.learner.machine.device, weights_only=True)
+            self.learner.load_state_dict(state)
+            self._losses = [loss.to(self.learner.machine.device) for loss in state.get("losses", [])]
+            self.seconds = state["seconds"]
             as_now = self.step * self.training.batch_size * self.model.config.num_latents
             self.latent_tokens = state.get("latent_tokens", as_now)
             if run.resolve() == self.run.resolve():  # a branch keeps the best of its own
@@ -600,27 +491,3 @@ def _way(start: Path, to: Path) -> str:
         return os.path.relpath(to, start)
     except ValueError:
         return str(to)
-
-
-@contextmanager
-def _stop_requests(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a request that the training loop sees; a second Ctrl-C interrupts."""
-    requested = False
-
-    def request(number: int, frame: object) -> None:
-        nonlocal requested
-        if requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not requested:
-            told()
-        requested = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,27 @@
+"""`pamusic play`: a MIDI file -> a MIDI port, in time. Knows options and words."""
+
+from __future__ import annotations
+
+from math import inf
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from pamusic.cli.live import live
+from pamusic.cli.reading import read_telling
+
+
+def play(
+    file: Annotated[Path, Argument(help="The MIDI file; - is stdin.", show_default=False)],
+    port: Annotated[str, Option(help="A MIDI port, or part of its name; new: one more. See sample --port list.")],
+    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+) -> None:
+    """Play a MIDI file on a port, all on one channel; no key stays down at the end, and no pedal."""
+    from pamusic.music.gestures import gestures
+    from pamusic.music.midi import parsed_tracks
+
+    performance = read_telling(file, parsed_tracks(tracks))
+    with live(port, ahead=inf) as ears:
+        ears.play(gestures(performance), performance.duration)
+        ears.told()

@@ -1,0 +1,219 @@
+"""One optimiser update after the other: a batch in, better weights out.
+
+Knows a model, its optimisers and the arithmetic of a machine; knows no corpus, no run and no files. What it had to
+change on the way (fewer windows at once, no compiler) it says through a callback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from pamusic.errors import PamusicError, UsageError, is_about_memory
+from pamusic.model.config import ModelConfig
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.training.batches import NOT_SCORED, Batch
+from pamusic.training.config import TrainingConfig
+from pamusic.training.machine import Machine, keep_freed_memory
+from pamusic.training.optimizers import Average, make_optimizers
+from pamusic.training.ranks import ALONE, Ranks, join
+from pamusic.training.schedule import rate
+from pamusic.training.sharding import gathered, load_whole, shard, spread_optimizer_state
+
+
+class Learner:
+    """A model in training.
+
+    Attributes:
+        model: its weights are float32.
+        training, machine: how it learns and what it computes with; `update` may change them where it must.
+        ranks: this process among those that share the work of each update.
+        rows: the rows of each batch that are this process's.
+        optimizers: what moves the weights.
+        scaler: of the loss, for fp16; elsewhere it does nothing.
+        average: the moving average of the weights, or None.
+        step: updates made.
+        grad_norm: of the last update, before clipping.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        training: TrainingConfig,
+        machine: Machine,
+        *,
+        weights: dict[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
+        changed: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        """Builds the model.
+
+        Args:
+            weights: what it begins with; random ones by default.
+            changed: is told in words when `training` or `machine` had to be changed.
+
+        Raises:
+            UsageError: a batch cannot be shared among so many ranks.
+        """
+        keep_freed_memory()
+        torch.manual_seed(training.seed)
+        self.ranks, self.rows = ranks, ranks.rows(training.batch_size)
+        if training.batch_size % ranks.size or len(self.rows) % min(training.windows_at_once, len(self.rows)):
+            raise UsageError(
+                f"a batch of {training.batch_size} windows, {training.windows_at_once} at once, cannot be shared"
+                f" equally among {ranks.size} processes; choose another --batch-size or --micro-batch"
+            )
+        self.training, self.machine, self._changed = training, machine, changed
+        self.model = PerceiverAR(model).to(machine.device)
+        self.model.recompute = training.recompute
+        if weights is not None:
+            self.model.load_state_dict(weights)
+        if training.shard and ranks.size > 1:
+            join(ranks, machine.device)
+            shard(self.model, ranks, machine.device)
+        self.optimizers = make_optimizers(self.model, training)
+        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
+        self.average = Average(self.model, training.ema_decay) if training.ema_decay else None
+        self.step = 0
+        self._shared: torch.nn.Module = self.model  # what computes: the model, or what shares its gradients
+        self._compiled = torch.compile(self._eager_loss, dynamic=False) if machine.compile else None
+
+    def share_gradients(self) -> None:
+        """Lets the ranks, now joined, sum their gradients: by DistributedDataParallel; FSDP does so by itself."""
+        if self.ranks.size > 1 and self._shared is self.model and not self.training.shard:
+            self._shared = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+
+    def update(self, batch: Batch) -> Tensor:
+        """One optimiser update on this rank's rows of a batch; gives the mean nats per scored token of all of it.
+
+        Raises:
+            PamusicError: with several ranks, the model cannot be compiled.
+        """
+        share = rate(self.step, self.training)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * share
+        nats = self._gradients(batch)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        self.grad_norm = gathered(norm)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
+        return nats
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next update depends on, whole; where weights are spread over ranks, all of them must call it."""
+        return {
+            "model": gathered(self.model.state_dict()),
+            "optimizers": [gathered(optimizer.state_dict()) for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else gathered(self.average.state_dict()),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state; the rates stay those of this learner's own configuration.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: it is another model's.
+        """
+        load_whole(self.model, state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            peaks = [group["peak_lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(saved)
+            spread_optimizer_state(optimizer)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["peak_lr"] = peak
+        if state["scaler"]:  # empty where it was not needed
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state.get("average") or state["model"])
+        self.step = state["step"]
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Leaves the gradients of a batch in the weights; gives its mean nats per scored token.
+
+        Where memory runs out, or the compiler fails, which for the way back it may do late, the batch is done again
+        otherwise, from the same random state.
+        """
+        from torch._dynamo.exc import TorchDynamoException
+
+        self.model.train()
+        while True:
+            # What a step draws depends on its number alone, so that a resumed run draws the same.
+            torch.manual_seed(self._seed_of_step)
+            try:
+                return self._accumulated(batch)
+            except TorchDynamoException as error:
+                change = self._without_compiler(" ".join(str(error).split())[:200])
+            except (RuntimeError, MemoryError) as error:
+                if not is_about_memory(error) or self.training.windows_at_once == 1 or self.ranks.size > 1:
+                    raise
+                change = self._with_fewer_windows()
+            # Behind the handler: its exception holds on to the memory of what failed.
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            if self.machine.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._changed(change)
+
+    @property
+    def _seed_of_step(self) -> int:
+        return int(np.random.SeedSequence([self.training.seed, self.step, self.ranks.rank]).generate_state(1)[0])
+
+    def _with_fewer_windows(self) -> str:
+        at_once = self.training.windows_at_once
+        fewer = max(size for size in range(1, at_once // 2 + 1) if self.training.batch_size % size == 0)
+        self.training = replace(self.training, micro_batch=fewer)
+        return f"memory ran out with {at_once} windows at once; going on with {fewer}, to the same batch"
+
+    def _without_compiler(self, why: str) -> str:
+        if self.ranks.size > 1:  # the others are waiting for gradients that were not computed
+            raise PamusicError(f"the model cannot be compiled here ({why}); train it with --no-compile")
+        self._compiled, self.machine = None, replace(self.machine, compile=False)
+        return f"the model cannot be compiled here, so it goes on more slowly without ({why})"
+
+    def _accumulated(self, batch: Batch) -> Tensor:
+        scored = self.ranks.summed((batch.targets != NOT_SCORED).sum().to(self.machine.device))
+        nats = torch.zeros((), device=self.machine.device)
+        parts = batch.micro(min(self.training.windows_at_once, len(batch.tokens)))
+        for number, part in enumerate(parts, start=1):
+            part = part.to(self.machine.device)
+            with self._gradients_shared(number == len(parts)):
+                with self.machine.autocast():
+                    loss, part_nats = (self._compiled or self._eager_loss)(part.tokens, part.targets, part.kept)
+                # DDP averages over ranks what is to be summed over them.
+                self.scaler.scale(loss * self.ranks.size / scored).backward()
+            nats += part_nats.detach()
+        return self.ranks.summed(nats) / scored
+
+    def _gradients_shared(self, now: bool) -> AbstractContextManager:
+        """Within the block gradients are summed over the ranks, or else kept by each for itself until they are."""
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(now)
+        if isinstance(self._shared, DistributedDataParallel) and not now:
+            return self._shared.no_sync()
+        return nullcontext()
+
+    def _eager_loss(self, tokens: Tensor, targets: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sums over scored tokens: what is minimised (with z-loss), and nats."""
+        logits = self._shared(tokens, kept=kept).float()
+        log_z = logits.logsumexp(-1)
+        scored = targets != NOT_SCORED
+        chosen = logits.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+        nats = ((log_z - chosen) * scored).sum()
+        return nats + self.training.z_loss * (log_z.square() * scored).sum(), nats

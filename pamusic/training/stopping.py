@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM as a request that a loop can look at. Knows signals; knows no training."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def stop_requests(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a request; a second Ctrl-C interrupts.
+
+    Args:
+        told: is called when a signal has come.
+
+    Yields:
+        Whether one has come. Outside the main thread, which alone hears of signals, none ever does.
+    """
+    requested = False
+
+    def request(number: int, frame: object) -> None:
+        nonlocal requested
+        if requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not requested:
+            told()
+        requested = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
