@@ -4,7 +4,7 @@
 
 Pieces of a corpus, spread evenly over a split, are followed as if they were being sampled; each place where the guard
 would have gone back is a false alarm. What comes within its look-back of an alarm belongs to that. Prints the alarms an
-hour by kind, and CPU time a token.
+hour by kind and CPU time a token, as Markdown; each alarm on standard error.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ def main() -> int:
                 f"{corpus.pieces[piece].name}: {alarm.kind} from {alarm.since:.1f} to {alarm.at:.1f}", file=sys.stderr
             )
     hours, took = seconds / 3600, time.process_time() - began
-    print(f"{len(pieces)} {asked.split} pieces, {hours:.2f} hours; {took / num_tokens * 1e6:.1f} µs a token")
-    for kind in ("repetition", "silence", "held"):
-        print(f"{kind}: {kinds[kind]}, {kinds[kind] / hours:.2f} an hour")
-    print(f"in all: {kinds.total()}, {kinds.total() / hours:.2f} an hour")
+    print(f"{len(pieces)} pieces of {asked.split}, {hours:.2f} hours, {took / num_tokens * 1e6:.1f} µs a token:\n")
+    print("| trouble | alarms | an hour |\n|---|---|---|")
+    for kind in (*kinds, "in all"):
+        count = kinds[kind] if kind in kinds else kinds.total()
+        print(f"| {kind} | {count} | {count / hours:.2f} |")
     return 0
 
 

@@ -85,7 +85,7 @@ def test_what_changes_as_it_comes_again_is_no_loop(change):
 
 
 def test_silence_is_counted_from_the_last_stroke_or_from_the_primes_end():
-    said = ids("velocity 16", "on 60", "wait 50", "off 60", "wait 1990")
+    said = ids("velocity 16", "on 60", "wait 50", "off 60", "wait 1590")
 
     assert [(trouble.kind, trouble.since) for trouble in troubles(said)[:1]] == [("silence", 0.0)]
     assert not troubles(said[:-2])

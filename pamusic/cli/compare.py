@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from pamusic.evaluation.comparison import Set
 
+MOST_TOLD = 20  # files that are left out
+
 
 def compare(
     real: Annotated[Path, Argument(help="Performances: a folder, a zip or a MIDI file.", show_default=False)],
@@ -48,8 +50,10 @@ def compare(
         found = measured([path], split=split, seconds=seconds, tracks=taken, num_workers=workers, progress=show)
         for bar in bars:
             bar.close()
-        for refusal in found.refused:
+        for refusal in found.refused[:MOST_TOLD]:
             say(f"{refusal.name}: {refusal.reason}; left out")
+        if len(found.refused) > MOST_TOLD:
+            say(f"{len(found.refused):,} files of {path} are left out in all")
         return found
 
     sets = measure(real, split), measure(generated)

@@ -28,6 +28,7 @@ from pamusic.evaluation.statistics import STATISTICS, Statistics, excerpt, stati
 from pamusic.music.midi import Tracks, read_and_mend
 from pamusic.tokens.parallel import in_parallel
 from pamusic.tokens.sources import Refusal, Source, find_sources
+from pamusic.tokens.tokenizing import why_nothing
 
 FEWEST_REAL = 3  # that there are distances among them to speak of
 GRID = 1000  # places at which densities are known, as in their code
@@ -142,7 +143,7 @@ def measured(
                 num_short += result[1]
             progress(done, len(sources))
     if not pieces:
-        raise PamusicError(f"none of {len(refused):,} files could be read; {refused[0].name}: {refused[0].reason}")
+        raise PamusicError(why_nothing(refused))
     values = {name: np.stack([piece[name] for piece in pieces]) for name in STATISTICS}
     return Set(len(pieces), num_short, values, refused)
 

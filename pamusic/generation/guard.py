@@ -4,11 +4,11 @@ Knows numbers: which ids open and close slots (`Rules`) and how many seconds pas
 is noticed of one row, `Watch` tells as a `Trouble`. `guarded` then forgets what was drawn since some seconds before the
 trouble began, reads what is left anew, as a prime, and goes on with other draws. What a reader of the row has been
 given is never taken back: an id is let out when `look_back` seconds have been drawn after it, so a stream comes so much
-later. All draws, also those after a trouble, follow from the seed.
+later. All draws, also those after a trouble, follow from the seed. What is kept grows with the row, by its ids.
 
 A loop is told from openings alone. Those of one moment are a chord; a loop is the same chords coming again at the same
-distances, three times or more and for long enough. Of a hundred hours of performances hardly one trips the watch; how
-often it happens is measured by `benchmarks/guard.py`, and the numbers here come from there.
+distances, three times or more and for long enough. The numbers are such that real performances trip the watch less than
+once an hour (`benchmarks/guard.py`): they pause for long between movements, but hardly ever repeat themselves so.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Guard:
         tries: so often it is taken back at a place; then the row ends there.
     """
 
-    silence: float = 20.0
+    silence: float = 16.0
     held: float = 40.0
     repeated: float = 6.0
     times: int = 2
