@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,7 @@ def compare(
     """
     from pamusic.cli.scores import tell_comparison
     from pamusic.evaluation.comparison import compared, measured
+    from pamusic.files import written_atomically
     from pamusic.music.midi import parsed_tracks
 
     taken = parsed_tracks(tracks)
@@ -56,15 +58,16 @@ def compare(
             say(f"{len(found.refused):,} files of {path} are left out in all")
         return found
 
-    sets = measure(real, split), measure(generated)
-    about = {
-        "real": str(real), "generated": str(generated),
-        "num_real": sets[0].num_pieces, "num_generated": sets[1].num_pieces,
-        "seconds": seconds if isfinite(seconds) else None, "num_shorter": [each.num_short for each in sets],
-    }  # fmt: skip
-    rows = compared(*sets)
-    if plot is not None:
-        from pamusic.evaluation.pictures import draw_comparison
+    with written_atomically(plot) if plot else nullcontext() as picture:  # opened first: told before the work
+        sets = measure(real, split), measure(generated)
+        about = {
+            "real": str(real), "generated": str(generated),
+            "num_real": sets[0].num_pieces, "num_generated": sets[1].num_pieces,
+            "seconds": seconds if isfinite(seconds) else None, "num_shorter": [each.num_short for each in sets],
+        }  # fmt: skip
+        rows = compared(*sets)
+        tell_comparison(rows, about, as_json=as_json)
+        if picture is not None:
+            from pamusic.evaluation.pictures import comparison_picture
 
-        draw_comparison(plot, rows)
-    tell_comparison(rows, about, as_json=as_json)
+            picture.write_bytes(comparison_picture(rows))

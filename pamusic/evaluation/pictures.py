@@ -5,22 +5,21 @@ Knows numbers and matplotlib.
 
 from __future__ import annotations
 
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING
 
-from pamusic.files import written_atomically
-
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from pamusic.evaluation.comparison import Compared
     from pamusic.evaluation.likelihood import Likelihood
     from pamusic.evaluation.sweep import Point
 
 
-def draw_likelihood(path: Path, total: Likelihood | None, points: list[Point], num_latents: int) -> None:
-    """Draws what there is.
+def likelihood_picture(total: Likelihood | None, points: list[Point], num_latents: int) -> bytes:
+    """A PNG file of what there is.
 
     Args:
-        path: of the picture.
         total: of a split, for its stretches.
         points: of a sweep.
         num_latents: the model's own: the context is varied at this number.
@@ -49,12 +48,11 @@ def draw_likelihood(path: Path, total: Likelihood | None, points: list[Point], n
         for p in by_latents:
             ax.annotate(f" {p.num_latents:,} latents", (p.flops / 1e6, p.nats_per_token), fontsize=8)
         ax.set(xscale="log", xlabel="million operations a token", ylabel="nats per token")
-    with written_atomically(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    return _png(figure)
 
 
-def draw_comparison(path: Path, rows: list[Compared]) -> None:
-    """Draws, for each statistic, the distances within the real set and those between the sets."""
+def comparison_picture(rows: list[Compared]) -> bytes:
+    """A PNG file of the distances within the real set and those between the sets, for each statistic."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -74,5 +72,10 @@ def draw_comparison(path: Path, rows: list[Compared]) -> None:
     for ax in axes[len(rows) :]:
         ax.set_axis_off()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
-    with written_atomically(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    png = BytesIO()
+    figure.savefig(png, dpi=110, format="png")
+    return png.getvalue()
