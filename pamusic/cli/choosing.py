@@ -53,8 +53,8 @@ def chosen(
         for place, each in enumerate(standings)
     ]
     table(rows, f"The best of {len(rows)}")
-    like = "the prime" if can_be_measured(heard) else "minutes of MAESTRO"
-    say(f"cost: the mean square of all deviations from {like}, in spreads; that of nats a token is from the batch")
+    like = "the prime, or else of MAESTRO" if can_be_measured(heard) else "MAESTRO"
+    say(f"cost: the mean square of all deviations from minutes of {like}, in spreads; in nats a token from the batch")
     return [each.row for each in standings[:keep]]
 
 
