@@ -73,7 +73,6 @@ def tell_comparison(rows: list[Compared], about: dict[str, Any], *, as_json: boo
     def pair(values: tuple[float, float] | None) -> str:
         return "" if values is None else f"{values[0]:.3g} ±{values[1]:.2g}"
 
-    part = "all of each" if about["seconds"] is None else f"{about['seconds']:g} seconds of each"
     table(
         [
             {
@@ -86,7 +85,7 @@ def tell_comparison(rows: list[Compared], about: dict[str, Any], *, as_json: boo
             }
             for row in rows
         ],
-        f"{about['num_real']} real and {about['num_generated']} generated pieces, {part}",
+        f"{about['num_real']} real and {about['num_generated']} generated pieces, {about['seconds']:g} seconds of each",
     )
     say("overlap: from 0 to 1; at best: that of the real pieces with each other; nats: how far the distances diverge")
     for which, num_short in zip(("real", "generated"), about["num_shorter"], strict=True):

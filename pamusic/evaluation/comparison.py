@@ -241,4 +241,4 @@ def _measured(source: Source, seconds: float, tracks: Tracks) -> tuple[Statistic
     except PamusicError as error:
         return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
     part = excerpt(performance, seconds)
-    return statistics(part), performance.duration < seconds < float("inf")
+    return statistics(part), performance.duration < seconds

@@ -53,10 +53,10 @@ class _Heard:
         num_steps = int(self.seconds / STEP) + 2
         first = (self.onset / STEP).astype(np.int64)
         last = np.maximum((self.offset / STEP + 0.5).astype(np.int64), first + 1)  # one step at least
-        changes = np.zeros((num_steps + 1, 128), np.int32)
+        changes = np.zeros((num_steps + 1, 128), np.int16)
         np.add.at(changes, (first, self.pitch), 1)
         np.add.at(changes, (np.minimum(last, num_steps), self.pitch), -1)
-        return changes.cumsum(0)[: int(np.ceil(self.seconds / STEP))]
+        return changes.cumsum(0, dtype=np.int16)[: int(np.ceil(self.seconds / STEP))]
 
     @cached_property
     def chroma(self) -> np.ndarray:

@@ -187,10 +187,10 @@ def guarded(
             seconds_of_id=seconds_of_id, barred_at_first=[*barred, *([] if new else barred_at_first)], **how,
         )  # fmt: skip
 
-    at_first = drawing([], 0, [])  # so that arguments are checked at once
+    beginning = [drawing([], 0, [])]  # so that arguments are checked at once
 
     def drawn() -> Iterator[int]:
-        ids = at_first
+        ids = beginning.pop()  # nobody else keeps it, nor its caches
         new: list[int] = []
         seconds: list[float] = []  # that have passed with each
         num_out = turn = tries = 0
@@ -223,6 +223,7 @@ def guarded(
             if gave_up:
                 yield from new[num_out:]
                 return
+            del ids  # its caches are given back before others are made
             watch = Watch(guard, rules, seconds_of_id, prime_ids)
             for id in new:
                 watch.advance(id)
