@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 from pamusic import __version__
 from pamusic.cli.benchmark import benchmark
+from pamusic.cli.compare import compare
 from pamusic.cli.doctor import doctor
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.inspect import inspect
@@ -103,6 +104,7 @@ app.command()(sample)
 app.command()(replay)
 app.command()(render)
 app.command()(play)
+app.command()(compare)
 app.command()(benchmark)
 app.command()(doctor)
 
