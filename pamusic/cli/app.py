@@ -25,6 +25,7 @@ from pamusic import __version__
 from pamusic.cli.doctor import doctor
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.inspect import inspect
+from pamusic.cli.originality import originality
 from pamusic.cli.play import play
 from pamusic.cli.render import render
 from pamusic.cli.replay import replay
@@ -102,6 +103,7 @@ app.command()(sample)
 app.command()(replay)
 app.command()(render)
 app.command()(play)
+app.command()(originality)
 app.command()(doctor)
 
 
