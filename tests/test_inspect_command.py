@@ -199,6 +199,17 @@ def test_a_checkpoint_that_ships_by_name():
     assert about["validation_windows_nats"] < 3
 
 
+def test_what_is_no_midi_takes_no_options_of_midi(tmp_path):
+    small_corpus(tmp_path / "corpus")
+    for words, what in (
+        ((tmp_path / "corpus", "--tracks", "1"), "corpus"),
+        (("small", "--tokenizer", "piano"), "check"),
+    ):
+        done = pamusic(*words)
+        assert done.exit_code == 2
+        assert f"--tokenizer and --tracks are of MIDI files; this is a {what}" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [

@@ -95,6 +95,10 @@ def test_evaluate_tells_where_in_a_piece_and_with_how_much_context(in_folder):
     ]  # fmt: skip
     assert (in_folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "scored with more and less" in pamusic(*words).stderr
+    (in_folder / "file").write_text("in the way")
+    told = pamusic(*words[:-1], "file/curves.png")
+    assert (told.exit_code, told.stdout) == (1, "")  # before anything was scored
+    assert "part of its path is a file" in told.stderr
 
 
 def test_ctrl_c_leaves_a_checkpoint(in_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,8 @@ def evaluate(
     from pamusic.cli.scores import tell_drift, tell_scores
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
-    from pamusic.evaluation.pictures import draw_likelihood
+    from pamusic.evaluation.pictures import likelihood_picture
+    from pamusic.files import written_atomically
     from pamusic.tokens.corpus import open_corpus
     from pamusic.training.machine import choose_machine
 
@@ -71,26 +73,27 @@ def evaluate(
         tell_drift(loaded.model, opened, about, pieces or 2, drift_tokens, as_json=as_json)
         return
     model = loaded.model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
-    bar = progress(what=split, unit="token")
-
-    def tell(so_far: likelihood.Likelihood, done: int, of: int, way: int = 0, ways: int = 1) -> None:
-        bar.total = of * ways
-        bar.set_postfix_str(f"{so_far.nats_per_token:.4f} nats per token" if so_far.num_tokens else "")
-        bar.update(of * way + done - bar.n)
-
-    total = likelihood.evaluate(
-        model, opened, split, block=block, num_latents=num_latents, context_length=context_length, num_pieces=pieces,
-        progress=tell,
-    )  # fmt: skip
-    points = []
-    if sweep:
-        ways = sweeps.contexts_and_latents(model)
-        points = sweeps.sweep(
-            model, opened, split, ways, num_pieces=pieces,
-            progress=lambda way, so_far, done, of: tell(so_far, done, of, way, len(ways)),
-        )  # fmt: skip
-    bar.close()
-    if plot is not None:
-        draw_likelihood(plot, total, points, model.config.num_latents)
     about["block"] = block or max(1, config.num_latents // 2)
-    tell_scores(total, points, about, as_json=as_json)
+    with written_atomically(plot) if plot else nullcontext() as picture:  # opened first: the scoring takes long
+        bar = progress(what=split, unit="token")
+
+        def tell(so_far: likelihood.Likelihood, done: int, of: int, way: int = 0, ways: int = 1) -> None:
+            bar.total = of * ways
+            bar.set_postfix_str(f"{so_far.nats_per_token:.4f} nats per token" if so_far.num_tokens else "")
+            bar.update(of * way + done - bar.n)
+
+        total = likelihood.evaluate(
+            model, opened, split, block=block, num_latents=num_latents, context_length=context_length,
+            num_pieces=pieces, progress=tell,
+        )  # fmt: skip
+        points = []
+        if sweep:
+            ways = sweeps.contexts_and_latents(model)
+            points = sweeps.sweep(
+                model, opened, split, ways, num_pieces=pieces,
+                progress=lambda way, so_far, done, of: tell(so_far, done, of, way, len(ways)),
+            )  # fmt: skip
+        bar.close()
+        tell_scores(total, points, about, as_json=as_json)
+        if picture is not None:
+            picture.write_bytes(likelihood_picture(total, points, model.config.num_latents))

@@ -11,7 +11,9 @@ import typer
 
 from pamusic.cli.output import STREAM
 from pamusic.cli.terminal import console, one_line, result
-from pamusic.errors import PamusicError
+from pamusic.errors import PamusicError, UsageError
+
+PIANO = "piano"
 
 
 def inspect(
@@ -26,7 +28,7 @@ def inspect(
         list[str] | None,
         typer.Option(help="Measure what this one keeps, or several, by names or .toml files. (default: all that ship)"),
     ] = None,
-    tracks: Annotated[str, typer.Option(help="Of MIDI: piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    tracks: Annotated[str, typer.Option(help="Of MIDI: piano; all (but drums); or numbers, like 1,3.")] = PIANO,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tells what is in a MIDI file and what each tokenizer keeps of it and loses; or what a corpus or checkpoint is."""
@@ -49,10 +51,12 @@ def _about(path: str, tokenizers: list[str] | None, tracks: str) -> dict[str, An
     if place != STREAM and (recovered(place) / "corpus.json").is_file():
         from pamusic.tokens.corpus import open_corpus
 
+        _refuse_options_of_midi("a corpus", tokenizers, tracks)
         return reports.about_corpus(open_corpus(place))
     if place != STREAM and _is_checkpoint(path):
         from pamusic.checkpoint import find_checkpoint, load_checkpoint
 
+        _refuse_options_of_midi("a checkpoint", tokenizers, tracks)
         return reports.about_checkpoint(load_checkpoint(find_checkpoint(path)))
 
     from pamusic.music.contents import MAX_FILE_BYTES
@@ -71,6 +75,11 @@ def _about(path: str, tokenizers: list[str] | None, tracks: str) -> dict[str, An
     if place.is_file() and [source.path for source in sources] == [str(place)]:
         return reports.about_midi(sources[0].read(), path, measured, taken)
     return reports.about_many(path, sources, refused, measured, taken)
+
+
+def _refuse_options_of_midi(what: str, tokenizers: list[str] | None, tracks: str) -> None:
+    if tokenizers or tracks != PIANO:
+        raise UsageError(f"--tokenizer and --tracks are of MIDI files; this is {what}, so leave them out")
 
 
 def _is_checkpoint(path: str) -> bool:

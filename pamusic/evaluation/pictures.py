@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from io import BytesIO
 
 from pamusic.evaluation.likelihood import Likelihood
 from pamusic.evaluation.sweep import Point
-from pamusic.files import written_atomically
 
 
-def draw_likelihood(path: Path, total: Likelihood | None, points: list[Point], num_latents: int) -> None:
-    """Draws what there is.
+def likelihood_picture(total: Likelihood | None, points: list[Point], num_latents: int) -> bytes:
+    """A PNG file of what there is.
 
     Args:
-        path: of the picture.
         total: of a split, for its stretches.
         points: of a sweep.
         num_latents: the model's own: the context is varied at this number.
@@ -42,5 +40,6 @@ def draw_likelihood(path: Path, total: Likelihood | None, points: list[Point], n
         for p in by_latents:
             ax.annotate(f" {p.num_latents:,} latents", (p.flops / 1e6, p.nats_per_token), fontsize=8)
         ax.set(xscale="log", xlabel="million operations a token", ylabel="nats per token")
-    with written_atomically(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    png = BytesIO()
+    figure.savefig(png, dpi=110, format="png")
+    return png.getvalue()
