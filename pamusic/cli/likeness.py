@@ -40,16 +40,18 @@ def _say(found: Found, reference: Reference | None) -> None:
     if match is None:
         say(f"{name}: no nine notes in a row stand in the training split")
         return
+    besides = [
+        f"{number} {what}"
+        for number, what in ((match.repeating, "repeating figures of them"), (match.differing, "others"))
+        if number
+    ]
+    key = f", {abs(match.transposed)} semitones {'lower' if match.transposed > 0 else 'higher'}"
     say(
         f"{name}: {match.notes} notes from {_time(match.start)} to {_time(match.end)}"
-        + (f" ({match.differing} others among them)" if match.differing else "")
-        + f" stand in {match.piece} from {_time(match.piece_start)} to {_time(match.piece_end)},"
-        + (
-            f" {abs(match.transposed)} semitones {'lower' if match.transposed > 0 else 'higher'},"
-            if match.transposed
-            else ""
-        )
-        + f" and are {match.tempo:.2f} times as fast here"
+        + (f" (besides {' and '.join(besides)})" if besides else "")
+        + f" stand in {match.piece} from {_time(match.piece_start)} to {_time(match.piece_end)}"
+        + (key if match.transposed else "")
+        + f"; here they are {match.tempo:.2f} times as fast"
     )
     if reference is not None:
         of, num = len(reference.notes), reference.num_at_least(match.notes)

@@ -5,9 +5,10 @@ them. Convention: notes are read by onset, those of a chord (`CHORD_MS` after on
 time is left out, and of pitches only the steps from note to note count, so that key, tempo, touch and lengths do not
 matter. A stretch begins where nine notes in a row agree. It goes on over places where up to six notes on either side
 differ or are missing, if six agree behind them: such are the fingers' order within a chord, or an ornament. Figures
-that stand in the training split more than `COMMON` times (trills, scales) begin no stretch, but belong to one.
-Metric: notes that agree; and how many held-out real pieces have as many (`Reference`), for those resemble the training
-set too.
+that stand in the training split more than `COMMON` times begin no stretch, but belong to one.
+Metric: notes that agree, but for those that only repeat what the stretch had before (trills, broken chords): a note
+counts if the five that end with it are new. Beside it stands how many held-out real pieces have as many (`Reference`),
+for those resemble the training set too.
 
 Knows corpora and performances; knows no model. The index is a sorted array of eight steps each, packed into 64 bits.
 """
@@ -33,6 +34,7 @@ from pamusic.tokens.tokenizer import GridNotes, Tokenizer
 FORMAT = 1
 STEPS = 8  # from note to note, that must agree for a stretch to begin: as many bytes as a number has
 CHORD_MS = 30  # the fingers of a chord are seldom further apart, and single notes seldom closer
+FIGURE = 4  # steps that make a figure: what repeats one is not counted again (docs/originality.md)
 COMMON = 100  # what is more frequent is a figure, not a work
 # Measured (docs/originality.md): fewer cut what was planted to pieces, more found no more of it.
 MOST_DIFFERENT = 6
@@ -80,8 +82,9 @@ class Match:
     """A stretch of a piece that stands in the training split, too.
 
     Attributes:
-        notes: that agree.
-        differing: notes of the stretch that do not.
+        notes: that agree; those that only repeat a figure of the stretch are left out.
+        repeating: those.
+        differing: notes of the stretch that do not agree.
         start, end: onsets of its first and last note, in seconds of the piece that was looked up.
         piece: in which one of the training split it stands.
         piece_start, piece_end: where, in seconds of that.
@@ -90,6 +93,7 @@ class Match:
     """
 
     notes: int
+    repeating: int
     differing: int
     start: float
     end: float
@@ -148,7 +152,8 @@ def longest_match(index: Index, corpus: Corpus, music: Line) -> Match | None:
     """The stretch of music with the most notes that stands in a corpus' training split too; None if there is none."""
     note, place, run = _seeds(index, music)
     is_open = np.ones(len(note), bool)
-    best, found = 0, None
+    figure = _figures(music.pitch)
+    best, num_agreeing, found = 0, 0, None
     for seed in np.argsort(-run, kind="stable").tolist():
         if not is_open[seed]:
             continue
@@ -157,13 +162,16 @@ def longest_match(index: Index, corpus: Corpus, music: Line) -> Match | None:
         begin, end = index.start[piece : piece + 2].tolist()
         transposed = int(music.pitch[i]) - int(index.pitch[j])
         ours, theirs = music.pitch, index.pitch[begin:end] + np.int16(transposed)
-        after, ours_after, theirs_after = _agreement(ours[i:], theirs[j - begin :])
-        before, ours_before, theirs_before = _agreement(ours[:i][::-1], theirs[: j - begin][::-1])
-        first, last = i - ours_before, i + ours_after
+        after, theirs_after = _agreement(ours[i:], theirs[j - begin :])
+        before, theirs_before = _agreement(ours[:i][::-1], theirs[: j - begin][::-1])
+        agreeing = np.concatenate([i - 1 - before[::-1], i + after])
+        first, last = int(agreeing[0]), int(agreeing[-1]) + 1
         there, there_last = j - theirs_before, j + theirs_after
         is_open &= (note < first) | (note >= last) | (place < there) | (place >= there_last)
-        if before + after > best:
-            best, found = before + after, (piece, first, last, there, there_last, transposed)
+        counted = FIGURE + len(np.unique(figure[agreeing[agreeing >= first + FIGURE]]))
+        if counted > best:
+            best, num_agreeing = counted, len(agreeing)
+            found = piece, first, last, there, there_last, transposed
     if found is None:
         return None
     piece, first, last, there, there_last, transposed = found
@@ -172,7 +180,8 @@ def longest_match(index: Index, corpus: Corpus, music: Line) -> Match | None:
     )
     return Match(
         notes=best,
-        differing=last - first - best,
+        repeating=num_agreeing - best,
+        differing=last - first - num_agreeing,
         start=start,
         end=end,
         piece=corpus.pieces[corpus.split("train")[piece]].name,
@@ -327,6 +336,15 @@ def _grams(pitch: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(sliding_window_view(steps, STEPS)).view("<u8")[:, 0].astype(np.uint64)
 
 
+def _figures(pitch: np.ndarray) -> np.ndarray:
+    """`[num_notes]`, uint64: the last `FIGURE` steps up to each note; of the first notes, fewer."""
+    steps = (np.diff(pitch, prepend=pitch[:1]) + 128).astype(np.uint64)
+    figures = np.zeros(len(pitch), np.uint64)
+    for back in range(min(FIGURE, len(pitch))):
+        figures[back:] |= steps[: len(pitch) - back] << np.uint64(8 * back)
+    return figures
+
+
 def _seeds(index: Index, music: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where stretches may begin: notes of the music, the notes of the index they agree with, and for how many grams."""
     gram = _grams(music.pitch)
@@ -343,19 +361,20 @@ def _seeds(index: Index, music: Line) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return note[begins], place[begins], np.diff(np.append(begins, len(note)))
 
 
-def _agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, int]:
-    """How many notes agree from the beginnings on, and behind which note of either the last of them stands."""
-    agree, i, j = 0, 0, 0
+def _agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:
+    """Which of our notes agree from the beginnings on, and behind how many of theirs the last one stands."""
+    runs, i, j = [np.empty(0, np.int64)], 0, 0
     while True:
         run = _run(ours[i:], theirs[j:])
-        agree, i, j = agree + run, i + run, j + run
+        runs.append(np.arange(i, i + run))
+        i, j = i + run, j + run
         for a, b in SKIPS:
             behind = ours[i + a : i + a + MOST_DIFFERENT]
             if len(behind) == MOST_DIFFERENT and np.array_equal(behind, theirs[j + b : j + b + MOST_DIFFERENT]):
                 i, j = i + a, j + b
                 break
         else:
-            return agree, i, j
+            return np.concatenate(runs), j
 
 
 def _run(ours: np.ndarray, theirs: np.ndarray, at_once: int = 64) -> int:
