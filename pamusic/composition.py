@@ -14,17 +14,21 @@ the sustain pedal is part of the notes' lengths, the feet are off. At the end of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError, UsageError
+from pamusic.evaluation.likelihood import score
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.ending import Ending
 from pamusic.generation.grammar import Rules
+from pamusic.generation.guard import Alarm, Guard, guarded
 from pamusic.generation.sampler import generate_rows
 from pamusic.music.contents import Repair
 from pamusic.music.midi import Tracks, midi_bytes
@@ -101,10 +105,13 @@ def compose_many(
     num_latents: int | None = None,
     context_length: int | None = None,
     refill: str | int = "half",
+    guard: Guard | None = None,
+    alarmed: Callable[[int, Alarm], None] = lambda row, alarm: None,
 ) -> Iterator[list[int | None]]:
     """Yields the next id of each of some pieces that follow a prime, as soon as it is drawn; None where one has ended.
 
-    By the vocabulary's grammar, none is ill-formed.
+    By the vocabulary's grammar, none is ill-formed. With a guard each piece is drawn alone, for a batch cannot go back
+    in one row and on in the others: they take turns, an id each, and it takes as long as one after the other.
 
     Args:
         checkpoint: who composes.
@@ -119,6 +126,8 @@ def compose_many(
         sampling: how an id is drawn; its classes are `vocabulary.CLASSES`, in their order.
         num_latents, context_length: in place of the checkpoint's own.
         refill: what happens when all latents are in use (`model.reader`).
+        guard: what is taken back, and drawn anew; an id then comes later than it is drawn.
+        alarmed: hears of it, with the number of the piece.
 
     Raises:
         ValueError: the arguments do not fit together or to the checkpoint.
@@ -130,26 +139,30 @@ def compose_many(
         if not 0 < seconds < float("inf"):
             raise ValueError(f"seconds is a number above 0, not {seconds}")
         length = min(length or 2**62, round(seconds * MOST_TOKENS_A_SECOND) + MOST_TOKENS_A_SECOND)
-    return generate_rows(
-        checkpoint.model,
-        [vocabulary.id("start"), *([] if opening is None else opening.ids.tolist())],
-        seed=seed,
-        num_rows=num,
-        length=length,
-        seconds=seconds,
-        seconds_of_id=vocabulary.seconds_of_id.tolist(),
-        sampling=sampling,
-        class_of_id=vocabulary.class_of_id.tolist(),
-        barred_ids=[vocabulary.id("start"), vocabulary.id("pad")],
-        barred_at_first=[] if opening is None else _too_early(checkpoint.tokenizer, opening.gap),
-        rules=Rules(**grammar_arrays(vocabulary)),
-        end_id=vocabulary.id("end"),
-        end_after=1 if may_end else None,
-        ending=ending,
-        num_latents=num_latents,
-        context_length=context_length,
-        refill=refill,
-    )
+    before = [vocabulary.id("start"), *([] if opening is None else opening.ids.tolist())]
+    how: dict[str, Any] = {
+        "length": length,
+        "seconds": seconds,
+        "seconds_of_id": vocabulary.seconds_of_id.tolist(),
+        "sampling": sampling,
+        "class_of_id": vocabulary.class_of_id.tolist(),
+        "barred_ids": [vocabulary.id("start"), vocabulary.id("pad")],
+        "barred_at_first": [] if opening is None else _too_early(checkpoint.tokenizer, opening.gap),
+        "rules": Rules(**grammar_arrays(vocabulary)),
+        "end_id": vocabulary.id("end"),
+        "end_after": 1 if may_end else None,
+        "ending": ending,
+        "num_latents": num_latents,
+        "context_length": context_length,
+        "refill": refill,
+    }
+    if guard is None:
+        return generate_rows(checkpoint.model, before, seed=seed, num_rows=num, **how)
+    rows = [
+        guarded(checkpoint.model, before, guard=guard, seed=seed + row, told=partial(alarmed, row), **how)
+        for row in range(num)
+    ]
+    return (list(ids) for ids in zip_longest(*rows))
 
 
 def prime_ids(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> np.ndarray:
@@ -172,7 +185,7 @@ def opened(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> Openin
         raise PamusicError(
             f"the prime lasts {prime.duration:.2f} seconds, not {cut.end:g}; leave --prime-to out to take it to its end"
         )
-    ids = tokenizer.ids_from_grid(tokenizer.to_grid(_read(prime, cut), lifted=False)).astype(np.int64)
+    ids = tokenizer.ids_from_grid(tokenizer.to_grid(read_part(prime, cut), lifted=False)).astype(np.int64)
     cut_step, gap = None, 0
     if cut.end is not None:
         cut_step = int((cut.end - cut.start) * 1000 / vocabulary.time_step_ms + 0.5)
@@ -189,6 +202,31 @@ def opened(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> Openin
     if not num_notes:
         raise _nothing_to_read(tokenizer, prime, cut)
     return Opening(ids, num_notes, cut_step, gap)
+
+
+def nats_of(
+    checkpoint: Checkpoint,
+    pieces: Sequence[Sequence[int]],
+    prime: Performance | None = None,
+    cut: Cut = WHOLE,
+    **compute: Any,
+) -> list[float]:
+    """What a new token of each piece costs the model, by itself, whatever the draws were filtered by; NaN without one.
+
+    Args:
+        checkpoint: composed them.
+        pieces: the ids that followed the prime.
+        prime, cut: what they followed.
+        compute: with how much latents and context, as for `likelihood.score`.
+    """
+    opening = [] if prime is None else opened(checkpoint.tokenizer, prime, cut).ids.tolist()
+    before = [checkpoint.tokenizer.vocabulary.id("start"), *opening]
+    return [
+        float(score(checkpoint.model, np.array([*before, *ids]), first=len(before), **compute)[0].mean())
+        if len(ids)
+        else float("nan")
+        for ids in pieces
+    ]
 
 
 def continuation(
@@ -357,7 +395,7 @@ def _feet(
     return pedal_in_order(np.concatenate(all_moves))
 
 
-def _read(prime: Performance, cut: Cut) -> Performance:
+def read_part(prime: Performance, cut: Cut) -> Performance:
     """What of a prime is read, as long as it sounds, from time 0 on."""
     if cut.end is not None:
         prime = Performance(prime.notes[prime.notes["onset"] < cut.end], prime.pedal)
@@ -412,7 +450,7 @@ def _lifts(pedal: np.ndarray, time: float) -> np.ndarray:
 
 def _end_of(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> float:
     """Seconds at which the prime's ids end; a key that is let go a little later, off the grid, is waited for."""
-    read = _read(prime, cut)
+    read = read_part(prime, cut)
     end_on_grid = tokenizer.to_grid(read, lifted=False).last_step * tokenizer.vocabulary.time_step_ms / 1000
     return cut.start + max(end_on_grid, float(read.notes["offset"].max()))
 

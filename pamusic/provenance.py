@@ -36,6 +36,8 @@ class Provenance:
         tokenizer, tokenizer_fingerprint: the checkpoint's.
         prime_sha256: of the prime's file; None where there was no prime.
         row: its place among the pieces that were composed at once.
+        alarms: how often the guard took it back.
+        stopped_after: how many ids the longest of these pieces had when it was interrupted; None if it never was.
         made_on: what else the numbers may depend on, by name: versions, threads, device.
     """
 
@@ -46,6 +48,8 @@ class Provenance:
     prime_sha256: str | None
     made_on: dict[str, Any]
     row: int = 0
+    alarms: int = 0
+    stopped_after: int | None = None
 
     def text(self) -> str:
         """The record as it stands in a file."""

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import os
 import signal
 import subprocess
@@ -20,12 +21,15 @@ from typer.testing import CliRunner
 import pamusic.cli.sample
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
 from pamusic.cli.app import app
-from pamusic.composition import compose
+from pamusic.composition import compose, nats_of, prime_ids
+from pamusic.evaluation.likelihood import score
 from pamusic.generation.config import SamplingConfig
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance
+from pamusic.music.splicing import texts
+from pamusic.provenance import SIGN
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import CLASSES, KINDS
 
@@ -191,6 +195,58 @@ def test_seconds_are_kept(sample, tmp_path):
     assert 11 < mido.MidiFile("out.mid").length < 12.501
 
 
+def test_of_many_pieces_the_best_are_kept_and_each_can_be_made_again(sample, prime, tmp_path):
+    how = ("--prime", prime, "--length", 60, "--seed", 3)
+    assert sample(*how, "--num", 5, "-o", "all.mid").exit_code == 0
+    done = sample(*how, "--best-of", 5, "--keep", 2, "-o", "best.mid")
+
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "best-1.mid\nbest-2.mid\n"
+    everything = [read_midi(tmp_path / f"all-{number}.mid") for number in range(1, 6)]
+    rows = []
+    for number in (1, 2):
+        music = read_midi(tmp_path / f"best-{number}.mid")
+        rows.append(next(row for row, each in enumerate(everything) if each.equals(music)))
+        again = CliRunner().invoke(app, ["replay", f"best-{number}.mid"])
+        assert "the same, byte for byte" in again.stderr
+    told = [line.split("│") for line in done.stderr.splitlines() if line.startswith("│")]
+    seeds = [int(cells[2]) for cells in told if cells[2].strip()]
+    assert sorted(seeds) == [3, 4, 5, 6, 7]
+    assert [seed - 3 for seed in seeds[:2]] == rows
+    assert [cells[1].strip() for cells in told if cells[2].strip()] == ["yes", "yes", "", "", ""]
+
+
+def test_one_is_kept_without_a_number_and_goes_down_a_pipe(sample):
+    done = sample("--best-of", 3, "--length", 40, "--seed", 1, "-o", "-")
+
+    assert done.exit_code == 0, done.stderr
+    assert len(read_midi(done.stdout_bytes))
+    assert sample("--best-of", 3, "--length", 40, "--seed", 1).stdout == "sample.mid\n"
+
+
+def test_what_a_piece_costs_the_model_is_what_evaluation_says_of_it(checkpoint, prime):
+    """Its new tokens alone, whatever filters they were drawn through."""
+    composer, opening = load_checkpoint(checkpoint), read_midi(prime)
+    ids = [list(compose(composer, opening, seed=seed, length=50)) for seed in (1, 2)]
+    before = [composer.tokenizer.vocabulary.id("start"), *prime_ids(composer.tokenizer, opening).tolist()]
+
+    expected = [score(composer.model, np.array([*before, *new]))[0][-50:].mean() for new in ids]
+    assert nats_of(composer, ids, opening) == pytest.approx(expected, abs=1e-5)
+    assert np.isnan(nats_of(composer, [[]])).all()
+
+
+def test_a_guard_tells_what_it_takes_back_and_its_piece_can_be_made_again(sample, tmp_path):
+    done = sample("--guard", "--temperature", 0, "--length", 700, "--seed", 1, "-o", "out.mid")
+
+    assert done.exit_code == 0, done.stderr
+    alarms = [line for line in done.stderr.splitlines() if line.startswith("guard, seed 1: a key held from second ")]
+    assert alarms
+    record = next(text for text in texts((tmp_path / "out.mid").read_bytes()) if text.startswith(SIGN))
+    assert json.loads(record.removeprefix(SIGN))["alarms"] == len(alarms)
+    again = CliRunner().invoke(app, ["replay", "out.mid"])
+    assert again.stderr.splitlines()[-1] == "the same, byte for byte"
+
+
 def test_the_piece_may_end_by_itself(sample, tmp_path):
     """Where nothing sounds, that is: on a piano of one key chance comes to that."""
     text = load_tokenizer("performance").vocabulary.toml().replace("= 127", "= 0")
@@ -269,6 +325,11 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
         (["--temperature", "warm"], "--temperature"),
         (["--seed", str(2**63)], "--seed"),
         (["--num", "0"], "--num"),
+        (["--num", "2", "--best-of", "4"], "--num keeps all pieces, --best-of some of them"),
+        (["--keep", "2"], "say --best-of with as many or more"),
+        (["--best-of", "2", "--keep", "3"], "--keep 3 is of the pieces that --best-of draws"),
+        (["--best-of", "0"], "--best-of"),
+        (["--best-of", "2", "--port", "x"], "--port plays one piece, not 2"),
         (["--refill", "none"], "refill is half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents is 1 to"),
@@ -333,6 +394,7 @@ def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path):
     assert "Traceback" not in stderr
     assert len(read_midi(tmp_path / "out.mid")) > 1
     assert names(tmp_path) == ["out.mid"]
+    assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", "out.mid"]).stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

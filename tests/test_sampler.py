@@ -66,6 +66,23 @@ def test_the_first_id_may_be_barred_more_than_the_others():
     assert max(later) > 5
 
 
+def test_what_is_barred_at_first_follows_where_nothing_else_may():
+    barred = range(VOCAB)
+
+    assert len(list(generate(tiny_model(), [START], length=5, seed=0, barred_at_first=barred))) == 5
+
+
+def test_what_was_drawn_before_counts_as_if_it_had_just_been():
+    seconds_of_id = [0.0] * VOCAB
+    seconds_of_id[5] = 1.5
+    before = [3, 5, 5, 4]
+    how = {"seconds_of_id": seconds_of_id, "num_drawn": 4}
+
+    assert len(list(generate(tiny_model(), [START, *before], seed=0, length=10, num_drawn=4))) == 6
+    assert list(generate(tiny_model(), [START, *before], seed=0, seconds=6, **how)).count(5) == 2
+    assert len(list(generate(tiny_model(), [START, *before], seed=0, length=10, end_id=END, end_after=9, **how))) > 4
+
+
 @pytest.mark.parametrize("end_after", [0, 50])
 def test_the_end_is_barred_before_its_time_and_ends_the_piece_after(end_after):
     ids = list(generate(tiny_model(), [START], length=5000, seed=0, end_id=END, end_after=end_after))

@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from pamusic import __version__
+from pamusic.cli.compare import compare
 from pamusic.cli.doctor import doctor
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.inspect import inspect
@@ -104,6 +105,7 @@ app.command()(replay)
 app.command()(render)
 app.command()(play)
 app.command()(originality)
+app.command()(compare)
 app.command()(doctor)
 
 

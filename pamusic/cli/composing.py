@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer import Exit
 
-from pamusic.cli.drawing import collected
+from pamusic.cli.choosing import chosen
+from pamusic.cli.drawing import Alarms, collected
 from pamusic.cli.live import live
 from pamusic.cli.output import outputs
 from pamusic.cli.reading import read_with_bytes
@@ -48,6 +49,7 @@ def compose_file(
     from pamusic.composition import Cut, as_midi, compose_many, streaming
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
+    from pamusic.generation.guard import Guard
     from pamusic.music.midi import parsed_tracks
     from pamusic.provenance import differences, provenance, sha256
     from pamusic.training.machine import choose_machine
@@ -56,23 +58,25 @@ def compose_file(
     tracks, cut = parsed_tracks(o.tracks), Cut(o.prime_from or 0.0, o.prime_to)
     if o.prime is None and (o.prime_from is not None or o.prime_to is not None):
         raise UsageError("--prime-from and --prime-to are of a prime; give one with --prime")
-    rows = range(o.num) if again is None else [again.row]
+    num = o.best_of or o.num
+    rows = range(o.keep or 1 if o.best_of else num) if again is None else [again.row]
     classes = (o.temperature_time, o.temperature_pitch, o.temperature_velocity)
     with outputs(out, default, len(rows), source=o.prime, kind="music") as files, live(port, ahead) as ears:
         opening, data, repairs = (None, None, ()) if o.prime is None else read_with_bytes(o.prime, tracks)
         if again and data is not None and sha256(data) != again.prime_sha256:
             raise PamusicError(f"{o.prime}: is not the prime that the file was made from; say where that is: --prime")
         path = find_checkpoint(o.checkpoint)
-        who = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device)
+        who, alarms = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Alarms(o.seed)
         try:
             drawn = compose_many(
-                who, opening, cut=cut, seed=o.seed, num=o.num, length=o.length, seconds=o.seconds, may_end=o.may_end,
+                who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
                 ending=Ending() if o.end else None,
                 sampling=SamplingConfig(
                     temperature=o.temperature, class_temperatures=classes, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p,
                     typical_p=o.typical_p,
                 ),
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill,
+                guard=Guard() if o.guard else None, alarmed=alarms,
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(str(error)) from None
@@ -80,21 +84,26 @@ def compose_file(
         began = time.perf_counter()
         stop_at = None if o.end else o.seconds
         decoder = streaming(who.tokenizer, prime=opening, cut=cut, seconds=stop_at)
-        pieces, interrupted = collected(ears.heard(drawn, decoder), o.num, o.length)
+        got = collected(ears.heard(drawn, decoder), num, o.length, alarms, again.stopped_after if again else None)
         was_lost = ears.quiet()
-        took = time.perf_counter() - began
+        took, pieces = time.perf_counter() - began, got.pieces
+        if o.best_of and again is None:
+            rows = chosen(
+                who, pieces, len(rows), prime=opening, cut=cut, seconds=stop_at, seed=o.seed,
+                num_latents=o.num_latents, context_length=o.context_length,
+            )  # fmt: skip
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
-        length = max(map(len, pieces)) if interrupted or was_lost else o.length
-        record = provenance({**options, **names, "length": length}, who, data)
+        stopped_after = max(map(len, pieces)) if was_lost else got.stopped_after
+        record = replace(provenance({**options, **names}, who, data), stopped_after=stopped_after)
         if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")
         for file, row in zip(files, rows, strict=True):
             midi, is_kept = as_midi(
                 who.tokenizer, pieces[row], prime=opening, data=data, repairs=repairs, tracks=tracks, cut=cut,
                 seconds=stop_at, one_track=o.one_track, alone=o.continuation_only,
-                text=replace(record, row=row).text(),
+                text=replace(record, row=row, alarms=got.alarms[row]).text(),
             )  # fmt: skip
             file.write(midi)
         if opening is not None and not is_kept and not o.continuation_only:
@@ -102,8 +111,9 @@ def compose_file(
     ids = [id for piece in pieces for id in piece]
     passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
     say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
-    say(f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time{'; interrupted' if interrupted else ''}")
+    fast = f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time"
+    say(f"{fast}; interrupted" if got.interrupted else fast)
     ears.told("; what was made so far is in the file")
-    if interrupted:
+    if got.interrupted:
         raise Exit(130)
     return midi

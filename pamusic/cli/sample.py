@@ -28,6 +28,8 @@ def sample(
     out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
     seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
     num: Annotated[int, Option(min=1, help="So many pieces at once, with this seed and the next ones.")] = 1,
+    best_of: Annotated[int | None, Option(min=1, help="Of so many, which it ranks, only the best are kept.")] = None,
+    keep: Annotated[int | None, Option(min=1, help="How many of them. (default: 1)")] = None,
     length: Annotated[int | None, Long(help="New tokens. (default: 4096, or as --seconds need)")] = None,
     seconds: Annotated[float | None, Long(help="Seconds of new music.")] = None,
     minutes: Annotated[float | None, Long(help="Minutes of it.")] = None,
@@ -48,6 +50,7 @@ def sample(
     temperature_time: Annotated[float, Draw(help="On top, for how long to wait; not for whether.")] = 1.0,
     temperature_pitch: Annotated[float, Draw(help="On top, for which key to strike.")] = 1.0,
     temperature_velocity: Annotated[float, Draw(help="On top, for how loud.")] = 1.0,
+    guard: Annotated[bool, Draw("--guard", help="Take back loops, silences, stuck keys, and draw anew.")] = False,
     checkpoint: Annotated[str | None, Model(help="Name or folder. (default: newest run, else what ships)")] = None,
     context_length: Annotated[int | None, Model(min=1, help="Tokens it sees. (default: as trained)")] = None,
     num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
@@ -63,10 +66,14 @@ def sample(
     if port == LIST:
         list_ports()
         return
-    if port is not None and num > 1:
-        raise UsageError(f"--port plays one piece, not {num}; leave out --num")
+    if port is not None and (best_of or num) > 1:
+        raise UsageError(f"--port plays one piece, not {best_of or num}; leave out --num and --best-of")
     if minutes is not None and seconds is not None:
         raise UsageError("--minutes and --seconds both say how long; give one of them")
+    if best_of is not None and num != 1:
+        raise UsageError("--num keeps all pieces, --best-of some of them; give one of the two")
+    if keep is not None and (best_of is None or keep > best_of):
+        raise UsageError(f"--keep {keep} is of the pieces that --best-of draws; say --best-of with as many or more")
     options["seconds"] = seconds if minutes is None else 60 * minutes
     options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
     options["seed"] = secrets.randbelow(2**31) if seed is None else seed

@@ -1,13 +1,14 @@
-"""What `pamusic evaluate` prints: likelihoods -> tables on standard error, and the result. Knows words."""
+"""What `pamusic evaluate` and `compare` print: numbers -> tables on standard error, and the result. Knows words."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from pamusic.cli.terminal import progress, result, table
+from pamusic.cli.terminal import progress, result, say, table
 
 if TYPE_CHECKING:
+    from pamusic.evaluation.comparison import Compared
     from pamusic.evaluation.likelihood import Likelihood
     from pamusic.evaluation.sweep import Point
     from pamusic.model.perceiver_ar import PerceiverAR
@@ -58,3 +59,38 @@ def tell_drift(
     table(rows, "The same tokens, read one by one, by what is made anew when all latents are in use")
     for each in drifts:
         result(f"{each.refill} {each.nats_per_token:.4f}")
+
+
+def tell_comparison(rows: list[Compared], about: dict[str, Any], *, as_json: bool) -> None:
+    """How much alike two sets are; the result is the mean overlap, or all of it as JSON."""
+    overlap = round(sum(row.overlap for row in rows) / len(rows), 4)
+    if as_json:
+        reachable = round(sum(row.reachable for row in rows) / len(rows), 4)
+        statistics = [row.numbers() for row in rows]
+        result(json.dumps({**about, "overlap": overlap, "reachable": reachable, "statistics": statistics}))
+        return
+
+    def pair(values: tuple[float, float] | None) -> str:
+        return "" if values is None else f"{values[0]:.3g} ±{values[1]:.2g}"
+
+    table(
+        [
+            {
+                "statistic": row.name.replace("_", " "),
+                "real": pair(row.real),
+                "generated": pair(row.generated),
+                "overlap": f"{row.overlap:.2f}",
+                "at best": f"{row.reachable:.2f}",
+                "nats": f"{row.divergence:.3f}",
+            }
+            for row in rows
+        ],
+        f"{about['num_real']} real and {about['num_generated']} generated pieces, {about['seconds']:g} seconds of each",
+    )
+    say("overlap: from 0 to 1; at best: that of the real pieces with each other; nats: how far the distances diverge")
+    for which, num_short in zip(("real", "generated"), about["num_shorter"], strict=True):
+        if num_short:
+            say(f"{num_short} of the {which} pieces are shorter than that, and taken whole")
+    if not any(row.name == "sustain" for row in rows):
+        say("of the sustain pedal nothing is said, for one of the sets has none; its sound is in all of the rest")
+    result(f"{overlap:.4f}")

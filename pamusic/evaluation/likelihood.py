@@ -155,15 +155,17 @@ def score(
     block: int | None = None,
     num_latents: int | None = None,
     context_length: int | None = None,
+    first: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What each token of a piece but the first costs, given those before it.
+    """What each token of a piece from `first` on costs, given those before it.
 
     Args:
-        tokens: `[n]` ids, `n >= 2`.
+        tokens: `[n]` ids, `n > first`.
         block, num_latents, context_length: as for `evaluate`.
+        first: 1 or more; the tokens before it are read, and little else is computed for them.
 
     Returns:
-        Nats `[n - 1]`, float64, and whether the most likely token was the right one `[n - 1]`.
+        Nats `[n - first]`, float64, and whether the most likely token was the right one `[n - first]`.
     """
     config = model.config.resized(context_length=context_length, num_latents=num_latents)
     block = block or max(1, config.num_latents // 2)
@@ -174,7 +176,9 @@ def score(
     caches = model.new_caches(1, config.num_latents, config.context_length)
     num_scored = piece.shape[1] - 1
     nats, correct = [], []
-    scored = 0
+    scored = first - 1
+    if scored:
+        model.read(piece[:, :scored], caches)
     while scored < num_scored:
         # Blocks end where whole blocks are left, so that the last one ends with the piece.
         stop = scored + ((num_scored - scored - 1) % block + 1)

@@ -1,11 +1,19 @@
-"""Likelihood by position, by context and by compute, as one PNG picture. Knows numbers and matplotlib."""
+"""Likelihood by position, context and compute, or two sets of pieces compared, as a PNG picture.
+
+Knows numbers and matplotlib.
+"""
 
 from __future__ import annotations
 
 from io import BytesIO
+from typing import TYPE_CHECKING
 
-from pamusic.evaluation.likelihood import Likelihood
-from pamusic.evaluation.sweep import Point
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pamusic.evaluation.comparison import Compared
+    from pamusic.evaluation.likelihood import Likelihood
+    from pamusic.evaluation.sweep import Point
 
 
 def likelihood_picture(total: Likelihood | None, points: list[Point], num_latents: int) -> bytes:
@@ -40,6 +48,34 @@ def likelihood_picture(total: Likelihood | None, points: list[Point], num_latent
         for p in by_latents:
             ax.annotate(f" {p.num_latents:,} latents", (p.flops / 1e6, p.nats_per_token), fontsize=8)
         ax.set(xscale="log", xlabel="million operations a token", ylabel="nats per token")
+    return _png(figure)
+
+
+def comparison_picture(rows: list[Compared]) -> bytes:
+    """A PNG file of the distances within the real set and those between the sets, for each statistic."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = 4
+    down = -(-len(rows) // across)
+    figure = Figure(figsize=(3.2 * across, 2.1 * down), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for ax, row in zip(axes, rows, strict=False):
+        for density, label in zip(row.densities, ("real to real", "real to generated"), strict=True):
+            ax.plot(row.distances, density, label=label)
+        ax.fill_between(row.distances, row.densities.min(0), alpha=0.2, color="gray")
+        ax.set_title(f"{row.name.replace('_', ' ')}: {row.overlap:.2f}", fontsize=9)
+        ax.set_xlim(left=0)
+        ax.set_yticks([])
+        ax.tick_params(labelsize=7)
+    for ax in axes[len(rows) :]:
+        ax.set_axis_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     png = BytesIO()
     figure.savefig(png, dpi=110, format="png")
     return png.getvalue()

@@ -44,6 +44,7 @@ def generate_rows(
     class_of_id: Sequence[int] | None = None,
     barred_ids: Iterable[int] = (),
     barred_at_first: Iterable[int] = (),
+    num_drawn: int = 0,
     rules: Rules | None = None,
     end_id: int | None = None,
     end_after: int | None = None,
@@ -68,7 +69,8 @@ def generate_rows(
         sampling: how an id is drawn.
         class_of_id: `[vocab]`, which of the `class_temperatures` is that of each id; -1 for none.
         barred_ids: are never drawn.
-        barred_at_first: are not drawn first.
+        barred_at_first: are not drawn first, unless nothing else may follow.
+        num_drawn: how many of the last of `prime_ids` were drawn before: they count as if they were yielded.
         rules: of what may follow what, the prime's ids first, which are followed even where they break them.
         end_id: ends the piece, and is not yielded itself.
         end_after: how many ids must precede the end; None bars it, but for `ending`.
@@ -100,7 +102,8 @@ def generate_rows(
     if rules is not None and len(rules.column_of_id) != len(barred):
         raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
     classes = None if class_of_id is None else torch.tensor(class_of_id)
-    first = torch.tensor(list(barred_at_first), dtype=torch.int64)
+    first = torch.zeros_like(barred)
+    first[list(barred_at_first)] = True
     reader = Reader(model, num_latents=num_latents, context_length=context_length, refill=refill)
 
     def drawn() -> Iterator[list[int | None]]:
@@ -111,13 +114,14 @@ def generate_rows(
         if num_rows > 1:
             reader.select([0] * num_rows)
             logits = logits.expand(num_rows, -1)
-        count, passed = 0, [0.0] * num_rows
+        before = prime_ids[len(prime_ids) - num_drawn :]
+        count, passed = num_drawn, [sum(seconds_of_id[id] for id in before) if seconds_of_id else 0.0] * num_rows
         limit = 1.0 if ending is None else ending.deadline
         while True:
             shares = [max(count / (length or inf), passed[row] / (seconds or inf)) for row in rows]
             out = barred.repeat(len(rows), 1) if grammar is None else grammar.barred() | barred
-            if count == 0:
-                out[:, first] = True
+            if count == num_drawn:
+                out = _without(out, first)
             if ending is not None and rules is not None:
                 closing = torch.tensor([share >= ending.closing for share in shares])
                 out = _without_openings(out, rules, closing)
@@ -161,8 +165,13 @@ def _without_openings(barred: Tensor, rules: Rules, rows: Tensor) -> Tensor:
     """What is barred, `[rows, vocab]`, and in some `rows` all that opens a slot too, unless nothing else may follow."""
     opens = torch.from_numpy(rules.needs_opening).clone()
     opens[rules.first_opening : rules.first_opening + rules.num_slots] = True
-    more = barred | (opens & rows[:, None])
-    return torch.where(more.all(1, keepdim=True), barred, more)
+    return _without(barred, opens & rows[:, None])
+
+
+def _without(barred: Tensor, more: Tensor) -> Tensor:
+    """What is barred, `[rows, vocab]`, and `more`, unless nothing else may follow in a row."""
+    both = barred | more
+    return torch.where(both.all(1, keepdim=True), barred, both)
 
 
 def _drawn(logits: Tensor, randomness: Sequence[torch.Generator]) -> list[int]:

@@ -7,16 +7,12 @@ file; one process writes, in the order of the sources, so that the corpus does n
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import sys
 import threading
-import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,14 +24,13 @@ from pamusic import __version__
 from pamusic.errors import PamusicError, UsageError
 from pamusic.music.midi import Tracks, read_and_mend
 from pamusic.tokens.corpus import Piece, content_of
+from pamusic.tokens.parallel import in_parallel
 from pamusic.tokens.reference import check_reference, ids_by_note_seq
 from pamusic.tokens.sources import SPLITS, Refusal, Source, find_sources, split_by_content
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.writing import KEEP_AFTER, CorpusWriter, check_corpus_place, writing_corpus
 
 ENGINES = ("pamusic", "note-seq")
-CHUNK = 8  # files a worker takes at once
-Encode = Callable[[list[Source]], list["Encoded | Refusal"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +174,8 @@ def tokenize(
         for entry in writer.resumed():
             summary.take(entry)
         summary.num_resumed = writer.num_resumed
-        with closing(_encode_all(sources[writer.num_resumed :], tokenizer, tracks, engine, num_workers)) as results:
+        encode = partial(_encode, tokenizer=tokenizer, tracks=tracks, engine=engine)
+        with closing(in_parallel(sources[writer.num_resumed :], encode, num_workers)) as results:
             for done, result in enumerate(results, start=writer.num_resumed + 1):
                 if drop_duplicates and isinstance(result, Encoded) and (first := summary.first_like(result.ids)):
                     result = Refusal(result.name, f"has the same notes as {first}", "same notes as another")
@@ -260,104 +256,6 @@ def why_nothing(refused: list[Refusal]) -> str:
         f"none of {len(refused):,} files could be taken; {how_many:,} of them by the rule \u201c{rule}\u201d, "
         f"as {example.name}: {example.reason}"
     )
-
-
-def _encode_all(
-    sources: list[Source], tokenizer: Tokenizer, tracks: Tracks, engine: str, num_workers: int | None
-) -> Generator[Encoded | Refusal, None, None]:
-    num_workers = min(num_workers or os.cpu_count() or 1, -(-len(sources) // CHUNK))
-    encode = partial(_encode_chunk, tokenizer=tokenizer, tracks=tracks, engine=engine)
-    if num_workers <= 1:
-        for source in sources:
-            yield from encode([source])
-        return
-    ahead = 4 * num_workers
-    num_done = 0
-    while num_done < len(sources):
-        chunks = (sources[i : i + CHUNK] for i in range(num_done, len(sources), CHUNK))
-        try:
-            with _pool(num_workers) as pool:
-                for results in _in_order(pool, chunks, encode, ahead):
-                    num_done += len(results)
-                    yield from results
-        except BrokenProcessPool:  # one of those at work killed its worker
-            for source in sources[num_done : num_done + ahead * CHUNK]:
-                num_done += 1
-                yield _encode_alone(source, encode)
-
-
-@contextmanager
-def _pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_follow_parent) as pool:
-        try:
-            yield pool
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _encode_alone(source: Source, encode: Encode) -> Encoded | Refusal:
-    """Encodes a file in a process of its own; a file that kills it is refused."""
-    try:
-        with _pool(1) as pool:
-            ((result,),) = _in_order(pool, [[source]], encode, ahead=1)
-            return result
-    except BrokenProcessPool:
-        rule = "killed the process that read it (out of memory?)"
-        return Refusal(source.name, f"{rule}; look at it in a sequencer, or leave it out", rule)
-
-
-def _in_order(
-    pool: ProcessPoolExecutor, chunks: Iterable[list[Source]], encode: Encode, ahead: int
-) -> Iterator[list[Encoded | Refusal]]:
-    """Results in the order of the chunks, never more than `ahead` chunks in memory."""
-    waiting: deque[Future[list[Encoded | Refusal]]] = deque()
-    for chunk in chunks:
-        with warnings.catch_warnings(), _signals_held_back():
-            # Forking spares each worker the imports. Python 3.12 warns of it where there are threads, as NumPy's
-            # library has some; all workers are forked at once here, before a thread of ours or a bar's is started.
-            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            waiting.append(pool.submit(encode, chunk))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM reach us after the block: amid it, a pool half started could not be shut down.
-
-    Workers started in it never hear of Ctrl-C, from their first instruction on.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _follow_parent() -> None:
-    """In a worker: Ctrl-C is the parent's to hear, SIGTERM ends us, and the parent's death too, however it died."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _encode_chunk(sources: list[Source], tokenizer: Tokenizer, tracks: Tracks, engine: str) -> list[Encoded | Refusal]:
-    return [_encode(source, tokenizer, tracks, engine) for source in sources]
 
 
 def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -> Encoded | Refusal:

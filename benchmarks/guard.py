@@ -1,0 +1,71 @@
+"""How often the guard takes real music for trouble, and what it costs a token.
+
+    python benchmarks/guard.py CORPUS [--split validation] [--pieces 100]
+
+Pieces of a corpus, spread evenly over a split, are followed as if they were being sampled; each place where the guard
+would have gone back is a false alarm. What comes within its look-back of an alarm belongs to that. Prints the alarms an
+hour by kind and CPU time a token, as Markdown; each alarm on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from pamusic.generation.grammar import Rules
+from pamusic.generation.guard import Guard, Trouble, Watch
+from pamusic.tokens.corpus import Corpus, open_corpus
+from pamusic.tokens.grammar import grammar_arrays
+
+
+def alarms_of(corpus: Corpus, piece: int, guard: Guard, rules: Rules) -> tuple[list[Trouble], float]:
+    """The false alarms of a piece, and its seconds."""
+    seconds_of_id = corpus.tokenizer.vocabulary.seconds_of_id.tolist()
+    watch = Watch(guard, rules, seconds_of_id, [])
+    alarms: list[Trouble] = []
+    latest = -np.inf
+    for id in corpus.piece(piece).tolist():
+        trouble = watch.advance(id)
+        if trouble is not None:
+            if trouble.at > latest + guard.look_back:
+                alarms.append(trouble)
+            latest = trouble.at
+    return alarms, watch.now
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--pieces", type=int, default=100)
+    asked = parser.parse_args()
+
+    corpus, guard = open_corpus(asked.corpus), Guard()
+    pieces = corpus.split(asked.split)
+    pieces = [pieces[i] for i in np.unique(np.linspace(0, len(pieces) - 1, asked.pieces).round().astype(int))]
+    rules = Rules(**grammar_arrays(corpus.tokenizer.vocabulary))
+    kinds, seconds, num_tokens, began = Counter[str](), 0.0, 0, time.process_time()
+    for piece in pieces:
+        alarms, lasts = alarms_of(corpus, piece, guard, rules)
+        seconds, num_tokens = seconds + lasts, num_tokens + corpus.pieces[piece].num_tokens
+        kinds.update(alarm.kind for alarm in alarms)
+        for alarm in alarms:
+            print(
+                f"{corpus.pieces[piece].name}: {alarm.kind} from {alarm.since:.1f} to {alarm.at:.1f}", file=sys.stderr
+            )
+    hours, took = seconds / 3600, time.process_time() - began
+    print(f"{len(pieces)} pieces of {asked.split}, {hours:.2f} hours, {took / num_tokens * 1e6:.1f} µs a token:\n")
+    print("| trouble | alarms | an hour |\n|---|---|---|")
+    for kind in (*kinds, "in all"):
+        count = kinds[kind] if kind in kinds else kinds.total()
+        print(f"| {kind} | {count} | {count / hours:.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

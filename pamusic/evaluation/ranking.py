@@ -1,0 +1,127 @@
+"""Pieces that a model composed -> which to listen to first, and why.
+
+Knows their statistics and what they cost the model; knows no model. A piece is held to real performances or, where it
+follows a prime that is long enough to be measured, to that prime in what a player keeps up: how dense, how wide, how
+loud and how much pedal. How far it is off is told in spreads: of minutes of performances, or of neighbouring minutes
+of one. Cost: the mean of the squares of these deviations, none counting as more than `MOST` spreads.
+
+What it costs the model, in nats per token, is compared within the batch: too little is a loop or a cliché, too much a
+fall out of any style (Holtzman et al. 2020, arXiv:1904.09751, section 4, find that human text is neither).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+
+import numpy as np
+
+from pamusic.evaluation.statistics import Statistics, statistics
+from pamusic.music.performance import Performance
+
+MOST = 4.0  # spreads; as if farther off nothing were worse
+LEAST_SECONDS, LEAST_NOTES = 10.0, 40  # of a prime that says how it is played
+LAST_SECONDS = 60.0  # of it that are held to say so: what follows goes on from there
+NATS_SPREAD = 0.2  # at least: between validation pieces of MAESTRO it is 0.23 for the checkpoint that ships
+
+LIKE_THE_PRIME = ("density", "pitch_range", "velocity", "velocity_spread", "sustain")
+ONLY_TOO_MUCH = ("self_repetition", "silence")
+
+
+@dataclass(frozen=True)
+class Typical:
+    """What a statistic is among minutes of real performances.
+
+    Attributes:
+        mean: of all.
+        spread: their standard deviation.
+        drift: the root mean square of how one minute of a performance differs from the next.
+    """
+
+    mean: float
+    spread: float
+    drift: float
+
+
+# The training split of MAESTRO v3.0.0, each performance cut into minutes from its first note on: 9,066 minutes of 961
+# performances, as `benchmarks/typical.py` computes them.
+TYPICAL = {
+    "self_repetition": Typical(0.0852, 0.08608, 0.09577),
+    "density": Typical(9.839, 4.53, 4.287),
+    "pitch_range": Typical(45.52, 9.301, 9.093),
+    "pitch_class_entropy": Typical(2.868, 0.2589, 0.2722),
+    "velocity": Typical(61.52, 9.866, 10.4),
+    "velocity_spread": Typical(16.2, 3.108, 3.303),
+    "sustain": Typical(0.6374, 0.2585, 0.1785),
+    "silence": Typical(0.0679, 0.07966, 0.09035),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where a piece stands.
+
+    Attributes:
+        row: its place among the pieces.
+        cost: the lower the better; infinite without a note.
+        values: what was measured, by name: of `TYPICAL`, and nats.
+        deviations: how far it is off in each, in spreads.
+    """
+
+    row: int
+    cost: float
+    values: dict[str, float]
+    deviations: dict[str, float]
+
+
+def can_be_measured(prime: Performance | None) -> bool:
+    """Whether a prime is long enough to say how it is played."""
+    return prime is not None and prime.duration >= LEAST_SECONDS and len(prime) >= LEAST_NOTES
+
+
+def targets(prime: Performance | None, *, with_pedal: bool) -> dict[str, tuple[float, float]]:
+    """What each statistic should be, and the spread around it.
+
+    Args:
+        prime: what the pieces follow.
+        with_pedal: whether they could have a sustain pedal of their own.
+    """
+    wanted = {name: (each.mean, each.spread) for name, each in TYPICAL.items() if with_pedal or name != "sustain"}
+    if prime is not None and can_be_measured(prime):
+        its = statistics(prime.cropped(max(0.0, prime.duration - LAST_SECONDS), inf))
+        wanted |= {name: (float(its[name][0]), TYPICAL[name].drift) for name in LIKE_THE_PRIME if name in wanted}
+    return wanted
+
+
+def ranked(
+    pieces: Sequence[Performance], nats: Sequence[float], wanted: dict[str, tuple[float, float]]
+) -> list[Standing]:
+    """Where each of some pieces stands, the best first.
+
+    Args:
+        pieces: what is new in them.
+        nats: what a token of each costs the model, not counting a prime's.
+        wanted: from `targets`.
+    """
+    finite = [each for each in nats if isfinite(each)]
+    middle = float(np.median(finite)) if finite else 0.0
+    off = float(np.median(np.abs(np.array(finite) - middle))) if finite else 0.0
+    wanted = {"nats": (middle, max(1.4826 * off, NATS_SPREAD)), **wanted}  # as a normal distribution's deviation
+    standings = []
+    for row, (piece, cost_in_nats) in enumerate(zip(pieces, nats, strict=True)):
+        if not len(piece):
+            standings.append(Standing(row, inf, {}, {}))
+            continue
+        values = {"nats": cost_in_nats, **{name: float(value[0]) for name, value in _scalars(statistics(piece))}}
+        deviations = {}
+        for name, (target, spread) in wanted.items():
+            deviation = float(np.clip((values[name] - target) / spread, -MOST, MOST))
+            deviations[name] = max(deviation, 0.0) if name in ONLY_TOO_MUCH else deviation
+        cost = float(np.mean(np.square(list(deviations.values()))))
+        standings.append(Standing(row, cost, values, deviations))
+    return sorted(standings, key=lambda each: (each.cost, each.row))
+
+
+def _scalars(measured: Statistics) -> list[tuple[str, np.ndarray]]:
+    return [(name, value) for name, value in measured.items() if name in TYPICAL]

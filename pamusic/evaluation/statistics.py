@@ -1,0 +1,250 @@
+"""What a listener would notice of a performance, in numbers.
+
+Task: a performance becomes a few figures that have names. Convention: all are of the sound, with the sustain pedal
+reckoned into the notes' lengths, so that music with pedals and music without them (as `performance` writes it) compare.
+Each is a mean, a share or a histogram, over windows of fixed length where a longer piece would have more of it, so that
+pieces of unlike length compare; what is left is that figures of long pieces scatter less. Metrics: `STATISTICS`. Those
+with one value and those with more are treated alike: two performances differ by the Euclidean distance of their values.
+
+Source: the set of Yang and Lerch 2020, "On the evaluation of generative models in music", Neural Computing and
+Applications 32, which is for monophonic scores on a beat. Where we differ: theirs counts notes and pitches of a piece,
+ours of a second or a window; note lengths and onsets are in seconds, for a performance has no beat; polyphony, touch,
+pedal, similarity and repetition are added, and the transition matrices, of 144 cells each, are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pamusic.music.pedal import DOWN, sustain_folded
+from pamusic.music.performance import SUSTAIN, Performance
+
+STEP = 0.05  # seconds; of the piano roll
+CHORD = 0.035  # seconds; a melody leads the other notes of its chord by about 30 ms (Goebl 2001, JASA 110)
+WINDOW = 10.0  # seconds; of what is told of a stretch of music
+SHORT_WINDOW = 4.0
+NGRAM = 8  # notes; chance alone hardly repeats so many
+MEMORY = 60.0  # seconds back to which a repetition is one
+
+LAST_INTERVAL = 12  # semitones of a melody's step; all that is wider counts as one more
+ONSET_EDGES = 0.0125 * 2.0 ** np.arange(8)  # seconds, 12.5 ms to 1.6 s: below, between and above are nine classes
+LENGTH_EDGES = 0.05 * 2.0 ** np.arange(8)  # seconds, 50 ms to 6.4 s
+
+Statistics = dict[str, np.ndarray]  # by name, `[size]` float64 each
+
+
+class _Heard:
+    """A performance, and what several statistics are computed from; each is computed when it is first asked for."""
+
+    def __init__(self, performance: Performance) -> None:
+        notes = sustain_folded(performance).notes
+        self.pedal = performance.pedal[performance.pedal["control"] == SUSTAIN]
+        self.onset, self.offset = (np.ascontiguousarray(notes[name]) for name in ("onset", "offset"))
+        self.pitch, self.velocity = (notes[name].astype(np.int64) for name in ("pitch", "velocity"))
+        self.seconds = max(performance.duration, STEP)
+
+    @cached_property
+    def roll(self) -> np.ndarray:
+        """`[steps, 128]`, how many strings of a pitch sound in each step."""
+        num_steps = int(self.seconds / STEP) + 2
+        first = (self.onset / STEP).astype(np.int64)
+        last = np.maximum((self.offset / STEP + 0.5).astype(np.int64), first + 1)  # one step at least
+        changes = np.zeros((num_steps + 1, 128), np.int16)
+        np.add.at(changes, (first, self.pitch), 1)
+        np.add.at(changes, (np.minimum(last, num_steps), self.pitch), -1)
+        return changes.cumsum(0, dtype=np.int16)[: int(np.ceil(self.seconds / STEP))]
+
+    @cached_property
+    def chroma(self) -> np.ndarray:
+        """`[steps, 12]`, how many strings of a pitch class sound in each step."""
+        padded = np.pad(self.roll, ((0, 0), (0, 132 - 128)))
+        return padded.reshape(len(padded), 11, 12).sum(1)
+
+    @cached_property
+    def chord(self) -> np.ndarray:
+        """`[notes]`, the number of the chord that each note belongs to: notes struck closer than `CHORD`."""
+        return np.cumsum(np.diff(self.onset, prepend=-np.inf) > CHORD) - 1
+
+    def windows(self, length: float) -> np.ndarray:
+        """`[notes]`, the number of the whole window in which each begins; -1 in what is left at the end.
+
+        A performance shorter than a window is one.
+        """
+        window = (self.onset / length).astype(np.int64)
+        window[window >= max(1, int(self.seconds / length))] = -1
+        return window
+
+    def num_windows(self, length: float) -> int:
+        return max(1, int(self.seconds / length))
+
+
+def _density(heard: _Heard) -> float:
+    return len(heard.onset) / heard.seconds
+
+
+def _density_spread(heard: _Heard) -> float:
+    window = heard.windows(SHORT_WINDOW)
+    counts = np.bincount(window[window >= 0], minlength=heard.num_windows(SHORT_WINDOW))
+    return float(counts.std() / min(SHORT_WINDOW, heard.seconds))
+
+
+def _polyphony(heard: _Heard) -> float:
+    strings = (heard.roll > 0).sum(1)
+    return float(strings[strings > 0].mean()) if strings.any() else 0.0
+
+
+def _silence(heard: _Heard) -> float:
+    return float((heard.roll.sum(1) == 0).mean())
+
+
+def _pitch(heard: _Heard) -> float:
+    return float(heard.pitch.mean()) if len(heard.pitch) else 0.0
+
+
+def _pitch_range(heard: _Heard) -> float:
+    window = heard.windows(WINDOW)
+    ranges = [np.ptp(heard.pitch[window == each]) for each in np.unique(window[window >= 0])]
+    return float(np.mean(ranges)) if ranges else 0.0
+
+
+def _pitch_classes(heard: _Heard) -> np.ndarray:
+    return _shares(np.bincount(heard.pitch % 12, minlength=12))
+
+
+def _pitch_class_entropy(heard: _Heard) -> float:
+    window = heard.windows(WINDOW)
+    counts = np.zeros((heard.num_windows(WINDOW), 12))
+    np.add.at(counts, (window[window >= 0], heard.pitch[window >= 0] % 12), 1)
+    counts = counts[counts.sum(1) > 0]
+    shares = counts / counts.sum(1, keepdims=True)
+    bits = -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1)
+    return float(bits.mean()) if len(bits) else 0.0
+
+
+def _melody(heard: _Heard) -> np.ndarray:
+    top = np.zeros(heard.chord[-1] + 1 if len(heard.chord) else 0, np.int64)
+    np.maximum.at(top, heard.chord, heard.pitch)
+    return _shares(np.bincount(np.minimum(np.abs(np.diff(top)), LAST_INTERVAL + 1), minlength=LAST_INTERVAL + 2))
+
+
+def _harmony(heard: _Heard) -> np.ndarray:
+    sounds = (heard.chroma > 0).astype(np.int64)
+    both = [(sounds * np.roll(sounds, interval, axis=1)).sum() for interval in range(1, 7)]
+    both[5] //= 2  # each tritone was met from both its ends
+    return _shares(np.array(both))
+
+
+def _inter_onsets(heard: _Heard) -> np.ndarray:
+    return _shares(np.bincount(np.digitize(np.diff(heard.onset), ONSET_EDGES), minlength=len(ONSET_EDGES) + 1))
+
+
+def _lengths(heard: _Heard) -> np.ndarray:
+    lengths = heard.offset - heard.onset
+    return _shares(np.bincount(np.digitize(lengths, LENGTH_EDGES), minlength=len(LENGTH_EDGES) + 1))
+
+
+def _velocity(heard: _Heard) -> float:
+    return float(heard.velocity.mean()) if len(heard.velocity) else 0.0
+
+
+def _velocity_spread(heard: _Heard) -> float:
+    return float(heard.velocity.std()) if len(heard.velocity) else 0.0
+
+
+def _velocity_change(heard: _Heard) -> float:
+    return float(np.abs(np.diff(heard.velocity)).mean()) if len(heard.velocity) > 1 else 0.0
+
+
+def _sustain(heard: _Heard) -> float:
+    down = np.concatenate([[False], heard.pedal["value"] >= DOWN])
+    lasts = np.diff(np.concatenate([[0.0], heard.pedal["time"], [heard.seconds]]))
+    return float(lasts[down].sum() / heard.seconds)
+
+
+def _similarity(heard: _Heard, seconds: float) -> float:
+    """The mean correlation of the pitch classes of neighbouring windows; 1 is the same harmony, 0 an unrelated one."""
+    steps = round(seconds / STEP)
+    num_windows = len(heard.chroma) // steps
+    windows = heard.chroma[: num_windows * steps].reshape(num_windows, steps, 12).sum(1).astype(np.float64)
+    windows -= windows.mean(1, keepdims=True)
+    size = np.linalg.norm(windows, axis=1)
+    both = (size[:-1] > 0) & (size[1:] > 0)
+    products = (windows[:-1] * windows[1:]).sum(1)[both] / (size[:-1] * size[1:])[both]
+    return float(products.mean()) if len(products) else 0.0
+
+
+def _self_repetition(heard: _Heard) -> float:
+    """The share of stretches of `NGRAM` notes whose keys were struck in this order within the last `MEMORY` before."""
+    order = np.lexsort((heard.pitch, heard.chord))
+    if len(order) < NGRAM:
+        return 0.0
+    pitch, onset = heard.pitch[order].astype(np.uint64), heard.onset[order]
+    powers = np.uint64(128) ** np.arange(NGRAM, dtype=np.uint64)  # eight times seven bits: each stretch has its number
+    stretch = (np.lib.stride_tricks.sliding_window_view(pitch, NGRAM) * powers).sum(1)
+    by_stretch = np.argsort(stretch, kind="stable")
+    again = np.diff(stretch[by_stretch]) == 0
+    return float((again & (np.diff(onset[: len(stretch)][by_stretch]) <= MEMORY)).mean()) if len(again) else 0.0
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    return counts / max(counts.sum(), 1)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One thing to notice.
+
+    Attributes:
+        words: what it is.
+        unit: of its values, or of their distance.
+        of: measures it.
+    """
+
+    words: str
+    unit: str
+    of: Callable[[_Heard], float | np.ndarray]
+
+
+STATISTICS = {
+    "density": Statistic("notes struck", "a second", _density),
+    "density_spread": Statistic("how this varies from 4 s to 4 s", "a second", _density_spread),
+    "polyphony": Statistic("strings that sound at once, while any does", "strings", _polyphony),
+    "silence": Statistic("time in which nothing sounds", "share", _silence),
+    "pitch": Statistic("mean pitch", "semitones", _pitch),
+    "pitch_range": Statistic("from the lowest to the highest within 10 s", "semitones", _pitch_range),
+    "pitch_classes": Statistic("notes struck by pitch class", "shares", _pitch_classes),
+    "pitch_class_entropy": Statistic("how many pitch classes are in use within 10 s", "bits", _pitch_class_entropy),
+    "melody": Statistic("steps of the highest notes, by size", "shares", _melody),
+    "harmony": Statistic("pitch classes that sound together, by interval", "shares", _harmony),
+    "inter_onsets": Statistic("time between strokes, by doublings", "shares", _inter_onsets),
+    "lengths": Statistic("how long strings sound, by doublings", "shares", _lengths),
+    "velocity": Statistic("mean velocity", "of 127", _velocity),
+    "velocity_spread": Statistic("standard deviation of velocity", "of 127", _velocity_spread),
+    "velocity_change": Statistic("from one note to the next", "of 127", _velocity_change),
+    "sustain": Statistic("time with the sustain pedal down", "share", _sustain),
+    "similarity_1s": Statistic("harmony of a second and of the next", "correlation", lambda h: _similarity(h, 1)),
+    "similarity_4s": Statistic("harmony of 4 s and of the next 4", "correlation", lambda h: _similarity(h, 4)),
+    "similarity_16s": Statistic("harmony of 16 s and of the next 16", "correlation", lambda h: _similarity(h, 16)),
+    "self_repetition": Statistic("8 notes in a row that were heard within the last 60 s", "share", _self_repetition),
+}
+
+
+def statistics(performance: Performance) -> Statistics:
+    """All of `STATISTICS` of a performance, from second 0 to its end; without notes, zeros."""
+    heard = _Heard(performance)
+    return {name: np.atleast_1d(np.asarray(each.of(heard), np.float64)) for name, each in STATISTICS.items()}
+
+
+def excerpt(performance: Performance, seconds: float) -> Performance:
+    """The first seconds of a performance, counted from its first note."""
+    start = float(performance.notes["onset"][0]) if len(performance) else 0.0
+    return performance.cropped(start, start + seconds)
+
+
+def distance(one: Statistics, other: Statistics, name: str) -> float:
+    """How far two performances are apart in one statistic."""
+    return float(np.linalg.norm(one[name] - other[name]))

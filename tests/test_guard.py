@@ -1,0 +1,225 @@
+"""The guard notices loops, silences and slots that stay open, and takes them back; real music hardly ever trips it."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import tiny_model
+
+from pamusic.checkpoint import Checkpoint
+from pamusic.composition import compose, compose_many
+from pamusic.generation.config import SamplingConfig
+from pamusic.generation.ending import Ending
+from pamusic.generation.grammar import Rules
+from pamusic.generation.guard import Guard, Watch
+from pamusic.tokens.grammar import grammar_arrays
+from pamusic.tokens.tokenizer import load_tokenizer
+
+TOKENIZER = load_tokenizer("performance")
+VOCABULARY = TOKENIZER.vocabulary
+RULES, SECONDS = Rules(**grammar_arrays(VOCABULARY)), VOCABULARY.seconds_of_id.tolist()
+
+
+def ids(*events):
+    """Ids of events such as "on 60", "off 60", "wait 50" (steps of 10 ms; as many shifts as that takes)."""
+    kinds = {"on": "note_on", "off": "note_off", "velocity": "velocity"}
+    found = []
+    for kind, value in (event.split() for event in events):
+        if kind == "wait":
+            seconds, rest = divmod(int(value), 100)
+            found += [VOCABULARY.id("time_shift", 100)] * seconds
+            found += [VOCABULARY.id("time_shift", rest)] if rest else []
+        else:
+            found.append(VOCABULARY.id(kinds[kind], int(value)))
+    return found
+
+
+def troubles(new, guard=None, prime=()):
+    """All that a watch tells of new ids."""
+    watch = Watch(guard or Guard(), RULES, SECONDS, prime)
+    return [trouble for trouble in map(watch.advance, new) if trouble is not None]
+
+
+def strokes(*chords, wait=25, jitter=0, seed=0):
+    """Chords, each a tuple of pitches, `wait` steps apart, give or take `jitter`."""
+    rng = np.random.default_rng(seed)
+    events = []
+    for chord in chords:
+        events += [*(f"on {pitch}" for pitch in chord), f"wait {wait - 5 + int(rng.integers(-jitter, jitter + 1))}"]
+        events += [*(f"off {pitch}" for pitch in chord), "wait 5"]
+    return ids(*events)
+
+
+LOOP = [(48, 60), (64,), (67,), (64,)]  # a second, at four a second
+
+
+def test_a_loop_is_noticed_after_six_seconds_of_coming_again():
+    found = troubles(strokes(*LOOP * 12))
+
+    assert found[0].kind == "repetition"
+    assert found[0].since == pytest.approx(1, abs=0.3)
+    assert found[0].at == pytest.approx(7, abs=0.3)
+
+
+def test_a_little_unevenness_and_an_order_within_chords_make_it_no_other():
+    shuffled = [chord[::-1] if index % 3 else chord for index, chord in enumerate(LOOP * 12)]
+
+    assert troubles(strokes(*shuffled, jitter=2))[0].kind == "repetition"
+
+
+def test_a_long_loop_must_come_three_times():
+    phrase = [(48 + (7 * i) % 30,) for i in range(32)]  # eight seconds
+
+    assert not troubles(strokes(*phrase * 2))
+    assert troubles(strokes(*phrase * 4))[0].at == pytest.approx(24, abs=0.5)
+
+
+@pytest.mark.parametrize("change", [1, 5])
+def test_what_changes_as_it_comes_again_is_no_loop(change):
+    """A sequence: each time the figure is somewhat higher."""
+    rising = [tuple(pitch + change * (index // 4) % 40 for pitch in chord) for index, chord in enumerate(LOOP * 12)]
+
+    assert not troubles(strokes(*rising))
+
+
+def test_silence_is_counted_from_the_last_stroke_or_from_the_primes_end():
+    said = ids("velocity 16", "on 60", "wait 50", "off 60", "wait 1590")
+
+    assert [(trouble.kind, trouble.since) for trouble in troubles(said)[:1]] == [("silence", 0.0)]
+    assert not troubles(said[:-2])
+    assert troubles(ids("wait 2100"), prime=ids("on 60", "wait 100"))[0].since == 0.0
+
+
+def test_a_slot_that_stays_open_is_noticed_even_if_the_prime_opened_it():
+    uneven = strokes(*np.random.default_rng(0).integers(50, 90, (200, 1)).tolist())
+
+    assert troubles([*ids("on 40"), *uneven])[0].kind == "held"
+    assert troubles(uneven, prime=ids("on 40", "wait 100"))[0].since == 0.0
+    assert not troubles([*ids("on 40", "wait 100", "off 40"), *uneven])
+
+
+@pytest.mark.skipif("PAMUSIC_MAESTRO" not in os.environ, reason="MAESTRO is not at hand")
+def test_real_music_hardly_ever_trips_it():
+    from pamusic.music.midi import read_midi
+    from pamusic.tokens.sources import find_sources
+
+    sources = [each for each in find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])[0] if each.split == "validation"]
+    found, seconds = 0, 0.0
+    for source in sources[::10]:
+        tokens = TOKENIZER.encode(read_midi(source.read(), source.name)).tolist()
+        at = np.array([trouble.at for trouble in troubles(tokens)])
+        found += int((np.diff(at, prepend=-np.inf) > Guard().look_back).sum())
+        seconds += sum(SECONDS[id] for id in tokens)
+
+    assert seconds > 3600
+    assert found / (seconds / 3600) < 1
+
+
+def composer(seed):
+    """A tiny model of random weights; that of seed 1, always doing what is likeliest, falls into loops."""
+    model = tiny_model(seed, vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad"))
+    return Checkpoint(Path("tiny"), model, TOKENIZER, {})
+
+
+GREEDY = SamplingConfig(temperature=0)
+STRICT = Guard(held=1e9, repeated=2.0, look_back=10.0)
+
+
+def composed(who, *, seed=1, length=600, sampling=GREEDY, guard=STRICT, **how):
+    """New ids and the alarms on their way."""
+    alarms = []
+    drawn = compose_many(
+        who, seed=seed, length=length, sampling=sampling, guard=guard,
+        alarmed=lambda row, alarm: alarms.append(alarm), **how,
+    )  # fmt: skip
+    return [id for (id,) in drawn], alarms
+
+
+def test_untroubled_a_row_is_what_it_would_be_without_a_guard():
+    who = composer(0)
+    sampling = SamplingConfig()
+
+    assert composed(who, sampling=sampling) == (list(compose(who, seed=1, length=600, sampling=sampling)), [])
+
+
+def test_a_loop_is_left_and_one_that_comes_again_and_again_ends_the_row():
+    new, alarms = composed(composer(1))
+
+    assert troubles(list(compose(composer(1), seed=1, length=600, sampling=GREEDY)), STRICT)
+    assert troubles(new, STRICT) == []
+    assert {alarm.trouble.kind for alarm in alarms} == {"repetition"}
+    assert alarms[1].trouble.since > alarms[0].trouble.at, "the first loop was left for good"
+    assert [alarm.gave_up for alarm in alarms] == [False] * (len(alarms) - 1) + [True]
+    assert sum(SECONDS[id] for id in new) == pytest.approx(alarms[-1].back_to)
+    assert len(new) < 600
+
+
+def test_it_goes_back_before_the_trouble_farther_each_time_but_never_beyond_its_look_back():
+    _, alarms = composed(composer(1))
+
+    for alarm in alarms:
+        assert alarm.trouble.at - STRICT.look_back - 1 <= alarm.back_to < alarm.trouble.since
+    assert alarms[0].trouble.since - STRICT.step - 1 < alarms[0].back_to <= alarms[0].trouble.since - STRICT.step
+
+
+def test_what_is_let_out_is_older_than_the_look_back_and_stays():
+    """Ids come out as if the troubles had never been; when an alarm comes, what it takes back is not out yet."""
+    who, out, out_at_alarm = composer(1), [], []
+    drawn = compose_many(
+        who, seed=1, length=600, sampling=GREEDY, guard=STRICT,
+        alarmed=lambda row, alarm: out_at_alarm.append((sum(SECONDS[id] for id in out), alarm)),
+    )  # fmt: skip
+    for (id,) in drawn:
+        out.append(id)
+
+    assert out_at_alarm
+    farthest = 0.0
+    for seconds, alarm in out_at_alarm:
+        farthest = max(farthest, alarm.trouble.at)
+        assert seconds <= min(alarm.back_to, farthest - STRICT.look_back) + 1e-6
+    assert out == composed(who)[0]
+
+
+def test_a_stream_that_is_left_early_is_the_beginning_of_the_whole():
+    drawn = compose_many(composer(1), seed=1, length=600, sampling=GREEDY, guard=STRICT)
+
+    assert [id for (id,) in islice(drawn, 100)] == composed(composer(1))[0][:100]
+
+
+def test_pieces_take_turns_and_each_is_what_its_seed_gives_alone():
+    who, warm, alarms = composer(1), SamplingConfig(temperature=0.1), []
+    how = {"length": 250, "sampling": warm, "guard": STRICT}
+    together = list(compose_many(who, seed=4, num=3, alarmed=lambda row, alarm: alarms.append(row), **how))
+
+    rows = [[id for id in ids if id is not None] for ids in zip(*together, strict=True)]
+    assert rows == [list(compose(who, seed=4 + row, **how)) for row in range(3)]
+    assert len({tuple(row) for row in rows}) > 1
+
+
+def test_a_silence_and_a_key_that_stays_down_are_taken_back_too():
+    """Random models hold keys for long, and at times nothing is struck for a while."""
+    any_id = SamplingConfig(top_p=1)
+    for guard, kind in ((Guard(held=20.0, look_back=30.0), "held"), (Guard(held=1e9, silence=1.2), "silence")):
+        new, alarms = composed(composer(0), length=300, sampling=any_id, guard=guard)
+
+        assert {alarm.trouble.kind for alarm in alarms} == {kind}
+        assert troubles(new, guard) == []
+
+
+def test_a_piece_that_comes_to_its_close_is_no_longer_watched():
+    new, _ = composed(composer(0), length=None, seconds=10.0, ending=Ending(), sampling=SamplingConfig(), guard=STRICT)
+
+    assert 10 <= sum(SECONDS[id] for id in new) <= 1.25 * 10 + 1
+
+
+@pytest.mark.parametrize("wrong", [{"silence": 0}, {"step": 0}, {"step": 40}, {"times": 0}, {"tries": -1}])
+def test_a_guard_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError):
+        Guard(**wrong)
+
+
+def test_arguments_that_do_not_fit_are_refused_at_once():
+    with pytest.raises(ValueError):
+        compose(composer(0), seed=0, length=0, guard=Guard())
