@@ -3,10 +3,12 @@
 import errno
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 import typer
+from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 import pamusic
@@ -143,3 +145,11 @@ def test_every_command_is_a_thin_page():
     for command in app.registered_commands:
         path = Path(pamusic.__file__).parent / "cli" / f"{command.callback.__name__}.py"
         assert len(path.read_text(encoding="utf-8").splitlines()) < 100, path.name
+
+
+def test_a_dozen_options_at_most_stand_before_the_fold():
+    for command in app.registered_commands:
+        options = typing.get_type_hints(command.callback, include_extras=True).values()
+        told = [each.__metadata__[0] for each in options if hasattr(each, "__metadata__")]
+        before = [each for each in told if isinstance(each, OptionInfo) and each.rich_help_panel is None]
+        assert len(before) <= 12, command.callback.__name__

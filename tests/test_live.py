@@ -84,6 +84,13 @@ def test_what_is_heard_is_what_is_in_the_file_and_the_file_is_as_without_a_port(
     assert np.median(np.abs(late)) < 0.05
 
 
+def test_what_a_guard_lets_pass_is_what_is_heard(sample, backend):
+    done = sample("--seconds", 2, "--seed", 1, "--guard", "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
+
+    assert done.exit_code == 0, done.stderr
+    assert strokes([message for _, _, message in backend.SENT]) == in_file("out.mid") != []
+
+
 def test_of_a_prime_only_what_follows_is_heard(sample, backend, prime):
     how = ("--prime", prime, "--seconds", 1.5, "--seed", 2, "--port", "Organ", "--ahead", 0.5)
     assert sample(*how, "-o", "both.mid").exit_code == 0

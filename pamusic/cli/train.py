@@ -27,10 +27,10 @@ def train(
     batch_size: Annotated[int | None, Option(help="Windows an update. (default: 8)")] = None,
     context_length: Annotated[int | None, Option(help="Tokens the model sees.")] = None,
     num_latents: Annotated[int | None, Option(help="Positions worked on and trained, at its end.")] = None,
-    lr: Annotated[float | None, Option(help="Peak learning rate of the matrices. (default: 0.02)")] = None,
     seed: Annotated[int | None, Option(help="Of weights, windows and augmentation. (default: 1)")] = None,
     force: Annotated[bool, Option("--force", help="Replace a run that is in the way.")] = False,
     config: Annotated[Path | None, Recipe(help="A TOML file with any setting; options come before it.")] = None,
+    lr: Annotated[float | None, Recipe(help="Peak learning rate of the matrices. (default: 0.02)")] = None,
     cooldown_steps: Annotated[
         int | None, Recipe(help="Last updates, with a falling rate; with --resume: begin now.")
     ] = None,

@@ -241,7 +241,10 @@ def _no_midi(error: Exception) -> PamusicError:
         )
     if isinstance(error, ImportError):
         return PamusicError(f"MIDO_BACKEND names what cannot be imported ({error}); unset it")
-    return PamusicError(f"this system's MIDI does not answer ({error}); on Linux it is the module snd-seq, or JACK")
+    return PamusicError(
+        f"this system's MIDI does not answer ({error}); on Linux load the module snd-seq, or play through JACK: "
+        "MIDO_BACKEND=mido.backends.rtmidi/UNIX_JACK"
+    )
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""`pamusic originality`: music and a corpus -> what of the one stands in the other. Knows options and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from pamusic.cli.terminal import progress, say
+from pamusic.errors import PamusicError, UsageError
+
+
+def originality(
+    files: Annotated[
+        list[Path] | None, Argument(help="MIDI files, or folders of them; none with --reference.", show_default=False)
+    ] = None,
+    corpus: Annotated[Path, Option(help="The corpus' folder.")] = Path("corpus"),
+    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    reference: Annotated[bool, Option("--reference", help="Tell what real pieces that were held out have.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find the longest stretch of music that stands in a corpus' training split too, in any key and at any tempo.
+
+    Real pieces have such stretches as well: how long they are in pieces that were held out is told beside it.
+    """
+    from pamusic.cli.likeness import tell_matches
+    from pamusic.evaluation import originality as looking
+    from pamusic.music.midi import parsed_tracks, read_midi
+    from pamusic.tokens.corpus import open_corpus
+    from pamusic.tokens.sources import find_sources
+
+    if not files and not reference:
+        raise UsageError("name a MIDI file or a folder, or ask for --reference alone")
+    taken, opened = parsed_tracks(tracks), open_corpus(corpus)
+    sources, refused = find_sources(files) if files else ([], [])
+    for refusal in refused:
+        say(f"{refusal.name}: {refusal.reason}")
+    bar = progress(what="index", unit="piece")
+
+    def tell(done: int, of: int) -> None:
+        bar.total = of
+        bar.update(done - bar.n)
+
+    index = looking.kept_index(opened, progress=tell, tell=say)
+    lengths = set(looking.REFERENCE_SECONDS) if reference else set()
+    found = []
+    for source in sources:
+        try:
+            performance = read_midi(source.read(), source.name, tracks=taken)
+        except PamusicError as error:
+            if len(sources) == 1:
+                raise
+            say(error)
+            continue
+        music = looking.line(opened.tokenizer, performance)
+        found.append((source.name, performance.duration, len(music), looking.longest_match(index, opened, music)))
+        lengths.add(looking.nearest_reference_seconds(performance.duration))
+    references = {}
+    for length in sorted(lengths):
+        bar.reset()
+        bar.set_description(f"{length} s of real pieces")
+        references[length] = looking.kept_reference(index, opened, length, progress=tell)
+    bar.close()
+    tell_matches(found, references, about={"corpus": str(corpus), "fingerprint": opened.fingerprint}, as_json=as_json)

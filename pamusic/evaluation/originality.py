@@ -1,0 +1,400 @@
+"""Does music copy the training set? The longest stretch of it that stands there too, in any key and at any tempo.
+
+Task: of a piece, find the stretch with the most notes in the order in which a piece of a corpus' training split has
+them. Convention: notes are read by onset, those of a chord (`CHORD_MS` after one another at most) from low to high;
+time is left out, and of pitches only the steps from note to note count, so that key, tempo, touch and lengths do not
+matter. A stretch begins where nine notes in a row agree. It goes on over places where up to six notes on either side
+differ or are missing, if six agree behind them: such are the fingers' order within a chord, or an ornament. Figures
+that stand in the training split more than `COMMON` times begin no stretch, but belong to one.
+Metric: notes that agree, but for those that only repeat what the stretch had before (trills, broken chords): a note
+counts if the five that end with it are new. Beside it stands how many held-out real pieces have as many (`Reference`),
+for those resemble the training set too.
+
+Knows corpora and performances; knows no model. The index is a sorted array of eight steps each, packed into 64 bits.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from pamusic.errors import PamusicError
+from pamusic.files import written_atomically
+from pamusic.music.performance import Performance
+from pamusic.tokens.corpus import Corpus
+from pamusic.tokens.tokenizer import GridNotes, Tokenizer
+
+FORMAT = 1
+STEPS = 8  # from note to note, that must agree for a stretch to begin: as many bytes as a number has
+CHORD_MS = 30  # the fingers of a chord are seldom further apart, and single notes seldom closer
+FIGURE = 4  # steps that make a figure: what repeats one is not counted again (docs/originality.md)
+COMMON = 100  # what is more frequent is a figure, not a work
+# Measured (docs/originality.md): fewer cut what was planted to pieces, more found no more of it.
+MOST_DIFFERENT = 6
+SKIPS = sorted(
+    ((a, b) for a in range(MOST_DIFFERENT + 1) for b in range(MOST_DIFFERENT + 1) if a or b),
+    key=lambda skip: (sum(skip), skip),
+)
+REFERENCE_SECONDS = (60, 180)
+NUM_EXCERPTS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Notes in the order in which they are compared: `[num_notes]` each, onsets in seconds and pitches (int16)."""
+
+    onset: np.ndarray
+    pitch: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of notes."""
+        return len(self.pitch)
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The training split of a corpus, made ready for looking up.
+
+    Attributes:
+        start: `[num_pieces + 1]`, int64, where the notes of each piece begin, and where the last one's end.
+        onset: `[num_notes]`, float32, seconds.
+        pitch: `[num_notes]`, int16.
+        gram: `[num_grams]`, uint64, in order: `STEPS` steps of pitch each.
+        place: `[num_grams]`, int32, the note with which each begins.
+    """
+
+    start: np.ndarray
+    onset: np.ndarray
+    pitch: np.ndarray
+    gram: np.ndarray
+    place: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A stretch of a piece that stands in the training split, too.
+
+    Attributes:
+        notes: that agree; those that only repeat a figure of the stretch are left out.
+        repeating: those.
+        differing: notes of the stretch that do not agree.
+        start, end: onsets of its first and last note, in seconds of the piece that was looked up.
+        piece: in which one of the training split it stands.
+        piece_start, piece_end: where, in seconds of that.
+        transposed: semitones by which it is higher than there.
+        tempo: how many times as fast as there it is.
+    """
+
+    notes: int
+    repeating: int
+    differing: int
+    start: float
+    end: float
+    piece: str
+    piece_start: float
+    piece_end: float
+    transposed: int
+    tempo: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The longest stretches of real pieces that nobody trained on.
+
+    Attributes:
+        split: where they are from.
+        excerpt_seconds: how long each excerpt is.
+        notes, seconds: of each excerpt's longest stretch; 0 where there is none.
+    """
+
+    split: str
+    excerpt_seconds: int
+    notes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def num_at_least(self, notes: int) -> int:
+        """How many excerpts have a stretch of so many notes."""
+        return sum(each >= notes for each in self.notes)
+
+    def numbers(self) -> dict[str, Any]:
+        """What is told of it: of notes and of seconds the median, what one in ten reaches, and the most."""
+        return {
+            "split": self.split,
+            "excerpt_seconds": self.excerpt_seconds,
+            "excerpts": len(self.notes),
+            **{
+                what: {
+                    name: round(float(np.quantile(values, share)), 2)
+                    for name, share in (("median", 0.5), ("90%", 0.9), ("maximum", 1.0))
+                }
+                for what, values in (("notes", self.notes), ("seconds", self.seconds))
+            },
+        }
+
+
+def line(tokenizer: Tokenizer, performance: Performance) -> Line:
+    """A performance in the order in which it is compared, on the grid of a corpus' tokenizer."""
+    return _line(tokenizer, tokenizer.to_grid(performance))
+
+
+def longest_match(index: Index, corpus: Corpus, music: Line) -> Match | None:
+    """The stretch of music with the most notes that stands in a corpus' training split too; None if there is none."""
+    note, place, run = _seeds(index, music)
+    is_open = np.ones(len(note), bool)
+    figure = _figures(music.pitch)
+    best, num_agreeing, found = 0, 0, None
+    for seed in np.argsort(-run, kind="stable").tolist():
+        if not is_open[seed]:
+            continue
+        i, j = int(note[seed]), int(place[seed])
+        piece = int(np.searchsorted(index.start, j, side="right")) - 1
+        begin, end = index.start[piece : piece + 2].tolist()
+        transposed = int(music.pitch[i]) - int(index.pitch[j])
+        ours, theirs = music.pitch, index.pitch[begin:end] + np.int16(transposed)
+        after, theirs_after = _agreement(ours[i:], theirs[j - begin :])
+        before, theirs_before = _agreement(ours[:i][::-1], theirs[: j - begin][::-1])
+        agreeing = np.concatenate([i - 1 - before[::-1], i + after])
+        first, last = int(agreeing[0]), int(agreeing[-1]) + 1
+        there, there_last = j - theirs_before, j + theirs_after
+        is_open &= (note < first) | (note >= last) | (place < there) | (place >= there_last)
+        counted = FIGURE + len(np.unique(figure[agreeing[agreeing >= first + FIGURE]]))
+        if counted > best:
+            best, num_agreeing = counted, len(agreeing)
+            found = piece, first, last, there, there_last, transposed
+    if found is None:
+        return None
+    piece, first, last, there, there_last, transposed = found
+    start, end, piece_start, piece_end = (
+        round(float(onset), 3) for onset in (*music.onset[[first, last - 1]], *index.onset[[there, there_last - 1]])
+    )
+    return Match(
+        notes=best,
+        repeating=num_agreeing - best,
+        differing=last - first - num_agreeing,
+        start=start,
+        end=end,
+        piece=corpus.pieces[corpus.split("train")[piece]].name,
+        piece_start=piece_start,
+        piece_end=piece_end,
+        transposed=transposed,
+        tempo=round((piece_end - piece_start) / max(end - start, 1e-3), 3),
+    )
+
+
+def make_index(corpus: Corpus, progress: Callable[[int, int], None] = lambda done, of: None) -> Index:
+    """Makes the training split of a corpus ready for looking up.
+
+    Raises:
+        PamusicError: there is no piece in it.
+    """
+    pieces = corpus.split("train")
+    if not pieces:
+        raise PamusicError(
+            f"{corpus.path}: has no piece to train on, so nothing can be copied from it; name another corpus"
+        )
+    lines, grams, places, start = [], [], [], [0]
+    for done, piece in enumerate(pieces):
+        lines.append(_line(corpus.tokenizer, corpus.tokenizer.grid_from_ids(corpus.piece(piece))))
+        grams.append(_grams(lines[-1].pitch))
+        places.append(np.arange(start[-1], start[-1] + len(grams[-1]), dtype=np.int32))
+        start.append(start[-1] + len(lines[-1]))
+        progress(done + 1, len(pieces))
+    gram, place = np.concatenate(grams), np.concatenate(places)
+    order = np.argsort(gram, kind="stable")
+    gram, place = gram[order], place[order]
+    _, which, count = np.unique(gram, return_inverse=True, return_counts=True)
+    rare = count[which] <= COMMON
+    onset = np.concatenate([each.onset for each in lines]).astype(np.float32)
+    return Index(np.array(start), onset, np.concatenate([each.pitch for each in lines]), gram[rare], place[rare])
+
+
+def kept_index(
+    corpus: Corpus,
+    *,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    tell: Callable[[str], None] = lambda words: None,
+) -> Index:
+    """The index that lies beside a corpus, made and put there where it is missing, or is another corpus'.
+
+    Args:
+        corpus: whose training split it is.
+        progress: told after each piece how many are done, and of how many.
+        tell: told why it could not be put there.
+    """
+    path = _beside(corpus, ".npz")
+    try:
+        with np.load(path) as kept:
+            if str(kept["of"]) == _of(corpus):
+                return Index(*(kept[name] for name in ("start", "onset", "pitch", "gram", "place")))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # there is none, or a broken one
+    index = make_index(corpus, progress)
+    try:
+        with written_atomically(path) as temporary:
+            np.savez(temporary, of=np.array(_of(corpus)), **vars(index))
+    except PamusicError as error:
+        tell(f"the index is not kept: {error}")
+    return index
+
+
+def excerpts(corpus: Corpus, split: str, seconds: float, num: int) -> Iterator[Line]:
+    """Excerpts of that length, at the same places each time, each from another piece, spread over the split."""
+    step_seconds = corpus.tokenizer.vocabulary.time_step_ms / 1000
+    long_enough = [piece for piece in corpus.split(split) if corpus.pieces[piece].seconds > seconds]
+    num = min(num, len(long_enough))
+    randomness = np.random.default_rng(0)
+    for number in range(num):
+        grid = corpus.tokenizer.grid_from_ids(corpus.piece(long_enough[number * len(long_enough) // num]))
+        room = max(0.0, float(grid.onset.max(initial=0)) * step_seconds - seconds)
+        begin = randomness.uniform(0, room) / step_seconds
+        inside = (grid.onset >= begin) & (grid.onset < begin + seconds / step_seconds)
+        yield _line(
+            corpus.tokenizer,
+            GridNotes(grid.onset[inside], grid.offset[inside], grid.pitch[inside], grid.velocity_bin[inside]),
+        )
+
+
+def make_reference(
+    index: Index,
+    corpus: Corpus,
+    seconds: int,
+    *,
+    num: int = NUM_EXCERPTS,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Reference | None:
+    """What excerpts of real pieces that were held out have in common with the training split; None without such pieces.
+
+    They are of the test split, or of the validation split where that has none of this length.
+    """
+    for split in ("test", "validation"):
+        found = []
+        for done, excerpt in enumerate(excerpts(corpus, split, seconds, num)):
+            found.append(longest_match(index, corpus, excerpt))
+            progress(done + 1, num)
+        if found:
+            notes = tuple(0 if match is None else match.notes for match in found)
+            lengths = tuple(0.0 if match is None else round(match.seconds, 3) for match in found)
+            return Reference(split, seconds, notes, lengths)
+    return None
+
+
+def kept_reference(
+    index: Index, corpus: Corpus, seconds: int, progress: Callable[[int, int], None] = lambda done, of: None
+) -> Reference | None:
+    """The reference that lies beside a corpus, made and put there where it is missing."""
+    path = _beside(corpus, ".json")
+    kept: dict[str, Any] = {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        kept = about["references"] if about["of"] == _of(corpus) else {}
+        if str(seconds) in kept:
+            fields = kept[str(seconds)]
+            return Reference(**{**fields, "notes": tuple(fields["notes"]), "seconds": tuple(fields["seconds"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # there is none, or a broken one
+    made = make_reference(index, corpus, seconds, progress=progress)
+    if made is not None:
+        try:
+            with written_atomically(path) as temporary:
+                text = json.dumps({"of": _of(corpus), "references": {**kept, str(seconds): asdict(made)}})
+                temporary.write_text(text + "\n", encoding="utf-8")
+        except PamusicError:
+            pass  # the index could not be kept either, and that was told
+    return made
+
+
+def nearest_reference_seconds(seconds: float) -> int:
+    """Which length of excerpts a piece is compared with: the longer the piece, the longer what chance gives it."""
+    return min(REFERENCE_SECONDS, key=lambda each: max(each / max(seconds, 1), max(seconds, 1) / each))
+
+
+def _line(tokenizer: Tokenizer, grid: GridNotes) -> Line:
+    step_ms = tokenizer.vocabulary.time_step_ms
+    by_onset = np.argsort(grid.onset, kind="stable")
+    onset, pitch = grid.onset[by_onset], grid.pitch[by_onset]
+    chord = np.cumsum(np.diff(onset, prepend=onset[:1]) * step_ms > CHORD_MS)
+    order = np.lexsort((pitch, chord))
+    return Line(onset[order] * step_ms / 1000, pitch[order].astype(np.int16))
+
+
+def _grams(pitch: np.ndarray) -> np.ndarray:
+    """`[num_notes - STEPS]`, uint64: the steps between notes that follow one another, a byte each."""
+    steps = (np.diff(pitch) + 128).astype(np.uint8)
+    if len(steps) < STEPS:
+        return np.empty(0, np.uint64)
+    return np.ascontiguousarray(sliding_window_view(steps, STEPS)).view("<u8")[:, 0].astype(np.uint64)
+
+
+def _figures(pitch: np.ndarray) -> np.ndarray:
+    """`[num_notes]`, uint64: the last `FIGURE` steps up to each note; of the first notes, fewer."""
+    steps = (np.diff(pitch, prepend=pitch[:1]) + 128).astype(np.uint64)
+    figures = np.zeros(len(pitch), np.uint64)
+    for back in range(min(FIGURE, len(pitch))):
+        figures[back:] |= steps[: len(pitch) - back] << np.uint64(8 * back)
+    return figures
+
+
+def _seeds(index: Index, music: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where stretches may begin: notes of the music, the notes of the index they agree with, and for how many grams."""
+    gram = _grams(music.pitch)
+    first, last = (np.searchsorted(index.gram, gram, side=side) for side in ("left", "right"))
+    count = last - first
+    note = np.repeat(np.arange(len(gram)), count)
+    nth = np.arange(len(note)) - np.repeat(np.cumsum(count) - count, count)
+    place = index.place[np.repeat(first, count) + nth].astype(np.int64)
+    # Those that follow one another on both sides are one.
+    order = np.lexsort((note, place - note))
+    note, place = note[order], place[order]
+    is_first = np.append(True, (np.diff(note) != 1) | (np.diff(place) != 1))[: len(note)]
+    begins = np.flatnonzero(is_first)
+    return note[begins], place[begins], np.diff(np.append(begins, len(note)))
+
+
+def _agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:
+    """Which of our notes agree from the beginnings on, and behind how many of theirs the last one stands."""
+    runs, i, j = [np.empty(0, np.int64)], 0, 0
+    while True:
+        run = _run(ours[i:], theirs[j:])
+        runs.append(np.arange(i, i + run))
+        i, j = i + run, j + run
+        for a, b in SKIPS:
+            behind = ours[i + a : i + a + MOST_DIFFERENT]
+            if len(behind) == MOST_DIFFERENT and np.array_equal(behind, theirs[j + b : j + b + MOST_DIFFERENT]):
+                i, j = i + a, j + b
+                break
+        else:
+            return np.concatenate(runs), j
+
+
+def _run(ours: np.ndarray, theirs: np.ndarray, at_once: int = 64) -> int:
+    """How many notes agree before the first that does not."""
+    length, run = min(len(ours), len(theirs)), 0
+    while run < length:
+        until = min(run + at_once, length)
+        differ = np.flatnonzero(ours[run:until] != theirs[run:until])
+        if len(differ):
+            return run + int(differ[0])
+        run = until
+    return run
+
+
+def _beside(corpus: Corpus, ending: str) -> Path:
+    """Not within the corpus' folder, which holds nothing but the corpus."""
+    path = corpus.path.resolve()
+    return path.with_name(f"{path.name}.originality{ending}")
+
+
+def _of(corpus: Corpus) -> str:
+    """What an index and a reference depend on."""
+    return f"{corpus.fingerprint} {FORMAT} {STEPS} {CHORD_MS} {COMMON} {MOST_DIFFERENT} {NUM_EXCERPTS}"
