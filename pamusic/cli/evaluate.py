@@ -51,6 +51,10 @@ def evaluate(
     from pamusic.tokens.corpus import open_corpus
     from pamusic.training.machine import choose_machine
 
+    if cache_drift and (sweep or plot is not None or block is not None or precision == "bf16"):
+        raise UsageError("--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --block and bf16")
+    if drift_tokens is not None and not cache_drift:
+        raise UsageError("--drift-tokens is of --cache-drift; give both or none")
     machine = choose_machine(device, precision, compile=False)
     loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
     opened = open_corpus(corpus)
