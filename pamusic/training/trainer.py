@@ -160,6 +160,10 @@ class Trainer:
         return self.learner.training
 
     @property
+    def machine(self) -> Machine:
+        return self.learner.machine
+
+    @property
     def ranks(self) -> Ranks:
         return self.learner.ranks
 
@@ -189,7 +193,7 @@ class Trainer:
             f"corpus {self.corpus.path}: {tokens:,} tokens to train on, {self.corpus.tokenizer.name} events",
             f"model: {self.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
             f" {model.d_model}, context {model.context_length:,}, {model.num_latents:,} latents",
-            f"on {describe(self.learner.machine)}",
+            f"on {describe(self.machine)}",
             f"steps {self.step} to {training.steps} of {training.batch_size} windows{at_once}, {latents / tokens:.1f}"
             f" times the corpus; into {self.run}",
         ]
@@ -220,7 +224,7 @@ class Trainer:
         """
         deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         save_at = time.monotonic() + 60 * self.training.save_every_minutes
-        patient, device = True, self.learner.machine.device
+        patient, device = True, self.machine.device
         with (
             stop_requests(stopping) as stop_requested,
             joined(self.ranks, device),
@@ -290,12 +294,12 @@ class Trainer:
     @torch.inference_mode()
     def _nats_on_fixed_windows(self) -> float:
         self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.learner.machine.device)  # nats, tokens
+        total = torch.zeros(2, dtype=torch.float64, device=self.machine.device)  # nats, tokens
         # Where the weights are spread, each forward pass needs all ranks; else each scores its share of the batches.
         alone = isinstance(self.model, FSDPModule)
         for batch in self._validation if alone else self._validation[self.ranks.rank :: self.ranks.size]:
-            batch = batch.to(self.learner.machine.device)
-            with self.learner.machine.autocast():
+            batch = batch.to(self.machine.device)
+            with self.machine.autocast():
                 logits = self.model(batch.tokens).float()
             targets = batch.targets.flatten()
             total[0] += F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=NOT_SCORED, reduction="sum")
@@ -425,7 +429,7 @@ class Trainer:
                 "fingerprint": self.corpus.fingerprint,
                 "tokenizer": self.corpus.tokenizer.name,
             },
-            "machine": self.learner.machine.about(),
+            "machine": self.machine.about(),
             "versions": {"pamusic": pamusic.__version__, "torch": torch.__version__},
         }
 
@@ -465,9 +469,9 @@ class Trainer:
     def _load_state(self, run: Path) -> None:
         path = run / STATE
         try:
-            state = torch.load(path, map_location=self.learner.machine.device, weights_only=True)
+            state = torch.load(path, map_location=self.machine.device, weights_only=True)
             self.learner.load_state_dict(state)
-            self._losses = [loss.to(self.learner.machine.device) for loss in state.get("losses", [])]
+            self._losses = [loss.to(self.machine.device) for loss in state.get("losses", [])]
             self.seconds = state["seconds"]
             as_now = self.step * self.training.batch_size * self.model.config.num_latents
             self.latent_tokens = state.get("latent_tokens", as_now)
