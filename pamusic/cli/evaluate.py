@@ -43,7 +43,7 @@ def evaluate(
     import torch
 
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
-    from pamusic.cli.scores import tell_drift, tell_scores
+    from pamusic.cli.scores import check_drift, tell_drift, tell_scores
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
     from pamusic.evaluation.pictures import likelihood_picture
@@ -51,10 +51,7 @@ def evaluate(
     from pamusic.tokens.corpus import open_corpus
     from pamusic.training.machine import choose_machine
 
-    if cache_drift and (sweep or plot is not None or block is not None or precision == "bf16"):
-        raise UsageError("--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --block and bf16")
-    if drift_tokens is not None and not cache_drift:
-        raise UsageError("--drift-tokens is of --cache-drift; give both or none")
+    check_drift(cache_drift, drift_tokens, unheeded=sweep or plot or block or precision == "bf16")
     machine = choose_machine(device, precision, compile=False)
     loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
     opened = open_corpus(corpus)
