@@ -7,6 +7,7 @@ but for what stays in the processor's own caches, and for refills, which read li
 
 from __future__ import annotations
 
+import mmap
 import platform
 import sys
 import time
@@ -175,7 +176,7 @@ def memory_mib(device: torch.device | str = "cpu") -> float:
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * 4096 / 2**20 if statm.exists() else 0.0
+    return int(statm.read_text().split()[1]) * mmap.PAGESIZE / 2**20 if statm.exists() else 0.0
 
 
 def machine() -> str:

@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
 from pamusic.model.stepper import Stepper
 from pamusic.model.traffic import step_bytes
-from pamusic.speed import along, own_ids, speed
+from pamusic.speed import along, memory_mib, own_ids, speed
 from pamusic.tokens.tokenizer import load_tokenizer
 
 
@@ -42,6 +43,14 @@ def test_speeds_fit_together(who):
     for wrong in ({"tokens": 0}, {"precision": "fp5"}):
         with pytest.raises(ValueError):
             speed(who, **{"context_length": 64, "num": 1, "bandwidth": 1e9, **wrong})
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_memory_is_what_the_system_says_whatever_the_size_of_a_page():
+    status = Path("/proc/self/status").read_text()
+    kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+    assert memory_mib() == pytest.approx(kib / 1024, rel=0.05)
 
 
 def test_the_context_is_full_of_what_the_model_draws_by_the_grammar(who):

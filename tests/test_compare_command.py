@@ -101,6 +101,14 @@ def test_where_one_set_has_no_pedal_nothing_is_said_of_it(sets):
         of(numbers(sets["real"], sets["dry"]), "sustain")
 
 
+def test_the_fewest_real_pieces_say_what_they_reach_with_each_other(sets, tmp_path):
+    told = numbers(folder(tmp_path / "five", range(5)), sets["alike"])
+
+    assert told["reachable"] > 0.4
+    four = compare(folder(tmp_path / "four", range(4)), sets["alike"])
+    assert (four.exit_code, "takes 5 of them, not 4" in four.stderr) == (1, True)
+
+
 def test_a_single_piece_can_be_held_against_a_set(sets):
     told = numbers(sets["real"], sets["alike"] / "100.mid")
 
@@ -108,10 +116,12 @@ def test_a_single_piece_can_be_held_against_a_set(sets):
     assert of(told, "density")["within_generated"] is None
 
 
-def test_only_so_much_of_each_is_measured_and_what_is_shorter_is_told(sets):
+def test_only_so_much_of_each_is_measured_and_what_is_shorter_is_told(sets, tmp_path):
     assert numbers(sets["real"], sets["alike"], "--seconds", 20)["num_shorter"] == [0, 0]
     done = compare(sets["real"], sets["loud"], "--seconds", 100)
     assert "12 of the real pieces are shorter than that, and taken whole" in done.stderr
+    (tmp_path / "late.mid").write_bytes(midi_bytes(music(0).shifted(20)))  # after 20 s of nothing, a minute of music
+    assert numbers(sets["real"], tmp_path / "late.mid", "--seconds", 70)["num_shorter"] == [12, 1]
 
 
 def test_it_draws_a_picture(sets, tmp_path):
@@ -135,7 +145,7 @@ def test_what_cannot_be_read_is_told_and_left_out(sets, tmp_path):
     ("words", "reason", "code"),
     [
         (["missing", "real"], "no such file or folder", 1),
-        (["dry/300.mid", "real"], "takes 3 of them, not 1", 1),
+        (["dry/300.mid", "real"], "takes 5 of them, not 1", 1),
         (["real", "loud", "--split", "test"], "has no test files by MAESTRO's table", 1),
         (["real", "loud", "--seconds", "nan"], "--seconds", 2),
         (["real", "loud", "--seconds", "0"], "--seconds", 2),

@@ -84,3 +84,13 @@ def test_the_command_prints_a_line_each_or_json(tmp_path):
     assert [line.split() for line in plain.stdout.splitlines()] == [
         [each["refill"], f"{each['nats_per_token']:.4f}"] for each in told["drift"]
     ]
+
+
+def test_what_it_would_not_heed_is_refused(tmp_path):
+    words = ["evaluate", "tiny", "corpus"]
+    for others in (["--sweep"], ["--plot", str(tmp_path / "x.png")], ["--block", "4"], ["--precision", "bf16"]):
+        done = CliRunner().invoke(app, [*words, "--cache-drift", *others])
+        assert done.exit_code == 2
+        assert "leave out --sweep" in done.stderr
+    done = CliRunner().invoke(app, [*words, "--drift-tokens", "9"])
+    assert (done.exit_code, "--drift-tokens is of --cache-drift" in done.stderr) == (2, True)

@@ -330,6 +330,7 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
         (["--best-of", "2", "--keep", "3"], "--keep 3 is of the pieces that --best-of draws"),
         (["--best-of", "0"], "--best-of"),
         (["--best-of", "2", "--port", "x"], "--port plays one piece, not 2"),
+        (["--ahead", "2"], "--ahead is of music that is heard on a port"),
         (["--refill", "none"], "refill is half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents is 1 to"),
@@ -395,6 +396,21 @@ def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path):
     assert len(read_midi(tmp_path / "out.mid")) > 1
     assert names(tmp_path) == ["out.mid"]
     assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", "out.mid"]).stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(checkpoint, tmp_path):
+    how = ("--length", "2000", "--best-of", "8", "--keep", "2", "--seed", "1", "-o", "out.mid")
+    running = started(checkpoint, *how, stdout=subprocess.PIPE)
+    while "comparing 8 pieces" not in (line := running.stderr.readline()):
+        assert line
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=30)
+
+    assert (running.returncode, stdout) == (130, "out-1.mid\nout-2.mid\n")
+    assert "interrupted before they were compared; the first are kept" in stderr
+    assert "Traceback" not in stderr
+    assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", "out-2.mid"]).stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

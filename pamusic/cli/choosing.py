@@ -39,6 +39,7 @@ def chosen(
     from pamusic.composition import continuation, nats_of, read_part
     from pamusic.evaluation.ranking import can_be_measured, ranked, targets
 
+    say(f"comparing {len(pieces)} pieces")
     music = [continuation(who.tokenizer, ids, prime=prime, cut=cut, seconds=seconds) for ids in pieces]
     heard = None if prime is None else read_part(prime, cut)
     wanted = targets(heard, with_pedal=who.tokenizer.vocabulary.sustain == "played")

@@ -90,10 +90,14 @@ def compose_file(
         was_lost = ears.quiet()
         took, pieces = time.perf_counter() - began, got.pieces
         if o.best_of and again is None:
-            rows = chosen(
-                who, pieces, len(rows), prime=opening, cut=cut, seconds=stop_at, seed=o.seed,
-                num_latents=o.num_latents, context_length=o.context_length,
-            )  # fmt: skip
+            try:
+                rows = chosen(
+                    who, pieces, len(rows), prime=opening, cut=cut, seconds=stop_at, seed=o.seed,
+                    num_latents=o.num_latents, context_length=o.context_length,
+                )  # fmt: skip
+            except KeyboardInterrupt:
+                got = replace(got, interrupted=True)
+                say("interrupted before they were compared; the first are kept")
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}

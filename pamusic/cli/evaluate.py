@@ -40,10 +40,8 @@ def evaluate(
     as_json: Annotated[bool, Shown("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score every token of a split once, with all that precedes it up to the context."""
-    import torch
-
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
-    from pamusic.cli.scores import tell_drift, tell_scores
+    from pamusic.cli.scores import check_drift, tell_drift, tell_scores
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
     from pamusic.evaluation.pictures import likelihood_picture
@@ -51,6 +49,7 @@ def evaluate(
     from pamusic.tokens.corpus import open_corpus
     from pamusic.training.machine import choose_machine
 
+    check_drift(cache_drift, drift_tokens, unheeded=sweep or plot or block or precision == "bf16")
     machine = choose_machine(device, precision, compile=False)
     loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
     opened = open_corpus(corpus)
@@ -72,7 +71,7 @@ def evaluate(
     if cache_drift:
         tell_drift(loaded.model, opened, about, pieces or 2, drift_tokens, as_json=as_json)
         return
-    model = loaded.model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    model = loaded.model.bfloat16() if precision == "bf16" else loaded.model.float()
     about["block"] = block or max(1, config.num_latents // 2)
     with written_atomically(plot) if plot else nullcontext() as picture:  # opened first: the scoring takes long
         bar = progress(what=split, unit="token")

@@ -41,7 +41,7 @@ def sample(
     one_track: Annotated[bool, Prime("--one-track", help="Go on in its track and channel, not a new one.")] = False,
     continuation_only: Annotated[bool, Prime("--continuation-only", help="Leave it out of the file.")] = False,
     port: Annotated[str | None, Live(help="A MIDI port, or part of its name; list: tells them; new: one more.")] = None,
-    ahead: Annotated[float, Live(min=0.1, help="Seconds that are made before they are heard.")] = DEFAULT_AHEAD,
+    ahead: Annotated[float | None, Live(min=0.1, help="Seconds made before they are heard. (default: 4)")] = None,
     temperature: Annotated[float, Draw(help="Low is predictable, high is bold; 0: always the likeliest.")] = 1.0,
     top_p: Annotated[float, Draw(help="From the likeliest that reach this probability; 1: all.")] = 0.97,
     top_k: Annotated[int, Draw(help="From this many of the likeliest; 0: all.")] = 0,
@@ -67,6 +67,8 @@ def sample(
     if port == LIST:
         list_ports()
         return
+    if ahead is not None and port is None:
+        raise UsageError("--ahead is of music that is heard on a port; say which with --port")
     if port is not None and (best_of or num) > 1:
         raise UsageError(f"--port plays one piece, not {best_of or num}; leave out --num and --best-of")
     if minutes is not None and seconds is not None:
@@ -78,4 +80,4 @@ def sample(
     options["seconds"] = seconds if minutes is None else 60 * minutes
     options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
     options["seed"] = secrets.randbelow(2**31) if seed is None else seed
-    compose_file(out, Path("sample.mid"), options, port=port, ahead=ahead)
+    compose_file(out, Path("sample.mid"), options, port=port, ahead=ahead or DEFAULT_AHEAD)

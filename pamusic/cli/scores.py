@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pamusic.cli.terminal import progress, result, say, table
+from pamusic.errors import UsageError
 
 if TYPE_CHECKING:
     from pamusic.evaluation.comparison import Compared
@@ -26,6 +27,14 @@ def tell_scores(total: Likelihood, points: list[Point], about: dict[str, Any], *
     table(stretches, "By position in the piece, in tokens")
     table([point.numbers() for point in points], "The same tokens, scored with more and less")
     result(f"{total.nats_per_token:.4f}")
+
+
+def check_drift(asked: bool, num_tokens: int | None, unheeded: object) -> None:
+    """Refuses options that `--cache-drift` would not heed, or that are nothing without it."""
+    if asked and unheeded:
+        raise UsageError("--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --block and bf16")
+    if num_tokens is not None and not asked:
+        raise UsageError("--drift-tokens is of --cache-drift; give both or none")
 
 
 def tell_drift(

@@ -30,7 +30,7 @@ from pamusic.tokens.parallel import in_parallel
 from pamusic.tokens.sources import Refusal, Source, find_sources
 from pamusic.tokens.tokenizing import why_nothing
 
-FEWEST_REAL = 3  # that there are distances among them to speak of
+FEWEST_REAL = 5  # of fewer, half has but one distance, which is no distribution: nothing could be reached
 GRID = 1000  # places at which densities are known, as in their code
 LEAST = 1e-10  # of a density's mass, at a place
 HALVINGS = 10  # of the real pieces
@@ -240,5 +240,5 @@ def _measured(source: Source, seconds: float, tracks: Tracks) -> tuple[Statistic
         performance, _ = read_and_mend(source.read(), source.name, tracks=tracks)
     except PamusicError as error:
         return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
-    part = excerpt(performance, seconds)
-    return statistics(part), performance.duration < seconds
+    lasts = performance.duration - float(performance.notes["onset"][0])
+    return statistics(excerpt(performance, seconds)), lasts < seconds
