@@ -126,6 +126,8 @@ def test_what_is_no_part_of_a_prime_is_told_in_a_line(sample, tmp_path):
     assert "begin no note" in told("--prime-from", 50)
     assert "begin no note" in told("--prime-from", 1.01, "--prime-to", 1.2)
     assert "of a prime" in one_line_error(sample("--prime-to", 5), 2)
+    assert "of a prime" in one_line_error(sample("--one-track"), 2)
+    assert "take one" in told("--one-track", "--continuation-only", code=2)
     assert [path.name for path in tmp_path.iterdir()] == ["prime.mid"]
 
 

@@ -57,8 +57,13 @@ def compose_file(
 
     o = SimpleNamespace(**options)
     tracks, cut = parsed_tracks(o.tracks), Cut(o.prime_from or 0.0, o.prime_to)
-    if o.prime is None and (o.prime_from is not None or o.prime_to is not None):
-        raise UsageError("--prime-from and --prime-to are of a prime; give one with --prime")
+    is_cut = o.prime_from is not None or o.prime_to is not None
+    if o.prime is None and (is_cut or o.one_track or o.continuation_only):
+        raise UsageError(
+            "--prime-from, --prime-to, --one-track and --continuation-only are of a prime; give one with --prime"
+        )
+    if o.one_track and o.continuation_only:
+        raise UsageError("--one-track is of a file with the prime in it, --continuation-only leaves it out; take one")
     num = o.best_of or o.num
     rows = range(o.keep or 1 if o.best_of else num) if again is None else [again.row]
     classes = (o.temperature_time, o.temperature_pitch, o.temperature_velocity)

@@ -54,16 +54,17 @@ def collected(
     drawn: Iterable[list[int | None]], num: int, total: int | None, alarms: Alarms, stop_after: int | None = None
 ) -> Drawn:
     """What is drawn until the end or an interruption, or until the longest piece has `stop_after` ids."""
-    pieces: list[list[int]] = [[] for _ in range(num)]
+    steps: list[list[int | None]] = []  # of whole steps, so that an interruption leaves all pieces as long
     num_alarms = 0
     try:
         for ids in progress(islice(drawn, stop_after), total=stop_after or total, what="sample", unit="token"):
-            for piece, id in zip(pieces, ids, strict=True):
-                piece += [] if id is None else [id]
+            steps.append(ids)
             num_alarms = len(alarms.rows)
+        interrupted = False
     except KeyboardInterrupt:
-        if not any(pieces):
+        if not steps:
             raise
-        return Drawn(pieces, Counter(alarms.rows[:num_alarms]), max(map(len, pieces)), True)
+        interrupted, stop_after = True, len(steps)
+    pieces = [[id for ids in steps if (id := ids[row]) is not None] for row in range(num)]
     heard = alarms.rows if stop_after is None else alarms.rows[:num_alarms]
-    return Drawn(pieces, Counter(heard), stop_after, False)
+    return Drawn(pieces, Counter(heard), stop_after, interrupted)
