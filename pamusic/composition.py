@@ -30,6 +30,7 @@ from pamusic.generation.ending import Ending
 from pamusic.generation.grammar import Rules
 from pamusic.generation.guard import Alarm, Guard, guarded
 from pamusic.generation.sampler import generate_rows
+from pamusic.model.reader import Reader
 from pamusic.music.contents import Repair
 from pamusic.music.midi import Tracks, midi_bytes
 from pamusic.music.pedal import sustain_folded
@@ -150,11 +151,10 @@ def compose_many(
         "barred_at_first": [] if opening is None else _too_early(checkpoint.tokenizer, opening.gap),
         "end_after": 1 if may_end else None,
         "ending": ending,
-        "num_latents": num_latents,
-        "context_length": context_length,
-        "refill": refill,
-        "precision": precision,
     }
+    how["like"] = Reader(
+        checkpoint.model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision
+    )
     if guard is None:
         return generate_rows(checkpoint.model, before, seed=seed, num_rows=num, **how)
     rows = [

@@ -151,6 +151,23 @@ def test_so_they_do_for_any_number_of_latents_and_any_refill(num_latents, refill
         assert close(logits, uncached(model, ids[:length], in_use)), f"after {length} tokens"
 
 
+def test_another_reader_of_the_same_weights_knows_nothing_of_what_the_first_one_read():
+    model, ids = outspoken_model(), piece(20)
+    first = Reader(model, precision="int8")
+    first.read(ids[:9])
+    after = first.step([ids[9]])
+
+    other = first.another()
+    told = other.read(ids[:5])
+
+    assert other._stepper is first._stepper  # held once
+    assert torch.equal(told, Reader(model, precision="int8").read(ids[:5]))
+    again = Reader(model, precision="int8")
+    again.read(ids[:9])
+    assert torch.equal(again.step([ids[9]]), after)
+    assert torch.equal(again.step([ids[10]]), first.step([ids[10]]))  # which went on undisturbed
+
+
 def test_past_the_context_a_refill_sees_the_last_tokens_and_no_others():
     model, ids = outspoken_model(context_length=16), piece(600)
     reader = Reader(model)

@@ -53,6 +53,7 @@ def generate_rows(
     context_length: int | None = None,
     refill: str | int = "half",
     precision: str = "fp32",
+    like: Reader | None = None,
 ) -> Iterator[list[int | None]]:
     """Yields the next id of each row, all of which follow the same prime; None for a row that has ended.
 
@@ -80,6 +81,7 @@ def generate_rows(
         context_length: how many tokens are seen; the configuration's by default.
         refill: how many of the last positions become latents when N are in use: one of `REFILLS`, or a number.
         precision: of the weights, as for `model.reader`.
+        like: a reader whose settings and weights are taken, in place of the last four, so that they are held once.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -106,7 +108,11 @@ def generate_rows(
     classes = None if class_of_id is None else torch.tensor(class_of_id)
     first = torch.zeros_like(barred)
     first[list(barred_at_first)] = True
-    reader = Reader(model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision)
+    reader = (
+        Reader(model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision)
+        if like is None
+        else like.another()
+    )
 
     def drawn() -> Iterator[list[int | None]]:
         rows = list(range(num_rows))  # those that have not ended, in the order in which they stand in the batch

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 
 import torch
 from torch import Tensor
@@ -90,12 +90,21 @@ class Reader:
         self.num_latents, self.context_length = config.num_latents, config.context_length
         self.refill = refill_of(refill, config.num_latents)
         # Sliding moves what stays to the front of a cache when that is full: once in so many tokens.
-        slack = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
+        self._slack = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
         precision = resolved(precision, model.head.weight.device)
         self._parallel = model if precision == "fp32" else deepcopy(model).to(torch.bfloat16)
         self._stepper = Stepper(model, precision)
-        self.caches = self._stepper.new_caches(1, config.num_latents, config.context_length, slack=slack)
         self._device, self._width = model.head.weight.device, config.d_model
+        self._begin()
+
+    def another(self) -> Reader:
+        """One that has read nothing yet, of the same settings and the very same weights, which are not held twice."""
+        other = copy(self)
+        other._begin()
+        return other
+
+    def _begin(self) -> None:
+        self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, slack=self._slack)
         self._recent: deque[Tensor] = deque(maxlen=self.refill or self.num_latents)  # `[rows]` each: what is made anew
 
     @torch.inference_mode()
