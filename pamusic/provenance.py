@@ -12,14 +12,14 @@ import json
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pamusic import __version__
-from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError
 from pamusic.music.splicing import texts
+
+if TYPE_CHECKING:
+    from pamusic.checkpoint import Checkpoint
 
 FORMAT = 1
 SIGN = "pamusic "
@@ -58,6 +58,8 @@ class Provenance:
 
 def provenance(options: dict[str, Any], checkpoint: Checkpoint, prime: bytes | None) -> Provenance:
     """The record of what is about to be made."""
+    import torch  # here, for who reads a record needs none
+
     tokenizer = checkpoint.tokenizer
     return Provenance(
         options=options,

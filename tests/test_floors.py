@@ -20,6 +20,7 @@ FLOOR = {
     "files": 0,
     "music": 1,
     "tokens": 2,
+    "page": 2,
     "model": 2,
     "checkpoint": 3,
     "training": 4,
@@ -38,7 +39,7 @@ STRANGERS = {
     *(("model", other) for other in ("music", "files", "shipped")),
     *(("generation", other) for other in ("music", "tokens")),
 }
-NO_TORCH = {"errors", "shipped", "files", "music", "tokens"}
+NO_TORCH = {"errors", "shipped", "files", "music", "tokens", "page"}
 HEAVY = {"torch", "note_seq", "matplotlib", "symusic", "pretty_midi", "mido", "midirenderer", "numpy", "safetensors"}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pamusic.page.document import document
 from pamusic.shipped import checkpoints_folder, tokenizers_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +56,15 @@ def test_an_unpacked_wheel_finds_its_own(wheel, tmp_path):
 
     shipped = tmp_path / "pamusic" / "_shipped"
     assert said.splitlines() == [str(shipped / "tokenizers"), str(shipped / "checkpoints")]
+
+
+def test_an_unpacked_wheel_makes_a_page(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    ask = "from pamusic.page.document import document; import sys; sys.stdout.buffer.write(document([], 'None'))"
+
+    made = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, check=True).stdout
+
+    assert made == document([], "None")
 
 
 def test_neither_folder_holds_python():

@@ -28,6 +28,7 @@ from pamusic.cli.doctor import doctor
 from pamusic.cli.evaluate import evaluate
 from pamusic.cli.inspect import inspect
 from pamusic.cli.originality import originality
+from pamusic.cli.page import page
 from pamusic.cli.play import play
 from pamusic.cli.render import render
 from pamusic.cli.replay import replay
@@ -104,6 +105,7 @@ app.command()(evaluate)
 app.command()(sample)
 app.command()(replay)
 app.command()(render)
+app.command()(page)
 app.command()(play)
 app.command()(originality)
 app.command()(compare)

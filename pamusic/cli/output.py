@@ -72,9 +72,19 @@ def output(out: Path | None, default: Path, *, source: Path | None, kind: str) -
         with written_anew(default) as draft:
             yield Output(draft)
     else:
-        if source is not None and source.exists() and out.exists() and os.path.samefile(out, source):
-            raise PamusicError(f"{out}: is {source} itself; name another file with --out")
+        if source is not None:
+            check_apart(out, source)
         with written_atomically(out) as file:
             draft = Draft(file, out)
             yield Output(draft)
     result(draft.name)
+
+
+def check_apart(out: Path, source: Path) -> None:
+    """Refuses to write over what is read.
+
+    Raises:
+        PamusicError: both are one file.
+    """
+    if source.exists() and out.exists() and os.path.samefile(out, source):
+        raise PamusicError(f"{out}: is {source} itself; name another file with --out")

@@ -24,10 +24,24 @@ def sustain_folded(performance: Performance) -> Performance:
     Returns:
         A performance whose offsets are sounding offsets, without pedal.
     """
+    sounding, cut = _sounding(performance)
+    folded = performance.notes.copy()
+    folded["offset"] = sounding
+    dropped = cut & (sounding == folded["onset"])
+    return Performance(folded[~dropped] if dropped.any() else folded)
+
+
+def sounding_offsets(performance: Performance) -> np.ndarray:
+    """When each note's string is silent, `[num_notes]`, as `sustain_folded` has it; the onset where that drops it."""
+    return _sounding(performance)[0]
+
+
+def _sounding(performance: Performance) -> tuple[np.ndarray, np.ndarray]:
+    """The sounding offset of each note, and whether its key ended it, struck anew."""
     notes = performance.notes
     is_sustain = performance.pedal["control"] == SUSTAIN
     if not len(notes) or not is_sustain.any():
-        return Performance(notes)
+        return notes["offset"], np.zeros(len(notes), bool)
     onset, offset, pitch = (np.ascontiguousarray(notes[field]) for field in ("onset", "offset", "pitch"))
 
     # At one instant pedal-downs come before pedal-ups, and both before notes.
@@ -56,9 +70,4 @@ def sustain_folded(performance: Performance) -> Performance:
     next_stroke = np.empty(len(notes))
     next_stroke[by_key] = np.where(is_same_key, np.append(stroke, np.inf)[following], np.inf)
     cut = (next_stroke <= offset) | (next_stroke < sounding)
-    sounding = np.where(cut, next_stroke, sounding)
-
-    folded = notes.copy()
-    folded["offset"] = sounding
-    dropped = cut & (sounding == onset)
-    return Performance(folded[~dropped] if dropped.any() else folded)
+    return np.where(cut, next_stroke, sounding), cut

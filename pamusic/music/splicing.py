@@ -28,6 +28,7 @@ from pamusic.music.repair import DEFAULT_TEMPO, DRUMS, read_leniently
 HARMLESS = {"other instruments", "notes without an end", "notes without length"}
 # Bank, volume, pan, expression, reverb, chorus: of the channel that the new one shall sound like.
 SOUND = (0, 32, 7, 10, 11, 91, 93)
+NEW_TRACK = "continuation"  # the name of the track of new music
 ENDS, MOVES, BEGINS = range(3)  # the order of what happens at one tick
 
 Timed = list[tuple[int, int, mido.Message]]  # tick, `ENDS`, `MOVES` or `BEGINS`, message
@@ -276,7 +277,7 @@ def _head(sound: _State, channel: int) -> list[mido.Message]:
         for control in SOUND
         if control in sound.sound
     ]
-    name = mido.MetaMessage("track_name", name="continuation")
+    name = mido.MetaMessage("track_name", name=NEW_TRACK)
     return [name, *controls, mido.Message("program_change", program=sound.program, channel=channel)]
 
 

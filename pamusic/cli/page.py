@@ -1,0 +1,80 @@
+"""`pamusic page`: MIDI files -> an HTML file that shows and plays them. Knows options and words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from pamusic.cli.output import STREAM, check_apart, output
+from pamusic.cli.terminal import say
+from pamusic.errors import PamusicError
+
+if TYPE_CHECKING:
+    from pamusic.music.midi import Tracks
+    from pamusic.page.document import Piece
+
+
+def page(
+    files: Annotated[
+        list[Path], Argument(help="MIDI files, folders or zips of them; - is standard input.", show_default=False)
+    ],
+    out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: page.html or a free name)")] = None,
+    title: Annotated[str, Option(help="What stands at its head.")] = "Piano music",
+    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+) -> None:
+    """Make one HTML file that shows MIDI files as piano rolls and plays them, in any browser, without a network.
+
+    Of what pamusic composed it tells how it was made, by which command, and where the prime ends.
+    """
+    from pamusic.music.midi import parsed_tracks
+    from pamusic.page.document import document
+
+    taken = parsed_tracks(tracks)
+    if out is not None and out != STREAM:
+        if out.suffix.lower() not in (".html", ".htm", ""):
+            raise PamusicError(f"{out}: only HTML files are written, not {out.suffix}; name one that ends in .html")
+        for file in files:
+            check_apart(out, file)
+    with output(out, Path("page.html"), source=None, kind="page") as place:
+        pieces = list(_pieces(files, taken))
+        made = document(pieces, title)
+        place.write(made)
+    seconds = sum(piece.performance.duration for piece in pieces)
+    say(f"{len(pieces)} {'piece' if len(pieces) == 1 else 'pieces'}, {seconds:.1f} seconds, {len(made) / 1000:,.0f} kB")
+
+
+def _pieces(files: list[Path], tracks: Tracks) -> Iterator[Piece]:
+    """The pieces in files, in their order; of a folder or archive those that can be read, and a line for each other.
+
+    Raises:
+        PamusicError: a file that was named cannot be read, or there is no piece.
+    """
+    from pamusic.cli.making import piece_of
+    from pamusic.cli.reading import read_with_bytes
+    from pamusic.music.midi import read_midi
+    from pamusic.tokens.sources import find_sources
+
+    if STREAM in files:
+        performance, data, _ = read_with_bytes(STREAM, tracks)
+        yield piece_of("standard input", data, performance)
+    named = [file for file in files if file != STREAM]
+    sources, refused = find_sources(named) if named else ([], [])
+    for refusal in refused:
+        say(f"{refusal.name}: {refusal.reason}; left out")
+    num_shown = 0
+    for source in sources:
+        try:
+            data = source.read()
+            piece = piece_of(source.name, data, read_midi(data, source.name, tracks=tracks))
+        except PamusicError as error:
+            if Path(source.path) in named:
+                raise
+            say(f"{error}; left out")
+        else:
+            num_shown += 1
+            yield piece
+    if sources and not num_shown:
+        raise PamusicError(f"{', '.join(map(str, named))}: none of its {len(sources)} MIDI files can be shown")

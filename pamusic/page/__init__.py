@@ -1,0 +1,1 @@
+"""Performances -> one HTML file that shows and plays them."""

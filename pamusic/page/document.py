@@ -1,0 +1,149 @@
+"""Performances -> one HTML file that shows and plays them, from disk, with nothing from elsewhere.
+
+Knows performances, bytes and HTML; knows no tokens, no checkpoints, no options. What a browser does with it stands in
+the files beside this one: `page.html` and `page.css`; `music.js` (what travels here becomes notes, and where the
+playing is), `piano.js` (sound), `roll.js` (pictures), `player.js` (buttons and keys). Here they are put together.
+
+All that comes from somebody's files (names, texts, music) travels as JSON without a single `<`, and the script shows
+it as text alone. Should any of it be taken for a script all the same, a browser does not run it: the page's policy
+names our own by its hash, and allows nothing else, no connection either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pamusic.errors import PamusicError
+from pamusic.music.pedal import sounding_offsets
+from pamusic.music.performance import Performance
+
+BESIDE = Path(__file__).parent
+SCRIPTS = ("music.js", "piano.js", "roll.js", "player.js")  # in this order
+MAX_BYTES = 64 * 2**20  # some 1,000 pieces of three minutes; beyond that browsers take long to open it
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One piece of a page.
+
+    Attributes:
+        name: what it is called, and its file when it is downloaded.
+        performance: what is shown and heard.
+        midi: the file that it is from, which can be downloaded.
+        new_from: second from which on it is new, where what precedes was a prime; None where nobody knows.
+        facts: what else is told of it, (what, how it is) each.
+        commands: those that make it again, (what for, command) each.
+    """
+
+    name: str
+    performance: Performance
+    midi: bytes
+    new_from: float | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    commands: tuple[tuple[str, str], ...] = ()
+
+
+def document(pieces: Iterable[Piece], title: str) -> bytes:
+    """The HTML file, UTF-8; the same for the same pieces.
+
+    Raises:
+        PamusicError: it would be larger than browsers like.
+    """
+    told: list[str] = []
+    for piece in pieces:
+        told.append(_harmless(_about(piece)))
+        if sum(map(len, told)) > MAX_BYTES:
+            raise PamusicError(
+                f"with piece {len(told)} the page has more than {MAX_BYTES / 2**20:.0f} MiB, which browsers take long "
+                "to open; name fewer files"
+            )
+    style, script = _file("page.css"), "\n".join(map(_file, SCRIPTS))
+    parts = {
+        "TITLE": html.escape(title),
+        "STYLE": style,
+        "STYLE_HASH": _source_of(style),
+        "SCRIPT": script,
+        "SCRIPT_HASH": _source_of(script),
+        "PIECES": f"[{','.join(told)}]",
+    }
+    page = re.sub(r"@@(\w+)@@", lambda mark: parts[mark[1]], _file("page.html"))
+    return page.encode("utf-8", "replace")
+
+
+def packed_notes(performance: Performance) -> bytes:
+    """The notes in their order, five numbers each: milliseconds, pitch, velocity.
+
+    The milliseconds are those since the last onset, those that the key is down, and those that the string sounds, none
+    where it is struck anew at once.
+    """
+    notes = performance.notes
+    onset = _milliseconds(notes["onset"])
+    key, sound = (_milliseconds(each) - onset for each in (notes["offset"], sounding_offsets(performance)))
+    return _packed(np.diff(onset, prepend=0), key, sound, notes["pitch"], notes["velocity"])
+
+
+def packed_pedal(performance: Performance) -> bytes:
+    """The movements of the pedals in their order, three numbers each: milliseconds since the last, control, value."""
+    pedal = performance.pedal
+    return _packed(np.diff(_milliseconds(pedal["time"]), prepend=0), pedal["control"], pedal["value"])
+
+
+def _about(piece: Piece) -> dict[str, Any]:
+    performance = piece.performance
+    return {
+        "name": piece.name,
+        "seconds": round(performance.duration, 3),
+        "newFrom": None if piece.new_from is None else round(piece.new_from, 3),
+        "facts": piece.facts,
+        "commands": piece.commands,
+        "notes": _text(packed_notes(performance)),
+        "pedal": _text(packed_pedal(performance)),
+        "midi": _text(piece.midi),
+    }
+
+
+def _harmless(about: dict[str, Any]) -> str:
+    """JSON that ends no script and begins no comment, wherever it stands in HTML.
+
+    The name of a file need not be valid text: halves of surrogate pairs become question marks, for Chromium breaks down
+    over them.
+    """
+    text = json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace").decode()
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _packed(*columns: np.ndarray) -> bytes:
+    """Whole numbers from 0 to 2^28, row by row, seven bits a byte, the lowest first; the last byte of each is < 128."""
+    numbers = np.stack([column.astype(np.int64) for column in columns], axis=1).ravel()
+    shifts = np.arange(0, 28, 7)
+    in_use = (numbers[:, None] >> shifts > 0) | (shifts == 0)
+    more_follow = np.append(in_use[:, 1:], np.zeros((len(numbers), 1), bool), axis=1)
+    septets = (numbers[:, None] >> shifts & 0x7F) | more_follow * 0x80
+    return septets[in_use].astype(np.uint8).tobytes()
+
+
+def _milliseconds(seconds: np.ndarray) -> np.ndarray:
+    return np.rint(seconds * 1000).astype(np.int64)
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _file(name: str) -> str:
+    return (BESIDE / name).read_text(encoding="utf-8")
+
+
+def _source_of(text: str) -> str:
+    """How a policy names a script or style that it allows (Content Security Policy Level 3, W3C)."""
+    return f"sha256-{_text(hashlib.sha256(text.encode()).digest())}"
