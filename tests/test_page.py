@@ -316,6 +316,13 @@ def test_a_seek_while_it_plays_goes_on_from_there_and_beyond_the_end_stops():
 
 
 @in_node
+def test_playing_at_the_end_begins_anew():
+    done = timeline("timeline.seek(19.9); timeline.play(); tell();")[0]
+
+    assert done == [[0, 100.1, 0], [1, 101.1, 0], [2, 102.1, 0]]
+
+
+@in_node
 def test_it_ends_after_the_last_string_has_rung_out_and_begins_anew():
     done, goes_on, ended, at = timeline(
         """

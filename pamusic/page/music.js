@@ -2,6 +2,7 @@
 // Knows numbers alone: no sound, no screen, no clock of its own. Times are seconds.
 "use strict";
 
+const LAST_MOMENT = 0.25; // so near to the end, playing begins anew
 const ROWS_OF_NOTES = 5, ROWS_OF_PEDAL = 3; // numbers a row, as document.py packs them
 
 // Whole numbers of seven bits a byte, the lowest first, the last byte of each below 128.
@@ -88,7 +89,7 @@ class Timeline {
 
   play() {
     if (this.isPlaying) return;
-    if (this.at >= this.seconds) this.at = 0;
+    if (this.at > this.seconds - LAST_MOMENT) this.at = 0;
     this.next = firstFrom(this.notes, this.at);
     const sounding = this.notes.slice(0, this.next).filter((note) => note.end > this.at);
     this.prepare([...sounding, ...this.notes.slice(this.next, firstFrom(this.notes, this.at + this.ahead))]);

@@ -259,6 +259,8 @@ function goTo(place) {
   next.root.scrollIntoView({ block: "nearest", behavior: leaps.matches ? "auto" : "smooth" });
 }
 
+const STEPS = new Set(["ArrowLeft", "ArrowRight"]); // a slider's own would be too small
+
 let current = null;
 const players = [];
 for (const about of JSON.parse(document.getElementById("music").textContent)) {
@@ -271,7 +273,8 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => play
 document.addEventListener("keydown", (event) => {
   const { target } = event, act = KEYS[event.key];
   if (!act || !current || event.ctrlKey || event.altKey || event.metaKey) return;
-  if (target.matches("input") || (event.key === " " && target.matches("button, a, summary"))) return;
+  const isOfInput = target.matches("input") && !(target.matches(".seek") && STEPS.has(event.key));
+  if (isOfInput || (event.key === " " && target.matches("button, a, summary"))) return;
   event.preventDefault();
   act();
 });
