@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from pamusic.cli.output import STREAM, check_apart, output
-from pamusic.cli.terminal import say
+from pamusic.cli.terminal import progress, say
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
@@ -38,16 +38,23 @@ def page(
             raise PamusicError(f"{out}: only HTML files are written, not {out.suffix}; name one that ends in .html")
         for file in files:
             check_apart(out, file)
+    lengths: list[float] = []
     with output(out, Path("page.html"), source=None, kind="page") as place:
-        pieces = list(_pieces(files, taken))
-        made = document(pieces, title)
+        made = document(_pieces(files, taken, lengths), title)
         place.write(made)
-    seconds = sum(piece.performance.duration for piece in pieces)
-    say(f"{len(pieces)} {'piece' if len(pieces) == 1 else 'pieces'}, {seconds:.1f} seconds, {len(made) / 1000:,.0f} kB")
+    what = "piece" if len(lengths) == 1 else "pieces"
+    say(f"{len(lengths)} {what}, {sum(lengths):.1f} seconds, {len(made) / 1000:,.0f} kB")
 
 
-def _pieces(files: list[Path], tracks: Tracks) -> Iterator[Piece]:
+def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator[Piece]:
     """The pieces in files, in their order; of a folder or archive those that can be read, and a line for each other.
+
+    One at a time, so that a page that would be too large is refused before all is read.
+
+    Args:
+        files: named by the user; standard input comes first.
+        tracks: which are taken of each file.
+        lengths: gets the seconds of each piece.
 
     Raises:
         PamusicError: a file that was named cannot be read, or there is no piece.
@@ -59,13 +66,14 @@ def _pieces(files: list[Path], tracks: Tracks) -> Iterator[Piece]:
 
     if STREAM in files:
         performance, data, _ = read_with_bytes(STREAM, tracks)
+        lengths.append(performance.duration)
         yield piece_of("standard input", data, performance)
     named = [file for file in files if file != STREAM]
     sources, refused = find_sources(named) if named else ([], [])
     for refusal in refused:
         say(f"{refusal.name}: {refusal.reason}; left out")
-    num_shown = 0
-    for source in sources:
+    before = len(lengths)
+    for source in progress(sources, what="page", unit="file"):
         try:
             data = source.read()
             piece = piece_of(source.name, data, read_midi(data, source.name, tracks=tracks))
@@ -74,7 +82,7 @@ def _pieces(files: list[Path], tracks: Tracks) -> Iterator[Piece]:
                 raise
             say(f"{error}; left out")
         else:
-            num_shown += 1
+            lengths.append(piece.performance.duration)
             yield piece
-    if sources and not num_shown:
+    if sources and len(lengths) == before:
         raise PamusicError(f"{', '.join(map(str, named))}: none of its {len(sources)} MIDI files can be shown")
