@@ -1,9 +1,9 @@
-# Both targets start from nothing but a Python and the network, and leave nothing outside this folder.
+# All targets start from nothing but a Python and the network, and leave nothing outside this folder.
 
 PYTHON ?= python3
 PRIME := docs/prime.mid
 
-.PHONY: demo test
+.PHONY: demo examples test
 
 # A minute of music that goes on from PRIME, as MIDI and as sound.
 demo:
@@ -16,6 +16,25 @@ demo:
 	@echo
 	@echo "The music:  $(CURDIR)/demo/demo.mid"
 	@echo "Its sound:  $(CURDIR)/demo/demo.wav"
+
+# The pieces of examples/ anew, from the bundled checkpoint, and the page that plays them; examples/README.md says by what
+# rule. With PAMUSIC=pamusic, or another command, it makes no environment but takes that one.
+PAMUSIC ?= .venv-examples/bin/pamusic
+EXAMPLE = $(PAMUSIC) sample --checkpoint small --precision fp32 --minutes 3 --end
+
+examples:
+ifeq ($(PAMUSIC), .venv-examples/bin/pamusic)
+	rm -rf .venv-examples
+	$(PYTHON) -m venv .venv-examples
+	.venv-examples/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+endif
+	$(EXAMPLE) --seed 1 -o examples/nothing-1.mid
+	$(EXAMPLE) --seed 2 -o examples/nothing-2.mid
+	$(EXAMPLE) --seed 11 --best-of 8 -o examples/nothing-best.mid
+	$(EXAMPLE) --prime $(PRIME) --seed 1 -o examples/prime-1.mid
+	$(EXAMPLE) --prime $(PRIME) --seed 2 -o examples/prime-2.mid
+	$(EXAMPLE) --prime $(PRIME) --seed 11 --best-of 8 -o examples/prime-best.mid
+	$(PAMUSIC) page examples --title "Six examples, composed by pamusic" -o examples/index.html
 
 # Everything that must hold before a change is merged.
 test:
