@@ -157,7 +157,7 @@ class Player {
       this.time.textContent = now;
       this.slider.setAttribute("aria-valuetext", `${clockTime(position)} of ${clockTime(this.seconds)}`);
     }
-    if (document.activeElement !== this.slider || isPlaying) this.slider.value = position;
+    this.slider.value = position;
     this.roll.draw(position);
   }
 
