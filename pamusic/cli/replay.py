@@ -36,7 +36,8 @@ def replay(
     known = {name: each.default for name, each in asked.items() if name not in APART}
     if unknown := sorted(record.options.keys() - known.keys()):
         raise PamusicError(f"{file}: was made with options that we do not know ({', '.join(unknown)}); update pamusic")
-    options = {**known, "precision": "fp32", **record.options}  # as all was drawn before there was a choice
+    # What it does not tell of is as it always was before there was a choice.
+    options = {**known, "precision": "fp32", "let_go": 0.0, **record.options}
     options["checkpoint"] = checkpoint or options["checkpoint"]
     if options["prime"] is not None:
         options["prime"] = prime or Path(options["prime"])
