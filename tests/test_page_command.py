@@ -222,13 +222,23 @@ def test_of_many_pieces_each_tells_its_seed(checkpoint, tmp_path):
 
 
 def test_defaults_are_left_out_of_a_command():
-    assert (
-        command({"seed": 3, "num": 1, "length": 4096, "temperature": 1.0, "prime": None}) == "pamusic sample --seed 3"
-    )
-    assert command({"seed": 3, "length": None, "seconds": 180.0, "minutes": 3.0, "end": True}) == (
+    now = {"seed": 3, "precision": "auto"}
+
+    assert command({**now, "num": 1, "length": 4096, "temperature": 1.0, "prime": None}) == "pamusic sample --seed 3"
+    assert command({**now, "temperature": 0.95, "may_end": False}) == "pamusic sample --seed 3 --temperature 0.95"
+    assert command({**now, "length": None, "seconds": 180.0, "minutes": 3.0, "end": True}) == (
         "pamusic sample --seed 3 --minutes 3 --end"
     )
-    assert command({"prime": "a b.mid; rm -rf ~", "--evil": "x"}) == "pamusic sample --prime 'a b.mid; rm -rf ~'"
+
+
+def test_what_a_record_is_too_old_to_tell_was_as_it_was_then():
+    assert command({"seed": 3}) == "pamusic sample --seed 3 --precision fp32"
+
+
+def test_a_command_holds_no_words_but_its_own():
+    assert command({"prime": "a b.mid; rm -rf ~", "--evil": "x", "precision": "auto"}) == (
+        "pamusic sample --prime 'a b.mid; rm -rf ~'"
+    )
 
 
 @pytest.mark.parametrize("record", ["{}", '{"format": 9}', "no JSON", '{"format": 1, "options": 3}'])

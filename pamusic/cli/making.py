@@ -7,7 +7,7 @@ import shlex
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from pamusic.cli.sample import APART, DEFAULT_LENGTH, sample
+from pamusic.cli.sample import APART, BEFORE, DEFAULT_LENGTH, sample
 from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError
 
@@ -43,7 +43,7 @@ def command(options: dict[str, Any]) -> str:
     """The words that give `pamusic sample` the options of a record; those at their defaults are left out."""
     words = ["pamusic", "sample"]
     for name, parameter in inspect.signature(sample).parameters.items():
-        value = options.get(name, parameter.default)
+        value = options.get(name, BEFORE.get(name, parameter.default))
         implied = (name == "length" and value == DEFAULT_LENGTH) or (name == "seconds" and options.get("minutes"))
         if name in APART or value is None or value == parameter.default or implied:
             continue

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from pamusic.cli.composing import compose_file
 from pamusic.cli.output import STREAM
-from pamusic.cli.sample import APART, sample
+from pamusic.cli.sample import APART, BEFORE, sample
 from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError
 
@@ -36,8 +36,7 @@ def replay(
     known = {name: each.default for name, each in asked.items() if name not in APART}
     if unknown := sorted(record.options.keys() - known.keys()):
         raise PamusicError(f"{file}: was made with options that we do not know ({', '.join(unknown)}); update pamusic")
-    # What it does not tell of is as it always was before there was a choice.
-    options = {**known, "precision": "fp32", "let_go": 0.0, **record.options}
+    options = {**known, **BEFORE, **record.options}
     options["checkpoint"] = checkpoint or options["checkpoint"]
     if options["prime"] is not None:
         options["prime"] = prime or Path(options["prime"])
