@@ -81,7 +81,7 @@ class Kernels:
     def path(self, shape: Shape) -> Path:
         """Where the kernel of a shape is kept, or will be."""
         told = [
-            *(inspect.getsource(part) for part in PARTS),
+            *(inspect.getsource(part) for part in (*PARTS, compile_kernel)),
             torch.__version__,
             platform.machine(),
             _processor(),

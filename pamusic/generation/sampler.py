@@ -183,6 +183,11 @@ def _without(barred: Tensor, more: Tensor) -> Tensor:
 
 
 def _drawn(logits: Tensor, randomness: Sequence[torch.Generator]) -> list[int]:
-    """One id for each row of logits `[rows, vocab]`; each row has a randomness of its own."""
-    draws = zip(logits.softmax(-1), randomness, strict=True)
-    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in draws]
+    """One id for each row of logits `[rows, vocab]`: where a number of its randomness falls among the probabilities.
+
+    All rows at once: to draw from 16 rows one by one takes longer than to read the context of one.
+    """
+    summed = logits.softmax(-1).double().cumsum(-1)
+    # In float32 the number is below 1 by more than a product in float64 is rounded by, so it falls on an id.
+    numbers = torch.stack([torch.rand(1, generator=generator, dtype=torch.float32) for generator in randomness])
+    return torch.searchsorted(summed, numbers * summed[:, -1:], right=True)[:, 0].tolist()
