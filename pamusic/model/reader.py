@@ -171,7 +171,8 @@ class Reader:
         for cache in self.caches.layers:
             cache.clear()
         logits = [
-            self._parallel.extend(row[None], self.caches.row(index))[:, -1] for index, row in enumerate(tokens)
+            self._parallel.extend(row[None], self.caches.row(index), last_only=True)[:, 0]
+            for index, row in enumerate(tokens)
         ]  # row by row: the context's keys and values are put together for one at a time
         for cache in self.caches.layers:
             cache.advance(tokens.shape[1])
