@@ -82,7 +82,7 @@ def compose_file(
                 ending=Ending() if o.end else None,
                 sampling=SamplingConfig(
                     temperature=o.temperature, class_temperatures=classes, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p,
-                    typical_p=o.typical_p,
+                    typical_p=o.typical_p, let_go=o.let_go,
                 ),
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill, precision=precision,
                 forge=Kernels(told=say) if compiles else None, guard=Guard() if o.guard else None, alarmed=alarms,

@@ -36,8 +36,8 @@ def replay(
     known = {name: each.default for name, each in asked.items() if name not in APART}
     if unknown := sorted(record.options.keys() - known.keys()):
         raise PamusicError(f"{file}: was made with options that we do not know ({', '.join(unknown)}); update pamusic")
-    before_choice = {"precision": "fp32", "compile": False}  # as all was drawn before there was one
-    options = {**known, **before_choice, **record.options}
+    # What it does not tell of is as it always was before there was a choice.
+    options = {**known, "precision": "fp32", "compile": False, "let_go": 0.0, **record.options}
     options["checkpoint"] = checkpoint or options["checkpoint"]
     if options["prime"] is not None:
         options["prime"] = prime or Path(options["prime"])
