@@ -76,7 +76,8 @@ def compose_file(
         who, alarms = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Alarms(o.seed)
         try:
             precision = resolved(o.precision, who.model.head.weight.device)
-            compiles = bool(o.compile and precision == "int8" and has_compiler())
+            # Not for a port: it takes no more than 40 tokens a second, and must not wait for a compiler.
+            compiles = bool(o.compile and port is None and precision == "int8" and has_compiler())
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
                 ending=Ending() if o.end else None,
