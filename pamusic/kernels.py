@@ -28,7 +28,7 @@ from pamusic.files import written_atomically
 from pamusic.model.heads import MOST, Gather, Shape, as_bytes, gathered, kept, turned, unit
 from pamusic.training.machine import has_compiler
 
-AFTER = 1024  # steps; it is ordered after half of them, so that short pieces make none
+AFTER = 1024  # steps; a kernel is ordered after half of them, so that short pieces make none
 PATIENCE = 300.0  # seconds until a compiler that has not finished is given up
 EXAMPLE = 16  # positions
 PARTS = (gathered, as_bytes, turned, unit, kept)  # what is compiled
@@ -38,10 +38,22 @@ class Kernels:
     """Makes kernels, or finds those that were made; a `model.heads.Forge`."""
 
     def __init__(
-        self, after: int = AFTER, folder: Path | None = None, told: Callable[[str], None] = lambda text: None
+        self,
+        after: int = AFTER,
+        folder: Path | None = None,
+        told: Callable[[str], None] = lambda text: None,
+        early: bool = False,
     ) -> None:
-        """`after` as many steps they are used; `folder` keeps them, by default the user's; `told` hears of a wait."""
+        """Has made none yet.
+
+        Args:
+            after: as many steps they are used.
+            folder: keeps them; by default the user's.
+            told: hears of a wait.
+            early: orders them at the first step, for whoever must not wait: they take some 20 seconds.
+        """
         self.after, self._folder, self._told = after, folder or default_folder(), told
+        self.order_at = 0 if early else after // 2
         self._making: dict[Shape, subprocess.Popen[bytes]] = {}
         self._made: dict[Shape, Gather | None] = {}
 

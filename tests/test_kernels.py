@@ -27,7 +27,7 @@ class Plain:
     is_used = True
 
     def __init__(self, after=0, gather=gathered):
-        self.after, self.gather, self.ordered, self.asked = after, gather, [], []
+        self.after, self.order_at, self.gather, self.ordered, self.asked = after, after // 2, gather, [], []
 
     def order(self, shape):
         self.ordered.append(shape)
@@ -184,6 +184,11 @@ def test_a_kernel_that_is_broken_or_missing_is_done_without(tmp_path, monkeypatc
     assert without.made(shape) is None
     assert not without.is_used
     assert not (tmp_path / "none").exists()
+
+
+def test_for_whoever_must_not_wait_kernels_are_ordered_at_once():
+    assert (Kernels().order_at, Kernels(early=True).order_at) == (512, 0)
+    assert Kernels(early=True).after == Kernels().after  # so the music is the same
 
 
 def test_kernels_are_kept_where_the_user_says(monkeypatch, tmp_path):

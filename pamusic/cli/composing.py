@@ -76,8 +76,7 @@ def compose_file(
         who, alarms = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Alarms(o.seed)
         try:
             precision = resolved(o.precision, who.model.head.weight.device)
-            # Not for a port: it takes no more than 40 tokens a second, and must not wait for a compiler.
-            compiles = bool(o.compile and port is None and precision == "int8" and has_compiler())
+            compiles = bool(o.compile and precision == "int8" and has_compiler())
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
                 ending=Ending() if o.end else None,
@@ -86,7 +85,8 @@ def compose_file(
                     typical_p=o.typical_p, let_go=o.let_go,
                 ),
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill, precision=precision,
-                forge=Kernels(told=say) if compiles else None, guard=Guard() if o.guard else None, alarmed=alarms,
+                forge=Kernels(told=say, early=port is not None) if compiles else None,
+                guard=Guard() if o.guard else None, alarmed=alarms,
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(str(error)) from None

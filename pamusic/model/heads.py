@@ -41,6 +41,7 @@ class Shape:
 class Forge(Protocol):
     """Who makes kernels, which takes some seconds, while plain steps go on."""
 
+    order_at: int  # the step at which they are ordered
     after: int  # steps that are taken plain, however soon a kernel is there: the same seed must give the same music
 
     @property

@@ -132,7 +132,7 @@ class Reader:
         """Logits `[rows, vocab]`, float32 on the CPU, after one more id in each row."""
         tokens = torch.tensor(ids).to(self._device)
         if self._forge is not None:
-            if self._num_steps == self._forge.after // 2:
+            if self._num_steps == self._forge.order_at:
                 self._order(self._forge, len(ids))
             if self._num_steps == self._forge.after:
                 self._use_bytes(self._forge)
