@@ -17,12 +17,14 @@ import numpy as np
 
 from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
 from pamusic.evaluation.drift import costs_of, stretches_of
+from pamusic.kernels import Kernels
 from pamusic.model.precision import resolved
 from pamusic.model.reader import Reader
 from pamusic.speed import machine
 from pamusic.tokens.corpus import open_corpus
 
-PRECISIONS = ("fp32", "bf16", "int8")
+# Weights, and whether a kernel reads the layers' caches in bytes.
+PRECISIONS = {"fp32": False, "bf16": False, "int8": False, "int8, caches too": True}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -37,11 +39,15 @@ def main() -> None:
     check_corpus(checkpoint, corpus)
     stretches = stretches_of(corpus, "validation", words.pieces, words.tokens)
     nats, seconds = {}, {}
-    for precision in PRECISIONS:
+    for precision, is_compiled in PRECISIONS.items():
+        forge = Kernels(after=0) if is_compiled else None
         costs, begun = [], time.process_time()
         for tokens, first in stretches:
-            costs.append(costs_of(Reader(checkpoint.model, precision=precision), tokens, first))
+            costs.append(
+                costs_of(Reader(checkpoint.model, precision=precision.split(",")[0], forge=forge), tokens, first)
+            )
             print(f"{precision}: {sum(map(len, costs)):,} tokens, {np.concatenate(costs).mean():.4f}", file=sys.stderr)
+        assert forge is None or forge.is_used, "there is no compiler"
         nats[precision], seconds[precision] = np.concatenate(costs), time.process_time() - begun
     rows = []
     for precision, costs in nats.items():

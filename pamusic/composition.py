@@ -30,6 +30,7 @@ from pamusic.generation.ending import Ending
 from pamusic.generation.grammar import Rules
 from pamusic.generation.guard import Alarm, Guard, guarded
 from pamusic.generation.sampler import generate_rows
+from pamusic.model.heads import Forge
 from pamusic.model.reader import Reader
 from pamusic.music.contents import Repair
 from pamusic.music.midi import Tracks, midi_bytes
@@ -107,6 +108,7 @@ def compose_many(
     context_length: int | None = None,
     refill: str | int = "half",
     precision: str = "fp32",
+    forge: Forge | None = None,
     guard: Guard | None = None,
     alarmed: Callable[[int, Alarm], None] = lambda row, alarm: None,
 ) -> Iterator[list[int | None]]:
@@ -129,6 +131,7 @@ def compose_many(
         num_latents, context_length: in place of the checkpoint's own.
         refill: what happens when all latents are in use (`model.reader`).
         precision: of the weights (`model.precision`).
+        forge: makes kernels for long pieces (`model.reader`, `pamusic.kernels`).
         guard: what is taken back, and drawn anew; an id then comes later than it is drawn.
         alarmed: hears of it, with the number of the piece.
 
@@ -153,8 +156,9 @@ def compose_many(
         "ending": ending,
     }
     how["like"] = Reader(
-        checkpoint.model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision
-    )
+        checkpoint.model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision,
+        forge=forge,
+    )  # fmt: skip
     if guard is None:
         return generate_rows(checkpoint.model, before, seed=seed, num_rows=num, **how)
     rows = [

@@ -21,6 +21,7 @@ import torch
 from pamusic.checkpoint import Checkpoint
 from pamusic.composition import of_vocabulary
 from pamusic.generation.sampler import generate_rows
+from pamusic.model.heads import Forge
 from pamusic.model.precision import resolved
 from pamusic.model.traffic import step_bytes
 from pamusic.tokens.tokenizer import NOTE_ON
@@ -86,6 +87,7 @@ def speed(
     prime_length: int | None = None,
     tokens: int | None = None,
     precision: str = "auto",
+    forge: Forge | None = None,
 ) -> Speed:
     """Draws some tokens after a prime.
 
@@ -97,6 +99,7 @@ def speed(
         prime_length: tokens before them; by default they fill the context.
         tokens: of each piece; by default as many as lie between two refills, so that each costs its share of one.
         precision: of the weights.
+        forge: makes kernels, whose making is not timed.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -109,16 +112,18 @@ def speed(
     refill = max(1, config.num_latents // 2)
     tokens = tokens or config.num_latents - refill + 1
     begun = time.perf_counter()
-    drawn = _drawn(checkpoint, prime, num=num, context_length=context_length, precision=precision)
+    drawn = _drawn(checkpoint, prime, num=num, context_length=context_length, precision=precision, forge=forge)
     next(drawn)
     first = time.perf_counter() - begun
+    next(drawn)  # with it the kernel is there
     begun, cpu_begun = time.perf_counter(), time.process_time()
     ids = [id for row in islice(drawn, tokens) for id in row if id is not None]
     took, cpu = time.perf_counter() - begun, time.process_time() - cpu_begun
     vocabulary = checkpoint.tokenizer.vocabulary
     in_use = (min(refill, len(prime)) + min(config.num_latents, len(prime) + tokens)) / 2
     seen = min(context_length, len(prime) + tokens // 2)
-    read = step_bytes(config, precision, num_rows=num, num_latents=in_use, num_seen=seen) / num
+    in_bytes = forge is not None and forge.is_used
+    read = step_bytes(config, precision, num_rows=num, num_latents=in_use, num_seen=seen, in_bytes=in_bytes) / num
     return Speed(
         context_length=context_length,
         prime_length=len(prime),
@@ -135,12 +140,14 @@ def speed(
     )
 
 
-def along(checkpoint: Checkpoint, places: Sequence[int], window: int, precision: str = "auto") -> Iterator[Stretch]:
+def along(
+    checkpoint: Checkpoint, places: Sequence[int], window: int, precision: str = "auto", forge: Forge | None = None
+) -> Iterator[Stretch]:
     """Draws one long piece from nothing, and yields what the windows around some of its tokens cost."""
     start = checkpoint.tokenizer.vocabulary.id("start")
     precision = resolved(precision, checkpoint.model.head.weight.device)
     begun: dict[int, tuple[float, float]] = {}
-    for count, _ in enumerate(_drawn(checkpoint, [start], precision=precision), start=1):
+    for count, _ in enumerate(_drawn(checkpoint, [start], precision=precision, forge=forge), start=1):
         for place in places:
             if count == place - window // 2:
                 begun[place] = time.perf_counter(), time.process_time()
@@ -189,7 +196,13 @@ def machine() -> str:
 
 
 def _drawn(
-    checkpoint: Checkpoint, prime: Iterable[int], *, num: int = 1, context_length: int | None = None, precision: str
+    checkpoint: Checkpoint,
+    prime: Iterable[int],
+    *,
+    num: int = 1,
+    context_length: int | None = None,
+    precision: str,
+    forge: Forge | None = None,
 ) -> Iterator[list[int | None]]:
     """Pieces without end, as `pamusic sample` draws them."""
     return generate_rows(
@@ -200,4 +213,5 @@ def _drawn(
         num_rows=num,
         context_length=context_length,
         precision=precision,
+        forge=forge,
     )

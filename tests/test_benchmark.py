@@ -13,6 +13,7 @@ from pamusic.checkpoint import Checkpoint, save_checkpoint
 from pamusic.cli.app import app
 from pamusic.composition import of_vocabulary
 from pamusic.generation.grammar import Row
+from pamusic.model.cache import ByteCache
 from pamusic.model.config import preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
@@ -94,6 +95,10 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
     more = step_bytes(model.config, "fp32", num_rows=5, num_latents=64, num_seen=300)
     assert more - found == pytest.approx(4 * caches)
     assert isinstance(reader._stepper, Stepper)
+    held = [layer._kept.last(64) for layer in map(ByteCache, layers)]
+    less = step_bytes(model.config, "fp32", num_rows=1, num_latents=64, num_seen=300, in_bytes=True)
+    before = sum(each.nbytes for layer in layers for each in layer.last(64))
+    assert found - less == pytest.approx(before - sum(each.nbytes for tensors in held for each in tensors))
 
 
 def test_the_command_prints_a_line_for_each_context_and_number_of_pieces(who):
@@ -108,7 +113,9 @@ def test_the_command_prints_a_line_for_each_context_and_number_of_pieces(who):
 
 
 def test_or_all_of_it_as_json(who):
-    done = CliRunner().invoke(app, ["benchmark", str(who.path), "--tokens", "4", "--num", "1", "--json"])
+    done = CliRunner().invoke(
+        app, ["benchmark", str(who.path), "--tokens", "4", "--num", "1", "--json", "--no-compile"]
+    )
 
     assert done.exit_code == 0, done.stderr
     about = json.loads(done.stdout)

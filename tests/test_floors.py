@@ -28,6 +28,7 @@ FLOOR = {
     "evaluation": 4,
     "composition": 5,
     "provenance": 5,
+    "kernels": 5,
     "speed": 6,
     "cli": 7,
 }

@@ -21,6 +21,7 @@ def benchmark(
     num: Annotated[list[int] | None, Option(min=1, help="Pieces at once; repeatable. (default: 1, 4, 16)")] = None,
     tokens: Annotated[int | None, Option(min=1, help="Drawn of each. (default: from one refill to the next)")] = None,
     precision: Annotated[str, Option(help="Of the weights: auto, fp32, bf16, int8.")] = "auto",
+    compile: Annotated[bool, Option("--compile/--no-compile", help="As long pieces are, where a compiler is.")] = True,
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -30,6 +31,7 @@ def benchmark(
     import torch
 
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
+    from pamusic.kernels import Kernels
     from pamusic.model.precision import resolved
     from pamusic.speed import machine, read_bandwidth, speed
     from pamusic.training.machine import choose_machine
@@ -48,10 +50,10 @@ def benchmark(
             "threads": torch.get_num_threads(), "gb_per_second": round(bandwidth / 1e9, 1),
         }  # fmt: skip
         say(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
+        forge = Kernels(after=0, told=say) if compile else None
         for context, rows in progress([(c, n) for c in contexts for n in num or (1, 4, 16)], what="benchmark"):
-            found.append(
-                speed(who, context_length=context, num=rows, bandwidth=bandwidth, tokens=tokens, precision=precision)
-            )
+            how: dict[str, Any] = {"bandwidth": bandwidth, "tokens": tokens, "precision": precision, "forge": forge}
+            found.append(speed(who, context_length=context, num=rows, **how))
     except ValueError as error:
         raise UsageError(str(error)) from None
     if as_json:

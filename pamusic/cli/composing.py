@@ -50,10 +50,11 @@ def compose_file(
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
     from pamusic.generation.guard import Guard
+    from pamusic.kernels import Kernels
     from pamusic.model.precision import resolved
     from pamusic.music.midi import parsed_tracks
     from pamusic.provenance import differences, provenance, sha256
-    from pamusic.training.machine import choose_machine
+    from pamusic.training.machine import choose_machine, has_compiler
 
     o = SimpleNamespace(**options)
     tracks, cut = parsed_tracks(o.tracks), Cut(o.prime_from or 0.0, o.prime_to)
@@ -75,6 +76,7 @@ def compose_file(
         who, alarms = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Alarms(o.seed)
         try:
             precision = resolved(o.precision, who.model.head.weight.device)
+            compiles = bool(o.compile and precision == "int8" and has_compiler())
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
                 ending=Ending() if o.end else None,
@@ -83,6 +85,7 @@ def compose_file(
                     typical_p=o.typical_p, let_go=o.let_go,
                 ),
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill, precision=precision,
+                forge=Kernels(told=say, early=port is not None) if compiles else None,
                 guard=Guard() if o.guard else None, alarmed=alarms,
             )  # fmt: skip
         except ValueError as error:
@@ -107,7 +110,7 @@ def compose_file(
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
         stopped_after = max(map(len, pieces)) if was_lost else got.stopped_after
-        options = {**options, **names, "precision": precision}
+        options = {**options, **names, "precision": precision, "compile": compiles}
         record = replace(provenance(options, who, data), stopped_after=stopped_after)
         if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")

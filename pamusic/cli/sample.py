@@ -21,7 +21,7 @@ Model = partial(Option, rich_help_panel="Who composes")
 Prime = partial(Option, rich_help_panel="The prime")
 Live = partial(Option, rich_help_panel="Heard while it is made")
 APART = ("out", "port", "ahead")  # options that the music does not depend on: a file does not tell them
-BEFORE = {"precision": "fp32", "let_go": 0.0}  # what a file does not tell of was so before there was a choice
+BEFORE = {"precision": "fp32", "compile": False, "let_go": 0.0}  # what a file does not tell of was so before there was a choice
 
 
 def sample(
@@ -58,6 +58,9 @@ def sample(
     num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
     refill: Annotated[str, Model(help="When all are in use: half, last-128, all, slide, or how many.")] = "half",
     precision: Annotated[str, Model(help="Of the weights: fp32, bf16, int8, or the fastest here.")] = "auto",
+    compile: Annotated[
+        bool, Model("--compile/--no-compile", help="Long pieces: faster, by a compiler if found.")
+    ] = True,
     device: Annotated[str, Model(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far.

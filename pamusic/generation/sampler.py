@@ -20,6 +20,7 @@ from pamusic.generation.ending import BARRED, Ending
 from pamusic.generation.filters import filtered
 from pamusic.generation.grammar import Grammar, Rules
 from pamusic.generation.held import Held
+from pamusic.model.heads import Forge
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
 
@@ -54,6 +55,7 @@ def generate_rows(
     context_length: int | None = None,
     refill: str | int = "half",
     precision: str = "fp32",
+    forge: Forge | None = None,
     like: Reader | None = None,
 ) -> Iterator[list[int | None]]:
     """Yields the next id of each row, all of which follow the same prime; None for a row that has ended.
@@ -82,7 +84,8 @@ def generate_rows(
         context_length: how many tokens are seen; the configuration's by default.
         refill: how many of the last positions become latents when N are in use: one of `REFILLS`, or a number.
         precision: of the weights, as for `model.reader`.
-        like: a reader whose settings and weights are taken, in place of the last four, so that they are held once.
+        forge: makes kernels, as for `model.reader`.
+        like: a reader whose settings and weights are taken, in place of the last five, so that they are held once.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -112,11 +115,8 @@ def generate_rows(
     classes = None if class_of_id is None else torch.tensor(class_of_id)
     first = torch.zeros_like(barred)
     first[list(barred_at_first)] = True
-    reader = (
-        Reader(model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision)
-        if like is None
-        else like.another()
-    )
+    how: dict[str, Any] = {"num_latents": num_latents, "context_length": context_length, "refill": refill}
+    reader = Reader(model, **how, precision=precision, forge=forge) if like is None else like.another()
 
     def drawn() -> Iterator[list[int | None]]:
         rows = list(range(num_rows))  # those that have not ended, in the order in which they stand in the batch
@@ -193,6 +193,11 @@ def _without(barred: Tensor, more: Tensor) -> Tensor:
 
 
 def _drawn(logits: Tensor, randomness: Sequence[torch.Generator]) -> list[int]:
-    """One id for each row of logits `[rows, vocab]`; each row has a randomness of its own."""
-    draws = zip(logits.softmax(-1), randomness, strict=True)
-    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in draws]
+    """One id for each row of logits `[rows, vocab]`: where a number of its randomness falls among the probabilities.
+
+    All rows at once: one by one, 16 took 450 microseconds, and take 75 so.
+    """
+    summed = logits.softmax(-1).double().cumsum(-1)
+    # In float32 the number is below 1 by more than a product in float64 is rounded by, so it falls on an id.
+    numbers = torch.stack([torch.rand(1, generator=generator, dtype=torch.float32) for generator in randomness])
+    return torch.searchsorted(summed, numbers * summed[:, -1:], right=True)[:, 0].tolist()

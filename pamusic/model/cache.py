@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pamusic.model.heads import Gather, Shape, as_bytes, gathered
+
 
 class KeyValueCache:
     """The keys and values of one attention layer, of positions that stand in a row."""
@@ -58,13 +60,48 @@ class KeyValueCache:
 
     def row(self, index: int) -> KeyValueCache:
         """One row of the batch, in the same memory; this cache notices what is appended there after `advance`."""
-        one = object.__new__(KeyValueCache)
-        one._kept = self._kept.row(index)
+        one = object.__new__(type(self))
+        one.__dict__.update(self.__dict__, _kept=self._kept.row(index))
         return one
 
     def advance(self, n: int) -> None:
         """Counts `n` positions that each of its rows was given alone."""
         self._kept.stop += n
+
+
+class ByteCache(KeyValueCache):
+    """The same in bytes, a quarter to read, from which one function gathers (`model.heads`), perhaps a compiled one."""
+
+    def __init__(self, cache: KeyValueCache, gather: Gather = gathered) -> None:
+        """Holds what a cache held, which is not needed any more."""
+        keys, values = cache._kept.tensors
+        held = [*as_bytes(keys), *as_bytes(values)]
+        # One position more than can be visible, so that what is visible never lies without gaps: a kernel is told that.
+        held = [torch.cat([each, torch.zeros_like(each[:, :, :1])], dim=2) for each in held]
+        self._kept, self.gather = Kept(held, (2, 2, 2, 2), cache._kept.window), gather
+        self._kept.stop = cache._kept.stop
+
+    @staticmethod
+    def shape_of(cache: KeyValueCache) -> Shape:
+        """What a kernel is made for that is to read what a cache holds, once that is held in bytes."""
+        batch, num_heads, room, head_dim = cache._kept.tensors[0].shape
+        room += not isinstance(cache, ByteCache)
+        return Shape(num_heads=num_heads, head_dim=head_dim, room=room, is_batch=batch > 1)
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Takes `[batch, heads, n, head_dim]` keys and values of the next `n` positions."""
+        self._kept.append(*as_bytes(keys.float()), *as_bytes(values.float()))
+
+    def last(self, count: int) -> tuple[Tensor, Tensor]:
+        """The keys and values of the last `count` positions, `[batch, heads, count, head_dim]`, float32."""
+        keys, key_scales, values, value_scales = self._kept.last(count)
+        return keys * key_scales[..., None], values * value_scales[..., None]
+
+    def taken(self, projected: Tensor, least: Tensor, turn: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Takes what a token's weights made of it, and gives what its heads gather; all as for `gathered`."""
+        self._kept.make_room(1)
+        keys, key_scales, values, value_scales = self._kept.last(len(self))
+        return self.gather(projected, least, *turn, keys, values, key_scales, value_scales)
 
 
 class ContextCache:
@@ -163,13 +200,17 @@ class Kept:
         if n > self.window:
             ends = zip(new, self.axes, strict=True)
             new, n = tuple(each.narrow(axis, n - self.window, self.window) for each, axis in ends), self.window
+        self.make_room(n)
+        for tensor, axis, each in zip(self.tensors, self.axes, new, strict=True):
+            tensor.narrow(axis, self.stop - n, n).copy_(each)
+
+    def make_room(self, n: int) -> None:
+        """Counts `n` more positions, at most `window`, which are still to be written."""
         if self.stop + n > self.tensors[0].shape[self.axes[0]]:
             stays = self.window - n
             for tensor, axis in zip(self.tensors, self.axes, strict=True):
                 tensor.narrow(axis, 0, stays).copy_(tensor.narrow(axis, self.stop - stays, stays).clone())
             self.stop = stays
-        for tensor, axis, each in zip(self.tensors, self.axes, new, strict=True):
-            tensor.narrow(axis, self.stop, n).copy_(each)
         self.stop += n
 
     def last(self, count: int) -> list[Tensor]:

@@ -160,12 +160,14 @@ class PerceiverAR(nn.Module):
         caches.cross.append(*self._context_keys_values(self.embedding(tokens), positions))
         caches.position += tokens.shape[1]
 
-    def extend(self, tokens: Tensor, caches: Caches) -> Tensor:
+    def extend(self, tokens: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
         """Logits `[batch, n, vocab]` after each of the last `n` tokens read, as latents behind those cached.
 
         Args:
             tokens: `[batch, n]`, the last `n` tokens that `read` took.
             caches: whose layers have room for `n` more latents.
+            last_only: gives logits after the last token alone, `[batch, 1, vocab]`; of the others, the last layer then
+                computes but keys and values.
         """
         n = tokens.shape[1]
         positions = torch.arange(caches.position - n, caches.position, device=tokens.device)
@@ -176,7 +178,9 @@ class PerceiverAR(nn.Module):
             latents = latents + self.ledger(caches.seen(), n)
         turn = self._rotation(positions, self.config.d_model // self.config.num_heads)
         for layer, cache in zip(self.layers, caches.layers, strict=True):
-            latents = layer(latents, turn, cache=cache)
+            latents = layer(latents, turn, cache=cache, last_only=last_only and layer is self.layers[-1])
+        if last_only:
+            latents = latents[:, -1:]
         return self.head(self.norm(latents))
 
     def num_parameters(self) -> int:
@@ -211,6 +215,7 @@ class Block(nn.Module):
         context: tuple[Tensor, Tensor] | None = None,
         prefix_valid: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        last_only: bool = False,
     ) -> Tensor:
         """The residual stream `[batch, n, d]` after this block.
 
@@ -220,12 +225,15 @@ class Block(nn.Module):
             context: keys and values to attend to, whose last `n` are those of `x`; made from `x` if None.
             prefix_valid: which keys before the last `n` are seen.
             cache: takes the keys and values made from `x`, and gives those before them.
+            last_only: goes on with the last position alone, `[batch, 1, d]`.
         """
         normed = self.attention_norm(x)
         keys, values = context or self.attention.keys_values(normed, turn)
         if cache is not None:
             cache.append(keys, values)
             keys, values = cache.last(len(cache))
+        if last_only:
+            x, normed, turn = x[:, -1:], normed[:, -1:], (turn[0][-1:], turn[1][-1:])
         keys, values = keys.to(x.dtype), values.to(x.dtype)  # where a model of fewer bits reads another's caches
         heads = attend(self.attention.queries(normed, turn), keys, values, prefix_valid)
         x = x + self.dropout(self.attention.merged(heads))

@@ -1,7 +1,8 @@
 """How the weights of a step are held: all of each number, half of it, or a byte. Knows matrices; knows no layers.
 
 A step on a CPU multiplies every weight with one row, or a few, so its time is that of reading them. Activations, norms,
-attention, caches and the head stay in the model's own numbers, float32, whatever the precision of the weights.
+attention, caches and the head stay in the model's own numbers, float32, whatever the precision of the weights; but for
+the layers' caches of long pieces, with weights in bytes (`model.heads`).
 
 - fp32: as they are. The only one that is equal to the model, up to the order of sums.
 - bf16: 8 bits of mantissa, half as much to read; packed as oneDNN likes them, where this torch has it.

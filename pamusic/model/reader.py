@@ -22,21 +22,26 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from pamusic.model.cache import ByteCache
+from pamusic.model.heads import Forge, gathered
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.precision import resolved
 from pamusic.model.stepper import Stepper
+from pamusic.model.threads import Threads
 
 REFILLS = ("half", "last-128", "slide", "all")  # those that have a name
 SLIDE = 0  # as R: nothing is made anew
 
-# Up to this width times rows one CPU thread reads: products so short are hardly worth sharing. Measured on two cores,
-# one row: a width of 256 takes 2.4 to 3.2 ms with one thread and 2.9 to 3.0 with two, one of 512 takes 7.2 to 8.4 and
-# 6.1 to 7.9; but where the second thread waits for a core that another program has, 14 and 60 to 130.
+# Up to this width times rows one CPU thread reads: products so short are hardly worth sharing. Above it all do; but one
+# row alone, whose steps are short enough to try, has as many as are the faster just then. Measured on two cores, one
+# row: a width of 256 takes 2.4 to 3.2 ms with one thread and 2.9 to 3.0 with two.
 ONE_THREAD_UP_TO = 512
+ONE_ROW_UP_TO = 256  # width from which on it is tried
 
 
 def refill_of(policy: str | int, num_latents: int) -> int:
@@ -71,6 +76,7 @@ class Reader:
         context_length: int | None = None,
         refill: str | int = "half",
         precision: str = "fp32",
+        forge: Forge | None = None,
     ) -> None:
         """Begins with one row.
 
@@ -95,6 +101,8 @@ class Reader:
         self._parallel = model if precision == "fp32" else deepcopy(model).to(torch.bfloat16)
         self._stepper = Stepper(model, precision)
         self._device, self._width = model.head.weight.device, config.d_model
+        self._chooser = Threads()
+        self._forge = forge if precision == "int8" and config.num_layers else None
         self._begin()
 
     def another(self) -> Reader:
@@ -106,6 +114,7 @@ class Reader:
     def _begin(self) -> None:
         self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, slack=self._slack)
         self._recent: deque[Tensor] = deque(maxlen=self.refill or self.num_latents)  # `[rows]` each: what is made anew
+        self._num_steps = 0
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int]) -> Tensor:
@@ -122,6 +131,12 @@ class Reader:
     def step(self, ids: Sequence[int]) -> Tensor:
         """Logits `[rows, vocab]`, float32 on the CPU, after one more id in each row."""
         tokens = torch.tensor(ids).to(self._device)
+        if self._forge is not None:
+            if self._num_steps == self._forge.order_at:
+                self._order(self._forge, len(ids))
+            if self._num_steps == self._forge.after:
+                self._use_bytes(self._forge)
+        self._num_steps += 1
         self._recent.append(tokens)
         if self.refill == SLIDE or self.caches.num_latents < self.num_latents:
             with self._threads():
@@ -134,6 +149,21 @@ class Reader:
         index = torch.tensor(rows).to(self._device)
         self.caches.select(index)
         self._recent = deque((tokens[index] for tokens in self._recent), maxlen=self._recent.maxlen)
+        for layer in self.caches.layers:
+            if isinstance(layer, ByteCache) and self._forge is not None:
+                layer.gather = self._forge.made(ByteCache.shape_of(layer)) or gathered
+
+    def _order(self, forge: Forge, num_rows: int) -> None:
+        """Has kernels made, of a batch also that for the row that is its last."""
+        shape = ByteCache.shape_of(self.caches.layers[0])
+        for is_batch in {num_rows > 1, False}:
+            forge.order(replace(shape, is_batch=is_batch))
+
+    def _use_bytes(self, forge: Forge) -> None:
+        """Goes on with a kernel, if one can be made, and the layers' caches in bytes, as kernels read them."""
+        gather = forge.made(ByteCache.shape_of(self.caches.layers[0]))
+        if gather is not None:
+            self.caches.layers = [ByteCache(layer, gather) for layer in self.caches.layers]
 
     def _refilled(self) -> Tensor:
         """Makes the last positions latents, in one parallel pass a row, in place of those that were."""
@@ -141,7 +171,8 @@ class Reader:
         for cache in self.caches.layers:
             cache.clear()
         logits = [
-            self._parallel.extend(row[None], self.caches.row(index))[:, -1] for index, row in enumerate(tokens)
+            self._parallel.extend(row[None], self.caches.row(index), last_only=True)[:, 0]
+            for index, row in enumerate(tokens)
         ]  # row by row: the context's keys and values are put together for one at a time
         for cache in self.caches.layers:
             cache.advance(tokens.shape[1])
@@ -149,9 +180,14 @@ class Reader:
 
     @contextmanager
     def _threads(self) -> Iterator[None]:
-        """Lets torch use one CPU thread meanwhile, where more would only wait for each other."""
+        """Lets torch use as many CPU threads meanwhile as pay."""
+        num_rows = len(self._recent[-1])
+        if num_rows == 1 and self._width > ONE_ROW_UP_TO:
+            with self._chooser.chosen():
+                yield
+            return
         before = torch.get_num_threads()
-        if self._width * len(self._recent[-1]) <= ONE_THREAD_UP_TO:
+        if self._width * num_rows <= ONE_THREAD_UP_TO:
             torch.set_num_threads(1)
         try:
             yield

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pamusic.model.cache import ContextCache, KeyValueCache
+from pamusic.model.cache import ByteCache, ContextCache, KeyValueCache
+from pamusic.model.heads import turned, unit
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.precision import product
 from pamusic.model.rotary import rotated, rotation
@@ -82,7 +83,7 @@ class Stepper:
     def __call__(self, ids: Tensor, caches: Caches) -> Tensor:
         """Logits `[batch, vocab]` after the next ids `[batch]`; the caches' layers have room for one more latent."""
         assert isinstance(caches.cross, ContextCache)
-        queries, keys = _turned(self._queries_keys[ids], self._cross_turn.at(caches.position)).unbind(1)
+        queries, keys = turned(self._queries_keys[ids], self._cross_turn.at(caches.position)).unbind(1)
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
         x = self._cross_tail(self._latents[ids], caches.cross.attended(queries), self._least)
         if self._ledger is not None and caches.entries is not None:
@@ -90,7 +91,7 @@ class Stepper:
         for layer, cache in zip(self._layers, caches.layers, strict=True):
             x = layer(x, caches.position, cache, self._least)
         caches.position += 1
-        return self._head(_unit(x, self._least))
+        return self._head(unit(x, self._least))
 
 
 class _Layer:
@@ -107,10 +108,12 @@ class _Layer:
         self._tail = _Tail(block, precision)
 
     def __call__(self, x: Tensor, position: int, cache: KeyValueCache, least: Tensor) -> Tensor:
-        projected = self._project(_unit(x, least)).to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
-        heads = _unit(projected[:, :2], self._least_of_heads)
-        queries, keys = _turned(heads, self._turn.at(position)).unbind(1)
-        cache.append(keys[:, :, None], projected[:, 2, :, None])
+        projected, turn = self._project(unit(x, least)), self._turn.at(position)
+        if isinstance(cache, ByteCache):
+            return self._tail(x, cache.taken(projected, self._least_of_heads, turn), least)
+        parts = projected.to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
+        queries, keys = turned(unit(parts[:, :2], self._least_of_heads), turn).unbind(1)
+        cache.append(keys[:, :, None], parts[:, 2, :, None])
         return self._tail(x, cache.attended(queries), least)
 
 
@@ -125,7 +128,7 @@ class _Tail:
 
     def __call__(self, x: Tensor, heads: Tensor, least: Tensor) -> Tensor:
         x = x + self._output(heads.flatten(1))
-        return x + self._down(self._up(_unit(x, least)).relu_().square_())
+        return x + self._down(self._up(unit(x, least)).relu_().square_())
 
 
 class _Turn:
@@ -141,7 +144,7 @@ class _Turn:
         self._first = -TURNS
 
     def at(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is, for `_turned`."""
+        """Factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is, for `turned`."""
         if not self._first <= position < self._first + TURNS:
             self._first = position
             head_dim = self._gains.shape[1]
@@ -159,20 +162,6 @@ def num_turned(head_dim: int, fraction: float) -> int:
     return 2 * rotation(torch.zeros(1), head_dim, fraction)[0].shape[-1]
 
 
-def _turned(heads: Tensor, turn: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """`rotated` for queries and keys `[batch, 2, heads, head_dim]` of one position, times their gains."""
-    own, partners, partner = turn
-    return torch.addcmul(heads * own, heads.index_select(-1, partner), partners)
-
-
-def _unit(x: Tensor, least: Tensor) -> Tensor:
-    """RMS norm over the last axis, without gain and as a unit vector: `x / sqrt(sum(x²) + least²)`.
-
-    What is missing, the square root of the width, stands in the weights behind it. Three operations in place of six.
-    """
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(least)
-
-
 def _least(like: Tensor, width: int, eps: float) -> Tensor:
-    """What keeps `_unit` from dividing by zero, as `eps` does in a norm of a mean."""
+    """What keeps `unit` from dividing by zero, as `eps` does in a norm of a mean."""
     return like.new_full((1,), (eps * width) ** 0.5)

@@ -14,7 +14,9 @@ from pamusic.model.stepper import num_turned
 FLOAT, ID = 4, 8  # bytes of a number in a cache, and of an id
 
 
-def step_bytes(config: ModelConfig, precision: str, *, num_rows: int, num_latents: float, num_seen: int) -> float:
+def step_bytes(
+    config: ModelConfig, precision: str, *, num_rows: int, num_latents: float, num_seen: int, in_bytes: bool = False
+) -> float:
     """Bytes of one step.
 
     Args:
@@ -23,11 +25,13 @@ def step_bytes(config: ModelConfig, precision: str, *, num_rows: int, num_latent
         num_rows: pieces at once.
         num_latents: in use, on average.
         num_seen: positions of the context in the cache.
+        in_bytes: whether a kernel reads the layers' caches in bytes.
     """
     d = config.d_model
     matrices = d * d * ((1 + 2 * config.mlp_ratio) + config.num_layers * (4 + 2 * config.mlp_ratio))
     tables = config.vocab_size * d * (FLOAT + 2 * FLOAT)  # the head; keys and values of ids
     tables += 0 if config.ledger is None else config.ledger.num_slots * NUM_AGES * d * FLOAT
     turned = config.cross_num_heads * num_turned(d // config.cross_num_heads, config.rotary_fraction)
-    caches = num_seen * (turned * FLOAT + ID) + config.num_layers * num_latents * 2 * d * FLOAT
+    numbers = d + FLOAT * config.num_heads if in_bytes else d * FLOAT  # of a latent's keys in a layer, or its values
+    caches = num_seen * (turned * FLOAT + ID) + config.num_layers * num_latents * 2 * numbers
     return matrices * num_bytes(precision, num_rows) + tables + num_rows * caches
