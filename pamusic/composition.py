@@ -43,6 +43,7 @@ from pamusic.tokens.vocabulary import KINDS, Vocabulary
 
 # A second of MAESTRO has 40 tokens on average. A model that lets no time pass would never reach its seconds.
 MOST_TOKENS_A_SECOND = 500
+MOST_TOKENS = 2**62  # whatever number of seconds is asked for
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ def compose_many(
     if seconds is not None:
         if not 0 < seconds < float("inf"):
             raise ValueError(f"seconds is a number above 0, not {seconds}")
-        length = min(length or 2**62, round(seconds * MOST_TOKENS_A_SECOND) + MOST_TOKENS_A_SECOND)
+        most = round(min(seconds * MOST_TOKENS_A_SECOND, MOST_TOKENS)) + MOST_TOKENS_A_SECOND
+        length = min(length or most, most)
     before = [vocabulary.id("start"), *([] if opening is None else opening.ids.tolist())]
     how: dict[str, Any] = {
         **of_vocabulary(vocabulary),

@@ -100,6 +100,8 @@ def _written(path: Path, put: Callable[[Path, Path], None]) -> Iterator[Path]:
     if "\0" in str(path):
         raise PamusicError(f"cannot write {str(path)!r}: its name holds a zero character; choose another name")
     target = Path(os.path.realpath(path))
+    if os.path.exists(path) and not target.exists():  # /dev/stdout, or /dev/fd/63 of a shell: a pipe has no real path
+        target = path
     made: list[Path] = []
     temporary = target.with_name(f".pamusic-{secrets.token_hex(6)}{target.suffix}") if target.name else target
     try:

@@ -89,8 +89,15 @@ def read_provenance(data: bytes, name: str) -> Provenance:
         if fields.pop("format") != FORMAT:
             raise PamusicError(f"{name}: was made by another pamusic, and its record has another form; update pamusic")
         record = Provenance(**fields)
-        return record if isinstance(record.options, dict) and isinstance(record.made_on, dict) else _broken(name)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        counts = (record.row, record.alarms, record.stopped_after or 0)
+        whole = (
+            all(type(count) is int and count >= 0 for count in counts)
+            and isinstance(record.weights_sha256, str)
+            and isinstance(record.options, dict)
+            and isinstance(record.made_on, dict)
+        )
+        return record if whole else _broken(name)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return _broken(name)
 
 

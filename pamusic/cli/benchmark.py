@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
 from pamusic.cli.terminal import progress, result, say, table
 from pamusic.errors import UsageError
 
@@ -16,9 +17,12 @@ AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
 def benchmark(
     checkpoint: Annotated[str | None, Argument(help="Name or folder. (default: as pamusic sample takes)")] = None,
     context_length: Annotated[
-        list[int] | None, Option(min=2, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)")
+        list[int] | None,
+        Option(min=2, max=MOST_CONTEXT, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)"),
     ] = None,
-    num: Annotated[list[int] | None, Option(min=1, help="Pieces at once; repeatable. (default: 1, 4, 16)")] = None,
+    num: Annotated[
+        list[int] | None, Option(min=1, max=MOST_AT_ONCE, help="Pieces at once; repeatable. (default: 1, 4, 16)")
+    ] = None,
     tokens: Annotated[int | None, Option(min=1, help="Drawn of each. (default: from one refill to the next)")] = None,
     precision: Annotated[str, Option(help="Of the weights: auto, fp32, bf16, int8.")] = "auto",
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -35,13 +39,16 @@ def benchmark(
     from pamusic.training.machine import choose_machine
 
     where = choose_machine(device, "fp32", compile=False).device
+    try:
+        precision = resolved(precision, where)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     who = load_checkpoint(find_checkpoint(checkpoint), where)
     config = who.model.config
     contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
     bandwidth = read_bandwidth(where)
     found = []
     try:
-        precision = resolved(precision, where)
         about: dict[str, Any] = {
             "checkpoint": str(who.path), "num_parameters": who.model.num_parameters(), "precision": precision,
             "num_latents": config.num_latents, "machine": machine(), "device": str(where),

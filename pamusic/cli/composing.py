@@ -66,8 +66,15 @@ def compose_file(
         raise UsageError("--one-track is of a file with the prime in it, --continuation-only leaves it out; take one")
     num = o.best_of or o.num
     rows = range(o.keep or 1 if o.best_of else num) if again is None else [again.row]
-    classes = (o.temperature_time, o.temperature_pitch, o.temperature_velocity)
-    with outputs(out, default, len(rows), source=o.prime, kind="music") as files, live(port, ahead) as ears:
+    try:
+        sampling = SamplingConfig(
+            temperature=o.temperature, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p, typical_p=o.typical_p,
+            class_temperatures=(o.temperature_time, o.temperature_pitch, o.temperature_velocity),
+        )  # fmt: skip
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    sources = [path for path in (o.prime, default if again else None) if path is not None]
+    with outputs(out, default, len(rows), sources=sources, kind="music") as files, live(port, ahead) as ears:
         opening, data, repairs = (None, None, ()) if o.prime is None else read_with_bytes(o.prime, tracks)
         if again and data is not None and sha256(data) != again.prime_sha256:
             raise PamusicError(f"{o.prime}: is not the prime that the file was made from; say where that is: --prime")
@@ -77,11 +84,7 @@ def compose_file(
             precision = resolved(o.precision, who.model.head.weight.device)
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
-                ending=Ending() if o.end else None,
-                sampling=SamplingConfig(
-                    temperature=o.temperature, class_temperatures=classes, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p,
-                    typical_p=o.typical_p,
-                ),
+                ending=Ending() if o.end else None, sampling=sampling,
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill, precision=precision,
                 guard=Guard() if o.guard else None, alarmed=alarms,
             )  # fmt: skip

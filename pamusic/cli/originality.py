@@ -36,15 +36,7 @@ def originality(
     sources, refused = find_sources(files) if files else ([], [])
     for refusal in refused:
         say(f"{refusal.name}: {refusal.reason}")
-    bar = progress(what="index", unit="piece")
-
-    def tell(done: int, of: int) -> None:
-        bar.total = of
-        bar.update(done - bar.n)
-
-    index = looking.kept_index(opened, progress=tell, tell=say)
-    lengths = set(looking.REFERENCE_SECONDS) if reference else set()
-    found = []
+    heard = []  # all of it first: what cannot be read is told before an index is made
     for source in sources:
         try:
             performance = read_midi(source.read(), source.name, tracks=taken)
@@ -53,11 +45,18 @@ def originality(
                 raise
             say(error)
             continue
-        music = looking.line(opened.tokenizer, performance)
-        found.append((source.name, performance.duration, len(music), looking.longest_match(index, opened, music)))
-        lengths.add(looking.nearest_reference_seconds(performance.duration))
+        heard.append((source.name, performance.duration, looking.line(opened.tokenizer, performance)))
+    bar = progress(what="index", unit="piece")
+
+    def tell(done: int, of: int) -> None:
+        bar.total = of
+        bar.update(done - bar.n)
+
+    index = looking.kept_index(opened, progress=tell, tell=say)
+    found = [(name, lasts, len(it), looking.longest_match(index, opened, it)) for name, lasts, it in heard]
+    lengths = {looking.nearest_reference_seconds(lasts) for _, lasts, _ in heard}
     references = {}
-    for length in sorted(lengths):
+    for length in sorted(lengths | set(looking.REFERENCE_SECONDS if reference else ())):
         bar.reset()
         bar.set_description(f"{length} s of real pieces")
         references[length] = looking.kept_reference(index, opened, length, progress=tell)

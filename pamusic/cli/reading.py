@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pamusic.cli.output import STREAM
 from pamusic.cli.terminal import say
+from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
     from pamusic.music.contents import Repair
@@ -33,8 +34,18 @@ def read_with_bytes(source: Path, tracks: Tracks) -> tuple[Performance, bytes, t
     from pamusic.music.midi import file_bytes, read_and_mend
 
     name = "standard input" if source == STREAM else str(source)
-    data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == STREAM else file_bytes(source)
+    data = _streamed(MAX_FILE_BYTES + 1) if source == STREAM else file_bytes(source)
     performance, repairs = read_and_mend(data, name, tracks=tracks)
     if repairs:
         say(f"{name}: {'; '.join(repair.words for repair in repairs)}")
     return performance, data, repairs
+
+
+def _streamed(most: int) -> bytes:
+    """What comes from standard input, and of that no more bytes than these."""
+    if sys.stdin is None:
+        raise PamusicError("standard input is closed; give the name of a file in place of -")
+    try:
+        return sys.stdin.buffer.read(most)
+    except OSError as error:
+        raise PamusicError(f"standard input: cannot be read ({error.strerror}); give a MIDI file") from None

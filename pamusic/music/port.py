@@ -208,6 +208,8 @@ def opened_port(name: str) -> Iterator[tuple[mido.ports.BaseOutput, Callable[[],
     known = OWN_NAME if name == NEW else _found(name, port_names())
     try:
         port = mido.open_output(known, virtual=name == NEW)
+    except ImportError as error:
+        raise _no_midi(error) from None
     except Exception as error:  # each driver has errors of its own kind
         raise PamusicError(f"port {known} cannot be opened ({error}); close what else uses it") from None
 

@@ -67,9 +67,19 @@ class Corpus:
         return len(self.pieces)
 
     def piece(self, index: int) -> np.ndarray:
-        """The ids `[num_tokens]` of a piece, uint16, without start and end."""
+        """The ids `[num_tokens]` of a piece, uint16, without start and end.
+
+        Raises:
+            PamusicError: what stands there are no ids of its tokenizer.
+        """
         piece = self.pieces[index]
-        return self.ids[piece.start : piece.start + piece.num_tokens]
+        ids = self.ids[piece.start : piece.start + piece.num_tokens]
+        if ids.max(initial=0) >= len(self.tokenizer.vocabulary):
+            raise PamusicError(
+                f"{self.path}: tokens.bin is broken ({piece.name} has id {ids.max()}, {self.tokenizer.name} knows"
+                f" {len(self.tokenizer.vocabulary)}); make the corpus anew: pamusic tokenize"
+            )
+        return ids
 
     def split(self, name: str) -> list[int]:
         """Indices of the pieces of a split."""
