@@ -10,10 +10,12 @@ from models import tiny_model
 
 from pamusic.checkpoint import Checkpoint
 from pamusic.composition import compose, compose_many
+from pamusic.generation import guard as guards
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.ending import Ending
 from pamusic.generation.grammar import Rules
 from pamusic.generation.guard import Guard, Watch
+from pamusic.music.performance import CHORD
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
 
@@ -50,6 +52,10 @@ def strokes(*chords, wait=25, jitter=0, seed=0):
         events += [*(f"on {pitch}" for pitch in chord), f"wait {wait - 5 + int(rng.integers(-jitter, jitter + 1))}"]
         events += [*(f"off {pitch}" for pitch in chord), "wait 5"]
     return ids(*events)
+
+
+def test_a_moment_is_what_a_chord_is_to_those_who_know_music():
+    assert guards.CHORD == CHORD
 
 
 LOOP = [(48, 60), (64,), (67,), (64,)]  # a second, at four a second

@@ -25,7 +25,7 @@ from pamusic.generation.grammar import Rules
 from pamusic.generation.sampler import generate
 from pamusic.model.perceiver_ar import PerceiverAR
 
-CHORD = 0.035  # seconds; openings closer than this are of one moment
+CHORD = 0.035  # seconds; openings closer than this are of one moment: that of `music`, which this room does not know
 SAME_DISTANCE = 0.25  # of a distance between chords, or
 LEAST_DISTANCE = 0.05  # seconds: by no more than the larger the next time differs
 
