@@ -14,64 +14,24 @@ import numpy as np
 import pretty_midi
 import pytest
 import symusic
-import torch
 from builders import midi_file, note_off, note_on, program
+from models import random_checkpoint
 from typer.testing import CliRunner
 
 import pamusic.cli.sample
-from pamusic.checkpoint import load_checkpoint, save_checkpoint
+from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
 from pamusic.composition import compose, nats_of, prime_ids
 from pamusic.evaluation.likelihood import score
 from pamusic.generation.config import SamplingConfig
-from pamusic.model.config import ModelConfig
-from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
-from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance
+from pamusic.music.performance import PEDALS, Performance
 from pamusic.music.splicing import texts
 from pamusic.provenance import SIGN
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import CLASSES, KINDS
 
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A tiny model with random weights, which says anything at all."""
-    return random_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random", load_tokenizer("performance"))
-
-
-def random_checkpoint(path, tokenizer):
-    vocab_size, pad_id = len(tokenizer.vocabulary), tokenizer.vocabulary.id("pad")
-    shape = {"context_length": 128, "num_latents": 16, "d_model": 32, "num_layers": 2, "num_heads": 2}
-    model = PerceiverAR(ModelConfig(vocab_size=vocab_size, pad_id=pad_id, cross_num_heads=1, **shape))
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    save_checkpoint(path, model, tokenizer, about={})
-    return path
-
-
-@pytest.fixture
-def prime(tmp_path):
-    """Two notes and a pedal, off the grid."""
-    pedal = np.array([(0.1115, SUSTAIN, 100), (1.5, SUSTAIN, 70)], PEDAL)
-    performance = Performance.from_arrays([0.0123, 0.5], [0.4, 1.234], [60, 64], [33, 101], pedal)
-    (tmp_path / "prime.mid").write_bytes(midi_bytes(performance))
-    return tmp_path / "prime.mid"
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def sample(checkpoint):
-    def sample(*words, input=None):
-        words = map(str, ("sample", "--checkpoint", checkpoint, "--device", "cpu", *words))
-        return CliRunner().invoke(app, list(words), input=input)
-
-    return sample
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def names(folder):

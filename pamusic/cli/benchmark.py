@@ -81,7 +81,7 @@ def benchmark(
             {
                 "context": each.context_length, "pieces": each.num, "MiB read a token": round(each.mib_per_token, 1),
                 "limit, tokens/s": round(each.limit), "reached": f"{each.share_of_limit:.0%}",
-                "tokens a CPU second": round(each.tokens_per_cpu_second),
+                "tokens a CPU second": _rounded(each.tokens_per_cpu_second),
             }
             for each in found
         ],
@@ -89,3 +89,7 @@ def benchmark(
     )  # fmt: skip
     for each in found:
         result(f"{each.context_length} {each.num} {each.tokens_per_second:.1f}")
+
+
+def _rounded(number: float | None) -> str:
+    return "too few to tell" if number is None else f"{number:,.0f}"

@@ -20,13 +20,13 @@ LIST = "list"  # in place of a port's name
 
 def list_ports() -> None:
     """Prints the names of the ports, one a line."""
-    from pamusic.music.port import port_names
+    from pamusic.music.port import MAKES_ONE, port_names
 
     names = port_names()
     for name in names:
         result(name)
     if not names:
-        say("there is no port; --port new makes one that a program can connect to")
+        say(f"there is no MIDI port; {MAKES_ONE}")
 
 
 class Live:
