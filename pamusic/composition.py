@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
+from itertools import islice, zip_longest
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from pamusic.evaluation.likelihood import score
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.ending import Ending
 from pamusic.generation.grammar import Rules
-from pamusic.generation.guard import Alarm, Guard, guarded
+from pamusic.generation.guard import Alarm, Guard, Kept, guarded
 from pamusic.generation.sampler import generate_rows
 from pamusic.model.reader import Reader
 from pamusic.music.contents import Repair
@@ -110,6 +111,8 @@ def compose_many(
     precision: str = "fp32",
     guard: Guard | None = None,
     alarmed: Callable[[int, Alarm], None] = lambda row, alarm: None,
+    keeping: Callable[[int, Kept], None] = lambda row, kept: None,
+    stop_after: int | None = None,
 ) -> Iterator[list[int | None]]:
     """Yields the next id of each of some pieces that follow a prime, as soon as it is drawn; None where one has ended.
 
@@ -132,6 +135,8 @@ def compose_many(
         precision: of the weights (`model.precision`).
         guard: what is taken back, and drawn anew; an id then comes later than it is drawn.
         alarmed: hears of it, with the number of the piece.
+        keeping: hears what there is of a guarded piece, held back or not, whenever one more id was drawn for it.
+        stop_after: each piece ends when so many ids have been drawn for it, whatever a guard took back of them.
 
     Raises:
         ValueError: the arguments do not fit together or to the checkpoint.
@@ -158,11 +163,14 @@ def compose_many(
         checkpoint.model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision
     )
     if guard is None:
-        return generate_rows(checkpoint.model, before, seed=seed, num_rows=num, **how)
+        return islice(generate_rows(checkpoint.model, before, seed=seed, num_rows=num, **how), stop_after)
     rows = [
-        guarded(checkpoint.model, before, guard=guard, seed=seed + row, told=partial(alarmed, row), **how)
+        guarded(
+            checkpoint.model, before, guard=guard, seed=seed + row, told=partial(alarmed, row),
+            keeping=partial(keeping, row), stop_after=inf if stop_after is None else stop_after, **how,
+        )
         for row in range(num)
-    ]
+    ]  # fmt: skip
     return (list(ids) for ids in zip_longest(*rows))
 
 

@@ -37,7 +37,8 @@ class Provenance:
         prime_sha256: of the prime's file; None where there was no prime.
         row: its place among the pieces that were composed at once.
         alarms: how often the guard took it back.
-        stopped_after: how many ids the longest of these pieces had when it was interrupted; None if it never was.
+        stopped_after: how many ids had been drawn for it when it was interrupted, those included that the guard took
+            back, or for the longest of pieces that were drawn as one batch; None if it never was.
         made_on: what else the numbers may depend on, by name: versions, threads, device.
     """
 

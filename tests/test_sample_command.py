@@ -359,6 +359,27 @@ def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("num", [1, 3])
+def test_interrupted_under_a_guard_it_keeps_what_was_held_back(checkpoint, tmp_path, num):
+    """Nothing passes the guard before 30 seconds of music were drawn; of many pieces the first is drawn until then."""
+    how = ("--length", "1000000", "--seed", "1", "--guard", "--num", str(num), "-o", "out.mid")
+    running = started(checkpoint, *how, stdout=subprocess.PIPE)
+    assert "seed 1" in running.stderr.readline()
+    time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=30)
+
+    assert (running.returncode, "Traceback" in stderr) == (130, False), stderr
+    assert stdout.split() == names(tmp_path) != []
+    for name in names(tmp_path):
+        assert len(read_midi(tmp_path / name))
+        record = next(text for text in texts((tmp_path / name).read_bytes()) if text.startswith(SIGN))
+        assert json.loads(record.removeprefix(SIGN))["stopped_after"] > 0
+        assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", name, "-o", "again"]).stderr
+        (tmp_path / "again").unlink()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(checkpoint, tmp_path):
     how = ("--length", "2000", "--best-of", "8", "--keep", "2", "--seed", "1", "-o", "out.mid")
     running = started(checkpoint, *how, stdout=subprocess.PIPE)

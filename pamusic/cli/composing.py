@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from typer import Exit
 
 from pamusic.cli.choosing import chosen
-from pamusic.cli.drawing import Alarms, collected
+from pamusic.cli.drawing import Hearing, collected
 from pamusic.cli.live import live
 from pamusic.cli.output import outputs
 from pamusic.cli.reading import read_with_bytes
@@ -79,14 +79,15 @@ def compose_file(
         if again and data is not None and sha256(data) != again.prime_sha256:
             raise PamusicError(f"{o.prime}: is not the prime that the file was made from; say where that is: --prime")
         path = find_checkpoint(o.checkpoint)
-        who, alarms = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Alarms(o.seed)
+        who, hearing = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Hearing(o.seed)
         try:
             precision = resolved(o.precision, who.model.head.weight.device)
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
                 ending=Ending() if o.end else None, sampling=sampling,
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill, precision=precision,
-                guard=Guard() if o.guard else None, alarmed=alarms,
+                guard=Guard() if o.guard else None, alarmed=hearing.alarmed, keeping=hearing.keeping,
+                stop_after=again.stopped_after if again else None,
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(str(error)) from None
@@ -94,7 +95,7 @@ def compose_file(
         began = time.perf_counter()
         stop_at = None if o.end else o.seconds
         decoder = streaming(who.tokenizer, prime=opening, cut=cut, seconds=stop_at)
-        got = collected(ears.heard(drawn, decoder), num, o.length, alarms, again.stopped_after if again else None)
+        got = collected(ears.heard(drawn, decoder), num, o.length, hearing)
         was_lost = ears.quiet()
         took, pieces = time.perf_counter() - began, got.pieces
         if o.best_of and again is None:
@@ -106,19 +107,28 @@ def compose_file(
             except KeyboardInterrupt:
                 got = replace(got, interrupted=True)
                 say("interrupted before they were compared; the first are kept")
+        if got.interrupted:  # a guard draws one piece after the other: there may be nothing yet of the last ones
+            rows = [row for row in rows if pieces[row]]
+            for file in files[len(rows) :]:
+                file.drop()
+            if not rows:
+                raise KeyboardInterrupt
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
-        stopped_after = max(map(len, pieces)) if was_lost else got.stopped_after
+        was_cut = got.interrupted or was_lost
         options = {**options, **names, "precision": precision}
-        record = replace(provenance(options, who, data), stopped_after=stopped_after)
+        record = replace(provenance(options, who, data), stopped_after=again.stopped_after if again else None)
         if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")
-        for file, row in zip(files, rows, strict=True):
+        for file, row in zip(files, rows, strict=False):
+            of_row = replace(record, row=row, alarms=got.num_alarms[row])
+            if was_cut:
+                of_row = replace(of_row, stopped_after=got.num_drawn[row])
             midi, is_kept = as_midi(
                 who.tokenizer, pieces[row], prime=opening, data=data, repairs=repairs, tracks=tracks, cut=cut,
                 seconds=stop_at, one_track=o.one_track, alone=o.continuation_only,
-                text=replace(record, row=row, alarms=got.alarms[row]).text(),
+                text=of_row.text(),
             )  # fmt: skip
             file.write(midi)
         if opening is not None and not is_kept and not o.continuation_only:

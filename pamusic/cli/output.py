@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from pamusic.cli.terminal import result, result_bytes
@@ -22,6 +22,7 @@ class Output:
 
     def __init__(self, draft: Draft | None) -> None:
         self._draft = draft
+        self.is_dropped = False
 
     def write(self, data: bytes) -> None:
         """Writes all there is."""
@@ -29,6 +30,14 @@ class Output:
             result_bytes(data)
         else:
             self._draft.file.write_bytes(data)
+
+    def drop(self) -> None:
+        """Says that there will be no such file."""
+        self.is_dropped = True
+
+
+class _DroppedError(Exception):
+    """Takes us out of the place of a file that will not be."""
 
 
 @contextmanager
@@ -73,17 +82,25 @@ def output(out: Path | None, default: Path, *, sources: Sequence[Path], kind: st
             raise PamusicError(f"standard output is a terminal, which shows no {kind}; name a file with --out")
         yield Output(None)
         return
-    if out is None:
-        with written_anew(default) as draft:
-            yield Output(draft)
-    else:
-        for source in sources:
-            if source.exists() and out.exists() and os.path.samefile(out, source):
-                raise PamusicError(f"{out}: is {source} itself; name another file with --out")
-        with written_atomically(out) as file:
-            draft = Draft(file, out)
-            yield Output(draft)
-    result(draft.name)
+    for source in sources:
+        if out is not None and source.exists() and out.exists() and os.path.samefile(out, source):
+            raise PamusicError(f"{out}: is {source} itself; name another file with --out")
+    with suppress(_DroppedError):
+        if out is None:
+            with written_anew(default) as draft:
+                yield from _lent(draft)
+        else:
+            with written_atomically(out) as file:
+                draft = Draft(file, out)
+                yield from _lent(draft)
+        result(draft.name)
+
+
+def _lent(draft: Draft) -> Iterator[Output]:
+    place = Output(draft)
+    yield place
+    if place.is_dropped:
+        raise _DroppedError
 
 
 def picture(path: Path | None) -> AbstractContextManager[Path | None]:
