@@ -19,6 +19,7 @@ import torch
 from pamusic.model.config import preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.stepper import Stepper
+from pamusic.training.checkup import PERFORMANCE
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine, describe
 
@@ -28,7 +29,7 @@ MOST = 2e-3  # of logits with a spread of 1: float32 sums in another order
 
 def random_model(device: torch.device) -> PerceiverAR:
     torch.manual_seed(0)
-    model = PerceiverAR(preset("small", vocab_size=391, pad_id=390, context_length=2048, num_latents=256)).eval()
+    model = PerceiverAR(preset("small", **PERFORMANCE, context_length=2048, num_latents=256)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.06)
     return model.to(device)

@@ -20,10 +20,11 @@ import torch
 from pamusic import __version__
 from pamusic.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from pamusic.model import reader
-from pamusic.model.config import PRESETS, preset
+from pamusic.model.config import PRESETS, LedgerConfig, preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.precision import PRECISIONS, resolved
 from pamusic.speed import Speed, Stretch, along, machine, read_bandwidth, speed
+from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 
 WINDOW = 1024  # tokens, around each of the places measured
@@ -41,8 +42,8 @@ def random_checkpoint(size: str) -> Checkpoint:
     """A model of a size that says anything at all, and the tokenizer of its ids."""
     tokenizer = load_tokenizer("performance")
     torch.manual_seed(0)
-    pad_id = tokenizer.vocabulary.id("pad")
-    model = PerceiverAR(preset(size, vocab_size=len(tokenizer.vocabulary), pad_id=pad_id)).eval()
+    pad_id, ledger = tokenizer.vocabulary.id("pad"), LedgerConfig(**ledger_ranges(tokenizer.vocabulary))
+    model = PerceiverAR(preset(size, vocab_size=len(tokenizer.vocabulary), pad_id=pad_id, ledger=ledger)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.05)
     return Checkpoint(Path(size), model, tokenizer, {})

@@ -32,7 +32,7 @@ import pamusic
 from pamusic.model.config import PRESETS, ModelConfig, preset
 from pamusic.model.flops import training_flops
 from pamusic.training.batches import Batch
-from pamusic.training.checkup import matmul_flops
+from pamusic.training.checkup import PERFORMANCE, matmul_flops
 from pamusic.training.config import TrainingConfig
 from pamusic.training.learner import Learner
 from pamusic.training.machine import choose_machine, describe
@@ -65,7 +65,7 @@ def measured(size: str, device: str, batch: int, way: dict, steps: int) -> dict:
     way = dict(way)
     machine = choose_machine(device, way.pop("precision", "auto"), way.pop("compile", None))
     batch, dropout = way.pop("batch", batch), way.pop("prefix_dropout", TrainingConfig.prefix_dropout)
-    model = preset(size, vocab_size=391, pad_id=390, **way)
+    model = preset(size, **PERFORMANCE, **way)
     training = TrainingConfig(batch_size=batch, prefix_dropout=dropout, micro_batch=way.get("micro_batch"))
     needed, available = memory_needed(model, training, machine).needed(batch), available_memory(machine.device)
     if available is not None and needed > 0.9 * available:

@@ -108,8 +108,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     if tokenizer.fingerprint != about.get("tokenizer_fingerprint"):
         raise PamusicError(f"{path}: tokenizer.toml is not the one its model was trained with; restore the folder")
     try:
-        model = PerceiverAR(ModelConfig(**about["model"]))
-    except (TypeError, ValueError, KeyError) as error:
+        model = PerceiverAR(ModelConfig.from_json(about["model"]))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise PamusicError(f"{path}: config.json does not describe a model ({error}); restore the folder") from None
     if model.config.vocab_size != len(tokenizer.vocabulary):
         raise PamusicError(

@@ -3,7 +3,7 @@
 import torch
 
 from pamusic.checkpoint import save_checkpoint
-from pamusic.model.config import ModelConfig
+from pamusic.model.config import LedgerConfig, ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 
 
@@ -39,6 +39,7 @@ def random_checkpoint(path, tokenizer):
 
 VOCAB, START, END, PAD = 24, 21, 22, 23
 N, CONTEXT = 8, 64
+LEDGER = LedgerConfig(num_slots=5, first_opening=0, first_closing=5, first_tick=10, num_ticks=4)
 
 
 def outspoken_model(num_layers=2, seed=0, **changes):
@@ -51,6 +52,7 @@ def outspoken_model(num_layers=2, seed=0, **changes):
         "d_model": 32,
         "num_heads": 2,
         "cross_num_heads": 1,
+        "ledger": LEDGER,
         **changes,
     }
     model = PerceiverAR(ModelConfig(num_layers=num_layers, **shape)).eval()

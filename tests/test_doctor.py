@@ -4,11 +4,15 @@ import json
 
 import pytest
 import torch
-from models import tiny_config
+from models import LEDGER, tiny_config
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
+from pamusic.model.config import LedgerConfig
 from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.tokens.grammar import ledger_ranges
+from pamusic.tokens.tokenizer import load_tokenizer
+from pamusic.training.checkup import PERFORMANCE
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine
 from pamusic.training.memory import BACKWARD, Memory, available_memory, memory_needed
@@ -35,10 +39,17 @@ def really_kept(model, windows):
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 
-def test_memory_is_counted_as_a_real_step_keeps_it():
+def test_it_speaks_of_models_of_performance_events():
+    vocabulary = load_tokenizer("performance").vocabulary
+    ledger = LedgerConfig(**ledger_ranges(vocabulary))
+    assert {"vocab_size": len(vocabulary), "pad_id": vocabulary.id("pad"), "ledger": ledger} == PERFORMANCE
+
+
+@pytest.mark.parametrize("ledger", [None, LEDGER])
+def test_memory_is_counted_as_a_real_step_keeps_it(ledger):
     training = TrainingConfig(prefix_dropout=0.0, ema_decay=0.0)
-    memory = memory_needed(tiny_config(), training, CPU)
-    model = PerceiverAR(tiny_config()).train()
+    memory = memory_needed(tiny_config(ledger=ledger), training, CPU)
+    model = PerceiverAR(tiny_config(ledger=ledger)).train()
 
     assert memory.window == round(BACKWARD * (really_kept(model, 3) - really_kept(model, 2)))
     assert memory_needed(tiny_config(), TrainingConfig(prefix_dropout=0.0, recompute=True), CPU).window < memory.window

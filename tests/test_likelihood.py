@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from corpora import small_corpus
-from models import tiny_model
+from models import LEDGER, tiny_model
 
 from pamusic.errors import PamusicError
 from pamusic.evaluation.likelihood import STRETCHES, Likelihood, evaluate, score
@@ -100,10 +100,11 @@ def test_some_pieces_stand_for_all(tmp_path):
     assert evaluate(tiny_model(), corpus, "train", num_pieces=99).num_pieces == 5
 
 
-def test_operations_are_those_that_torch_counts_where_nothing_is_masked():
+@pytest.mark.parametrize("ledger", [None, LEDGER])
+def test_operations_are_those_that_torch_counts_where_nothing_is_masked(ledger):
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = tiny_model()
+    model = tiny_model(ledger=ledger)
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 64, dtype=torch.long))
     # torch counts whole squares of attention, of which half of the latents' own is beyond causality.

@@ -76,6 +76,8 @@ def slid(model, ids, first, num_latents, context_length):
     context = cross.keys_values(model.context_norm(embedded), turn(cross, positions))
     latents, own = model.to_latents(embedded[:, first:]), positions[first:]
     x = block(latents, model.cross, context, turn(cross, own), band(context_length)[first:])
+    visible = [torch.tensor([ids[max(0, stop - context_length) : stop]]) for stop in range(first + 1, len(ids) + 1)]
+    x = x + torch.cat([model.ledger(each, 1) for each in visible], dim=1)
     for layer in model.layers:
         turned = turn(layer.attention, own)
         keys_values = layer.attention.keys_values(layer.attention_norm(x), turned)

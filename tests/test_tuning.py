@@ -15,7 +15,7 @@ from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine
 from pamusic.training.metrics import read_metrics
 from pamusic.training.recipe import read_recipe
-from pamusic.training.runs import new_run
+from pamusic.training.runs import new_run, resumed_run
 from pamusic.training.trainer import Trainer
 
 HERE = {"device": "cpu", "precision": "fp32", "compile": False}
@@ -39,6 +39,34 @@ def test_tuning_begins_with_the_weights_and_brings_the_loss_down_on_the_new_corp
 
     assert outcome.best_nats < first - 0.3
     assert load_checkpoint(tmp_path / "run" / "best").about["run"]["started_from"] == str(trained)
+
+
+def test_weights_without_a_ledger_can_be_given_one_that_says_nothing_until_it_has_learned_to(tmp_path, trained):
+    corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
+    how = {"weights": str(trained), "steps": 20, "cooldown_steps": 0, **HERE}
+    without = new_run(corpus.path, out=tmp_path / "a", **how)
+    trainer = new_run(corpus.path, out=tmp_path / "b", ledger=True, **how)
+
+    assert without.model.ledger is None
+    assert trainer.model.config.ledger.num_slots == 128
+    assert trainer._nats_on_fixed_windows() == without._nats_on_fixed_windows()
+    trainer.train()
+    tuned = load_checkpoint(tmp_path / "b" / "last").model
+    assert tuned.ledger.weight.abs().max() > 0
+    resumed = resumed_run(tmp_path / "b", steps=30, ledger=True)
+    assert torch.equal(resumed.model.ledger.weight, trainer.model.ledger.weight)
+    for again in (lambda: new_run(corpus.path, weights=str(tmp_path / "b"), ledger=False, **HERE),
+                  lambda: resumed_run(tmp_path / "b", steps=30, ledger=False)):  # fmt: skip
+        with pytest.raises(UsageError, match="trained weights keep their ledger"):
+            again()
+
+
+def test_a_new_model_has_a_ledger_unless_it_is_to_have_none(tmp_path):
+    corpus = small_corpus(tmp_path / "c").path
+    (tmp_path / "recipe.toml").write_text("size = 'tiny'\nledger = false\n")
+
+    assert new_run(corpus, out=tmp_path / "a", **read_recipe(tmp_path / "recipe.toml"), **HERE).model.ledger is None
+    assert new_run(corpus, out=tmp_path / "b", size="tiny", **HERE).model.ledger is not None
 
 
 def test_it_ends_when_validation_no_longer_improves(tmp_path):

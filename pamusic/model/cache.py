@@ -91,11 +91,16 @@ class ContextCache:
         heads = len(self._values)
         ids = torch.zeros(batch, window + slack, dtype=torch.int64, device=keys.device)
         self._kept = Kept([ids, keys.new_zeros(batch, heads, num_turned, window + slack)], (1, 3), window)
-        self._num_turned = num_turned
+        self._num_turned, self.window = num_turned, window
 
     def __len__(self) -> int:
         """How many positions are visible."""
         return len(self._kept)
+
+    def ids(self) -> Tensor:
+        """Those of all that is visible, `[batch, n]`."""
+        ids, _ = self._kept.last(len(self))
+        return ids
 
     def append(self, ids: Tensor, turned: Tensor) -> None:
         """Takes ids `[batch, n]` of the next positions and what is turned of keys `[batch, heads, n, turned]`."""

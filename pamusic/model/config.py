@@ -3,6 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerConfig:
+    """Which ids open a slot, which close one, and which let time pass: each a range of ids in a row.
+
+    Attributes:
+        num_slots: how many there are.
+        first_opening, first_closing: the ids that open and that close slot 0.
+        first_tick, num_ticks: the ids with which 1, 2 … `num_ticks` ticks pass.
+    """
+
+    num_slots: int
+    first_opening: int
+    first_closing: int
+    first_tick: int
+    num_ticks: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +39,7 @@ class ModelConfig:
         rotary_fraction: how much of each head is turned by position.
         mlp_ratio: width of the hidden layer of an MLP over `d_model`.
         dropout: of what is added to the residual stream, in training.
+        ledger: what the model is told of open slots (`model.ledger`); None for nothing.
     """
 
     vocab_size: int
@@ -34,6 +53,17 @@ class ModelConfig:
     rotary_fraction: float = 0.25
     mlp_ratio: int = 4
     dropout: float = 0.0
+    ledger: LedgerConfig | None = None
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
+        """The configuration whose `dataclasses.asdict` this is, as JSON keeps it.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        ledger = fields.get("ledger")
+        return cls(**{**fields, "ledger": None if ledger is None else LedgerConfig(**ledger)})
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_latents <= self.context_length:
@@ -47,6 +77,14 @@ class ModelConfig:
             raise ValueError(f"pad_id is 0 to {self.vocab_size - 1}, not {self.pad_id}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is at least 0 and below 1, not {self.dropout}")
+        if self.ledger is not None:
+            of_slots = (self.ledger.first_opening, self.ledger.first_closing)
+            ends = [
+                *(first + self.ledger.num_slots for first in of_slots),
+                self.ledger.first_tick + self.ledger.num_ticks,
+            ]
+            if min(*of_slots, self.ledger.first_tick) < 0 or max(ends) > self.vocab_size:
+                raise ValueError(f"a ledger is of ids 0 to {self.vocab_size - 1}, not {self.ledger}")
 
     def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
         """The same weights at another context or number of latents; latents never exceed the context."""
@@ -66,7 +104,9 @@ PRESETS: dict[str, dict[str, int | float]] = {
 NUM_HEADS = {"tiny": (2, 1), "small": (4, 2), "medium": (8, 4), "base": (8, 8)}  # of self-attention, cross-attention
 
 
-def preset(size: str, *, vocab_size: int, pad_id: int, **changes: int | float | None) -> ModelConfig:
+def preset(
+    size: str, *, vocab_size: int, pad_id: int, ledger: LedgerConfig | None = None, **changes: int | float | None
+) -> ModelConfig:
     """The configuration of a named size, with changes; a change of None leaves the preset's value.
 
     Raises:
@@ -79,4 +119,4 @@ def preset(size: str, *, vocab_size: int, pad_id: int, **changes: int | float | 
     fields |= {name: value for name, value in changes.items() if value is not None}
     if "num_latents" not in changes or changes["num_latents"] is None:
         fields["num_latents"] = min(fields["num_latents"], fields["context_length"])
-    return ModelConfig(vocab_size=vocab_size, pad_id=pad_id, **fields)  # type: ignore[arg-type]
+    return ModelConfig(vocab_size=vocab_size, pad_id=pad_id, ledger=ledger, **fields)  # type: ignore[arg-type]

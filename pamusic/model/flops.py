@@ -8,6 +8,7 @@ and neither is the optimiser. Backward takes twice as many as forward.
 from __future__ import annotations
 
 from pamusic.model.config import ModelConfig
+from pamusic.model.ledger import NUM_AGES
 
 
 def forward_flops(config: ModelConfig, *, num_keys: int, num_latents: int, new_keys: int | None = None) -> int:
@@ -24,8 +25,9 @@ def forward_flops(config: ModelConfig, *, num_keys: int, num_latents: int, new_k
     mlp = 4 * config.mlp_ratio * d * d
     cross = n * (2 * d * d + 4 * d * d + mlp) + _attention(d, n, num_keys)  # to_latents; query and output; MLP
     layer = n * (8 * d * d + mlp) + _attention(d, n, n)
+    ledger = 0 if config.ledger is None else 2 * d * config.ledger.num_slots * NUM_AGES * n
     head = 2 * d * config.vocab_size * n
-    return keys_and_values + cross + config.num_layers * layer + head
+    return keys_and_values + cross + ledger + config.num_layers * layer + head
 
 
 def training_flops(config: ModelConfig, *, prefix_dropout: float = 0.0) -> int:

@@ -9,6 +9,7 @@ Where we depart from the paper:
 - The cross-attention has heads of at most 128 instead of one of the full width: fused attention needs that.
 - Of the prefix, cross-attend dropout drops positions of one row alone, and by leaving them out rather than by masking
   them: what is dropped costs nothing. A latent's own key and those of the other latents always stay.
+- Behind the cross-attention each latent is told which slots are open and for how long (`model.ledger`).
 Kept from it: the query of a latent is an extra dense layer on its token's embedding and carries the residual; rotary
 on a quarter of each head; squared ReLU; untied head.
 
@@ -25,8 +26,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pamusic.model.attention import attend
-from pamusic.model.cache import ContextCache, KeyValueCache
+from pamusic.model.cache import ContextCache, Kept, KeyValueCache
 from pamusic.model.config import ModelConfig
+from pamusic.model.ledger import Entries, Ledger
 from pamusic.model.rotary import rotated, rotation
 
 Rotation = tuple[Tensor, Tensor]
@@ -40,11 +42,15 @@ class Caches:
         cross: keys and values of the context; they depend on a token and its position alone and never go stale.
         layers: keys and values of the latents, one cache a self-attention layer.
         position: of the next token.
+        ids: of the context, where `cross` does not keep them.
+        entries: of the ledger, where there is one and steps keep it.
     """
 
     cross: KeyValueCache | ContextCache
     layers: list[KeyValueCache]
     position: int = 0
+    ids: Kept | None = None
+    entries: Entries | None = None
 
     @property
     def num_latents(self) -> int:
@@ -52,12 +58,22 @@ class Caches:
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
-        for cache in (self.cross, *self.layers):
-            cache.select(rows)
+        for cache in (self.cross, *self.layers, self.ids, self.entries):
+            if cache is not None:
+                cache.select(rows)
 
     def row(self, index: int) -> Caches:
-        """One row of the batch, in the same memory."""
-        return Caches(self.cross.row(index), [layer.row(index) for layer in self.layers], self.position)
+        """One row of the batch, in the same memory, to `extend`."""
+        ids = None if self.ids is None else self.ids.row(index)
+        return Caches(self.cross.row(index), [layer.row(index) for layer in self.layers], self.position, ids)
+
+    def seen(self) -> Tensor:
+        """The ids of the visible context, `[batch, m]`."""
+        if isinstance(self.cross, ContextCache):
+            return self.cross.ids()
+        assert self.ids is not None
+        (ids,) = self.ids.last(len(self.ids))
+        return ids
 
 
 class PerceiverAR(nn.Module):
@@ -72,6 +88,7 @@ class PerceiverAR(nn.Module):
         self.context_norm = RMSNorm(config.d_model, eps=1e-6)
         self.cross = Block(config, config.cross_num_heads)
         self.layers = nn.ModuleList(Block(config, config.num_heads) for _ in range(config.num_layers))
+        self.ledger = None if config.ledger is None else Ledger(config.ledger, config.vocab_size, config.d_model)
         self.norm = RMSNorm(config.d_model, eps=1e-6)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight)
@@ -103,6 +120,8 @@ class PerceiverAR(nn.Module):
         keys_values = self._context_keys_values(context, torch.cat([prefix_positions, own_expanded], dim=-1))
         turn = self._rotation(own_positions, self.cross.attention.head_dim)
         latents = self.cross(self.to_latents(embedded), turn, keys_values, prefix_valid)
+        if self.ledger is not None:
+            latents = latents + self.ledger(tokens, n)
         turn = self._rotation(own_positions, self.config.d_model // self.config.num_heads)
         for layer in self.layers:
             latents = checkpoint(layer, latents, turn, use_reentrant=False) if self.recompute else layer(latents, turn)
@@ -124,15 +143,20 @@ class PerceiverAR(nn.Module):
                 batch, num_heads, head_dim, window=window, slack=slack, device=weight.device, dtype=weight.dtype
             )
 
+        room = max(256, config.context_length // 8)
+        ids = torch.zeros(batch, config.context_length + room, dtype=torch.int64, device=weight.device)
         return Caches(
-            cross=cache(config.cross_num_heads, config.context_length, max(256, config.context_length // 8)),
+            cross=cache(config.cross_num_heads, config.context_length, room),
             layers=[cache(config.num_heads, config.num_latents, slack) for _ in range(config.num_layers)],
+            ids=Kept([ids], (1,), config.context_length),
         )
 
     def read(self, tokens: Tensor, caches: Caches) -> None:
         """Takes `[batch, n]` tokens into the context alone: their keys and values, no latents."""
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
         assert isinstance(caches.cross, KeyValueCache), "made by a Stepper, which then reads, too"
+        assert caches.ids is not None
+        caches.ids.append(tokens)
         caches.cross.append(*self._context_keys_values(self.embedding(tokens), positions))
         caches.position += tokens.shape[1]
 
@@ -148,6 +172,8 @@ class PerceiverAR(nn.Module):
         turn = self._rotation(positions, self.cross.attention.head_dim)
         context = caches.cross.last(len(caches.cross))
         latents = self.cross(self.to_latents(self.embedding(tokens)), turn, context)
+        if self.ledger is not None:
+            latents = latents + self.ledger(caches.seen(), n)
         turn = self._rotation(positions, self.config.d_model // self.config.num_heads)
         for layer, cache in zip(self.layers, caches.layers, strict=True):
             latents = layer(latents, turn, cache=cache)

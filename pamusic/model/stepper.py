@@ -13,6 +13,8 @@ Shapes: `batch`; `heads` of width `head_dim`; `d` width; `vocab` ids.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,6 +47,7 @@ class Stepper:
         self._num_turned = num_turned(cross.head_dim, fraction)
         self._cross_turn = _Turn(embedding.new_ones(2, cross.head_dim), fraction)
         self._cross_tail = _Tail(model.cross, precision)
+        self._ledger = deepcopy(model.ledger)
         self._layers = [_Layer(layer, fraction, precision, eps) for layer in model.layers if isinstance(layer, Block)]
         self._head = product(model.head.weight * model.norm.weight * width**0.5, "fp32")  # ids are drawn from it
 
@@ -62,7 +65,7 @@ class Stepper:
             KeyValueCache(batch, heads, config.d_model // heads, window=window, slack=slack, device=device, dtype=dtype)
             for _ in self._layers
         ]
-        return Caches(cross, layers)
+        return Caches(cross, layers, entries=None if self._ledger is None else self._ledger.new_entries(batch))
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, caches: Caches) -> None:
@@ -72,6 +75,8 @@ class Stepper:
         keys = self._keys[tokens][..., : self._num_turned].transpose(1, 2)
         caches.cross.append(tokens, rotated(keys, rotation(positions, self._num_turned, 1.0)))
         caches.position += tokens.shape[1]
+        if self._ledger is not None and caches.entries is not None:
+            self._ledger.enter(tokens, caches.entries)
 
     @torch.inference_mode()
     def __call__(self, ids: Tensor, caches: Caches) -> Tensor:
@@ -80,6 +85,9 @@ class Stepper:
         queries, keys = _turned(self._queries_keys[ids], self._cross_turn.at(caches.position)).unbind(1)
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
         x = self._cross_tail(self._latents[ids], caches.cross.attended(queries), self._least)
+        if self._ledger is not None and caches.entries is not None:
+            self._ledger.enter(ids[:, None], caches.entries)
+            x = x + self._ledger.told(caches.entries, caches.cross.window)
         for layer, cache in zip(self._layers, caches.layers, strict=True):
             x = layer(x, caches.position, cache, self._least)
         caches.position += 1

@@ -7,6 +7,7 @@ no look-ups of single rows, and no refills, which read little and compute much.
 from __future__ import annotations
 
 from pamusic.model.config import ModelConfig
+from pamusic.model.ledger import NUM_AGES
 from pamusic.model.precision import num_bytes
 from pamusic.model.stepper import num_turned
 
@@ -26,6 +27,7 @@ def step_bytes(config: ModelConfig, precision: str, *, num_rows: int, num_latent
     d = config.d_model
     matrices = d * d * ((1 + 2 * config.mlp_ratio) + config.num_layers * (4 + 2 * config.mlp_ratio))
     tables = config.vocab_size * d * (FLOAT + 2 * FLOAT)  # the head; keys and values of ids
+    tables += 0 if config.ledger is None else config.ledger.num_slots * NUM_AGES * d * FLOAT
     turned = config.cross_num_heads * num_turned(d // config.cross_num_heads, config.rotary_fraction)
     caches = num_seen * (turned * FLOAT + ID) + config.num_layers * num_latents * 2 * d * FLOAT
     return matrices * num_bytes(precision, num_rows) + tables + num_rows * caches

@@ -97,6 +97,18 @@ def grammar_arrays(vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
+def ledger_ranges(vocabulary: Vocabulary) -> dict[str, int]:
+    """Where keys go down and up and time passes, as the fields of `model.config.LedgerConfig`."""
+    presses, shifts = vocabulary.range("note_on"), vocabulary.range("time_shift")
+    return {
+        "num_slots": len(presses),
+        "first_opening": presses.start,
+        "first_closing": vocabulary.range("note_off").start,
+        "first_tick": shifts.start,
+        "num_ticks": len(shifts),
+    }
+
+
 def _order(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
     """Rules 1 to 3, and the onset after a velocity: what may follow is told by what came last."""
     in_step = ["note_off", *vocabulary.pedals, "velocity", "note_on"]

@@ -7,16 +7,22 @@ import os
 import platform
 import shutil
 import time
+from typing import Any
 
 import torch
 
 import pamusic
-from pamusic.model.config import PRESETS, preset
+from pamusic.model.config import PRESETS, LedgerConfig, preset
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine, choose_machine, has_compiler
 from pamusic.training.memory import available_memory, memory_needed
 
 SIDE = 2048  # of the matrices that are multiplied, the largest of `base` twice over
+PERFORMANCE: dict[str, Any] = {  # what a model of 388 performance events and three borders knows of them
+    "vocab_size": 391,
+    "pad_id": 390,
+    "ledger": LedgerConfig(num_slots=128, first_opening=0, first_closing=128, first_tick=256, num_ticks=100),
+}
 EXTRAS = {  # module -> what it is for
     "note_seq": "tokenize --engine note-seq",
     "tensorboard": "curves in TensorBoard",
@@ -60,9 +66,7 @@ def checkup(device: str = "auto") -> dict[str, str]:
     return found
 
 
-def what_fits(
-    machine: Machine, sizes: dict[str, dict[str, int | float | None]], training: TrainingConfig
-) -> list[dict[str, str]]:
+def what_fits(machine: Machine, sizes: dict[str, dict[str, Any]], training: TrainingConfig) -> list[dict[str, str]]:
     """What training each size needs, and how many windows fit at once.
 
     Args:
@@ -72,7 +76,7 @@ def what_fits(
     """
     available, rows = available_memory(machine.device), []
     for size, changes in sizes.items():
-        model = preset(size, vocab_size=391, pad_id=390, **changes)
+        model = preset(size, **PERFORMANCE, **changes)
         memory = memory_needed(model, training, machine)
         fits = None if available is None else memory.largest_micro_batch(available, training.batch_size)
         rows.append(
@@ -103,7 +107,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype, side: int = SIDE) -> 
     return 2 * side**3 / best
 
 
-def all_sizes() -> dict[str, dict[str, int | float | None]]:
+def all_sizes() -> dict[str, dict[str, Any]]:
     """Every preset as it is."""
     return {size: {} for size in PRESETS}
 

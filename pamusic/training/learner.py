@@ -75,7 +75,8 @@ class Learner:
         self.model = PerceiverAR(model).to(machine.device)
         self.model.recompute = training.recompute
         if weights is not None:
-            self.model.load_state_dict(weights)
+            untold = {name: own for name, own in self.model.state_dict().items() if name.startswith("ledger.")}
+            self.model.load_state_dict({**untold, **weights})  # weights without a ledger begin with one of zeros
         if training.shard and ranks.size > 1:
             join(ranks, machine.device)
             shard(self.model, ranks, machine.device)

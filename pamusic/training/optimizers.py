@@ -13,7 +13,7 @@ from pamusic.training.sharding import put
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embedding, head and norms.
+    """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embedding, ledger, head and norms.
 
     Each parameter group keeps its peak rate as `peak_lr`.
     """
@@ -30,9 +30,9 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
 
 
 def inner_and_outer(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The matrices inside a model; and its embedding, head and norms."""
+    """The matrices inside a model; and its tables (embedding, ledger), head and norms."""
     named = dict(model.named_parameters())
-    inner = {n: p for n, p in named.items() if p.dim() == 2 and not n.startswith(("embedding.", "head."))}
+    inner = {n: p for n, p in named.items() if p.dim() == 2 and not n.startswith(("embedding.", "ledger.", "head."))}
     return list(inner.values()), [parameter for name, parameter in named.items() if name not in inner]
 
 

@@ -17,8 +17,10 @@ import torch
 from pamusic.checkpoint import RUNS, check_corpus, find_checkpoint, load_checkpoint
 from pamusic.errors import PamusicError, UsageError
 from pamusic.files import REMEDIES, free_folder
-from pamusic.model.config import ModelConfig, preset
+from pamusic.model.config import LedgerConfig, ModelConfig, preset
 from pamusic.tokens.corpus import Corpus, open_corpus
+from pamusic.tokens.grammar import ledger_ranges
+from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine, choose_machine
 from pamusic.training.memory import available_memory, memory_needed
@@ -53,7 +55,8 @@ def new_run(
         device: as for `choose_machine`.
         compile: by default where there is a compiler, for runs that are long enough to be worth it.
         force: replace a run that is there.
-        changes: fields of `TrainingConfig` and of `ModelConfig`; None leaves the default.
+        changes: fields of `TrainingConfig` and of `ModelConfig`; None leaves the default. `ledger` is whether there is
+            one; by default there is, or with `weights` whatever they have. They can be given one that they had not.
 
     Raises:
         PamusicError: the corpus or the place does not serve, or it was made with another tokenizer than the weights.
@@ -73,11 +76,13 @@ def new_run(
     size = size or ("medium" if machine.device.type == "cuda" else "small")
     shape = {name: changes.pop(name) for name in SHAPE if name in changes}
     vocabulary = corpus.tokenizer.vocabulary
+    shape = _with_ledger({"ledger": source is None or None, **shape}, vocabulary)
     try:
         if source is None:
             model = preset(size, vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), **shape)
         else:
-            model = _changed(source.model.config, shape)
+            before = source.model.config  # which can be given a ledger: it says nothing until it has learned to
+            model = _changed(replace(before, ledger=before.ledger or shape.get("ledger")), shape)
         steps = changes.get("steps", TrainingConfig.steps)
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except (ValueError, OverflowError) as error:
@@ -124,8 +129,9 @@ def resumed_run(
         )
     changes = {name: value for name, value in changes.items() if value is not None}
     try:
-        model_before, before = ModelConfig(**about["model"]), TrainingConfig(**about["training"])
-        model = _changed(model_before, {name: changes.pop(name) for name in SHAPE if name in changes})
+        model_before, before = ModelConfig.from_json(about["model"]), TrainingConfig(**about["training"])
+        shape = {name: changes.pop(name) for name in SHAPE if name in changes}
+        model = _changed(model_before, _with_ledger(shape, corpus.tokenizer.vocabulary))
         if changes.get("cooldown_steps"):
             step = _step_of(run)
             steps = changes.setdefault("steps", step + changes["cooldown_steps"])
@@ -183,6 +189,14 @@ def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, r
     join(ranks, machine.device)
     fits = ranks.least(fits, machine.device)  # those that share weights compute in step
     return None if fits == batch_size else max(1, fits)
+
+
+def _with_ledger(shape: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """A shape in which `ledger` is what it is to a model, not whether there is one; None leaves it open."""
+    asked = shape.pop("ledger", None)
+    if asked is None:
+        return shape
+    return {**shape, "ledger": LedgerConfig(**ledger_ranges(vocabulary)) if asked else None}
 
 
 def _changed(model: ModelConfig, shape: dict[str, Any]) -> ModelConfig:
