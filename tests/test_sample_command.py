@@ -21,13 +21,14 @@ from typer.testing import CliRunner
 import pamusic.cli.sample
 from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
-from pamusic.composition import compose, nats_of, prime_ids
+from pamusic.composition import compose, nats_of
 from pamusic.evaluation.likelihood import score
 from pamusic.generation.config import SamplingConfig
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.music.performance import PEDALS, Performance
 from pamusic.music.splicing import texts
 from pamusic.provenance import SIGN
+from pamusic.tokens.prime import prime_ids
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import CLASSES, KINDS
 

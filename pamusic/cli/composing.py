@@ -46,13 +46,15 @@ def compose_file(
         typer.Exit: it was interrupted; the file is there.
     """
     from pamusic.checkpoint import find_checkpoint, load_checkpoint, shipped_checkpoints
-    from pamusic.composition import Cut, as_midi, compose_many, streaming
+    from pamusic.composition import compose_many
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
     from pamusic.generation.guard import Guard
     from pamusic.model.precision import resolved
     from pamusic.music.midi import parsed_tracks
     from pamusic.provenance import differences, provenance, sha256
+    from pamusic.tokens.continuation import as_midi, streaming
+    from pamusic.tokens.prime import Cut
     from pamusic.training.machine import choose_machine
 
     o = SimpleNamespace(**options)

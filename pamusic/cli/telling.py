@@ -49,10 +49,11 @@ class TrainingTeller:
     def _sample(self, step: int) -> None:
         """Leaves some seconds of the model's music in the run's folder; the training takes no notice."""
         from pamusic.checkpoint import Checkpoint
-        from pamusic.composition import compose, continuation
+        from pamusic.composition import compose
         from pamusic.files import written_atomically
         from pamusic.music.midi import midi_bytes
         from pamusic.music.synthesis import synthesize, wav_bytes
+        from pamusic.tokens.continuation import continuation
 
         trainer = self._trainer
         composer = Checkpoint(trainer.run, trainer.model.eval(), trainer.corpus.tokenizer, {})
