@@ -9,7 +9,8 @@ from pamusic.cli.terminal import console, progress, say
 
 if TYPE_CHECKING:
     from pamusic.tokens.tokenizing import SplitCount, Summary
-    from pamusic.training.trainer import Report, Trainer
+    from pamusic.training.reporting import Report
+    from pamusic.training.trainer import Trainer
 
 TIMED_AFTER = 30  # steps: the first of them compile
 SAMPLED_SECONDS = 30.0
