@@ -9,7 +9,7 @@ from models import LEDGER, VOCAB, N, outspoken_model, piece, tiny_config, uncach
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
 from pamusic.model.config import LedgerConfig, ModelConfig
-from pamusic.model.ledger import NUM_AGES, Ledger, shares_of
+from pamusic.model.ledger import FIRST_AGE, LAST_AGE, NUM_AGES, Ledger, shares_of_ages
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
 from pamusic.tokens.grammar import ledger_ranges
@@ -44,15 +44,19 @@ def test_it_knows_what_is_open_and_since_when(n):
     assert ages.max() > 10
 
 
-@pytest.mark.parametrize("sizes", [[1] * 60, [60], [1, 18, 1, 5, 35]])
+@pytest.mark.parametrize("sizes", [[0] * 60, [1] * 60, [60], [1, 18, 0, 0, 1, 5, 33]])
 def test_entered_bit_by_bit_it_says_the_same_of_a_window(sizes):
     ledger, ids, window = a_ledger(), torch.tensor([piece(60), piece(60, seed=2)]), 20
     entries, read = ledger.new_entries(2), 0
 
-    for some in ids.split(sizes, dim=1):
-        ledger.enter(some, entries)
-        read += some.shape[1]
+    for size in sizes:  # 0: one id, as a step takes it
+        if size:
+            ledger.enter(ids[:, read : read + size], entries)
+        else:
+            ledger.step(ids[:, read], entries, window)
+        read += size or 1
         assert torch.equal(entries.ages(window), ledger.ages(ids[:, max(0, read - window) : read], 1)[:, 0])
+    assert read == 60
 
 
 def test_rows_of_a_ledger_can_be_left_out_and_repeated():
@@ -68,14 +72,27 @@ def test_rows_of_a_ledger_can_be_left_out_and_repeated():
 
 
 def test_an_age_is_shared_by_the_two_marks_next_to_it():
-    shares = shares_of(torch.tensor([-1, 0, 8, 12, 10**6])).view(5, NUM_AGES)
+    shares = shares_of_ages()
+    none, struck, first, *_ = shares[[0, 1, 1 + FIRST_AGE, 1 + LAST_AGE]]
 
-    assert shares.sum(1).tolist() == pytest.approx([0, 1, 1, 1, 1])
-    assert (shares[1, 0], shares[4, -1]) == (1, 1)  # just struck; as old as can be told
-    assert shares[2, :2].tolist() == pytest.approx([0.25, 0.75])  # an octave is three quarters of a mark
-    place = 0.75 * math.log2(1 + 12 / 8)
-    assert shares[3, :2].tolist() == pytest.approx([1 - place, place], abs=1e-6)
+    assert none.tolist() == [0] * NUM_AGES
+    assert struck.tolist() == [1] + [0] * (NUM_AGES - 1)
+    assert first.tolist() == [0, 1] + [0] * (NUM_AGES - 2)
+    assert shares[-1].tolist() == [0] * (NUM_AGES - 1) + [1]
+    place = math.log2(1 + 2 / FIRST_AGE)
+    assert shares[1 + 2, :2].tolist() == pytest.approx([1 - place, place], abs=1e-6)
+    assert shares[1:].sum(1).tolist() == pytest.approx([1] * (LAST_AGE + 1))
     assert (shares > 0).sum(1).max() == 2
+
+
+def test_what_is_old_is_as_old_as_can_be_told():
+    ledger = a_ledger()
+    torch.nn.init.normal_(ledger.weight)
+    waits = [torch.tensor([[0, *[13] * (LAST_AGE // 4 + more)]]) for more in (-5, 1, 300)]
+    young, old, older = (ledger(ids, 1) for ids in waits)
+
+    assert torch.equal(old, older)
+    assert not torch.allclose(young, old)
 
 
 def test_what_is_left_out_of_the_prefix_is_in_the_ledger_all_the_same():

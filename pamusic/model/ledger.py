@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from pamusic.model.config import LedgerConfig
 
+# The last mark stands at 127 times the first age: with ticks of 10 ms, at 5 s. Older is not told from older: half a
+# percent of MAESTRO's notes last so long, and of an age that is hardly ever seen nothing is learned.
 NUM_AGES = 8
-FIRST_AGE = 8  # ticks: the scale is even up to about here, and logarithmic beyond
-MARKS_AN_OCTAVE = 0.75  # the last mark stands at 51 s, where a tick is 10 ms
+FIRST_AGE = 4  # ticks
+LAST_AGE = FIRST_AGE * (2 ** (NUM_AGES - 1) - 1)
 
 
 @dataclass
@@ -35,24 +37,22 @@ class Entries:
     Attributes:
         position: of the next id.
         now: `[batch, 1]`, ticks that have passed.
-        opened, closed: `[batch, slots + 1]`, 1 + the position of each slot's last opening and closing, 0 for none.
-        opened_at: `[batch, slots + 1]`, `now` at that opening. The last slot of each is nobody's.
+        opened: `[batch, slots + 1]`, 1 + the position at which each slot that is open was opened, 0 for the others.
+        opened_at: `[batch, slots + 1]`, `now` at that opening. The last slot of both is nobody's.
     """
 
     position: int
     now: Tensor
     opened: Tensor
-    closed: Tensor
     opened_at: Tensor
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
-        for name in ("now", "opened", "closed", "opened_at"):
-            setattr(self, name, getattr(self, name)[rows])
+        self.now, self.opened, self.opened_at = self.now[rows], self.opened[rows], self.opened_at[rows]
 
     def ages(self, window: int) -> Tensor:
         """`[batch, slots]`, int64: ticks since each slot was opened, -1 where that was not in the last `window`."""
-        is_open = (self.opened > self.closed) & (self.opened > self.position - window)
+        is_open = self.opened > max(0, self.position - window)
         return torch.where(is_open, self.now - self.opened_at, -1)[:, :-1]
 
 
@@ -62,6 +62,7 @@ class Ledger(nn.Module):
     opens: Tensor
     closes: Tensor
     ticks: Tensor
+    shares: Tensor
 
     def __init__(self, config: LedgerConfig, vocab_size: int, d_model: int) -> None:
         super().__init__()
@@ -71,8 +72,8 @@ class Ledger(nn.Module):
         closes[config.first_closing : config.first_closing + slots] = torch.arange(slots)
         ticks = torch.zeros(vocab_size, dtype=torch.int64)
         ticks[config.first_tick : config.first_tick + config.num_ticks] = torch.arange(1, config.num_ticks + 1)
-        for name, of_id in {"opens": opens, "closes": closes, "ticks": ticks}.items():
-            self.register_buffer(name, of_id, persistent=False)
+        for name, table in {"opens": opens, "closes": closes, "ticks": ticks, "shares": shares_of_ages()}.items():
+            self.register_buffer(name, table, persistent=False)
         self.num_slots = slots
         self.weight = nn.Parameter(torch.zeros(d_model, slots * NUM_AGES))
 
@@ -90,6 +91,40 @@ class Ledger(nn.Module):
         opened_at = now.gather(1, (opened - 1).clamp(min=0).flatten(1)).view(opened.shape)
         return torch.where(opened > closed, now[:, m - n :, None] - opened_at, -1)
 
+    def new_entries(self, batch: int) -> Entries:
+        """Those of a ledger in which nothing stands yet."""
+        opened = self.ticks.new_zeros(batch, self.num_slots + 1)
+        return Entries(0, self.ticks.new_zeros(batch, 1), opened, opened.clone())
+
+    @torch.no_grad()
+    def enter(self, ids: Tensor, entries: Entries) -> None:
+        """Takes the next ids, `[batch, m]`, all at once."""
+        batch, m = ids.shape
+        first = entries.position + 1
+        now = entries.now + self.ticks[ids].cumsum(1)
+        places = torch.arange(first, first + m, device=ids.device).expand(batch, m)
+        opened, closed = (
+            torch.zeros_like(entries.opened).scatter_reduce_(1, of_id[ids], places, "amax")
+            for of_id in (self.opens, self.closes)
+        )
+        entries.opened_at = torch.where(opened > 0, now.gather(1, (opened - first).clamp(min=0)), entries.opened_at)
+        entries.opened = torch.where(opened > closed, opened, entries.opened.masked_fill(closed > 0, 0))
+        entries.now, entries.position = now[:, -1:], entries.position + m
+
+    @torch.no_grad()
+    def step(self, ids: Tensor, entries: Entries, window: int) -> Tensor:
+        """Takes one more id a row, `[batch]`; gives `[batch, d]` at its place, the last `window` ids being visible."""
+        opens = self.opens[ids][:, None]
+        entries.position += 1
+        entries.now = entries.now + self.ticks[ids][:, None]
+        entries.opened.scatter_(1, self.closes[ids][:, None], 0).scatter_(1, opens, entries.position)
+        entries.opened_at.scatter_(1, opens, entries.now)
+        return self._vectors(entries.ages(window))
+
+    def _vectors(self, ages: Tensor) -> Tensor:
+        shares = self.shares[(ages + 1).clamp_(max=LAST_AGE + 1)].flatten(-2)
+        return F.linear(shares.to(self.weight.dtype), self.weight)
+
     def _last(self, slots: Tensor, places: Tensor, n: int) -> Tensor:
         """`[batch, n, slots]`: the last of the places up to each of the last `n` at which each slot stands, or 0."""
         batch, before = len(slots), slots.shape[1] - n
@@ -100,42 +135,12 @@ class Ledger(nn.Module):
         last[:, 0] = torch.maximum(last[:, 0], earlier)
         return last.cummax(1).values[..., : self.num_slots]
 
-    def told(self, entries: Entries, window: int) -> Tensor:
-        """`[batch, d]` at the last id that was entered, of which the last `window` are visible."""
-        return self._vectors(entries.ages(window))
 
-    def _vectors(self, ages: Tensor) -> Tensor:
-        return F.linear(shares_of(ages).to(self.weight.dtype), self.weight)
+def shares_of_ages() -> Tensor:
+    """What each mark of the scale has of each age, `[1 + 1 + LAST_AGE, NUM_AGES]`: of none (-1), of 0, 1, 2 … ticks.
 
-    def new_entries(self, batch: int) -> Entries:
-        """Those of a ledger in which nothing stands yet."""
-        zeros = self.ticks.new_zeros(batch, self.num_slots + 1)
-        return Entries(0, zeros[:, :1], zeros, zeros, zeros)
-
-    @torch.no_grad()
-    def enter(self, ids: Tensor, entries: Entries) -> None:
-        """Takes the next ids, `[batch, m]`."""
-        batch, m = ids.shape
-        first = entries.position + 1
-        now = entries.now + self.ticks[ids].cumsum(1)
-        places = torch.arange(first, first + m, device=ids.device).expand(batch, m)
-        opened, closed = (
-            torch.zeros_like(entries.opened).scatter_reduce_(1, of_id[ids], places, "amax")
-            for of_id in (self.opens, self.closes)
-        )
-        opened_at = now.gather(1, (opened - first).clamp(min=0))
-        entries.opened_at = torch.where(opened > 0, opened_at, entries.opened_at)
-        entries.opened = torch.maximum(entries.opened, opened)
-        entries.closed = torch.maximum(entries.closed, closed)
-        entries.now, entries.position = now[:, -1:], entries.position + m
-
-
-def shares_of(ages: Tensor) -> Tensor:
-    """What each mark of the scale has of each age: `[..., slots]` -> `[..., slots * NUM_AGES]`, float32.
-
-    Two marks next to each other share an age; one of -1 has no share in any.
+    Two marks next to each other share an age.
     """
-    marks = torch.arange(NUM_AGES, device=ages.device)
-    place = (MARKS_AN_OCTAVE * torch.log2(1 + ages.clamp(min=0) / FIRST_AGE)).clamp(max=NUM_AGES - 1)
-    shares = (1 - (place[..., None] - marks).abs()).clamp(min=0)
-    return (shares * (ages >= 0)[..., None]).flatten(-2)
+    place = torch.log2(1 + torch.arange(LAST_AGE + 1) / FIRST_AGE)
+    shares = (1 - (place[:, None] - torch.arange(NUM_AGES)).abs()).clamp(min=0)
+    return torch.cat([torch.zeros(1, NUM_AGES), shares])

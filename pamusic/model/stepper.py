@@ -86,8 +86,7 @@ class Stepper:
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
         x = self._cross_tail(self._latents[ids], caches.cross.attended(queries), self._least)
         if self._ledger is not None and caches.entries is not None:
-            self._ledger.enter(ids[:, None], caches.entries)
-            x = x + self._ledger.told(caches.entries, caches.cross.window)
+            x = x + self._ledger.step(ids, caches.entries, caches.cross.window)
         for layer, cache in zip(self._layers, caches.layers, strict=True):
             x = layer(x, caches.position, cache, self._least)
         caches.position += 1
