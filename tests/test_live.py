@@ -139,6 +139,19 @@ def test_of_a_port_that_is_lost_what_was_made_is_kept(sample, backend, monkeypat
     assert heard == in_file("out.mid")[: len(heard)] != []
 
 
+def test_under_a_guard_a_lost_port_loses_nothing_that_was_held_back(sample, backend, monkeypatch):
+    monkeypatch.setenv("UNPLUGGED_AFTER", "20")
+    how = ("--guard", "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
+    done = sample("--length", 10**6, "--seed", 1, *how)
+
+    assert (done.exit_code, done.stdout) == (1, "out.mid\n")
+    heard = [(each.note, each.velocity) for _, _, each in backend.SENT if each.type == "note_on"]
+    assert heard == in_file("out.mid")[: len(heard)] != []
+    assert read_midi(Path("out.mid")).duration > 30
+    again = CliRunner().invoke(app, ["replay", "out.mid"])
+    assert "the same, byte for byte" in again.stderr
+
+
 def test_replay_makes_a_file_that_was_heard_again_in_silence(sample, backend, checkpoint):
     assert sample("--length", 60, "--seed", 1, "--port", "Organ", "-o", "heard.mid").exit_code == 0
     backend.SENT.clear()
