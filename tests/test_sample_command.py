@@ -35,6 +35,9 @@ from pamusic.tokens.vocabulary import CLASSES, KINDS
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
+OWN = ("temperature", "top_k", "top_p", "min_p", "typical_p", "let_go")  # settings by the names of the sampler's
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -43,9 +46,9 @@ def test_the_defaults_are_the_samplers_own():
     defaults = {name: each.default for name, each in inspect.signature(pamusic.cli.sample.sample).parameters.items()}
     own = SamplingConfig()
 
-    assert {name: defaults[name] for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")} == {
+    assert {name: defaults[name] for name in OWN} == {
         "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p, "min_p": own.min_p,
-        "typical_p": own.typical_p,
+        "typical_p": own.typical_p, "let_go": own.let_go,
     }  # fmt: skip
     assert f"{pamusic.cli.sample.DEFAULT_LENGTH}," in CliRunner().invoke(app, ["sample", "--help"]).stdout
 
@@ -281,6 +284,7 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
         (["--top-k", "-1"], "top_k is 1 or more"),
         (["--min-p", "2"], "min_p is 0"),
         (["--typical-p", "0"], "typical_p is above 0"),
+        (["--let-go", "-1"], "let_go is 0 to 20, not -1"),
         (["--temperature-pitch", "-1"], "temperature is 0"),
         (["--temperature", "-1"], "temperature is 0"),
         (["--temperature", "warm"], "--temperature"),

@@ -71,7 +71,7 @@ def compose_file(
     try:
         sampling = SamplingConfig(
             temperature=o.temperature, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p, typical_p=o.typical_p,
-            class_temperatures=(o.temperature_time, o.temperature_pitch, o.temperature_velocity),
+            class_temperatures=(o.temperature_time, o.temperature_pitch, o.temperature_velocity), let_go=o.let_go,
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -42,7 +42,8 @@ def replay(
     for name, value in record.options.items():
         if not _fits(value, hints[name]):
             raise PamusicError(f"{file}: its record was changed ({name} is {value!r}); take the original")
-    options = {**known, "precision": "fp32", **record.options}  # as all was drawn before there was a choice
+    # What it does not tell of is as it always was before there was a choice.
+    options = {**known, "precision": "fp32", "let_go": 0.0, **record.options}
     has_row = record.row < (options["best_of"] or options["num"]) <= MOST_AT_ONCE
     has_end = options["length"] is not None or options["seconds"] is not None
     if not (has_row and has_end and options["seed"] is not None and 0 <= options["seed"] < 2**63):

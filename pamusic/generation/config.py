@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HOTTEST = 1000  # by then all ids are equally likely
+MOST_LET_GO = 20  # by then nothing lasts that is old
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class SamplingConfig:
         typical_p: only the ids are kept that together reach this probability, those first that are about as unlikely
             as the distribution leads one to expect: locally typical sampling (Meister et al. 2022, arXiv:2202.00666);
             1 keeps all.
+        let_go: raises the logits of ids that close what has been open for long, by as much at most (`held`), before
+            all else; 0 for none. It takes rules and times of the ids.
     """
 
     temperature: float = 1.0
@@ -31,6 +34,7 @@ class SamplingConfig:
     top_p: float = 0.97
     min_p: float = 0.0
     typical_p: float = 1.0
+    let_go: float = 0.0
 
     def __post_init__(self) -> None:
         for temperature in (self.temperature, *self.class_temperatures):
@@ -42,5 +46,7 @@ class SamplingConfig:
             raise ValueError(f"top_p is above 0 and at most 1, which keeps all, not {self.top_p}")
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p is 0, which keeps all, to 1, not {self.min_p}")
+        if not 0 <= self.let_go <= MOST_LET_GO:
+            raise ValueError(f"let_go is 0 to {MOST_LET_GO}, not {self.let_go}")
         if not 0 < self.typical_p <= 1:
             raise ValueError(f"typical_p is above 0 and at most 1, which keeps all, not {self.typical_p}")

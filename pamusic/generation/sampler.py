@@ -19,6 +19,7 @@ from pamusic.generation.config import SamplingConfig
 from pamusic.generation.ending import BARRED, Ending
 from pamusic.generation.filters import filtered
 from pamusic.generation.grammar import Grammar, Rules
+from pamusic.generation.held import Held
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
 
@@ -105,6 +106,9 @@ def generate_rows(
         raise ValueError("every id is barred")
     if rules is not None and len(rules.column_of_id) != len(barred):
         raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
+    sampling = sampling or SamplingConfig()
+    if sampling.let_go and (rules is None or seconds_of_id is None):
+        raise ValueError("to let go of what is held, rules and seconds_of_id must be given")
     classes = None if class_of_id is None else torch.tensor(class_of_id)
     first = torch.zeros_like(barred)
     first[list(barred_at_first)] = True
@@ -118,6 +122,9 @@ def generate_rows(
         rows = list(range(num_rows))  # those that have not ended, in the order in which they stand in the batch
         randomness = [torch.Generator().manual_seed(seed + row) for row in rows]
         grammar = None if rules is None else Grammar(rules, prime_ids, num_rows)
+        held = None
+        if sampling.let_go and rules is not None and seconds_of_id is not None:
+            held = Held(rules, seconds_of_id, prime_ids, num_rows)
         logits = reader.read(prime_ids)
         if num_rows > 1:
             reader.select([0] * num_rows)
@@ -137,11 +144,11 @@ def generate_rows(
                 raise PamusicError(
                     "the model's logits are not numbers; its training went astray, so take another checkpoint"
                 )
-            left = logits.masked_fill(out, BARRED)
+            left = (logits if held is None else held.favoured(logits, sampling.let_go)).masked_fill(out, BARRED)
             if end_id is not None:
                 own = BARRED if end_after is None or count < end_after else 0.0
                 left[:, end_id] += torch.tensor([own if ending is None else max(own, ending.bias(s)) for s in shares])
-            kept = filtered(left, sampling or SamplingConfig(), classes)
+            kept = filtered(left, sampling, classes)
             ids = _drawn(kept, [randomness[row] for row in rows])
             count += 1
             drawn: list[int | None] = [None] * num_rows
@@ -162,8 +169,11 @@ def generate_rows(
                 reader.select(going)
                 if grammar is not None:
                     grammar.select(going)
-            if grammar is not None:
-                grammar.advance(ids)
+                if held is not None:
+                    held.select(going)
+            for followed in (grammar, held):
+                if followed is not None:
+                    followed.advance(ids)
             logits = reader.step(ids)
 
     return drawn()

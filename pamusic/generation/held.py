@@ -1,0 +1,56 @@
+"""What is open in each row and since when, and how much likelier that makes it to be closed.
+
+Knows slots, which some ids open and some close, and the seconds that pass with each id; not what a slot is.
+
+A model that composes meets states that no piece showed it. Of a slot that was left open by mistake it has nothing to
+go by, and leaves it open: in what `small` invents, slots older than a second are closed a third to a sixth as often as
+in real pieces of their age. So a closing id can be given a weight that grows with the age of its slot: none up to
+`YOUNG` seconds, then the more by each doubling, up to `OLD`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pamusic.generation.grammar import Rules
+
+YOUNG, OLD = 0.5, 4.0  # seconds
+
+
+class Held:
+    """Since when the slots of some rows are open; the rows begin alike."""
+
+    def __init__(self, rules: Rules, seconds_of_id: Sequence[float], prime_ids: Iterable[int], num_rows: int) -> None:
+        self._rules, self._seconds = rules, seconds_of_id
+        self._now = np.zeros(1)
+        self._opened = np.full((1, rules.num_slots), np.inf)  # when, in seconds; never, where it is closed
+        for id in prime_ids:
+            self.advance([id])
+        self.select([0] * num_rows)
+
+    def advance(self, ids: Sequence[int]) -> None:
+        """Follows one more id in each row."""
+        rules = self._rules
+        for row, id in enumerate(ids):
+            self._now[row] += self._seconds[id]
+            if 0 <= id - rules.first_opening < rules.num_slots:
+                self._opened[row, id - rules.first_opening] = self._now[row]
+            elif 0 <= id - rules.first_closing < rules.num_slots:
+                self._opened[row, id - rules.first_closing] = np.inf
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows."""
+        self._now, self._opened = self._now[list(rows)], self._opened[list(rows)]
+
+    def favoured(self, logits: Tensor, let_go: float) -> Tensor:
+        """Logits `[rows, vocab]`, those that close a slot of at least `OLD` seconds raised by `let_go`, others less."""
+        age = np.maximum(self._now[:, None] - self._opened, YOUNG)  # of what is closed: minus infinity
+        weight = let_go * np.log2(np.minimum(age, OLD) / YOUNG) / np.log2(OLD / YOUNG)
+        logits = logits.clone()
+        first = self._rules.first_closing
+        logits[:, first : first + self._rules.num_slots] += torch.from_numpy(weight).to(logits)
+        return logits
