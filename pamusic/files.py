@@ -36,6 +36,8 @@ REMEDIES = {
 # These can only come from writing, whichever file they name.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
+TEMPORARY = ".pamusic-"  # how a file in the making is called; a kill may leave one behind
+
 
 @dataclass
 class Draft:
@@ -100,8 +102,10 @@ def _written(path: Path, put: Callable[[Path, Path], None]) -> Iterator[Path]:
     if "\0" in str(path):
         raise PamusicError(f"cannot write {str(path)!r}: its name holds a zero character; choose another name")
     target = Path(os.path.realpath(path))
+    if os.path.exists(path) and not target.exists():  # /dev/stdout, or /dev/fd/63 of a shell: a pipe has no real path
+        target = path
     made: list[Path] = []
-    temporary = target.with_name(f".pamusic-{secrets.token_hex(6)}{target.suffix}") if target.name else target
+    temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{target.suffix}") if target.name else target
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))

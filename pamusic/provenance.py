@@ -37,7 +37,8 @@ class Provenance:
         prime_sha256: of the prime's file; None where there was no prime.
         row: its place among the pieces that were composed at once.
         alarms: how often the guard took it back.
-        stopped_after: how many ids the longest of these pieces had when it was interrupted; None if it never was.
+        stopped_after: how many ids had been drawn for it when it was interrupted, those included that the guard took
+            back, or for the longest of pieces that were drawn as one batch; None if it never was.
         made_on: what else the numbers may depend on, by name: versions, threads, device.
     """
 
@@ -91,8 +92,15 @@ def read_provenance(data: bytes, name: str) -> Provenance:
         if fields.pop("format") != FORMAT:
             raise PamusicError(f"{name}: was made by another pamusic, and its record has another form; update pamusic")
         record = Provenance(**fields)
-        return record if isinstance(record.options, dict) and isinstance(record.made_on, dict) else _broken(name)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        counts = (record.row, record.alarms, record.stopped_after or 0)
+        whole = (
+            all(type(count) is int and count >= 0 for count in counts)
+            and isinstance(record.weights_sha256, str)
+            and isinstance(record.options, dict)
+            and isinstance(record.made_on, dict)
+        )
+        return record if whole else _broken(name)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return _broken(name)
 
 

@@ -40,7 +40,7 @@ class Speed:
         first_token_seconds: from being asked to the first token, with the prime read in between.
         tokens_per_second, notes_per_second: of all pieces together, by the clock.
         tokens_per_cpu_second: of all pieces, for each second of CPU time of all threads; what other programs do on this
-            machine changes it less.
+            machine changes it less. None where too few were drawn for this system's clock of CPU time to move.
         times_real_time: seconds of music of all pieces in a second.
         memory_mib: held by the process afterwards; on a GPU, the most that it held there.
         mib_per_token: that have to be read.
@@ -53,7 +53,7 @@ class Speed:
     num: int
     first_token_seconds: float
     tokens_per_second: float
-    tokens_per_cpu_second: float
+    tokens_per_cpu_second: float | None
     notes_per_second: float
     times_real_time: float
     memory_mib: float
@@ -130,7 +130,7 @@ def speed(
         num=num,
         first_token_seconds=first,
         tokens_per_second=len(ids) / took,
-        tokens_per_cpu_second=len(ids) / cpu,
+        tokens_per_cpu_second=len(ids) / cpu if cpu > 0 else None,
         notes_per_second=float((vocabulary.kind_of_id[ids] == NOTE_ON).sum() / took),
         times_real_time=float(vocabulary.seconds_of_id[ids].sum() / took),
         memory_mib=memory_mib(checkpoint.model.head.weight.device),

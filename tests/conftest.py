@@ -1,4 +1,4 @@
-"""What every test runs under."""
+"""What every test runs under, and what tests of several files are given."""
 
 import os
 import signal
@@ -6,8 +6,16 @@ import tempfile
 from pathlib import Path
 
 import mido
+import numpy as np
 import pytest
 import torch
+from models import random_checkpoint
+from typer.testing import CliRunner
+
+from pamusic.cli.app import app
+from pamusic.music.midi import midi_bytes
+from pamusic.music.performance import PEDAL, SUSTAIN, Performance
+from pamusic.tokens.tokenizer import load_tokenizer
 
 # Models of tests are so small that a second thread costs more than it gives.
 torch.set_num_threads(1)
@@ -27,3 +35,36 @@ def backend():
     mido.backend.module.SENT.clear()
     yield mido.backend.module
     mido.set_backend(before)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of its own, which is where we are."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny model with random weights, which says anything at all."""
+    return random_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random", load_tokenizer("performance"))
+
+
+@pytest.fixture
+def prime(tmp_path):
+    """A second and a half: two notes and a pedal, off the grid."""
+    pedal = np.array([(0.1115, SUSTAIN, 100), (1.5, SUSTAIN, 70)], PEDAL)
+    performance = Performance.from_arrays([0.0123, 0.5], [0.4, 1.234], [60, 64], [33, 101], pedal)
+    (tmp_path / "prime.mid").write_bytes(midi_bytes(performance))
+    return tmp_path / "prime.mid"
+
+
+@pytest.fixture
+def sample(checkpoint):
+    """`pamusic sample` by that model."""
+
+    def sample(*words, input=None):
+        words = map(str, ("sample", "--checkpoint", checkpoint, "--device", "cpu", *words))
+        return CliRunner().invoke(app, list(words), input=input)
+
+    return sample

@@ -2,6 +2,7 @@
 
 import torch
 
+from pamusic.checkpoint import save_checkpoint
 from pamusic.model.config import LedgerConfig, ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 
@@ -22,6 +23,18 @@ def tiny_model(seed=0, **changes):
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.15)
     return model
+
+
+def random_checkpoint(path, tokenizer):
+    """The folder of a tiny model that says anything at all."""
+    vocab_size, pad_id = len(tokenizer.vocabulary), tokenizer.vocabulary.id("pad")
+    shape = {"context_length": 128, "num_latents": 16, "d_model": 32, "num_layers": 2, "num_heads": 2}
+    model = PerceiverAR(ModelConfig(vocab_size=vocab_size, pad_id=pad_id, cross_num_heads=1, **shape))
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    save_checkpoint(path, model, tokenizer, about={})
+    return path
 
 
 VOCAB, START, END, PAD = 24, 21, 22, 23

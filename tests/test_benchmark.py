@@ -1,6 +1,7 @@
 """`pamusic benchmark` tells how fast music is drawn, and what bounds that."""
 
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -122,6 +123,16 @@ def test_or_all_of_it_as_json(who):
     assert about["num_parameters"] == who.model.num_parameters()
     assert [each["context_length"] for each in about["speeds"]] == [16, 64, 256]
     assert all(each["limit"] > 0 and each["notes_per_second"] >= 0 for each in about["speeds"])
+
+
+def test_where_the_clock_of_cpu_time_has_not_moved_it_says_so(who, monkeypatch):
+    monkeypatch.setattr(time, "process_time", lambda: 12.0)  # as on a system where it moves 64 times a second
+    words = ["benchmark", str(who.path), "--tokens", "1", "--num", "1", "--context-length", "8"]
+    plain, as_json = (CliRunner().invoke(app, [*words, *more]) for more in ([], ["--json"]))
+
+    assert plain.exit_code == as_json.exit_code == 0, (plain.stderr, as_json.stderr)
+    assert "too few" in plain.stderr
+    assert json.loads(as_json.stdout)["speeds"][0]["tokens_per_cpu_second"] is None
 
 
 def test_what_makes_no_sense_is_one_line(who):

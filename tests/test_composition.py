@@ -7,9 +7,11 @@ import pytest
 from models import tiny_model
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.composition import Cut, compose, continuation, continued, followed, opened, prime_ids
+from pamusic.composition import compose
 from pamusic.errors import PamusicError
 from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
+from pamusic.tokens.continuation import continuation, continued, followed
+from pamusic.tokens.prime import Cut, opened, prime_ids
 from pamusic.tokens.tokenizer import load_tokenizer
 
 TOKENIZER, PIANO = load_tokenizer("performance"), load_tokenizer("piano")

@@ -9,11 +9,14 @@ import pytest
 from models import tiny_model
 
 from pamusic.checkpoint import Checkpoint
+from pamusic.cli.drawing import Hearing, collected
 from pamusic.composition import compose, compose_many
+from pamusic.generation import guard as guards
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.ending import Ending
-from pamusic.generation.grammar import Rules
+from pamusic.generation.grammar import Row, Rules
 from pamusic.generation.guard import Guard, Watch
+from pamusic.music.performance import CHORD
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
 
@@ -50,6 +53,10 @@ def strokes(*chords, wait=25, jitter=0, seed=0):
         events += [*(f"on {pitch}" for pitch in chord), f"wait {wait - 5 + int(rng.integers(-jitter, jitter + 1))}"]
         events += [*(f"off {pitch}" for pitch in chord), "wait 5"]
     return ids(*events)
+
+
+def test_a_moment_is_what_a_chord_is_to_those_who_know_music():
+    assert guards.CHORD == CHORD
 
 
 LOOP = [(48, 60), (64,), (67,), (64,)]  # a second, at four a second
@@ -198,20 +205,109 @@ def test_pieces_take_turns_and_each_is_what_its_seed_gives_alone():
     assert len({tuple(row) for row in rows}) > 1
 
 
-def test_a_silence_and_a_key_that_stays_down_are_taken_back_too():
-    """Random models hold keys for long, and at times nothing is struck for a while."""
-    any_id = SamplingConfig(top_p=1)
-    for guard, kind in ((Guard(held=20.0, look_back=30.0), "held"), (Guard(held=1e9, silence=1.2), "silence")):
-        new, alarms = composed(composer(0), length=300, sampling=any_id, guard=guard)
+ANY = SamplingConfig(top_p=1)
 
-        assert {alarm.trouble.kind for alarm in alarms} == {kind}
-        assert troubles(new, guard) == []
+
+def test_a_silence_is_taken_back_too():
+    """Random models strike nothing for a while, at times."""
+    guard = Guard(held=1e9, silence=1.2)
+    new, alarms = composed(composer(0), length=300, sampling=ANY, guard=guard)
+
+    assert {alarm.trouble.kind for alarm in alarms} == {"silence"}
+    assert troubles(new, guard) == []
+
+
+@pytest.mark.parametrize("held", [5.0, 40.0])
+def test_a_key_that_stays_down_is_let_go_however_long_ago_it_was_struck(held):
+    """Random models hold keys for long; the first of these could be taken back, the stroke of the second is out."""
+    guard = Guard(held=held, look_back=30.0)
+    new, alarms = composed(composer(0), length=600, sampling=ANY, guard=guard)
+    ungoverned = troubles(list(compose(composer(0), seed=1, length=600, sampling=ANY)), guard)
+    found = troubles(new, guard)
+
+    assert len(new) == 600
+    assert {alarm.trouble.kind for alarm in alarms} == {"held"}
+    assert all((alarm.back_to, alarm.gave_up) == (alarm.trouble.at, False) for alarm in alarms)
+    assert found == [alarm.trouble for alarm in alarms], "each is there still, up to where it was noticed"
+    assert all(0 <= trouble.at - trouble.since - held <= 1 for trouble in found)
+    assert max(trouble.at - trouble.since for trouble in ungoverned) > held + 1
+    follow_rules(new)
+
+
+def follow_rules(new):
+    """Sees that the grammar, of which the guard knows little, allows each id."""
+    row = Row(RULES)
+    row.advance([VOCABULARY.id("start")])
+    for id in new:
+        assert not row.barred()[id]
+        row.advance([id])
+
+
+def test_keys_that_are_let_go_do_not_make_a_piece_longer():
+    guard = Guard(held=5.0)
+    for length in range(60, 90):
+        assert len(composed(composer(0), length=length, sampling=ANY, guard=guard)[0]) == length
 
 
 def test_a_piece_that_comes_to_its_close_is_no_longer_watched():
-    new, _ = composed(composer(0), length=None, seconds=10.0, ending=Ending(), sampling=SamplingConfig(), guard=STRICT)
+    """What trips the guard only after the wanted length is left to the ending."""
+    guard = Guard(held=10.5)
+    new, alarms = composed(composer(0), length=None, seconds=10.0, ending=Ending(), sampling=ANY, guard=guard)
 
     assert 10 <= sum(SECONDS[id] for id in new) <= 1.25 * 10 + 1
+    assert troubles(new, guard), "it would have been noticed"
+    assert alarms == []
+
+
+@pytest.mark.parametrize(("guard", "sampling"), [(STRICT, GREEDY), (Guard(held=5.0), ANY)], ids=["loops", "held"])
+def test_what_there_is_at_any_moment_can_be_made_again(guard, sampling):
+    """Held back or not, with all that was taken back on the way, from the number of draws alone."""
+    how, moments = {"seed": 1, "length": 400, "sampling": sampling, "guard": guard}, {}
+
+    def keeping(row, kept):
+        moments[kept.num_drawn] = kept, kept.row
+
+    list(compose_many(composer(1), keeping=keeping, **how))
+    alarms = [moments[n][0].num_alarms for n in sorted(moments)]
+    just_after = {n for n in moments if n - 1 in moments and moments[n][0].num_alarms > moments[n - 1][0].num_alarms}
+    assert list(moments) == list(range(1, len(moments) + 1))
+    assert alarms == sorted(alarms)
+    assert len(just_after) > 1
+
+    for num_drawn in sorted({1, 2, 50, *sorted(just_after)[:3], len(moments) - 1, len(moments)}):
+        kept, row = moments[num_drawn]
+        again, told = composed(composer(1), stop_after=num_drawn, **how)
+        assert again == row == kept.row, "a list that was told of is not shortened afterwards"
+        assert len(told) == kept.num_alarms
+
+
+@pytest.mark.parametrize("draws", [1, 40, 300])
+def test_interrupted_all_that_was_drawn_is_kept_also_what_was_held_back(draws):
+    hearing, how = Hearing(1), {"seed": 1, "length": 600, "sampling": GREEDY, "guard": STRICT, "num": 3}
+
+    def keeping(row, kept):
+        hearing.keeping(row, kept)
+        if sum(each.num_drawn for each in hearing.kept.values()) == draws:
+            raise KeyboardInterrupt
+
+    drawn = compose_many(composer(1), alarmed=hearing.alarmed, keeping=keeping, **how)
+    got = collected(drawn, 3, 600, hearing)
+
+    assert got.interrupted
+    assert sum(got.num_drawn) == draws
+    for row in range(3):
+        if got.num_drawn[row]:
+            again, told = composed(composer(1), stop_after=got.num_drawn[row], **{**how, "num": 1, "seed": 1 + row})
+            assert (again, len(told)) == (got.pieces[row], got.num_alarms[row])
+
+
+def test_interrupted_before_anything_was_drawn_there_is_nothing_to_keep():
+    def drawn():
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        collected(drawn(), 1, None, Hearing(1))
 
 
 @pytest.mark.parametrize("wrong", [{"silence": 0}, {"step": 0}, {"step": 40}, {"times": 0}, {"tries": -1}])

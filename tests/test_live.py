@@ -12,43 +12,19 @@ import mido
 import numpy as np
 import pytest
 import recording_backend
-from builders import performance
-from test_sample_command import names, one_line_error, random_checkpoint
+from builders import tune
+from models import random_checkpoint
+from test_sample_command import names, one_line_error
 from typer.testing import CliRunner
 
 import pamusic
 from pamusic.cli.app import app
-from pamusic.music.midi import midi_bytes, read_midi
+from pamusic.music.midi import read_midi
 from pamusic.tokens.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 LAST_WORDS = 4  # messages: three pedals up, all notes off
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return random_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random", load_tokenizer("performance"))
-
-
-@pytest.fixture
-def prime(tmp_path):
-    """A second and a half of two notes and a pedal."""
-    music = performance((0.0123, 0.4, 60, 33), (0.5, 1.234, 64, 101), pedal=[(0.1115, 100), (1.5, 70)])
-    (tmp_path / "prime.mid").write_bytes(midi_bytes(music))
-    return tmp_path / "prime.mid"
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def sample(checkpoint):
-    def sample(*words):
-        words = map(str, ("sample", "--checkpoint", checkpoint, "--device", "cpu", *words))
-        return CliRunner().invoke(app, list(words))
-
-    return sample
 
 
 def strokes(messages):
@@ -122,6 +98,26 @@ def test_the_ports_are_listed_one_a_line(sample, backend):
     assert not Path("sample.mid").exists()
 
 
+@pytest.mark.parametrize("words", [["sample", "--port", "list"], ["play", "--port", "list"]])
+def test_where_there_is_no_port_it_is_told_what_makes_one(backend, monkeypatch, words):
+    monkeypatch.setattr(backend, "NAMES", [])
+    done = CliRunner().invoke(app, words)
+
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "there is no MIDI port; --port new makes one that a program can connect to\n"
+    said = one_line_error(CliRunner().invoke(app, [words[0], *(["-"] if words[0] == "play" else []), "--port", "x"],
+                                             input=tune(0)))  # fmt: skip
+    assert "no port is called 'x'; there is none; --port new makes one" in said
+
+
+def test_play_lists_ports_too_and_wants_a_file_for_anything_else(backend):
+    done = CliRunner().invoke(app, ["play", "--port", "list"])
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "Grand Piano\nUpright Piano\nOrgan\n", "")
+
+    refused = CliRunner().invoke(app, ["play", "--port", "Organ"])
+    assert (refused.exit_code, "name the MIDI file" in refused.stderr) == (2, True)
+
+
 def test_a_port_that_is_not_there_is_told_before_anything_is_composed(sample, backend):
     said = one_line_error(sample("--port", "Flute", "--length", 10**9))
 
@@ -141,6 +137,19 @@ def test_of_a_port_that_is_lost_what_was_made_is_kept(sample, backend, monkeypat
     assert "(no such device); what was made so far is in the file" in done.stderr
     heard = [(each.note, each.velocity) for _, _, each in backend.SENT if each.type == "note_on"]
     assert heard == in_file("out.mid")[: len(heard)] != []
+
+
+def test_under_a_guard_a_lost_port_loses_nothing_that_was_held_back(sample, backend, monkeypatch):
+    monkeypatch.setenv("UNPLUGGED_AFTER", "20")
+    how = ("--guard", "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
+    done = sample("--length", 10**6, "--seed", 1, *how)
+
+    assert (done.exit_code, done.stdout) == (1, "out.mid\n")
+    heard = [(each.note, each.velocity) for _, _, each in backend.SENT if each.type == "note_on"]
+    assert heard == in_file("out.mid")[: len(heard)] != []
+    assert read_midi(Path("out.mid")).duration > 30
+    again = CliRunner().invoke(app, ["replay", "out.mid"])
+    assert "the same, byte for byte" in again.stderr
 
 
 def test_replay_makes_a_file_that_was_heard_again_in_silence(sample, backend, checkpoint):

@@ -1,11 +1,13 @@
 """What was copied from the training split is found, whatever its key and tempo; what was not, is short."""
 
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import zipped
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
@@ -26,9 +28,9 @@ from pamusic.evaluation.originality import (
 )
 from pamusic.music.midi import midi_bytes
 from pamusic.music.performance import Performance
-from pamusic.tokens.corpus import open_corpus
+from pamusic.tokens.corpus import DERIVED, FILES, open_corpus
 from pamusic.tokens.tokenizer import load_tokenizer
-from pamusic.tokens.writing import writing_corpus
+from pamusic.tokens.writing import check_corpus_place, writing_corpus
 
 TOKENIZER = load_tokenizer("performance")
 
@@ -200,7 +202,7 @@ def test_music_of_fewer_than_nine_notes_has_no_stretch(index, corpus):
     assert found_in(index, corpus, of_notes(music(0), 0, 9)).notes == 9
 
 
-def test_the_index_lies_beside_the_corpus_and_is_made_anew_for_another(tmp_path):
+def test_the_index_lies_in_the_corpus_folder_and_is_made_anew_for_another(tmp_path):
     corpus = corpus_of(tmp_path / "corpus", train=[music(1), music(2)])
     made = []
 
@@ -213,10 +215,11 @@ def test_the_index_lies_beside_the_corpus_and_is_made_anew_for_another(tmp_path)
     kept = lines()
     assert made == []
     assert all(np.array_equal(getattr(first, name), getattr(kept, name)) for name in vars(first))
-    (tmp_path / "corpus.originality.npz").write_bytes(b"broken")
+    (tmp_path / "corpus" / "originality.npz").write_bytes(b"broken")
     lines()
     assert len(made) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "corpus.originality.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus"]
+    assert open_corpus(corpus.path).fingerprint == corpus.fingerprint
 
     for file in (tmp_path / "corpus").iterdir():
         file.unlink()
@@ -226,14 +229,40 @@ def test_the_index_lies_beside_the_corpus_and_is_made_anew_for_another(tmp_path)
     assert made == [(1, 1)]
 
 
-def test_where_nothing_can_be_kept_it_is_told(tmp_path, monkeypatch):
+def test_what_is_kept_in_its_folder_is_no_reason_to_keep_a_corpus(tmp_path):
+    corpus = corpus_of(tmp_path / "corpus", train=[music(1)], test=[music(2)])
+    kept_reference(kept_index(corpus), corpus, 10)
+    (tmp_path / "corpus" / ".pamusic-0123.npz").touch()  # of a program that was killed
+    assert {path.name for path in corpus.path.iterdir()} > DERIVED
+
+    with writing_corpus(corpus.path, TOKENIZER, force=True) as writer:
+        writer.close(sources=[], refused=[])
+    assert {path.name for path in corpus.path.iterdir()} == FILES
+    (corpus.path / "notes.txt").touch()
+    with pytest.raises(PamusicError, match=r"has other files in it than a corpus \(notes.txt\)"):
+        check_corpus_place(corpus.path, force=True)
+
+
+def test_where_nothing_can_be_kept_it_is_told(tmp_path):
     corpus = corpus_of(tmp_path / "corpus", train=[music(1)])
-    (tmp_path / "corpus.originality.npz").mkdir()
+    (tmp_path / "corpus" / "originality.npz").mkdir()
     told = []
 
     assert len(kept_index(corpus, tell=told.append).start) == 2
-    assert told == [f"the index is not kept: cannot write {tmp_path / 'corpus.originality.npz'}: it is a folder; "
+    assert told == [f"the index is not kept: cannot write {corpus.path / 'originality.npz'}: it is a folder; "
                     "give the name of a file"]  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_corpus_that_cannot_be_written_to_is_looked_up_all_the_same(tmp_path):
+    corpus = corpus_of(tmp_path / "corpus", train=[music(1)], test=[music(2)])
+    corpus.path.chmod(0o500)
+    told = []
+
+    index = kept_index(corpus, tell=told.append)
+    assert len(told) == 1
+    assert "permission denied" in told[0]
+    assert kept_reference(index, corpus, 10) == make_reference(index, corpus, 10)
 
 
 def test_a_corpus_without_training_pieces_is_refused(tmp_path):
@@ -272,7 +301,7 @@ def test_the_reference_is_kept(index, tmp_path):
     assert kept_reference(index, corpus, 10, lambda done, of: searched.append(done)) == first
     assert searched == [1]
     kept_reference(index, corpus, 20, lambda done, of: searched.append(done))
-    assert json.loads((tmp_path / "corpus.originality.json").read_text())["references"].keys() == {"10", "20"}
+    assert json.loads((corpus.path / "originality.json").read_text())["references"].keys() == {"10", "20"}
 
 
 def test_a_reference_says_how_many_have_as_much():
@@ -305,11 +334,35 @@ def test_the_command_says_what_stands_where_and_what_that_means(at_corpus):
     assert done.exit_code == 0, done.stderr
     notes, name = done.stdout.split()
     assert int(notes) >= 85
-    assert name == "copy.mid"
+    assert name == "songs/copy.mid"
     said = " ".join(done.stderr.split())
     assert "stand in train 4 from" in said
     assert ", 3 semitones lower; here they are 1.10 times as fast" in said
     assert "as many are found for none of 1 excerpts of 60 seconds from test" in said
+
+
+def test_files_of_one_name_are_told_apart_and_one_may_come_down_a_pipe(at_corpus):
+    (at_corpus / "more" / "deeper").mkdir(parents=True)
+    (at_corpus / "more" / "deeper" / "copy.mid").write_bytes((at_corpus / "songs" / "copy.mid").read_bytes())
+    zipped(at_corpus / "more.zip", {"a/copy.mid": (at_corpus / "songs" / "copy.mid").read_bytes()})
+    words = ["originality", "songs/copy.mid", "more", "more.zip", "-"]
+    done = CliRunner().invoke(app, words, input=(at_corpus / "songs" / "copy.mid").read_bytes())
+
+    assert done.exit_code == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [name for _, name in lines] == ["songs/copy.mid", "more/deeper/copy.mid", "more.zip/a/copy.mid", "-"]
+    assert len({notes for notes, _ in lines}) == 1
+    assert all(f"{name}: {notes} notes from" in " ".join(done.stderr.split()) for notes, name in lines)
+
+
+def test_what_cannot_be_read_is_left_out_unless_it_is_all_there_is(at_corpus):
+    (at_corpus / "songs" / "text.mid").write_text("no music")
+    done, alone = asked("songs"), asked("songs/text.mid", "songs/text.mid")
+
+    assert (done.exit_code, len(done.stdout.splitlines())) == (0, 2)
+    assert "songs/text.mid: is not a MIDI file" in done.stderr
+    assert alone.exit_code == 1
+    assert alone.stderr.startswith("pamusic: error: songs/text.mid: is not a MIDI file")
 
 
 def test_json_has_all_of_it_for_a_folder(at_corpus):
@@ -331,5 +384,5 @@ def test_the_reference_can_be_asked_for_alone(at_corpus):
     assert asked().exit_code == 2
     assert asked("songs/none.mid").exit_code == 1
     assert "no corpus there" in asked("songs", "--corpus", "elsewhere").stderr
-    assert Path("corpus.originality.json").is_file()
+    assert Path("corpus/originality.json").is_file()
     assert originality.NUM_EXCERPTS == 100

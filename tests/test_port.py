@@ -211,6 +211,8 @@ def test_without_python_rtmidi_one_line_says_what_to_install(monkeypatch):
     try:
         with pytest.raises(PamusicError, match=r'pip install "pamusic\[live\]"'):
             port_names()
+        with pytest.raises(PamusicError, match=r'pip install "pamusic\[live\]"'), opened_port("new"):
+            pass
         mido.set_backend("no_such_backend")
         with pytest.raises(PamusicError, match="MIDO_BACKEND"):
             port_names()

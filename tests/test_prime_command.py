@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from builders import control, midi_file, note_off, note_on, program, tempo, tune
-from test_sample_command import random_checkpoint
+from models import random_checkpoint
 from test_splicing import strokes, timed
 from typer.testing import CliRunner
 
@@ -19,17 +19,14 @@ from pamusic.music.repair import read_leniently
 from pamusic.provenance import SIGN
 from pamusic.tokens.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """Tiny models with random weights, by the name of their tokenizer."""
     folder = tmp_path_factory.mktemp("checkpoints")
     return {name: random_checkpoint(folder / name, load_tokenizer(name)) for name in ("performance", "piano")}
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from models import tiny_config
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
 from pamusic.errors import PamusicError
 from pamusic.training.config import TrainingConfig
+from pamusic.training.folder import STATE
 from pamusic.training.machine import Machine
 from pamusic.training.metrics import TRAIN, read_metrics
 from pamusic.training.runs import resumed_run
-from pamusic.training.trainer import STATE, Trainer
+from pamusic.training.trainer import Trainer
 
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
 SETTINGS = TrainingConfig(

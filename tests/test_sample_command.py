@@ -14,64 +14,25 @@ import numpy as np
 import pretty_midi
 import pytest
 import symusic
-import torch
 from builders import midi_file, note_off, note_on, program
+from models import random_checkpoint
 from typer.testing import CliRunner
 
 import pamusic.cli.sample
-from pamusic.checkpoint import load_checkpoint, save_checkpoint
+from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
-from pamusic.composition import compose, nats_of, prime_ids
+from pamusic.composition import compose, nats_of
 from pamusic.evaluation.likelihood import score
 from pamusic.generation.config import SamplingConfig
-from pamusic.model.config import ModelConfig
-from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
-from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance
+from pamusic.music.performance import PEDALS, Performance
 from pamusic.music.splicing import texts
 from pamusic.provenance import SIGN
+from pamusic.tokens.prime import prime_ids
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import CLASSES, KINDS
 
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A tiny model with random weights, which says anything at all."""
-    return random_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random", load_tokenizer("performance"))
-
-
-def random_checkpoint(path, tokenizer):
-    vocab_size, pad_id = len(tokenizer.vocabulary), tokenizer.vocabulary.id("pad")
-    shape = {"context_length": 128, "num_latents": 16, "d_model": 32, "num_layers": 2, "num_heads": 2}
-    model = PerceiverAR(ModelConfig(vocab_size=vocab_size, pad_id=pad_id, cross_num_heads=1, **shape))
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    save_checkpoint(path, model, tokenizer, about={})
-    return path
-
-
-@pytest.fixture
-def prime(tmp_path):
-    """Two notes and a pedal, off the grid."""
-    pedal = np.array([(0.1115, SUSTAIN, 100), (1.5, SUSTAIN, 70)], PEDAL)
-    performance = Performance.from_arrays([0.0123, 0.5], [0.4, 1.234], [60, 64], [33, 101], pedal)
-    (tmp_path / "prime.mid").write_bytes(midi_bytes(performance))
-    return tmp_path / "prime.mid"
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def sample(checkpoint):
-    def sample(*words, input=None):
-        words = map(str, ("sample", "--checkpoint", checkpoint, "--device", "cpu", *words))
-        return CliRunner().invoke(app, list(words), input=input)
-
-    return sample
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 OWN = ("temperature", "top_k", "top_p", "min_p", "typical_p", "let_go")  # settings by the names of the sampler's
@@ -315,7 +276,7 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--length", "0"], "length is 1 or more, not 0"),
+        (["--length", "0"], "--length"),
         (["--seconds", "0"], "seconds is a number above 0"),
         (["--seconds", "nan"], "seconds is a number above 0"),
         (["--top-p", "0"], "top_p is above 0"),
@@ -400,6 +361,27 @@ def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path):
     assert len(read_midi(tmp_path / "out.mid")) > 1
     assert names(tmp_path) == ["out.mid"]
     assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", "out.mid"]).stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("num", [1, 3])
+def test_interrupted_under_a_guard_it_keeps_what_was_held_back(checkpoint, tmp_path, num):
+    """Nothing passes the guard before 30 seconds of music were drawn; of many pieces the first is drawn until then."""
+    how = ("--length", "1000000", "--seed", "1", "--guard", "--num", str(num), "-o", "out.mid")
+    running = started(checkpoint, *how, stdout=subprocess.PIPE)
+    assert "seed 1" in running.stderr.readline()
+    time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=30)
+
+    assert (running.returncode, "Traceback" in stderr) == (130, False), stderr
+    assert stdout.split() == names(tmp_path) != []
+    for name in names(tmp_path):
+        assert len(read_midi(tmp_path / name))
+        record = next(text for text in texts((tmp_path / name).read_bytes()) if text.startswith(SIGN))
+        assert json.loads(record.removeprefix(SIGN))["stopped_after"] > 0
+        assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", name, "-o", "again"]).stderr
+        (tmp_path / "again").unlink()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

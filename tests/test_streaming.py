@@ -9,9 +9,11 @@ from models import tiny_model
 from test_composition import ids, piano_ids
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.composition import Cut, compose, continuation, streaming
+from pamusic.composition import compose
 from pamusic.music.gestures import Action, Gesture, gestures
 from pamusic.music.performance import SOFT, SUSTAIN
+from pamusic.tokens.continuation import continuation, streaming
+from pamusic.tokens.prime import Cut
 from pamusic.tokens.streaming import StreamingDecoder
 from pamusic.tokens.tokenizer import load_tokenizer
 

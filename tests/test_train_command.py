@@ -48,7 +48,7 @@ def test_it_trains_on_the_corpus_just_made_and_prints_the_runs_folder(in_folder)
     outcome = pamusic("train", *TINY, "--steps", 12)
     assert outcome.exit_code == 0, outcome.output
     assert outcome.stdout == "runs/tiny\n"
-    assert "model: 0.7 M parameters, 2 layers of width 128, context 64, 16 latents" in outcome.stderr
+    assert "model: 0.8 M parameters, 2 layers of width 128, context 64, 16 latents" in outcome.stderr
     assert "done at step 12, best validation" in outcome.stderr
     assert load_checkpoint(in_folder / "runs" / "tiny" / "best").model.config.context_length == 64
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 
 def main() -> None:
     """Runs `pamusic` with the words it was called with, and exits."""
+    if sys.stderr is None:  # closed (2>&-): nobody listens
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         signal.signal(signal.SIGTERM, _end)
         from pamusic.cli.app import app

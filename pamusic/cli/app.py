@@ -65,7 +65,9 @@ class PamusicGroup(TyperGroup):
         except (MemoryError, RuntimeError) as error:
             if not is_about_memory(error):
                 raise
-            say("pamusic: error: there is not enough memory; ask for fewer windows at once or for less context")
+            say(
+                "pamusic: error: there is not enough memory; ask for less at once (pieces, windows) or for less context"
+            )
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             say("pamusic: interrupted")

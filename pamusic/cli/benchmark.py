@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
 from pamusic.cli.terminal import progress, result, say, table
 from pamusic.errors import UsageError
 
@@ -16,9 +17,12 @@ AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
 def benchmark(
     checkpoint: Annotated[str | None, Argument(help="Name or folder. (default: as pamusic sample takes)")] = None,
     context_length: Annotated[
-        list[int] | None, Option(min=2, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)")
+        list[int] | None,
+        Option(min=2, max=MOST_CONTEXT, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)"),
     ] = None,
-    num: Annotated[list[int] | None, Option(min=1, help="Pieces at once; repeatable. (default: 1, 4, 16)")] = None,
+    num: Annotated[
+        list[int] | None, Option(min=1, max=MOST_AT_ONCE, help="Pieces at once; repeatable. (default: 1, 4, 16)")
+    ] = None,
     tokens: Annotated[int | None, Option(min=1, help="Drawn of each. (default: from one refill to the next)")] = None,
     precision: Annotated[str, Option(help="Of the weights: auto, fp32, bf16, int8.")] = "auto",
     compile: Annotated[bool, Option("--compile/--no-compile", help="As long pieces are, where a compiler is.")] = True,
@@ -37,13 +41,16 @@ def benchmark(
     from pamusic.training.machine import choose_machine
 
     where = choose_machine(device, "fp32", compile=False).device
+    try:
+        precision = resolved(precision, where)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     who = load_checkpoint(find_checkpoint(checkpoint), where)
     config = who.model.config
     contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
     bandwidth = read_bandwidth(where)
     found = []
     try:
-        precision = resolved(precision, where)
         about: dict[str, Any] = {
             "checkpoint": str(who.path), "num_parameters": who.model.num_parameters(), "precision": precision,
             "num_latents": config.num_latents, "machine": machine(), "device": str(where),
@@ -76,7 +83,7 @@ def benchmark(
             {
                 "context": each.context_length, "pieces": each.num, "MiB read a token": round(each.mib_per_token, 1),
                 "limit, tokens/s": round(each.limit), "reached": f"{each.share_of_limit:.0%}",
-                "tokens a CPU second": round(each.tokens_per_cpu_second),
+                "tokens a CPU second": _rounded(each.tokens_per_cpu_second),
             }
             for each in found
         ],
@@ -84,3 +91,7 @@ def benchmark(
     )  # fmt: skip
     for each in found:
         result(f"{each.context_length} {each.num} {each.tokens_per_second:.1f}")
+
+
+def _rounded(number: float | None) -> str:
+    return "too few to tell" if number is None else f"{number:,.0f}"

@@ -8,9 +8,9 @@ from pamusic.cli.terminal import say, table
 
 if TYPE_CHECKING:
     from pamusic.checkpoint import Checkpoint
-    from pamusic.composition import Cut
     from pamusic.evaluation.ranking import Standing
     from pamusic.music.performance import Performance
+    from pamusic.tokens.prime import Cut
 
 TOLD = 3  # deviations of a piece
 
@@ -36,8 +36,10 @@ def chosen(
         seed: of the first piece.
         compute: how much the model works with, as for `likelihood.score`.
     """
-    from pamusic.composition import continuation, nats_of, read_part
+    from pamusic.composition import nats_of
     from pamusic.evaluation.ranking import can_be_measured, ranked, targets
+    from pamusic.tokens.continuation import continuation
+    from pamusic.tokens.prime import read_part
 
     say(f"comparing {len(pieces)} pieces")
     music = [continuation(who.tokenizer, ids, prime=prime, cut=cut, seconds=seconds) for ids in pieces]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from pamusic.cli.output import picture
 from pamusic.cli.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def compare(
     """
     from pamusic.cli.scores import tell_comparison
     from pamusic.evaluation.comparison import compared, measured
-    from pamusic.files import written_atomically
     from pamusic.music.midi import parsed_tracks
 
     taken = parsed_tracks(tracks)
@@ -57,7 +56,7 @@ def compare(
             say(f"{len(found.refused):,} files of {path} are left out in all")
         return found
 
-    with written_atomically(plot) if plot else nullcontext() as picture:  # opened first: told before the work
+    with picture(plot) as drawn:  # opened first: told before the work
         sets = measure(real, split), measure(generated)
         about = {
             "real": str(real), "generated": str(generated),
@@ -66,7 +65,7 @@ def compare(
         }  # fmt: skip
         rows = compared(*sets)
         tell_comparison(rows, about, as_json=as_json)
-        if picture is not None:
+        if drawn is not None:
             from pamusic.evaluation.pictures import comparison_picture
 
-            picture.write_bytes(comparison_picture(rows))
+            drawn.write_bytes(comparison_picture(rows))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from typer import Exit
 
 from pamusic.cli.choosing import chosen
-from pamusic.cli.drawing import Alarms, collected
+from pamusic.cli.drawing import Hearing, collected
 from pamusic.cli.live import live
 from pamusic.cli.output import outputs
 from pamusic.cli.reading import read_with_bytes
@@ -46,7 +46,7 @@ def compose_file(
         typer.Exit: it was interrupted; the file is there.
     """
     from pamusic.checkpoint import find_checkpoint, load_checkpoint, shipped_checkpoints
-    from pamusic.composition import Cut, as_midi, compose_many, streaming
+    from pamusic.composition import compose_many
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
     from pamusic.generation.guard import Guard
@@ -54,6 +54,8 @@ def compose_file(
     from pamusic.model.precision import resolved
     from pamusic.music.midi import parsed_tracks
     from pamusic.provenance import differences, provenance, sha256
+    from pamusic.tokens.continuation import as_midi, streaming
+    from pamusic.tokens.prime import Cut
     from pamusic.training.machine import choose_machine, has_compiler
 
     o = SimpleNamespace(**options)
@@ -67,26 +69,30 @@ def compose_file(
         raise UsageError("--one-track is of a file with the prime in it, --continuation-only leaves it out; take one")
     num = o.best_of or o.num
     rows = range(o.keep or 1 if o.best_of else num) if again is None else [again.row]
-    classes = (o.temperature_time, o.temperature_pitch, o.temperature_velocity)
-    with outputs(out, default, len(rows), source=o.prime, kind="music") as files, live(port, ahead) as ears:
+    try:
+        sampling = SamplingConfig(
+            temperature=o.temperature, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p, typical_p=o.typical_p,
+            class_temperatures=(o.temperature_time, o.temperature_pitch, o.temperature_velocity), let_go=o.let_go,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    sources = [path for path in (o.prime, default if again else None) if path is not None]
+    with outputs(out, default, len(rows), sources=sources, kind="music") as files, live(port, ahead) as ears:
         opening, data, repairs = (None, None, ()) if o.prime is None else read_with_bytes(o.prime, tracks)
         if again and data is not None and sha256(data) != again.prime_sha256:
             raise PamusicError(f"{o.prime}: is not the prime that the file was made from; say where that is: --prime")
         path = find_checkpoint(o.checkpoint)
-        who, alarms = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Alarms(o.seed)
+        who, hearing = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Hearing(o.seed)
         try:
             precision = resolved(o.precision, who.model.head.weight.device)
             compiles = bool(o.compile and precision == "int8" and has_compiler())
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
-                ending=Ending() if o.end else None,
-                sampling=SamplingConfig(
-                    temperature=o.temperature, class_temperatures=classes, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p,
-                    typical_p=o.typical_p, let_go=o.let_go,
-                ),
+                ending=Ending() if o.end else None, sampling=sampling,
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill, precision=precision,
                 forge=Kernels(told=say, early=port is not None) if compiles else None,
-                guard=Guard() if o.guard else None, alarmed=alarms,
+                guard=Guard() if o.guard else None, alarmed=hearing.alarmed, keeping=hearing.keeping,
+                stop_after=again.stopped_after if again else None,
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(str(error)) from None
@@ -94,7 +100,7 @@ def compose_file(
         began = time.perf_counter()
         stop_at = None if o.end else o.seconds
         decoder = streaming(who.tokenizer, prime=opening, cut=cut, seconds=stop_at)
-        got = collected(ears.heard(drawn, decoder), num, o.length, alarms, again.stopped_after if again else None)
+        got = collected(ears.heard(drawn, decoder), num, o.length, hearing)
         was_lost = ears.quiet()
         took, pieces = time.perf_counter() - began, got.pieces
         if o.best_of and again is None:
@@ -106,19 +112,28 @@ def compose_file(
             except KeyboardInterrupt:
                 got = replace(got, interrupted=True)
                 say("interrupted before they were compared; the first are kept")
+        if got.interrupted:  # a guard draws one piece after the other: there may be nothing yet of the last ones
+            rows = [row for row in rows if pieces[row]]
+            for file in files[len(rows) :]:
+                file.drop()
+            if not rows:
+                raise KeyboardInterrupt
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
-        stopped_after = max(map(len, pieces)) if was_lost else got.stopped_after
+        was_cut = got.interrupted or was_lost
         options = {**options, **names, "precision": precision, "compile": compiles}
-        record = replace(provenance(options, who, data), stopped_after=stopped_after)
+        record = replace(provenance(options, who, data), stopped_after=again.stopped_after if again else None)
         if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")
-        for file, row in zip(files, rows, strict=True):
+        for file, row in zip(files, rows, strict=False):
+            of_row = replace(record, row=row, alarms=got.num_alarms[row])
+            if was_cut:
+                of_row = replace(of_row, stopped_after=got.num_drawn[row])
             midi, is_kept = as_midi(
                 who.tokenizer, pieces[row], prime=opening, data=data, repairs=repairs, tracks=tracks, cut=cut,
                 seconds=stop_at, one_track=o.one_track, alone=o.continuation_only,
-                text=replace(record, row=row, alarms=got.alarms[row]).text(),
+                text=of_row.text(),
             )  # fmt: skip
             file.write(midi)
         if opening is not None and not is_kept and not o.continuation_only:

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from pamusic.cli.terminal import progress, say
 
 if TYPE_CHECKING:
-    from pamusic.generation.guard import Alarm
+    from pamusic.generation.guard import Alarm, Kept
 
 TROUBLES = {"repetition": "a loop", "silence": "silence", "held": "a key held"}
 
 
-class Alarms:
-    """Tells what a guard does, and counts it."""
+class Hearing:
+    """Hears what a guard does: tells its alarms, and knows what there is of each piece, held back or not."""
 
     def __init__(self, seed: int) -> None:
-        self.rows: list[int] = []  # of each alarm, in their order
+        self.kept: dict[int, Kept] = {}  # by the number of the piece; the last moment of each, whole at any time
         self._seed = seed
 
-    def __call__(self, row: int, alarm: Alarm) -> None:
-        self.rows.append(row)
+    def alarmed(self, row: int, alarm: Alarm) -> None:
+        """Tells what the guard did."""
         trouble = alarm.trouble
         what = f"{TROUBLES[trouble.kind]} from second {trouble.since:.1f} to {trouble.at:.1f}"
-        back = f"back to second {alarm.back_to:.1f}"
+        back = "let go" if trouble.kind == "held" else f"back to second {alarm.back_to:.1f}"
         if alarm.gave_up:
             back += ", where it ends, for it came again and again; --temperature may be too low"
         say(f"guard, seed {self._seed + row}: {what}; {back}")
+
+    def keeping(self, row: int, kept: Kept) -> None:
+        """Takes what there is of a piece."""
+        self.kept[row] = kept
 
 
 @dataclass(frozen=True)
@@ -38,33 +40,42 @@ class Drawn:
     """What was drawn.
 
     Attributes:
-        pieces: the ids of each.
-        alarms: how many there were in each until its last id.
-        stopped_after: ids of the longest, where it was not the end; an interruption, now or then.
-        interrupted: whether it was one now.
+        pieces: the ids of each; what a guard still held back is among them.
+        num_drawn: how many were drawn for each, those that a guard took back included; of a batch, for the longest.
+        num_alarms: how many there were in each.
+        interrupted: whether it was not the end.
     """
 
     pieces: list[list[int]]
-    alarms: Counter[int]
-    stopped_after: int | None
+    num_drawn: list[int]
+    num_alarms: list[int]
     interrupted: bool
 
 
-def collected(
-    drawn: Iterable[list[int | None]], num: int, total: int | None, alarms: Alarms, stop_after: int | None = None
-) -> Drawn:
-    """What is drawn until the end or an interruption, or until the longest piece has `stop_after` ids."""
-    steps: list[list[int | None]] = []  # of whole steps, so that an interruption leaves all pieces as long
-    num_alarms = 0
+def collected(drawn: Iterable[list[int | None]], num: int, total: int | None, hearing: Hearing) -> Drawn:
+    """What is drawn of `num` pieces until the end or an interruption.
+
+    Raises:
+        KeyboardInterrupt: there is nothing yet.
+    """
+    steps: list[list[int | None]] = []  # of whole steps, so that an interruption leaves all pieces of a batch as long
+    interrupted = False
     try:
-        for ids in progress(islice(drawn, stop_after), total=stop_after or total, what="sample", unit="token"):
+        for ids in progress(drawn, total=total, what="sample", unit="token"):
             steps.append(ids)
-            num_alarms = len(alarms.rows)
-        interrupted = False
     except KeyboardInterrupt:
-        if not steps:
-            raise
-        interrupted, stop_after = True, len(steps)
-    pieces = [[id for ids in steps if (id := ids[row]) is not None] for row in range(num)]
-    heard = alarms.rows if stop_after is None else alarms.rows[:num_alarms]
-    return Drawn(pieces, Counter(heard), stop_after, interrupted)
+        interrupted = True
+    if hearing.kept:
+        kept = [hearing.kept.get(row) for row in range(num)]
+        got = Drawn(
+            [[] if each is None else each.row for each in kept],
+            [0 if each is None else each.num_drawn for each in kept],
+            [0 if each is None else each.num_alarms for each in kept],
+            interrupted,
+        )
+    else:
+        pieces = [[id for ids in steps if (id := ids[row]) is not None] for row in range(num)]
+        got = Drawn(pieces, [len(steps)] * num, [0] * num, interrupted)
+    if interrupted and not any(got.pieces):
+        raise KeyboardInterrupt
+    return got

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from pamusic.cli.output import MOST_CONTEXT, picture
 from pamusic.cli.terminal import progress, say
 from pamusic.errors import UsageError
 
@@ -30,7 +30,7 @@ def evaluate(
     pieces: Annotated[int | None, Option(min=1, help="Only so many, spread evenly. (default: all)")] = None,
     block: Annotated[int | None, Compute(min=1, help="Tokens scored at a time (default: latents / 2).")] = None,
     num_latents: Annotated[int | None, Compute(min=1, help="Use so many latents.")] = None,
-    context_length: Annotated[int | None, Compute(min=2, help="Use so much context.")] = None,
+    context_length: Annotated[int | None, Compute(min=2, max=MOST_CONTEXT, help="Use so much context.")] = None,
     device: Annotated[str, Compute(help="auto, cpu, cuda, mps.")] = "auto",
     precision: Annotated[str, Compute(help="auto, bf16, fp32.")] = "auto",
     sweep: Annotated[bool, Shown("--sweep", help="Also with less context, fewer and more latents.")] = False,
@@ -45,7 +45,6 @@ def evaluate(
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
     from pamusic.evaluation.pictures import likelihood_picture
-    from pamusic.files import written_atomically
     from pamusic.tokens.corpus import open_corpus
     from pamusic.training.machine import choose_machine
 
@@ -73,7 +72,7 @@ def evaluate(
         return
     model = loaded.model.bfloat16() if precision == "bf16" else loaded.model.float()
     about["block"] = block or max(1, config.num_latents // 2)
-    with written_atomically(plot) if plot else nullcontext() as picture:  # opened first: the scoring takes long
+    with picture(plot) as drawn:  # opened first: the scoring takes long
         bar = progress(what=split, unit="token")
 
         def tell(so_far: likelihood.Likelihood, done: int, of: int, way: int = 0, ways: int = 1) -> None:
@@ -94,5 +93,5 @@ def evaluate(
             )  # fmt: skip
         bar.close()
         tell_scores(total, points, about, as_json=as_json)
-        if picture is not None:
-            picture.write_bytes(likelihood_picture(total, points, model.config.num_latents))
+        if drawn is not None:
+            drawn.write_bytes(likelihood_picture(total, points, model.config.num_latents))

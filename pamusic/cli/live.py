@@ -20,13 +20,13 @@ LIST = "list"  # in place of a port's name
 
 def list_ports() -> None:
     """Prints the names of the ports, one a line."""
-    from pamusic.music.port import port_names
+    from pamusic.music.port import MAKES_ONE, port_names
 
     names = port_names()
     for name in names:
         result(name)
     if not names:
-        say("there is no port; --port new makes one that a program can connect to")
+        say(f"there is no MIDI port; {MAKES_ONE}")
 
 
 class Live:
@@ -96,7 +96,7 @@ def live(port: str | None, ahead: float) -> Iterator[Live]:
     from pamusic.music.port import NEW, OWN_NAME, Player, opened_port, playing
 
     with opened_port(port) as (lent, is_there):
-        if port == NEW and sys.stdin.isatty() and sys.stderr.isatty():
+        if port == NEW and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
             say(f"the port {OWN_NAME} is there: connect to it, then press Enter")
             sys.stdin.readline()
         player = Player(lent, ahead=ahead, on_wait=_slow, is_there=is_there)

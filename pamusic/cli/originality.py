@@ -8,12 +8,13 @@ from typing import Annotated
 from typer import Argument, Option
 
 from pamusic.cli.terminal import progress, say
-from pamusic.errors import PamusicError, UsageError
+from pamusic.errors import UsageError
 
 
 def originality(
     files: Annotated[
-        list[Path] | None, Argument(help="MIDI files, or folders of them; none with --reference.", show_default=False)
+        list[Path] | None,
+        Argument(help="MIDI files, or folders of them; - is stdin; none with --reference.", show_default=False),
     ] = None,
     corpus: Annotated[Path, Option(help="The corpus' folder.")] = Path("corpus"),
     tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
@@ -25,17 +26,18 @@ def originality(
     Real pieces have such stretches as well: how long they are in pieces that were held out is told beside it.
     """
     from pamusic.cli.likeness import tell_matches
+    from pamusic.cli.reading import read_all
     from pamusic.evaluation import originality as looking
-    from pamusic.music.midi import parsed_tracks, read_midi
+    from pamusic.music.midi import parsed_tracks
     from pamusic.tokens.corpus import open_corpus
-    from pamusic.tokens.sources import find_sources
 
     if not files and not reference:
         raise UsageError("name a MIDI file or a folder, or ask for --reference alone")
     taken, opened = parsed_tracks(tracks), open_corpus(corpus)
-    sources, refused = find_sources(files) if files else ([], [])
-    for refusal in refused:
-        say(f"{refusal.name}: {refusal.reason}")
+    heard = [  # all of it first: what cannot be read is told before an index is made
+        (name, performance.duration, looking.line(opened.tokenizer, performance))
+        for name, performance in read_all(files or [], taken)
+    ]
     bar = progress(what="index", unit="piece")
 
     def tell(done: int, of: int) -> None:
@@ -43,21 +45,10 @@ def originality(
         bar.update(done - bar.n)
 
     index = looking.kept_index(opened, progress=tell, tell=say)
-    lengths = set(looking.REFERENCE_SECONDS) if reference else set()
-    found = []
-    for source in sources:
-        try:
-            performance = read_midi(source.read(), source.name, tracks=taken)
-        except PamusicError as error:
-            if len(sources) == 1:
-                raise
-            say(error)
-            continue
-        music = looking.line(opened.tokenizer, performance)
-        found.append((source.name, performance.duration, len(music), looking.longest_match(index, opened, music)))
-        lengths.add(looking.nearest_reference_seconds(performance.duration))
+    found = [(name, lasts, len(it), looking.longest_match(index, opened, it)) for name, lasts, it in heard]
+    lengths = {looking.nearest_reference_seconds(lasts) for _, lasts, _ in heard}
     references = {}
-    for length in sorted(lengths):
+    for length in sorted(lengths | set(looking.REFERENCE_SECONDS if reference else ())):
         bar.reset()
         bar.set_description(f"{length} s of real pieces")
         references[length] = looking.kept_reference(index, opened, length, progress=tell)

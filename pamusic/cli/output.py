@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from pamusic.cli.terminal import result, result_bytes
@@ -13,6 +13,8 @@ from pamusic.errors import PamusicError, UsageError
 from pamusic.files import Draft, written_anew, written_atomically
 
 STREAM = Path("-")
+MOST_AT_ONCE = 1024  # pieces of one batch: no machine of today holds the caches of more
+MOST_CONTEXT = 2**31 - 1  # tokens: a piece has a hundred thousand
 
 
 class Output:
@@ -20,6 +22,7 @@ class Output:
 
     def __init__(self, draft: Draft | None) -> None:
         self._draft = draft
+        self.is_dropped = False
 
     def write(self, data: bytes) -> None:
         """Writes all there is."""
@@ -28,9 +31,17 @@ class Output:
         else:
             self._draft.file.write_bytes(data)
 
+    def drop(self) -> None:
+        """Says that there will be no such file."""
+        self.is_dropped = True
+
+
+class _DroppedError(Exception):
+    """Takes us out of the place of a file that will not be."""
+
 
 @contextmanager
-def outputs(out: Path | None, default: Path, num: int, *, source: Path | None, kind: str) -> Iterator[list[Output]]:
+def outputs(out: Path | None, default: Path, num: int, *, sources: Sequence[Path], kind: str) -> Iterator[list[Output]]:
     """Lends places for some results: that of `output` for one; for more, `out` with a number behind its name each.
 
     Raises:
@@ -38,18 +49,19 @@ def outputs(out: Path | None, default: Path, num: int, *, source: Path | None, k
     """
     if num > 1 and out == STREAM:
         raise UsageError(f"standard output takes one file, not {num}; name one with --out, they will be numbered")
+    if num > 1 and out is not None and (not out.name or out.is_dir() or (out.exists() and not out.is_file())):
+        raise PamusicError(f"{out}: is no name for {num} files; name one with --out, they will be numbered")
     numbered = [
         out.with_stem(f"{out.stem}-{number:0{len(str(num))}}") if out is not None and num > 1 else out
         for number in range(1, num + 1)
     ]
     with ExitStack() as stack:
-        yield [stack.enter_context(output(each, default, source=source, kind=kind)) for each in reversed(numbered)][
-            ::-1
-        ]
+        backwards = [stack.enter_context(output(each, default, sources=sources, kind=kind)) for each in numbered[::-1]]
+        yield backwards[::-1]
 
 
 @contextmanager
-def output(out: Path | None, default: Path, *, source: Path | None, kind: str) -> Iterator[Output]:
+def output(out: Path | None, default: Path, *, sources: Sequence[Path], kind: str) -> Iterator[Output]:
     """Lends a place for a result, opened first, so that one cannot be written to is told before the work, not after it.
 
     When the block ends well, the file is there, whole, and its path is printed.
@@ -57,27 +69,31 @@ def output(out: Path | None, default: Path, *, source: Path | None, kind: str) -
     Args:
         out: where the user wants it, even over what is there; `-` is standard output.
         default: where it goes otherwise, or under the first free name after it.
-        source: a file that must not be overwritten.
+        sources: files that must not be overwritten.
         kind: music or sound, for an error.
 
     Raises:
         PamusicError: it cannot be written there.
     """
     if out == STREAM:
+        if sys.stdout is None:
+            raise PamusicError("standard output is closed; name a file with --out")
         if sys.stdout.isatty():
             raise PamusicError(f"standard output is a terminal, which shows no {kind}; name a file with --out")
         yield Output(None)
         return
-    if out is None:
-        with written_anew(default) as draft:
-            yield Output(draft)
-    else:
-        if source is not None:
+    if out is not None:
+        for source in sources:
             check_apart(out, source)
-        with written_atomically(out) as file:
-            draft = Draft(file, out)
-            yield Output(draft)
-    result(draft.name)
+    with suppress(_DroppedError):
+        if out is None:
+            with written_anew(default) as draft:
+                yield from _lent(draft)
+        else:
+            with written_atomically(out) as file:
+                draft = Draft(file, out)
+                yield from _lent(draft)
+        result(draft.name)
 
 
 def check_apart(out: Path, source: Path) -> None:
@@ -88,3 +104,24 @@ def check_apart(out: Path, source: Path) -> None:
     """
     if source.exists() and out.exists() and os.path.samefile(out, source):
         raise PamusicError(f"{out}: is {source} itself; name another file with --out")
+
+
+def _lent(draft: Draft) -> Iterator[Output]:
+    place = Output(draft)
+    yield place
+    if place.is_dropped:
+        raise _DroppedError
+
+
+def picture(path: Path | None) -> AbstractContextManager[Path | None]:
+    """Lends a place for a picture, or None where none is asked for; opened first, as for `output`.
+
+    Raises:
+        UsageError: it is called otherwise than a picture: what lies there may be what the command reads.
+        PamusicError: it cannot be written there.
+    """
+    if path is None:
+        return nullcontext()
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--plot draws a PNG file, and {str(path)!r} is not called so; name one that ends in .png")
+    return written_atomically(path)

@@ -39,7 +39,7 @@ def page(
         for file in files:
             check_apart(out, file)
     lengths: list[float] = []
-    with output(out, Path("page.html"), source=None, kind="page") as place:
+    with output(out, Path("page.html"), sources=[], kind="page") as place:
         made = document(_pieces(files, taken, lengths), title)
         place.write(made)
     what = "piece" if len(lengths) == 1 else "pieces"

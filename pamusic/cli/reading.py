@@ -1,4 +1,4 @@
-"""How a command reads a MIDI file that it was given: from its place or from standard input, telling what was mended.
+"""How a command reads what MIDI it was given: from its places or from standard input, telling what was mended.
 
 Knows streams and words.
 """
@@ -6,16 +6,21 @@ Knows streams and words.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pamusic.cli.output import STREAM
 from pamusic.cli.terminal import say
+from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
     from pamusic.music.contents import Repair
     from pamusic.music.midi import Tracks
     from pamusic.music.performance import Performance
+
+STREAM_NAME = "standard input"
 
 
 def read_telling(source: Path, tracks: Tracks) -> Performance:
@@ -29,12 +34,57 @@ def read_telling(source: Path, tracks: Tracks) -> Performance:
 
 def read_with_bytes(source: Path, tracks: Tracks) -> tuple[Performance, bytes, tuple[Repair, ...]]:
     """As `read_telling`, with the file's bytes and what was mended."""
-    from pamusic.music.contents import MAX_FILE_BYTES
     from pamusic.music.midi import file_bytes, read_and_mend
 
-    name = "standard input" if source == STREAM else str(source)
-    data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == STREAM else file_bytes(source)
+    name = STREAM_NAME if source == STREAM else str(source)
+    data = _streamed() if source == STREAM else file_bytes(source)
     performance, repairs = read_and_mend(data, name, tracks=tracks)
     if repairs:
         say(f"{name}: {'; '.join(repair.words for repair in repairs)}")
     return performance, data, repairs
+
+
+def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performance]]:
+    """Each performance in files, folders and archives, and in standard input, with the place where it was found.
+
+    What cannot be read is told and left out; so is what was mended.
+
+    Raises:
+        PamusicError: a path does not exist, or nothing at all can be read.
+    """
+    from pamusic.music.midi import read_and_mend
+    from pamusic.tokens.sources import find_sources
+
+    named = [path for path in paths if path != STREAM]
+    sources, refused = find_sources(named) if named else ([], [])
+    for refusal in refused:
+        say(f"{refusal.name}: {refusal.reason}")
+    places = [(source.where, replace(source, name=source.where).read) for source in sources]
+    if STREAM in paths:
+        places.append((str(STREAM), _streamed))
+    unread: list[PamusicError] = []
+    for place, read in places:
+        name = STREAM_NAME if place == str(STREAM) else place
+        try:
+            performance, repairs = read_and_mend(read(), name, tracks=tracks)
+        except PamusicError as error:
+            unread.append(error)
+            if len(unread) == len(places):
+                raise
+            say(error)
+            continue
+        if repairs:
+            say(f"{name}: {'; '.join(repair.words for repair in repairs)}")
+        yield place, performance
+
+
+def _streamed() -> bytes:
+    """What comes from standard input, but no more than one byte beyond what a MIDI file may have."""
+    from pamusic.music.contents import MAX_FILE_BYTES
+
+    if sys.stdin is None:
+        raise PamusicError(f"{STREAM_NAME} is closed; give the name of a file in place of -")
+    try:
+        return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise PamusicError(f"{STREAM_NAME}: cannot be read ({error.strerror}); give a MIDI file") from None

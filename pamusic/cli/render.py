@@ -44,7 +44,7 @@ def render(
     if out is not None and out != STREAM and out.suffix.lower() not in (".wav", ".wave", ""):
         raise PamusicError(f"{out}: only WAV files are written, not {out.suffix}; name one that ends in .wav")
     default = Path("stdin.wav") if file == STREAM or not file.name else file.with_suffix(".wav")
-    with output(out, default, source=file, kind="sound") as wav:
+    with output(out, default, sources=[file], kind="sound") as wav:
         performance = read_telling(file, parsed_tracks(tracks))
         sound = synthesize(performance, soundfont=soundfont, engine=engine.value)
         wav.write(wav_bytes(sound))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 from typer import Argument, Option
 
 from pamusic.cli.composing import compose_file
-from pamusic.cli.output import STREAM
+from pamusic.cli.output import MOST_AT_ONCE, STREAM
 from pamusic.cli.sample import APART, BEFORE, sample
 from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError
+
+MOST_THREADS = 1024  # of those a record may name: no machine has more, and to ask for too many ends the process
 
 
 def replay(
@@ -36,14 +38,30 @@ def replay(
     known = {name: each.default for name, each in asked.items() if name not in APART}
     if unknown := sorted(record.options.keys() - known.keys()):
         raise PamusicError(f"{file}: was made with options that we do not know ({', '.join(unknown)}); update pamusic")
+    hints = get_type_hints(sample)
+    for name, value in record.options.items():
+        if not _fits(value, hints[name]):
+            raise PamusicError(f"{file}: its record was changed ({name} is {value!r}); take the original")
     options = {**known, **BEFORE, **record.options}
+    has_row = record.row < (options["best_of"] or options["num"]) <= MOST_AT_ONCE
+    has_end = options["length"] is not None or options["seconds"] is not None
+    if not (has_row and has_end and options["seed"] is not None and 0 <= options["seed"] < 2**63):
+        raise PamusicError(f"{file}: its record was changed (no seed, no end or no such piece); take the original")
     options["checkpoint"] = checkpoint or options["checkpoint"]
     if options["prime"] is not None:
         options["prime"] = prime or Path(options["prime"])
         if prime is None and not (options["prime"] != STREAM and options["prime"].is_file()):
             raise PamusicError(f"{file}: was made from {options['prime']}, which is not there; say where: --prime")
     check_weights(record, find_checkpoint(options["checkpoint"]))
-    if isinstance(threads := record.made_on.get("threads"), int) and threads > 0:
+    if isinstance(threads := record.made_on.get("threads"), int) and 0 < threads <= MOST_THREADS:
         torch.set_num_threads(threads)
     again = compose_file(out, file, options, record)
     say("the same, byte for byte" if again == before else f"not the same bytes as {file}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether an option of this type can have this value, as it stands in a file."""
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    like = [value, *([0.0] if isinstance(value, int) else [Path()] if isinstance(value, str) else [])]
+    return any(isinstance(each, hint) for each in like)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -11,27 +12,33 @@ from typer import Option
 
 from pamusic.cli.composing import compose_file
 from pamusic.cli.live import LIST, list_ports
+from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
 from pamusic.errors import UsageError
 
 DEFAULT_LENGTH = 4096  # about 100 seconds of music
 DEFAULT_AHEAD = 4.0  # the caches' refills take part of a second on a CPU
+Many = partial(Option, min=1, max=MOST_AT_ONCE)
 Long = partial(Option, rich_help_panel="How long")
 Draw = partial(Option, rich_help_panel="How a token is drawn")
 Model = partial(Option, rich_help_panel="Who composes")
 Prime = partial(Option, rich_help_panel="The prime")
 Live = partial(Option, rich_help_panel="Heard while it is made")
 APART = ("out", "port", "ahead")  # options that the music does not depend on: a file does not tell them
-BEFORE = {"precision": "fp32", "compile": False, "let_go": 0.0}  # what a file does not tell of was so before there was a choice
+BEFORE = {
+    "precision": "fp32",
+    "compile": False,
+    "let_go": 0.0,
+}  # what a file does not tell of was so before there was a choice
 
 
 def sample(
     prime: Annotated[Path | None, Option(help="MIDI to go on from; - is stdin. (default: nothing)")] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
     seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
-    num: Annotated[int, Option(min=1, help="So many pieces at once, with this seed and the next ones.")] = 1,
-    best_of: Annotated[int | None, Option(min=1, help="Of so many, which it ranks, only the best are kept.")] = None,
+    num: Annotated[int, Many(help="So many pieces at once, with this seed and the next ones.")] = 1,
+    best_of: Annotated[int | None, Many(help="Of so many, which it ranks, only the best are kept.")] = None,
     keep: Annotated[int | None, Option(min=1, help="How many of them. (default: 1)")] = None,
-    length: Annotated[int | None, Long(help="New tokens. (default: 4096, or as --seconds need)")] = None,
+    length: Annotated[int | None, Long(min=1, help="New tokens. (default: 4096, or as --seconds need)")] = None,
     seconds: Annotated[float | None, Long(help="Seconds of new music.")] = None,
     minutes: Annotated[float | None, Long(help="Minutes of it.")] = None,
     end: Annotated[bool, Long("--end", help="End it near that length, at 1.25 times it at the latest.")] = False,
@@ -42,7 +49,7 @@ def sample(
     one_track: Annotated[bool, Prime("--one-track", help="Go on in its track and channel, not a new one.")] = False,
     continuation_only: Annotated[bool, Prime("--continuation-only", help="Leave it out of the file.")] = False,
     port: Annotated[str | None, Live(help="A MIDI port, or part of its name; list: tells them; new: one more.")] = None,
-    ahead: Annotated[float | None, Live(min=0.1, help="Seconds made before they are heard. (default: 4)")] = None,
+    ahead: Annotated[float | None, Live(min=0.1, max=3600, help="Seconds made before heard. (default: 4)")] = None,
     temperature: Annotated[float, Draw(help="Low is predictable, high is bold; 0: always the likeliest.")] = 1.0,
     top_p: Annotated[float, Draw(help="From the likeliest that reach this probability; 1: all.")] = 0.97,
     top_k: Annotated[int, Draw(help="From this many of the likeliest; 0: all.")] = 0,
@@ -52,9 +59,11 @@ def sample(
     temperature_pitch: Annotated[float, Draw(help="On top, for which key to strike.")] = 1.0,
     temperature_velocity: Annotated[float, Draw(help="On top, for how loud.")] = 1.0,
     let_go: Annotated[float, Draw(help="Old notes end the likelier, by this many nats at most; 0: no more.")] = 0.0,
-    guard: Annotated[bool, Draw("--guard", help="Take back loops, silences, stuck keys, and draw anew.")] = False,
+    guard: Annotated[bool, Draw("--guard", help="Take back loops and silences, let go of stuck keys.")] = False,
     checkpoint: Annotated[str | None, Model(help="Name or folder. (default: newest run, else what ships)")] = None,
-    context_length: Annotated[int | None, Model(min=1, help="Tokens it sees. (default: as trained)")] = None,
+    context_length: Annotated[
+        int | None, Model(min=1, max=MOST_CONTEXT, help="Tokens seen. (default: as trained)")
+    ] = None,
     num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
     refill: Annotated[str, Model(help="When all are in use: half, last-128, all, slide, or how many.")] = "half",
     precision: Annotated[str, Model(help="Of the weights: fp32, bf16, int8, or the fastest here.")] = "auto",
@@ -82,6 +91,9 @@ def sample(
         raise UsageError("--num keeps all pieces, --best-of some of them; give one of the two")
     if keep is not None and (best_of is None or keep > best_of):
         raise UsageError(f"--keep {keep} is of the pieces that --best-of draws; say --best-of with as many or more")
+    for name, asked in (("seconds", seconds), ("minutes", minutes)):
+        if asked is not None and not 0 < 60 * asked < inf:
+            raise UsageError(f"--{name} is a number above 0, not {asked:g}")
     options["seconds"] = seconds if minutes is None else 60 * minutes
     options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
     options["seed"] = secrets.randbelow(2**31) if seed is None else seed

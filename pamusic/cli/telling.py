@@ -9,7 +9,8 @@ from pamusic.cli.terminal import console, progress, say
 
 if TYPE_CHECKING:
     from pamusic.tokens.tokenizing import SplitCount, Summary
-    from pamusic.training.trainer import Report, Trainer
+    from pamusic.training.reporting import Report
+    from pamusic.training.trainer import Trainer
 
 TIMED_AFTER = 30  # steps: the first of them compile
 SAMPLED_SECONDS = 30.0
@@ -49,10 +50,11 @@ class TrainingTeller:
     def _sample(self, step: int) -> None:
         """Leaves some seconds of the model's music in the run's folder; the training takes no notice."""
         from pamusic.checkpoint import Checkpoint
-        from pamusic.composition import compose, continuation
+        from pamusic.composition import compose
         from pamusic.files import written_atomically
         from pamusic.music.midi import midi_bytes
         from pamusic.music.synthesis import synthesize, wav_bytes
+        from pamusic.tokens.continuation import continuation
 
         trainer = self._trainer
         composer = Checkpoint(trainer.run, trainer.model.eval(), trainer.corpus.tokenizer, {})

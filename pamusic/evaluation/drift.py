@@ -18,6 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from pamusic.errors import PamusicError
+from pamusic.evaluation.likelihood import check_numbers
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader, refill_of
 from pamusic.tokens.corpus import Corpus
@@ -80,7 +81,7 @@ def drift(
         progress: called after each stretch with the policy, how many of the stretches are done, and of how many.
 
     Raises:
-        PamusicError: the split is empty.
+        PamusicError: the split is empty, or the model's logits are no numbers.
         ValueError: the arguments do not fit together.
     """
     config = model.config.resized(context_length=context_length, num_latents=num_latents)
@@ -95,6 +96,7 @@ def drift(
             ahead = 0 if policy == BEST else min(first - 1, config.num_latents)
             reader = Reader(model, num_latents=config.num_latents, context_length=config.context_length, refill=policy)
             costs.append(costs_of(reader, tokens, first - ahead)[ahead:])
+            check_numbers(costs[-1])
             num_read += len(tokens) - (first - ahead)
             progress(policy, way * len(stretches) + index, len(tried) * len(stretches))
         nats[policy] = np.concatenate(costs)
@@ -136,7 +138,7 @@ def stretches_of(corpus: Corpus, split: str, num_pieces: int, num_tokens: int) -
     if not pieces:
         raise PamusicError(f"{corpus.path}: has no {split} pieces to score; name another split or corpus")
     vocabulary = corpus.tokenizer.vocabulary
-    stretches = []
+    stretches, num_pieces = [], min(num_pieces, len(pieces))
     for index in np.unique(np.linspace(0, len(pieces) - 1, num_pieces + 2)[1:-1].round().astype(int)):
         tokens = [vocabulary.id("start"), *corpus.piece(pieces[index]).tolist(), vocabulary.id("end")]
         length = min(num_tokens, len(tokens) - 1)

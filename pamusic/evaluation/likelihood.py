@@ -114,12 +114,13 @@ def evaluate(
         progress: called after each piece with the likelihood so far, tokens done, and tokens in all.
 
     Raises:
-        PamusicError: the split is empty.
+        PamusicError: the split is empty, or the model's logits are no numbers.
     """
     pieces = corpus.split(split)
     if not pieces:
         raise PamusicError(f"{corpus.path}: has no {split} pieces to score; name another split or corpus")
     if num_pieces is not None:
+        num_pieces = min(num_pieces, len(pieces))
         pieces = [pieces[i] for i in np.unique(np.linspace(0, len(pieces) - 1, num_pieces).round().astype(int))]
     vocabulary = corpus.tokenizer.vocabulary
     start, end = vocabulary.id("start"), vocabulary.id("end")
@@ -129,6 +130,7 @@ def evaluate(
         piece = corpus.pieces[index]
         tokens = np.concatenate([[start], corpus.piece(index), [end]])
         nats, correct = score(model, tokens, block=block, num_latents=num_latents, context_length=context_length)
+        check_numbers(nats)
         done += len(nats)
         position = np.arange(from_position, len(nats))
         nats, correct = nats[from_position:], correct[from_position:]
@@ -145,6 +147,16 @@ def evaluate(
         )
         progress(total, done, in_all)
     return total
+
+
+def check_numbers(nats: np.ndarray) -> None:
+    """Refuses costs of tokens that are no numbers: all that is made of them would be none.
+
+    Raises:
+        PamusicError: one of them is none.
+    """
+    if not np.isfinite(nats).all():
+        raise PamusicError("the model's logits are not numbers; its training went astray, so take another checkpoint")
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """Does music copy the training set? The longest stretch of it that stands there too, in any key and at any tempo.
 
 Task: of a piece, find the stretch with the most notes in the order in which a piece of a corpus' training split has
-them. Convention: notes are read by onset, those of a chord (`CHORD_MS` after one another at most) from low to high;
+them. Convention: notes are read by onset, those of a chord (`CHORD` after one another at most) from low to high;
 time is left out, and of pitches only the steps from note to note count, so that key, tempo, touch and lengths do not
 matter. A stretch begins where nine notes in a row agree. It goes on over places where up to six notes on either side
 differ or are missing, if six agree behind them: such are the fingers' order within a chord, or an ornament. Figures
@@ -19,7 +19,6 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,13 +26,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pamusic.errors import PamusicError
 from pamusic.files import written_atomically
-from pamusic.music.performance import Performance
+from pamusic.music.performance import CHORD, Performance
 from pamusic.tokens.corpus import Corpus
 from pamusic.tokens.tokenizer import GridNotes, Tokenizer
 
 FORMAT = 1
 STEPS = 8  # from note to note, that must agree for a stretch to begin: as many bytes as a number has
-CHORD_MS = 30  # the fingers of a chord are seldom further apart, and single notes seldom closer
 FIGURE = 4  # steps that make a figure: what repeats one is not counted again (docs/originality.md)
 COMMON = 100  # what is more frequent is a figure, not a work
 # Measured (docs/originality.md): fewer cut what was planted to pieces, more found no more of it.
@@ -42,6 +40,7 @@ SKIPS = sorted(
     ((a, b) for a in range(MOST_DIFFERENT + 1) for b in range(MOST_DIFFERENT + 1) if a or b),
     key=lambda skip: (sum(skip), skip),
 )
+KEPT_INDEX, KEPT_REFERENCE = "originality.npz", "originality.json"  # two of `corpus.DERIVED`
 REFERENCE_SECONDS = (60, 180)
 NUM_EXCERPTS = 100
 
@@ -225,14 +224,14 @@ def kept_index(
     progress: Callable[[int, int], None] = lambda done, of: None,
     tell: Callable[[str], None] = lambda words: None,
 ) -> Index:
-    """The index that lies beside a corpus, made and put there where it is missing, or is another corpus'.
+    """The index that lies in a corpus' folder, made and put there where it is missing, or is another corpus'.
 
     Args:
         corpus: whose training split it is.
         progress: told after each piece how many are done, and of how many.
         tell: told why it could not be put there.
     """
-    path = _beside(corpus, ".npz")
+    path = corpus.path / KEPT_INDEX
     try:
         with np.load(path) as kept:
             if str(kept["of"]) == _of(corpus):
@@ -292,8 +291,8 @@ def make_reference(
 def kept_reference(
     index: Index, corpus: Corpus, seconds: int, progress: Callable[[int, int], None] = lambda done, of: None
 ) -> Reference | None:
-    """The reference that lies beside a corpus, made and put there where it is missing."""
-    path = _beside(corpus, ".json")
+    """The reference that lies in a corpus' folder, made and put there where it is missing."""
+    path = corpus.path / KEPT_REFERENCE
     kept: dict[str, Any] = {}
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -323,7 +322,7 @@ def _line(tokenizer: Tokenizer, grid: GridNotes) -> Line:
     step_ms = tokenizer.vocabulary.time_step_ms
     by_onset = np.argsort(grid.onset, kind="stable")
     onset, pitch = grid.onset[by_onset], grid.pitch[by_onset]
-    chord = np.cumsum(np.diff(onset, prepend=onset[:1]) * step_ms > CHORD_MS)
+    chord = np.cumsum(np.diff(onset, prepend=onset[:1]) * step_ms > 1000 * CHORD)
     order = np.lexsort((pitch, chord))
     return Line(onset[order] * step_ms / 1000, pitch[order].astype(np.int16))
 
@@ -389,12 +388,6 @@ def _run(ours: np.ndarray, theirs: np.ndarray, at_once: int = 64) -> int:
     return run
 
 
-def _beside(corpus: Corpus, ending: str) -> Path:
-    """Not within the corpus' folder, which holds nothing but the corpus."""
-    path = corpus.path.resolve()
-    return path.with_name(f"{path.name}.originality{ending}")
-
-
 def _of(corpus: Corpus) -> str:
     """What an index and a reference depend on."""
-    return f"{corpus.fingerprint} {FORMAT} {STEPS} {CHORD_MS} {COMMON} {MOST_DIFFERENT} {NUM_EXCERPTS}"
+    return f"{corpus.fingerprint} {FORMAT} {STEPS} {CHORD} {COMMON} {MOST_DIFFERENT} {NUM_EXCERPTS}"

@@ -21,10 +21,9 @@ from functools import cached_property
 import numpy as np
 
 from pamusic.music.pedal import DOWN, sustain_folded
-from pamusic.music.performance import SUSTAIN, Performance
+from pamusic.music.performance import CHORD, SUSTAIN, Performance
 
 STEP = 0.05  # seconds; of the piano roll
-CHORD = 0.035  # seconds; a melody leads the other notes of its chord by about 30 ms (Goebl 2001, JASA 110)
 WINDOW = 10.0  # seconds; of what is told of a stretch of music
 SHORT_WINDOW = 4.0
 NGRAM = 8  # notes; chance alone hardly repeats so many

@@ -2,9 +2,10 @@
 
 Knows numbers: which ids open and close slots (`Rules`) and how many seconds pass with each; never what they mean. What
 is noticed of one row, `Watch` tells as a `Trouble`. `guarded` then forgets what was drawn since some seconds before the
-trouble began, reads what is left anew, as a prime, and goes on with other draws. What a reader of the row has been
-given is never taken back: an id is let out when `look_back` seconds have been drawn after it, so a stream comes so much
-later. All draws, also those after a trouble, follow from the seed. What is kept grows with the row, by its ids.
+trouble began, reads what is left anew, as a prime, and goes on with other draws. A slot that stays open is closed:
+its beginning is too far back to be forgotten. What a reader of the row has been given is never taken back: an id is let
+out when `look_back` seconds have been drawn after it, so a stream comes so much later; `Kept` is what there is already.
+All draws, also those after a trouble, follow from the seed. What is kept grows with the row, by its ids.
 
 A loop is told from openings alone. Those of one moment are a chord; a loop is the same chords coming again at the same
 distances, three times or more and for long enough. The numbers are such that real performances trip the watch less than
@@ -17,6 +18,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from pamusic.generation.grammar import Rules
 from pamusic.generation.sampler import generate
 from pamusic.model.perceiver_ar import PerceiverAR
 
-CHORD = 0.035  # seconds; openings closer than this are of one moment
+CHORD = 0.035  # seconds; openings closer than this are of one moment: that of `music`, which this room does not know
 SAME_DISTANCE = 0.25  # of a distance between chords, or
 LEAST_DISTANCE = 0.05  # seconds: by no more than the larger the next time differs
 
@@ -36,7 +38,7 @@ class Guard:
 
     Attributes:
         silence: seconds for which no slot is opened.
-        held: seconds for which a slot stays open.
+        held: seconds for which a slot stays open; then it is closed.
         repeated: seconds for which the same chords come again, not counting the first time.
         times: how often they come again at least in these.
         longest: chords of which a loop may consist.
@@ -70,11 +72,13 @@ class Trouble:
         kind: repetition, silence or held.
         since: second at which it began.
         at: second at which it was noticed.
+        slots: that are held, in the order in which they were opened; one that is held twice, twice.
     """
 
     kind: str
     since: float
     at: float
+    slots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,34 @@ class Alarm:
 
     Attributes:
         trouble: which.
-        back_to: second up to which the row was kept.
+        back_to: second up to which the row was kept; where slots were closed, that is all of it.
         gave_up: whether it ends there.
     """
 
     trouble: Trouble
     back_to: float
     gave_up: bool
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What there is of a row at a moment, whether it was let out or is held back.
+
+    Attributes:
+        num_drawn: how many ids were drawn for it, those that were taken back included.
+        num_alarms: how many troubles there were on the way.
+        ids: `num_ids` of this list, which may go on growing.
+    """
+
+    num_drawn: int
+    num_alarms: int
+    ids: list[int]
+    num_ids: int
+
+    @property
+    def row(self) -> list[int]:
+        """The ids at that moment."""
+        return self.ids[: self.num_ids]
 
 
 class Watch:
@@ -101,7 +126,9 @@ class Watch:
         self._opened_by = {rules.first_opening + slot: slot for slot in slots}
         self._closed_by = {rules.first_closing + slot: slot for slot in slots}
         self.now = self._last_opening = 0.0
-        self._open_since: list[deque[float]] = [deque(maxlen=rules.most_open) for _ in slots]
+        self._num_openings = 0
+        # Of each slot, when it was opened, and by the how manieth opening.
+        self._open_since: list[deque[tuple[float, int]]] = [deque(maxlen=rules.most_open) for _ in slots]
         for id in prime_ids:
             self._follow(id)
         self._chord: set[int] = set()
@@ -126,12 +153,18 @@ class Watch:
             return None
         if self.now - self._last_opening > self._guard.silence:
             return Trouble("silence", self._last_opening, self.now)
-        first = min((since[0] for since in self._open_since if since), default=self.now)
-        return Trouble("held", first, self.now) if self.now - first > self._guard.held else None
+        held = sorted(
+            (since, number, slot)
+            for slot, openings in enumerate(self._open_since)
+            for since, number in openings
+            if self.now - since > self._guard.held
+        )
+        return Trouble("held", held[0][0], self.now, tuple(slot for *_, slot in held)) if held else None
 
     def _follow(self, id: int) -> None:
         if id in self._opened_by:
-            self._open_since[self._opened_by[id]].append(self.now)
+            self._num_openings += 1
+            self._open_since[self._opened_by[id]].append((self.now, self._num_openings))
         elif id in self._closed_by and self._open_since[self._closed_by[id]]:
             self._open_since[self._closed_by[id]].popleft()
 
@@ -163,7 +196,9 @@ def guarded(
     rules: Rules,
     seconds_of_id: Sequence[float],
     barred_at_first: Iterable[int] = (),
+    stop_after: float = inf,
     told: Callable[[Alarm], None] = lambda alarm: None,
+    keeping: Callable[[Kept], None] = lambda kept: None,
     **how: Any,
 ) -> Iterator[int]:
     """Yields the ids that follow a prime, as `generate` does, but later, and without what the guard took back.
@@ -173,7 +208,10 @@ def guarded(
     Args:
         guard: what is trouble, and how far it goes back.
         seed: of the draws; those after each trouble have one made of it.
+        stop_after: when so many ids have been drawn, those that were taken back included, what is left of them is let
+            out and the row ends.
         told: hears of each trouble.
+        keeping: hears after each draw what there is; `stop_after` with what was drawn until then gives the same again.
         model, prime_ids, rules, seconds_of_id, barred_at_first, how: as for `generate`.
 
     Raises:
@@ -193,7 +231,7 @@ def guarded(
         ids = beginning.pop()  # nobody else keeps it, nor its caches
         new: list[int] = []
         seconds: list[float] = []  # that have passed with each
-        num_out = turn = tries = 0
+        num_out = num_drawn = turn = tries = 0
         last_place = 0.0
         taken: dict[int, set[int]] = {}  # what was drawn where it was gone on from
         watch = Watch(guard, rules, seconds_of_id, prime_ids)
@@ -201,9 +239,13 @@ def guarded(
             trouble = None
             for id in ids:
                 new.append(id)
+                num_drawn += 1
                 trouble = watch.advance(id) if not _is_over(len(new), watch.now, how) else None
                 seconds.append(watch.now)
                 if trouble is not None:
+                    break
+                keeping(Kept(num_drawn, turn, new, len(new)))
+                if num_drawn >= stop_after:
                     break
                 while seconds[num_out] <= watch.now - guard.look_back:
                     yield new[num_out]
@@ -212,29 +254,36 @@ def guarded(
                 yield from new[num_out:]
                 return
             turn += 1
-            tries = tries + 1 if trouble.at <= last_place + guard.look_back else 1
-            last_place = max(last_place, trouble.at)
-            place = max(num_out, bisect_left(seconds, trouble.since - guard.step * tries))
-            gave_up = tries > guard.tries
-            told(Alarm(trouble, seconds[place - 1] if place else 0.0, gave_up))
-            taken = {where: before for where, before in taken.items() if num_out <= where <= place}
-            taken.setdefault(place, set()).add(new[place])
-            del new[place:], seconds[place:]
-            if gave_up:
+            if trouble.kind == "held":
+                barred, back_to, gave_up = set[int](), trouble.at, False
+                new = [*new, *(rules.first_closing + slot for slot in trouble.slots)][: how.get("length")]
+            else:
+                tries = tries + 1 if trouble.at <= last_place + guard.look_back else 1
+                last_place = max(last_place, trouble.at)
+                place = max(num_out, bisect_left(seconds, trouble.since - guard.step * tries))
+                back_to, gave_up = seconds[place - 1] if place else 0.0, tries > guard.tries
+                taken = {where: before for where, before in taken.items() if num_out <= where <= place}
+                taken.setdefault(place, set()).add(new[place])
+                new, barred = new[:place], taken[place]  # another list: who was told what there was has the old one
+            told(Alarm(trouble, back_to, gave_up))
+            keeping(Kept(num_drawn, turn, new, len(new)))
+            is_full = _is_over(len(new), 0.0, how) and how.get("ending") is None
+            if gave_up or is_full or num_drawn >= stop_after:
                 yield from new[num_out:]
                 return
             del ids  # its caches are given back before others are made
-            watch = Watch(guard, rules, seconds_of_id, prime_ids)
+            watch, seconds = Watch(guard, rules, seconds_of_id, prime_ids), []
             for id in new:
                 watch.advance(id)
-            ids = drawing(new, turn, taken[place])
+                seconds.append(watch.now)
+            ids = drawing(new, turn, barred)
 
     return drawn()
 
 
 def _is_over(num_drawn: int, seconds: float, how: dict[str, Any]) -> bool:
     """Whether a row is beyond the wanted length, being brought to its end."""
-    return num_drawn >= (how.get("length") or float("inf")) or seconds >= (how.get("seconds") or float("inf"))
+    return num_drawn >= (how.get("length") or inf) or seconds >= (how.get("seconds") or inf)
 
 
 def _seed_of(seed: int, turn: int) -> int:

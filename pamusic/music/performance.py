@@ -16,6 +16,10 @@ HIGHEST_PIANO_PITCH = 108  # C8
 SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67  # MIDI control numbers of the right, the middle and the left pedal
 PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
 
+# Seconds; keys struck no further apart belong together. A melody leads the other notes of its chord by about 30 ms
+# (Goebl 2001, JASA 110), which is also what a grid of 10 ms makes of this.
+CHORD = 0.035
+
 NOTE = np.dtype([("onset", "f8"), ("offset", "f8"), ("pitch", "u1"), ("velocity", "u1")])
 PEDAL = np.dtype([("time", "f8"), ("control", "u1"), ("value", "u1")])
 

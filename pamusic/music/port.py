@@ -23,6 +23,11 @@ from pamusic.music.performance import PEDALS
 
 NEW = "new"  # in place of a port's name: one of our own, which others connect to
 OWN_NAME = "pamusic"
+MAKES_ONE = (
+    "install loopMIDI, which makes some"
+    if sys.platform == "win32"
+    else "--port new makes one that a program can connect to"
+)
 ALL_NOTES_OFF = 123  # MIDI 1.0, channel mode messages
 LONGEST_NAP = 0.01  # how late it may be noticed that there is more music, or that there shall be no more
 LOOK_AROUND = 1.0  # how often it is looked whether the port is still there
@@ -208,6 +213,8 @@ def opened_port(name: str) -> Iterator[tuple[mido.ports.BaseOutput, Callable[[],
     known = OWN_NAME if name == NEW else _found(name, port_names())
     try:
         port = mido.open_output(known, virtual=name == NEW)
+    except ImportError as error:
+        raise _no_midi(error) from None
     except Exception as error:  # each driver has errors of its own kind
         raise PamusicError(f"port {known} cannot be opened ({error}); close what else uses it") from None
 
@@ -231,14 +238,12 @@ def _found(name: str, names: list[str]) -> str:
     if matching:
         raise PamusicError(f"{name!r} is in {len(matching)} ports' names: {'; '.join(matching)}; give more of one")
     there = f"there is {'; '.join(names)}" if names else "there is none"
-    raise PamusicError(f"no port is called {name!r}; {there}; --port new makes one that a program can connect to")
+    raise PamusicError(f"no port is called {name!r}; {there}; {MAKES_ONE}")
 
 
 def _no_midi(error: Exception) -> PamusicError:
     if isinstance(error, ImportError) and error.name == "rtmidi":
-        return PamusicError(
-            'playing on a port needs python-rtmidi, which is not installed: pip install "pamusic[live]"'
-        )
+        return PamusicError('MIDI ports need python-rtmidi, which is not installed: pip install "pamusic[live]"')
     if isinstance(error, ImportError):
         return PamusicError(f"MIDO_BACKEND names what cannot be imported ({error}); unset it")
     return PamusicError(

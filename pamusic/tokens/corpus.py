@@ -2,7 +2,8 @@
 
 Knows ids and pieces; knows no MIDI, no model. A corpus is a folder: `tokens.bin` (all ids, uint16, little-endian, one
 piece behind the other, without start and end), `tokenizer.toml` (the vocabulary it was made with) and `corpus.json`
-(everything else). It is there entirely or not at all: `writing.py` sees to that.
+(everything else). It is there entirely or not at all: `writing.py` sees to that. Whoever makes something of it that
+takes long may keep that in the folder, too (`DERIVED`); no fingerprint knows of it, and it goes with the corpus.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ FORMAT = 1
 ID = np.dtype("<u2")
 AT_ONCE = 1 << 20  # ids that are counted at a time
 FILES = {"tokens.bin", "tokenizer.toml", "corpus.json"}
+DERIVED = {"originality.npz", "originality.json"}  # can be deleted: they are made anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,19 @@ class Corpus:
         return len(self.pieces)
 
     def piece(self, index: int) -> np.ndarray:
-        """The ids `[num_tokens]` of a piece, uint16, without start and end."""
+        """The ids `[num_tokens]` of a piece, uint16, without start and end.
+
+        Raises:
+            PamusicError: what stands there are no ids of its tokenizer.
+        """
         piece = self.pieces[index]
-        return self.ids[piece.start : piece.start + piece.num_tokens]
+        ids = self.ids[piece.start : piece.start + piece.num_tokens]
+        if ids.max(initial=0) >= len(self.tokenizer.vocabulary):
+            raise PamusicError(
+                f"{self.path}: tokens.bin is broken ({piece.name} has id {ids.max()}, {self.tokenizer.name} knows"
+                f" {len(self.tokenizer.vocabulary)}); make the corpus anew: pamusic tokenize"
+            )
+        return ids
 
     def split(self, name: str) -> list[int]:
         """Indices of the pieces of a split."""

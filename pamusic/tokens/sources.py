@@ -51,6 +51,11 @@ class Source:
     name: str
     split: str | None = None
 
+    @property
+    def where(self) -> str:
+        """Its path from where the user is, through the archive if there is one: no other file has the same."""
+        return self.path if self.container is None else f"{self.container}/{self.path}"
+
     def read(self) -> bytes:
         """The file's bytes.
 

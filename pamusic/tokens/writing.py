@@ -18,8 +18,8 @@ from typing import IO
 import numpy as np
 
 from pamusic.errors import PamusicError
-from pamusic.files import folder_written_atomically, locked, recovered
-from pamusic.tokens.corpus import FILES, FORMAT, ID, Piece, content_of
+from pamusic.files import TEMPORARY, folder_written_atomically, locked, recovered
+from pamusic.tokens.corpus import DERIVED, FILES, FORMAT, ID, Piece, content_of
 from pamusic.tokens.sources import SPLITS, Refusal
 from pamusic.tokens.tokenizer import Tokenizer
 
@@ -219,7 +219,7 @@ def check_corpus_place(path: Path, *, force: bool) -> None:
     names = {each.name for each in path.iterdir()} if path.is_dir() else set()
     if not path.is_dir() or (names and "corpus.json" not in names):
         raise PamusicError(f"{path}: exists and is not a corpus; choose another place with --out")
-    if others := sorted(names - FILES):
+    if others := sorted(name for name in names - FILES - DERIVED if not name.startswith(TEMPORARY)):
         raise PamusicError(
             f"{path}: has other files in it than a corpus ({', '.join(others[:3])}); "
             "move them away, or choose another place with --out"

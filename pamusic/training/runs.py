@@ -22,12 +22,13 @@ from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.config import TrainingConfig
+from pamusic.training.folder import FORMAT, STATE
 from pamusic.training.machine import Machine, choose_machine
 from pamusic.training.memory import available_memory, memory_needed
 from pamusic.training.ranks import Ranks, join, local_device, rank_from_environment, ranks_on_this_machine
 from pamusic.training.recipe import SHAPE
 from pamusic.training.schedule import rate
-from pamusic.training.trainer import FORMAT, STATE, Trainer
+from pamusic.training.trainer import Trainer
 
 COOLDOWN_SHARE = 0.4  # of a new run's steps: in trials the last third of a decay to zero still brought 0.15 nats
 MODEL_CHANGES = ("context_length", "num_latents", "dropout")  # what may differ between weights and their use

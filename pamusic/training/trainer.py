@@ -1,23 +1,16 @@
 """One run: batches in, better weights out, on disk at all times.
 
-Knows a learner, batches and the run's folder; knows no terminal: it reports through a callback. A run's folder
-has `run.json` (all that the result depends on), `metrics.csv`, `best/` and `last/` (checkpoints that can be used),
-`state.pt` (what `resume` needs, written whole), and `finished` once the run has come to an orderly stop.
+Knows a learner, batches and the run's folder; knows no terminal: it reports through a callback.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import pickle
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,81 +22,22 @@ from torch.distributed.fsdp import FSDPModule
 import pamusic
 from pamusic.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from pamusic.errors import PamusicError
-from pamusic.files import written_atomically
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.corpus import Corpus
 from pamusic.training.batches import NOT_SCORED, Batch, TrainingBatches, validation_batches
 from pamusic.training.config import TrainingConfig
+from pamusic.training.folder import FORMAT, RunFolder, read_state
 from pamusic.training.learner import Learner
 from pamusic.training.machine import Machine, describe
-from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Metrics, Row
+from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Row
 from pamusic.training.ranks import ALONE, Ranks, is_about_ranks, joined
+from pamusic.training.reporting import Outcome, Report, Validated
 from pamusic.training.schedule import rate
 from pamusic.training.sharding import gathered
 from pamusic.training.stopping import stop_requests
 
 REPORT_EVERY = 10  # steps
-FORMAT = 1
-STATE = "state.pt"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What happened since the last report.
-
-    Attributes:
-        step, steps: updates made, and in all.
-        train_nats: mean nats per token since the last report, over latents, as trained (with dropout).
-        validation_nats: nats per token on the fixed windows, of the weights or of their average, whichever is better,
-            when this report brings a validation.
-        tokens_per_second: latent tokens trained per second.
-        seconds_left: until the last step, at this speed.
-        note: what else a person should know, once.
-    """
-
-    step: int
-    steps: int
-    train_nats: float
-    validation_nats: float | None
-    tokens_per_second: float
-    seconds_left: float
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run stopped.
-
-    Attributes:
-        step: updates made.
-        complete: whether those are all, or validation has not improved for as long as the run has patience.
-        interrupted: whether a signal (Ctrl-C, SIGTERM) stopped it.
-        best_nats: its best validation, in nats per token; None if there was none.
-    """
-
-    step: int
-    complete: bool
-    interrupted: bool
-    best_nats: float | None
-
-
-@dataclass(frozen=True)
-class Validated:
-    """What the fixed windows cost, in nats per token.
-
-    Attributes:
-        nats: the weights as they are.
-        averaged: their moving average; None where there is none.
-    """
-
-    nats: float
-    averaged: float | None = None
-
-    @property
-    def best(self) -> float:
-        """The lower of the two."""
-        return self.nats if self.averaged is None else min(self.nats, self.averaged)
 
 
 class Trainer:
@@ -135,11 +69,10 @@ class Trainer:
         """
         weights = None if start_from is None else start_from.model.state_dict()
         self.learner = Learner(model, training, machine, weights=weights, ranks=ranks, changed=self._changed)
-        self.run, self.corpus = run, corpus
+        self._folder, self.corpus = RunFolder(run, ranks), corpus
         self.differences: list[str] = []  # from the run that this one goes on from
         self._started_from = None if start_from is None else start_from.title
         self.latent_tokens, self.seconds, self.best_nats = 0, 0.0, math.inf
-        self._metrics = Metrics(run)
         self._best_step = 0
         self._losses: list[Tensor] = []  # since the last row at a fixed step
         self._steps_timed = 0
@@ -150,6 +83,11 @@ class Trainer:
         self._note: str | None = None
         if resume_from is not None:
             self._load_state(resume_from)
+
+    @property
+    def run(self) -> Path:
+        """The folder of this run."""
+        return self._folder.path
 
     @property
     def model(self) -> PerceiverAR:
@@ -174,7 +112,7 @@ class Trainer:
 
     def move_to(self, run: Path) -> None:
         """Names the folder anew, before anything was written."""
-        self.run, self._metrics = run, Metrics(run)
+        self._folder = RunFolder(run, self.ranks)
 
     @property
     def cools(self) -> bool:
@@ -228,7 +166,7 @@ class Trainer:
         with (
             stop_requests(stopping) as stop_requested,
             joined(self.ranks, device),
-            self._folder(),
+            self._folder.begun(self.step, self._about()),
             self._loss_of_ranks(),
             ThreadPoolExecutor(1, "batches") as pool,
         ):
@@ -258,15 +196,13 @@ class Trainer:
                 if self.ranks.any(ended or time.monotonic() > save_at, device):  # what was reported was good
                     self._save()
                     if self.ranks.first:
-                        self._metrics.draw()
+                        self._folder.metrics.draw()
                     save_at = time.monotonic() + 60 * self.training.save_every_minutes
                 report(due)
                 if ended:
                     break
                 since, waited = time.monotonic(), 0.0
-        if self.ranks.first:
-            with written_atomically(self.run / "finished") as file:
-                file.write_text(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
+        self._folder.finish()
         best = None if math.isinf(self.best_nats) else self.best_nats
         return Outcome(self.step, self.step >= self.training.steps or not patient, stop_requested(), best)
 
@@ -330,7 +266,7 @@ class Trainer:
             if validated.averaged is not None:
                 rows.append(Row(**common, split=AVERAGED, nats_per_token=round(validated.averaged, 7)))
         if self.ranks.first:
-            self._metrics.add(rows)
+            self._folder.metrics.add(rows)
         left = (self.training.steps - self.step) * seconds / self._steps_timed
         note, self._note = self._note, None
         best = None if validated is None else validated.best
@@ -350,7 +286,7 @@ class Trainer:
                 + (
                     f"{self.run} keeps its last good state; go on from it at a lower rate: pamusic train --resume"
                     f" {self.run} {lower}"
-                    if (self.run / STATE).is_file()
+                    if self._folder.has_state
                     else f"start anew at a lower rate: pamusic train {lower}"
                 )
             )
@@ -363,17 +299,6 @@ class Trainer:
             if step < self.training.steps:
                 following = pool.submit(self._batches.batch, step, self.learner.rows)
             yield batch
-
-    @contextmanager
-    def _folder(self) -> Iterator[None]:
-        """The run's folder, taken away again if the run fails before it has anything to show."""
-        try:
-            self._begin_folder()
-            yield
-        except BaseException:
-            if self.ranks.first and not any((self.run / name).exists() for name in (BEST, LAST, STATE)):
-                shutil.rmtree(self.run, ignore_errors=True)
-            raise
 
     @contextmanager
     def _loss_of_ranks(self) -> Iterator[None]:
@@ -393,28 +318,10 @@ class Trainer:
                 f" --resume {self.run}"
             ) from None
 
-    def _begin_folder(self) -> None:
-        if not self.ranks.first:
-            return
-        try:
-            self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / "finished").unlink(missing_ok=True)
-            self._metrics.begin(self.step)
-        except OSError as error:
-            raise PamusicError(
-                f"{self.run}: cannot be written ({error.strerror}); choose another folder with --out"
-            ) from None
-        self._write_about()
-
     def _changed(self, words: str) -> None:
         """Records that the learner had to change what it computes with, and tells it with the next report."""
         self._note = words
-        if self.ranks.first:
-            self._write_about()
-
-    def _write_about(self) -> None:
-        with written_atomically(self.run / "run.json") as file:
-            file.write_text(json.dumps(self._about(), indent=2) + "\n")
+        self._folder.write_about(self._about())
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -425,7 +332,7 @@ class Trainer:
             "started_from": self._started_from,
             "corpus": {
                 "path": str(self.corpus.path),
-                "path_from_run": _way(self.run, self.corpus.path),
+                "path_from_run": self._folder.way_to(self.corpus.path),
                 "fingerprint": self.corpus.fingerprint,
                 "tokenizer": self.corpus.tokenizer.name,
             },
@@ -439,7 +346,6 @@ class Trainer:
         Where weights are spread over the ranks, all of them must call this; the first one writes.
         """
         state = {
-            "format": FORMAT,
             **self.learner.state_dict(),
             "losses": [loss.cpu() for loss in self._losses],
             "best_step": self._best_step,
@@ -447,9 +353,7 @@ class Trainer:
             "seconds": self.seconds,
             "best_nats": self.best_nats,
         }
-        if self.ranks.first:
-            with written_atomically(self.run / STATE) as path, path.open("wb") as file:
-                torch.save(state, file)  # to a path, a full disk would be a RuntimeError of torch's
+        self._folder.write_state(state)
         self._save_checkpoint(LAST, None)
 
     def _save_checkpoint(self, which: str, validated: Validated | None) -> None:
@@ -467,9 +371,7 @@ class Trainer:
             save_checkpoint(self.run / which, self.model, self.corpus.tokenizer, about=about, weights=weights)
 
     def _load_state(self, run: Path) -> None:
-        path = run / STATE
-        try:
-            state = torch.load(path, map_location=self.machine.device, weights_only=True)
+        with read_state(run, self.machine.device) as state:
             self.learner.load_state_dict(state)
             self._losses = [loss.to(self.machine.device) for loss in state.get("losses", [])]
             self.seconds = state["seconds"]
@@ -479,19 +381,3 @@ class Trainer:
                 self.best_nats, self._best_step = state["best_nats"], state.get("best_step", self.step)
             else:
                 self._best_step = self.step
-        except FileNotFoundError:
-            raise PamusicError(f"{run}: has no state to resume from (no {path.name} in it)") from None
-        except (
-            *(OSError, RuntimeError, KeyError, ValueError, EOFError, TypeError, AttributeError),
-            pickle.UnpicklingError,
-        ) as error:
-            why = " ".join(str(error).split())[:120] or "it is empty"
-            raise PamusicError(f"{path}: cannot be resumed from ({why}); start anew: pamusic train") from None
-
-
-def _way(start: Path, to: Path) -> str:
-    """How one gets from a folder to a path; from one of Windows' drives to another, only by the path itself."""
-    try:
-        return os.path.relpath(to, start)
-    except ValueError:
-        return str(to)

@@ -1,0 +1,223 @@
+"""A prime and new ids -> the performance, or the file, that goes on where the prime ends.
+
+Knows performances, their files and a tokenizer; knows no model. The prime stays as it was read: its own times,
+velocities and pedals, not those of the grid. What it left open where it was cut ends where the ids end it. A string
+that the pedal alone holds ends with that pedal, which goes up with the last of them.
+
+From there on the pedals do what the new ids say. Where these know pedals, they start as the prime leaves them; where
+the sustain pedal is part of the notes' lengths, the feet are off. At the end of it all every pedal is up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pamusic.music.contents import Repair
+from pamusic.music.midi import Tracks, midi_bytes
+from pamusic.music.pedal import sustain_folded
+from pamusic.music.performance import PEDAL, Performance, pedal_in_order
+from pamusic.music.splicing import Seam, spliced, with_text
+from pamusic.tokens.prime import WHOLE, Cut, end_of_prime, opened, steps_passed
+from pamusic.tokens.streaming import StreamingDecoder
+from pamusic.tokens.tokenizer import GridNotes, Tokenizer
+from pamusic.tokens.vocabulary import KINDS
+
+
+def continuation(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    *,
+    prime: Performance | None = None,
+    cut: Cut = WHOLE,
+    seconds: float | None = None,
+) -> Performance:
+    """The music of new ids alone, from time 0. Every note is closed, and a key is let go before it is struck anew.
+
+    Args:
+        tokenizer: what the ids mean.
+        ids: what followed the prime.
+        prime: its last loudness holds until the new ids speak of another, and its pedals start as it leaves them.
+        cut: which part of it was read; time 0 is where that ends.
+        seconds: where to stop, even within a note.
+    """
+    return followed(tokenizer, ids, prime=prime, cut=cut, seconds=seconds).music
+
+
+def continued(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    *,
+    prime: Performance | None = None,
+    cut: Cut = WHOLE,
+    seconds: float | None = None,
+) -> Performance:
+    """The prime as it was read, up to the cut, then the music of the new ids; the arguments are `continuation`'s."""
+    seam = followed(tokenizer, ids, prime=prime, cut=cut, seconds=seconds).merged()
+    if prime is None:
+        return seam.music.joined(Performance(pedal=seam.pedal))
+    notes, pedal = prime.notes, prime.pedal[prime.pedal["time"] < seam.start]
+    if cut.end is not None:
+        notes = notes[notes["onset"] < cut.end].copy()
+        for note in notes[notes["offset"] > cut.end]:
+            is_it = (notes["onset"] == note["onset"]) & (notes["pitch"] == note["pitch"])
+            notes["offset"][is_it] = max(seam.releases.get(int(note["pitch"]), cut.end), cut.end)
+    lifts = _lifts(pedal, seam.start)
+    lifts = lifts[~np.isin(lifts["control"], seam.pedal["control"])]
+    return Performance(notes, pedal_in_order(np.concatenate([pedal, lifts, seam.pedal]))).joined(
+        seam.music.shifted(seam.start)
+    )
+
+
+def as_midi(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    *,
+    prime: Performance | None = None,
+    data: bytes | None = None,
+    repairs: tuple[Repair, ...] = (),
+    tracks: Tracks = "piano",
+    cut: Cut = WHOLE,
+    seconds: float | None = None,
+    one_track: bool = False,
+    alone: bool = False,
+    text: str = "",
+) -> tuple[bytes, bool]:
+    """A Standard MIDI File of the prime and of the music of new ids, and whether the prime's messages are as they were.
+
+    Those up to the cut are, as far as `music.splicing` can keep them. Otherwise, and without a prime, all of it is
+    written anew, on a grid of milliseconds. The other arguments are `continuation`'s.
+
+    Args:
+        data: the prime's own file.
+        repairs: what was mended in it.
+        tracks: which parts of it are the prime.
+        one_track: whether the music goes on where the prime was played, not on a track and channel of its own.
+        alone: whether the prime is left out.
+        text: what the file says of itself.
+    """
+    if prime is not None and data is not None and not alone:
+        seam = followed(tokenizer, ids, prime=prime, cut=cut, seconds=seconds)
+        kept = spliced(data, seam, tracks=tracks, repairs=repairs, cut=cut.end, one_track=one_track, text=text)
+        if kept is not None:
+            return kept, True
+    put_together = continuation if alone else continued
+    written = midi_bytes(put_together(tokenizer, ids, prime=prime, cut=cut, seconds=seconds))
+    return with_text(written, text) if text else written, False
+
+
+def followed(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    *,
+    prime: Performance | None = None,
+    cut: Cut = WHOLE,
+    seconds: float | None = None,
+) -> Seam:
+    """The music of new ids, and what becomes of what the prime left open; the arguments are `continuation`'s."""
+    new = np.array(ids, np.int64)
+    if prime is None:
+        return Seam(0.0, _stopped(_with_keys_let_go(tokenizer.decode(new)), seconds))
+    opening = opened(tokenizer, prime, cut)
+    step_seconds = tokenizer.vocabulary.time_step_ms / 1000
+    end_of_ids = int(steps_passed(tokenizer, opening.ids)[-1])
+    start = end_of_prime(tokenizer, prime, cut) if cut.end is None else cut.end
+
+    # Together, for which of two strokes of a key a release ends depends on both; steps are counted from the cut.
+    grid = tokenizer.grid_from_ids(np.concatenate([opening.ids, new]))
+    zero = end_of_ids + opening.gap
+    of_music = slice(opening.num_notes, None)
+    pedal = tokenizer.grid_from_ids(np.concatenate([_in_force(tokenizer, opening.ids), new])).pedal
+    pedal["step"] = np.maximum(pedal["step"] - opening.gap, 0)
+    played = tokenizer.from_grid(
+        GridNotes(
+            np.maximum(grid.onset[of_music] - zero, 0),
+            np.maximum(grid.offset[of_music] - zero, 1),
+            grid.pitch[of_music],
+            grid.velocity_bin[of_music],
+            pedal,
+        )
+    )
+    music = _stopped(_with_keys_let_go(played), seconds)
+    latest = float("inf") if seconds is None else start + seconds
+    releases: dict[int, float] = {}
+    if cut.end is not None:
+        before = slice(0, opening.num_notes)
+        for pitch, offset in zip(grid.pitch[before].tolist(), grid.offset[before].tolist(), strict=True):
+            if offset >= zero:
+                ends = min(start + (offset - zero) * step_seconds, latest)
+                releases[pitch] = max(releases.get(pitch, start), ends)
+    return Seam(start, music, releases, _feet(tokenizer, prime, cut, start, music, releases))
+
+
+def streaming(
+    tokenizer: Tokenizer, *, prime: Performance | None = None, cut: Cut = WHOLE, seconds: float | None = None
+) -> StreamingDecoder:
+    """Takes the new ids while they are drawn and gives the gestures of `continuation`, whose arguments it has."""
+    if prime is None:
+        return StreamingDecoder(tokenizer.vocabulary, seconds=seconds)
+    opening = opened(tokenizer, prime, cut)
+    return StreamingDecoder(tokenizer.vocabulary, known=opening.ids.tolist(), gap=opening.gap, seconds=seconds)
+
+
+def _feet(
+    tokenizer: Tokenizer, prime: Performance, cut: Cut, start: float, music: Performance, releases: dict[int, float]
+) -> np.ndarray:
+    """What the prime's own pedals do from the cut on; records of `PEDAL`.
+
+    Where the ids know pedals they do what the music's do, until they are up and no key of the prime is down. Elsewhere
+    they go up with the last string that they alone hold.
+    """
+    down = _lifts(prime.pedal[prime.pedal["time"] < start], start)
+    if tokenizer.vocabulary.sustain != "played":
+        if cut.end is not None:
+            held = sustain_folded(prime).notes
+            held = held[(held["onset"] < cut.end) & (held["offset"] > cut.end)]
+            with_key = prime.notes[(prime.notes["onset"] < cut.end) & (prime.notes["offset"] > cut.end)]
+            alone = set(held["pitch"].tolist()) - set(with_key["pitch"].tolist())
+            down["time"] = max([start, *(releases[pitch] for pitch in alone if pitch in releases)])
+        return down
+    last_release = max([start, *releases.values()])
+    all_moves = [np.empty(0, PEDAL)]
+    for lift in down:
+        moves = music.shifted(start).pedal
+        moves = moves[moves["control"] == lift["control"]]
+        if not len(moves) or moves["time"][0] > start:  # the music has it up from its first moment on
+            all_moves.append(np.array([lift], PEDAL))
+            continue
+        last = np.flatnonzero((moves["value"] == 0) & (moves["time"] >= last_release))[:1]
+        all_moves.append(moves[: int(last[0]) + 1 if len(last) else None])
+    return pedal_in_order(np.concatenate(all_moves))
+
+
+def _stopped(music: Performance, seconds: float | None) -> Performance:
+    """The music up to a second, even within a note, with its pedals up."""
+    if seconds is None or music.duration <= seconds:
+        return music
+    cut = music.cropped(0, seconds)
+    return Performance(cut.notes, np.concatenate([cut.pedal, _lifts(cut.pedal, seconds)]))
+
+
+def _in_force(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
+    """Of ids `[n]` the last velocity and the last depth of each pedal, which still hold when they end; int64."""
+    kind = tokenizer.vocabulary.kind_of_id[ids]
+    last = [ids[kind == KINDS.index(name)][-1:] for name in ("velocity", *tokenizer.vocabulary.pedals)]
+    return np.concatenate(last).astype(np.int64)
+
+
+def _lifts(pedal: np.ndarray, time: float) -> np.ndarray:
+    """Movements that bring up, at a time, every pedal that `PEDAL` records leave down."""
+    last = {int(move["control"]): int(move["value"]) for move in pedal}
+    return np.array([(time, control, 0) for control, value in sorted(last.items()) if value], PEDAL)
+
+
+def _with_keys_let_go(music: Performance) -> Performance:
+    """Each note ends at the latest where its key is struck anew; of two strokes of a key at one instant, one stays."""
+    notes = music.notes[np.lexsort((music.notes["offset"], music.notes["onset"], music.notes["pitch"]))]
+    same_key = notes["pitch"][:-1] == notes["pitch"][1:]
+    notes["offset"][:-1] = np.where(
+        same_key, np.minimum(notes["offset"][:-1], notes["onset"][1:]), notes["offset"][:-1]
+    )
+    notes = notes[notes["offset"] > notes["onset"]]
+    return Performance(notes[np.lexsort((notes["pitch"], notes["onset"]))], music.pedal)

@@ -1,0 +1,135 @@
+"""A prime -> ids: which part of it is read, and where what follows begins.
+
+Knows performances and a tokenizer; knows no model. A whole prime ends by itself: new music begins where its last note
+has ended. A prime that is cut goes on: what still sounds there (keys that are down, strings that the pedal holds) is
+open in the ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pamusic.errors import PamusicError, UsageError
+from pamusic.music.performance import Performance
+from pamusic.tokens.tokenizer import NOTE_ON, TIME_SHIFT, Tokenizer
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which part of a prime is read, in its seconds.
+
+    Attributes:
+        start: what begins before is not read.
+        end: what begins from here on is not; the music goes on from here. None: the prime ends by itself.
+    """
+
+    start: float = 0.0
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < float("inf"):
+            raise UsageError(f"a prime begins at 0 seconds or later, not at {self.start:g}; see --prime-from")
+        if self.end is not None and not self.start < self.end < float("inf"):
+            raise UsageError(
+                f"a prime from second {self.start:g} to second {self.end:g} is empty; --prime-to is after --prime-from"
+            )
+
+
+WHOLE = Cut()
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """A prime as the model reads it.
+
+    Attributes:
+        ids: `[num_tokens]`, without start; they end with its last event, or with time shifts of the longest kind.
+        num_notes: onsets in them.
+        cut_step: of the cut, counted from the beginning of the ids; None for a whole prime.
+        gap: steps from the end of the ids to the cut: what the first new id must at least let pass.
+    """
+
+    ids: np.ndarray
+    num_notes: int
+    cut_step: int | None
+    gap: int
+
+
+def prime_ids(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> np.ndarray:
+    """The ids of a prime `[num_tokens]`, without start; pedals that are down at its end stay down.
+
+    Raises:
+        PamusicError: there is no note in them.
+    """
+    return opened(tokenizer, prime, cut).ids
+
+
+def opened(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> Opening:
+    """A prime as the model reads it.
+
+    Raises:
+        PamusicError: there is no note in it.
+    """
+    vocabulary = tokenizer.vocabulary
+    if cut.end is not None and cut.end > prime.duration:
+        raise PamusicError(
+            f"the prime lasts {prime.duration:.2f} seconds, not {cut.end:g}; leave --prime-to out to take it to its end"
+        )
+    ids = tokenizer.ids_from_grid(tokenizer.to_grid(read_part(prime, cut), lifted=False)).astype(np.int64)
+    cut_step, gap = None, 0
+    if cut.end is not None:
+        cut_step = int((cut.end - cut.start) * 1000 / vocabulary.time_step_ms + 0.5)
+        step = steps_passed(tokenizer, ids)
+        # A time shift that leads beyond the cut is the model's to draw; all after it lies beyond, too.
+        ids = ids[step <= cut_step]
+        ids = ids[: np.flatnonzero(vocabulary.kind_of_id[ids] != TIME_SHIFT)[-1:].sum() + 1] if len(ids) else ids
+        longest = vocabulary.range("time_shift").last
+        gap = cut_step - int(steps_passed(tokenizer, ids)[-1:].sum())
+        num_longest = -(-gap // longest) - 1 if gap else 0
+        ids = np.concatenate([ids, np.full(num_longest, vocabulary.id("time_shift", longest), np.int64)])
+        gap -= num_longest * longest
+    num_notes = int((vocabulary.kind_of_id[ids] == NOTE_ON).sum())
+    if not num_notes:
+        raise _nothing_to_read(tokenizer, prime, cut)
+    return Opening(ids, num_notes, cut_step, gap)
+
+
+def read_part(prime: Performance, cut: Cut) -> Performance:
+    """What of a prime is read, as long as it sounds, from time 0 on."""
+    if cut.end is not None:
+        prime = Performance(prime.notes[prime.notes["onset"] < cut.end], prime.pedal)
+    return prime.cropped(cut.start, float("inf")) if cut.start else prime
+
+
+def end_of_prime(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> float:
+    """Seconds at which the prime's ids end; a key that is let go a little later, off the grid, is waited for."""
+    read = read_part(prime, cut)
+    end_on_grid = tokenizer.to_grid(read, lifted=False).last_step * tokenizer.vocabulary.time_step_ms / 1000
+    return cut.start + max(end_on_grid, float(read.notes["offset"].max()))
+
+
+def too_early(tokenizer: Tokenizer, gap: int) -> list[int]:
+    """The ids with which something would happen before a gap of steps has passed."""
+    vocabulary = tokenizer.vocabulary
+    passes = np.where(vocabulary.kind_of_id == TIME_SHIFT, vocabulary.value_of_id, 0)
+    return np.flatnonzero(passes < gap).tolist()
+
+
+def steps_passed(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
+    """`[n]`, steps that have passed with each of the ids."""
+    vocabulary = tokenizer.vocabulary
+    return np.cumsum(np.where(vocabulary.kind_of_id[ids] == TIME_SHIFT, vocabulary.value_of_id[ids], 0))
+
+
+def _nothing_to_read(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> PamusicError:
+    pitches = tokenizer.vocabulary.range("note_on")
+    known = f"between pitches {pitches.first} and {pitches.last}, which are all that {tokenizer.name} knows"
+    if cut == WHOLE:
+        return PamusicError(f"the prime has no note {known}; transpose it, or leave it out")
+    to = prime.duration if cut.end is None else cut.end
+    return PamusicError(
+        f"of the prime's {prime.duration:.2f} seconds those from {cut.start:g} to {to:.2f} begin no note {known}; "
+        "take more of it, with --prime-from and --prime-to"
+    )
