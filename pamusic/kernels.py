@@ -28,7 +28,7 @@ from pamusic.files import written_atomically
 from pamusic.model.heads import MOST, Gather, Shape, as_bytes, gathered, kept, turned, unit
 from pamusic.training.machine import has_compiler
 
-AFTER = 1024  # steps; a kernel is ordered after half of them, so that short pieces make none
+AFTER = 4096  # steps; a kernel is ordered after half of them, so that short pieces make none and few wait for one
 PATIENCE = 300.0  # seconds until a compiler that has not finished is given up
 EXAMPLE = 16  # positions
 PARTS = (gathered, as_bytes, turned, unit, kept)  # what is compiled

@@ -130,7 +130,7 @@ def composer(seed):
     return Checkpoint(Path("tiny"), model, TOKENIZER, {})
 
 
-GREEDY = SamplingConfig(temperature=0)
+GREEDY = SamplingConfig(temperature=0, let_go=0)
 STRICT = Guard(held=1e9, repeated=2.0, look_back=10.0)
 
 

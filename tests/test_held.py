@@ -77,6 +77,9 @@ def test_what_a_model_leaves_open_is_closed():
     assert np.quantile(lengths[1], 0.8) < 0.3 * np.quantile(lengths[0], 0.8)
 
 
-def test_it_takes_rules_and_times():
-    with pytest.raises(ValueError, match="rules and seconds_of_id must be given"):
-        generate(tiny_model(), [388], seed=0, length=5, sampling=SamplingConfig(let_go=1.0))
+def test_without_rules_nothing_is_raised():
+    drawn = [
+        list(generate(tiny_model(), [388], seed=0, length=50, sampling=SamplingConfig(let_go=let_go)))
+        for let_go in (0.0, 5.0)
+    ]
+    assert drawn[0] == drawn[1]

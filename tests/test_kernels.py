@@ -11,7 +11,7 @@ import torch
 from models import START, N, outspoken_model, piece
 
 from pamusic.generation.sampler import generate_rows
-from pamusic.kernels import Kernels, default_folder
+from pamusic.kernels import AFTER, Kernels, default_folder
 from pamusic.model.cache import ByteCache, KeyValueCache
 from pamusic.model.heads import Shape, as_bytes, gathered
 from pamusic.model.reader import Reader
@@ -187,7 +187,7 @@ def test_a_kernel_that_is_broken_or_missing_is_done_without(tmp_path, monkeypatc
 
 
 def test_for_whoever_must_not_wait_kernels_are_ordered_at_once():
-    assert (Kernels().order_at, Kernels(early=True).order_at) == (512, 0)
+    assert (Kernels().order_at, Kernels(early=True).order_at) == (AFTER // 2, 0)
     assert Kernels(early=True).after == Kernels().after  # so the music is the same
 
 

@@ -25,7 +25,7 @@ class SamplingConfig:
             as the distribution leads one to expect: locally typical sampling (Meister et al. 2022, arXiv:2202.00666);
             1 keeps all.
         let_go: raises the logits of ids that close what has been open for long, by as much at most (`held`), before
-            all else; 0 for none. It takes rules and times of the ids.
+            all else; 0 for none. Where nobody says which ids these are and what time passes, nothing is raised.
     """
 
     temperature: float = 1.0
@@ -34,7 +34,7 @@ class SamplingConfig:
     top_p: float = 0.97
     min_p: float = 0.0
     typical_p: float = 1.0
-    let_go: float = 0.0
+    let_go: float = 1.0
 
     def __post_init__(self) -> None:
         for temperature in (self.temperature, *self.class_temperatures):

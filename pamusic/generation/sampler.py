@@ -110,8 +110,6 @@ def generate_rows(
     if rules is not None and len(rules.column_of_id) != len(barred):
         raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
     sampling = sampling or SamplingConfig()
-    if sampling.let_go and (rules is None or seconds_of_id is None):
-        raise ValueError("to let go of what is held, rules and seconds_of_id must be given")
     classes = None if class_of_id is None else torch.tensor(class_of_id)
     first = torch.zeros_like(barred)
     first[list(barred_at_first)] = True
