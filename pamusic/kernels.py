@@ -28,7 +28,7 @@ from pamusic.files import written_atomically
 from pamusic.model.heads import MOST, Gather, Shape, as_bytes, gathered, kept, turned, unit
 from pamusic.training.machine import has_compiler
 
-AFTER = 4096  # steps; a kernel is ordered after half of them, so that short pieces make none and few wait for one
+AFTER = 4096  # steps; a kernel is ordered after three quarters of them, so that pieces of a minute make none
 PATIENCE = 300.0  # seconds until a compiler that has not finished is given up
 EXAMPLE = 16  # positions
 PARTS = (gathered, as_bytes, turned, unit, kept)  # what is compiled
@@ -53,7 +53,7 @@ class Kernels:
             early: orders them at the first step, for whoever must not wait: they take some 20 seconds.
         """
         self.after, self._folder, self._told = after, folder or default_folder(), told
-        self.order_at = 0 if early else after // 2
+        self.order_at = 0 if early else after * 3 // 4
         self._making: dict[Shape, subprocess.Popen[bytes]] = {}
         self._made: dict[Shape, Gather | None] = {}
 

@@ -187,7 +187,7 @@ def test_a_kernel_that_is_broken_or_missing_is_done_without(tmp_path, monkeypatc
 
 
 def test_for_whoever_must_not_wait_kernels_are_ordered_at_once():
-    assert (Kernels().order_at, Kernels(early=True).order_at) == (AFTER // 2, 0)
+    assert (Kernels().order_at, Kernels(early=True).order_at) == (AFTER * 3 // 4, 0)
     assert Kernels(early=True).after == Kernels().after  # so the music is the same
 
 
