@@ -13,6 +13,7 @@ from models import tiny_config
 
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
 from pamusic.errors import PamusicError
+from pamusic.files import held_alone
 from pamusic.training.config import TrainingConfig
 from pamusic.training.folder import STATE
 from pamusic.training.machine import Machine
@@ -70,6 +71,20 @@ def test_a_run_killed_twenty_times_has_the_losses_of_one_that_never_was(tmp_path
         killed, whole = (load_checkpoint(tmp_path / name / which).model.state_dict() for name in ("killed", "whole"))
         assert all(torch.equal(killed[name], whole[name]) for name in whole)
     assert find_checkpoint(str(tmp_path / "killed")) == tmp_path / "killed" / "best"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="holds a folder as POSIX does")
+def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "of another").touch()
+    with held_alone(tmp_path / "run") as alone:
+        assert alone
+        with pytest.raises(PamusicError, match="another process still trains in it"):
+            begun_or_resumed(tmp_path / "run", corpus)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["of another"]
+    begun_or_resumed(tmp_path / "run", corpus)
+    assert len(train_rows(tmp_path / "run")) > 0
 
 
 def test_a_run_stopped_between_two_rows_of_its_table_loses_none(tmp_path):

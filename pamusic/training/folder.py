@@ -21,7 +21,7 @@ import torch
 
 from pamusic.checkpoint import BEST, LAST
 from pamusic.errors import PamusicError
-from pamusic.files import written_atomically
+from pamusic.files import held_alone, written_atomically
 from pamusic.training.metrics import Metrics
 from pamusic.training.ranks import Ranks
 
@@ -48,35 +48,48 @@ class RunFolder:
 
     @contextmanager
     def begun(self, step: int, about: dict[str, Any]) -> Iterator[None]:
-        """The folder, taken away again if the run fails before it has anything to show.
+        """The folder, for this run alone; taken away again if the run fails before it has anything to show.
 
         Args:
             step: from which the run goes on: what the table has of later ones is about to be computed again.
             about: all that the result depends on.
 
         Raises:
-            PamusicError: it cannot be written.
+            PamusicError: it cannot be written, or another process trains in it.
         """
-        try:
-            self._begin(step)
-            self.write_about(about)
-            yield
-        except BaseException:
-            if self._ranks.first and not any((self.path / name).exists() for name in (BEST, LAST, STATE)):
-                shutil.rmtree(self.path, ignore_errors=True)
-            raise
-
-    def _begin(self, step: int) -> None:
         if not self._ranks.first:
+            yield
             return
+        self._make()
+        with held_alone(self.path) as alone:
+            if not alone:
+                raise PamusicError(
+                    f"{self.path}: another process still trains in it; wait until it has stopped, or name another --out"
+                )
+            try:
+                self._begin(step)
+                self.write_about(about)
+                yield
+            except BaseException:
+                if not any((self.path / name).exists() for name in (BEST, LAST, STATE)):
+                    shutil.rmtree(self.path, ignore_errors=True)
+                raise
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from None
+
+    def _begin(self, step: int) -> None:
+        try:
             (self.path / "finished").unlink(missing_ok=True)
             self.metrics.begin(step)
         except OSError as error:
-            raise PamusicError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another folder with --out"
-            ) from None
+            raise self._not_writable(error) from None
+
+    def _not_writable(self, error: OSError) -> PamusicError:
+        return PamusicError(f"{self.path}: cannot be written ({error.strerror}); choose another folder with --out")
 
     def write_about(self, about: dict[str, Any]) -> None:
         """Writes down all that the result depends on."""
