@@ -222,7 +222,7 @@ def test_of_many_pieces_each_tells_its_seed(checkpoint, tmp_path):
 
 
 def test_defaults_are_left_out_of_a_command():
-    now = {"seed": 3, "precision": "auto"}
+    now = {"seed": 3, "precision": "auto", "let_go": 1.0}
 
     assert command({**now, "num": 1, "length": 4096, "temperature": 1.0, "prime": None}) == "pamusic sample --seed 3"
     assert command({**now, "temperature": 0.95, "may_end": False}) == "pamusic sample --seed 3 --temperature 0.95"
@@ -232,11 +232,17 @@ def test_defaults_are_left_out_of_a_command():
 
 
 def test_what_a_record_is_too_old_to_tell_was_as_it_was_then():
-    assert command({"seed": 3}) == "pamusic sample --seed 3 --precision fp32"
+    assert command({"seed": 3}) == "pamusic sample --seed 3 --let-go 0 --precision fp32"
+
+
+def test_a_command_says_that_nothing_was_compiled_where_something_could_have_been():
+    now = {"seed": 3, "let_go": 1.0, "compile": False}
+    assert command({**now, "precision": "int8"}) == "pamusic sample --seed 3 --precision int8 --no-compile"
+    assert command({**now, "precision": "fp32"}) == "pamusic sample --seed 3 --precision fp32"
 
 
 def test_a_command_holds_no_words_but_its_own():
-    assert command({"prime": "a b.mid; rm -rf ~", "--evil": "x", "precision": "auto"}) == (
+    assert command({"prime": "a b.mid; rm -rf ~", "--evil": "x", "precision": "auto", "let_go": 1.0}) == (
         "pamusic sample --prime 'a b.mid; rm -rf ~'"
     )
 
@@ -259,7 +265,7 @@ def test_a_record_may_say_anything_and_does_no_harm(checkpoint, tmp_path):
     record = json.loads(text.removeprefix(SIGN))
     hostile = {
         **record,
-        "row": "</script>",
+        "weights_sha256": "</script>",
         "prime_sha256": ["</script>"],
         "options": {
             "seed": {"a": 1},
@@ -268,7 +274,7 @@ def test_a_record_may_say_anything_and_does_no_harm(checkpoint, tmp_path):
             "num": [],
         },
         "made_on": {"<b>": "</script>"},
-        "stopped_after": "<!--",
+        "tokenizer": "<!--",
     }
     (tmp_path / "two.mid").write_bytes(with_text(tune(0), SIGN + json.dumps(hostile)))
 

@@ -45,10 +45,15 @@ def command(options: dict[str, Any]) -> str:
     for name, parameter in inspect.signature(sample).parameters.items():
         value = options.get(name, BEFORE.get(name, parameter.default))
         implied = (name == "length" and value == DEFAULT_LENGTH) or (name == "seconds" and options.get("minutes"))
+        # Only with weights in bytes is anything compiled; a record tells what was done, not what was asked for.
+        implied = implied or (name == "compile" and options.get("precision") != "int8")
         if name in APART or value is None or value == parameter.default or implied:
             continue
         option = "--" + name.replace("_", "-")
-        words += [option] if value is True else [option, str(value).removesuffix(".0")]
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option.removeprefix('--')}")
+        else:
+            words += [option, str(value).removesuffix(".0")]
     return shlex.join(words)
 
 
