@@ -37,7 +37,9 @@ def test_the_readme_lists_every_example_and_there_are_six():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_runs_the_commands_of_the_readme():
-    told = subprocess.run(["make", "-n", "examples", "PAMUSIC=pamusic"], cwd=ROOT, capture_output=True, text=True)
+    told = subprocess.run(
+        ["make", "--no-print-directory", "-n", "examples", "PAMUSIC=pamusic"], cwd=ROOT, capture_output=True, text=True
+    )
     *samples, page = told.stdout.splitlines()
 
     made = dict(re.fullmatch(r"(.*) -o examples/(\S+)", line).groups()[::-1] for line in samples)

@@ -24,11 +24,7 @@ Model = partial(Option, rich_help_panel="Who composes")
 Prime = partial(Option, rich_help_panel="The prime")
 Live = partial(Option, rich_help_panel="Heard while it is made")
 APART = ("out", "port", "ahead")  # options that the music does not depend on: a file does not tell them
-BEFORE = {
-    "precision": "fp32",
-    "compile": False,
-    "let_go": 0.0,
-}  # what a file does not tell of was so before there was a choice
+BEFORE = {"precision": "fp32", "compile": False, "let_go": 0.0}  # what a file that does not say had
 
 
 def sample(
