@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def test_threads_that_no_machine_has_are_not_asked_for(tmp_path):
     done = CliRunner().invoke(app, ["replay", str(tmp_path / "edited.mid"), "-o", str(tmp_path / "again.mid")])
 
     assert done.exit_code == 0, done.stderr
-    assert "threads 1, then 100000000" in done.stderr
+    assert re.search(r"threads \d+, then 100000000", done.stderr)
 
 
 def test_a_file_is_not_replayed_over_itself():
