@@ -53,28 +53,6 @@ class Draft:
 
 
 @contextmanager
-def held_alone(folder: Path) -> Iterator[bool]:
-    """Whether no other process holds the folder, which is held meanwhile; where that cannot be known (Windows), yes."""
-    try:
-        import fcntl
-    except ImportError:
-        yield True
-        return
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        except OSError:  # a file system without locks
-            yield True
-        else:
-            yield True
-    finally:
-        os.close(place)
-
-
-@contextmanager
 def written_atomically(path: str | Path) -> Iterator[Path]:
     """Lends a temporary path to write to; when the block ends well, that file becomes `path`, at once and whole.
 

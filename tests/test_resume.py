@@ -13,9 +13,9 @@ from models import tiny_config
 
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
 from pamusic.errors import PamusicError
-from pamusic.files import held_alone
+from pamusic.files import locked
 from pamusic.training.config import TrainingConfig
-from pamusic.training.folder import STATE
+from pamusic.training.folder import LOCK, STATE
 from pamusic.training.machine import Machine
 from pamusic.training.metrics import TRAIN, read_metrics
 from pamusic.training.runs import resumed_run
@@ -73,18 +73,32 @@ def test_a_run_killed_twenty_times_has_the_losses_of_one_that_never_was(tmp_path
     assert find_checkpoint(str(tmp_path / "killed")) == tmp_path / "killed" / "best"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="holds a folder as POSIX does")
+def holding(path, held, over):
+    with path.open("ab") as file:
+        assert locked(file)
+        held.set()
+        over.wait()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="locks as POSIX does")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
-    corpus = small_corpus(tmp_path / "c")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "of another").touch()
-    with held_alone(tmp_path / "run") as alone:
-        assert alone
+    corpus, run = small_corpus(tmp_path / "c"), tmp_path / "run"
+    run.mkdir()
+    fork = multiprocessing.get_context("fork")
+    held, over = fork.Event(), fork.Event()
+    other = fork.Process(target=holding, args=(run / LOCK, held, over))
+    other.start()
+    try:
+        assert held.wait(60)
         with pytest.raises(PamusicError, match="another process still trains in it"):
-            begun_or_resumed(tmp_path / "run", corpus)
-        assert [path.name for path in (tmp_path / "run").iterdir()] == ["of another"]
-    begun_or_resumed(tmp_path / "run", corpus)
-    assert len(train_rows(tmp_path / "run")) > 0
+            begun_or_resumed(run, corpus)
+        assert [path.name for path in run.iterdir()] == [LOCK]
+    finally:
+        over.set()
+        other.join()
+    begun_or_resumed(run, corpus)
+    assert train_rows(run)[-1][0] == SETTINGS.steps
 
 
 def test_a_run_stopped_between_two_rows_of_its_table_loses_none(tmp_path):

@@ -15,18 +15,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from pamusic.checkpoint import BEST, LAST
 from pamusic.errors import PamusicError
-from pamusic.files import held_alone, written_atomically
+from pamusic.files import locked, written_atomically
 from pamusic.training.metrics import Metrics
 from pamusic.training.ranks import Ranks
 
 FORMAT = 1
 STATE = "state.pt"
+LOCK = "lock"  # nothing is in it: whoever trains in the folder holds it
 
 
 class RunFolder:
@@ -60,26 +61,30 @@ class RunFolder:
         if not self._ranks.first:
             yield
             return
-        self._make()
-        with held_alone(self.path) as alone:
-            if not alone:
-                raise PamusicError(
-                    f"{self.path}: another process still trains in it; wait until it has stopped, or name another --out"
-                )
+        with self._claimed() as lock:
             try:
                 self._begin(step)
                 self.write_about(about)
                 yield
             except BaseException:
+                lock.close()  # Windows does not take away what is open
                 if not any((self.path / name).exists() for name in (BEST, LAST, STATE)):
                     shutil.rmtree(self.path, ignore_errors=True)
                 raise
 
-    def _make(self) -> None:
+    def _claimed(self) -> IO[bytes]:
+        """An open file of the folder's; as long as it is open, no other process begins here."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / LOCK).open("ab")
         except OSError as error:
             raise self._not_writable(error) from None
+        if not locked(lock):
+            lock.close()
+            raise PamusicError(
+                f"{self.path}: another process still trains in it; wait until it has stopped, or name another --out"
+            )
+        return lock
 
     def _begin(self, step: int) -> None:
         try:
