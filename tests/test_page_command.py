@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from answers import one_line_error
 from builders import folder_of_tunes, midi_file, note_off, note_on, program, tune, zipped
 from test_sample_command import random_checkpoint
 from typer.testing import CliRunner
@@ -37,15 +38,6 @@ def page(*words, input=None):
 def pieces_of(data):
     """What travels in a page."""
     return json.loads(re.search(rb'<script type="application/json" id="music">(.*?)</script>', data)[1])
-
-
-def one_line_error(done) -> str:
-    assert done.exit_code == 1, (done.exit_code, done.stderr, done.exception)
-    assert isinstance(done.exception, SystemExit)
-    assert done.stdout_bytes == b""
-    assert done.stderr.startswith("pamusic: error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
 
 
 def test_a_folder_becomes_a_page_in_the_order_of_its_names(tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from answers import one_line_error
 from builders import control, midi_file, note_off, note_on, program, tempo, tune
 from models import random_checkpoint
 from test_splicing import strokes, timed
@@ -40,14 +41,6 @@ def sample(checkpoints):
 
 def replay(*words):
     return CliRunner().invoke(app, ["replay", *map(str, words)])
-
-
-def one_line_error(done, code=1):
-    assert done.exit_code == code, (done.exit_code, done.stderr, done.exception)
-    assert done.stdout_bytes == b""
-    assert done.stderr.startswith("pamusic: error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
 
 
 def without_ours(events):

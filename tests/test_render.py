@@ -9,6 +9,7 @@ import wave
 import mido
 import numpy as np
 import pytest
+from answers import one_line_error
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
@@ -60,15 +61,6 @@ def test_it_reads_and_writes_pipes(tmp_path):
     assert done.exit_code == 0, done.stderr
     with wave.open(io.BytesIO(done.stdout_bytes)) as file:
         assert file.getnframes() == 4 * file.getframerate()
-
-
-def one_line_error(done) -> str:
-    assert done.exit_code == 1, (done.exit_code, done.stderr, done.exception)
-    assert isinstance(done.exception, SystemExit)
-    assert done.stdout_bytes == b""
-    assert done.stderr.startswith("pamusic: error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
 
 
 def test_a_missing_file(tmp_path):

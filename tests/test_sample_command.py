@@ -14,6 +14,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import symusic
+from answers import one_line_error
 from builders import midi_file, note_off, note_on, program
 from models import random_checkpoint
 from typer.testing import CliRunner
@@ -307,14 +308,6 @@ def test_wrong_usage(sample, tmp_path, words, reason):
     assert done.exit_code == 2
     assert reason in " ".join(done.stderr.replace("│", " ").split())
     assert names(tmp_path) == []
-
-
-def one_line_error(done) -> str:
-    assert done.exit_code == 1, (done.exit_code, done.stderr, done.exception)
-    assert done.stdout_bytes == b""
-    assert done.stderr.startswith("pamusic: error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
 
 
 def test_a_prime_that_is_none(sample, tmp_path):
