@@ -84,7 +84,7 @@ def test_the_stretches_of_a_piece_add_up_to_the_whole(tmp_path):
 def test_a_sweep_compares_the_same_tokens(tmp_path):
     corpus, model = small_corpus(tmp_path / "c"), tiny_model()
     ways = contexts_and_latents(model)
-    assert ways == [(64, 16), (64, 4), (64, 8), (64, 32)]
+    assert ways == [(64, 16), (128, 16), (64, 4), (64, 8), (64, 32)]
     points = sweep(model, corpus, "train", [(32, 16), (64, 16), (64, 32)])
 
     late = sum(max(0, corpus.pieces[piece].num_tokens + 1 - 64) for piece in corpus.split("train"))

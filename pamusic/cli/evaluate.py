@@ -33,7 +33,7 @@ def evaluate(
     context_length: Annotated[int | None, Compute(min=2, max=MOST_CONTEXT, help="Use so much context.")] = None,
     device: Annotated[str, Compute(help="auto, cpu, cuda, mps.")] = "auto",
     precision: Annotated[str, Compute(help="auto, bf16, fp32.")] = "auto",
-    sweep: Annotated[bool, Shown("--sweep", help="Also with less context, fewer and more latents.")] = False,
+    sweep: Annotated[bool, Shown("--sweep", help="Also with less and more context and latents.")] = False,
     plot: Annotated[Path | None, Shown(help="Draw it: a PNG file.")] = None,
     cache_drift: Annotated[bool, Shown("--cache-drift", help="Only what each --refill of sample costs.")] = False,
     drift_tokens: Annotated[int | None, Shown(min=1, help="Of each piece. (default: latents; 2 pieces)")] = None,
