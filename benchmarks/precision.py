@@ -17,14 +17,14 @@ import numpy as np
 
 from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
 from pamusic.evaluation.drift import costs_of, stretches_of
-from pamusic.kernels import Kernels
+from pamusic.kernels import kernel_for
 from pamusic.model.precision import resolved
 from pamusic.model.reader import Reader
 from pamusic.speed import machine
 from pamusic.tokens.corpus import open_corpus
 
-# Weights, and whether a kernel reads the layers' caches in bytes.
-PRECISIONS = {"fp32": False, "bf16": False, "int8": False, "int8, caches too": True}
+# Weights, and whether a kernel computes steps, with the layers' caches in bytes too.
+PRECISIONS = {"fp32": False, "bf16": False, "int8": False, "int8, compiled": True}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -40,14 +40,14 @@ def main() -> None:
     stretches = stretches_of(corpus, "validation", words.pieces, words.tokens)
     nats, seconds = {}, {}
     for precision, is_compiled in PRECISIONS.items():
-        forge = Kernels(after=0) if is_compiled else None
+        kernel = kernel_for(checkpoint.model, "int8") if is_compiled else None
+        assert kernel is not None or not is_compiled, "there is no C++ compiler"
         costs, begun = [], time.process_time()
         for tokens, first in stretches:
             costs.append(
-                costs_of(Reader(checkpoint.model, precision=precision.split(",")[0], forge=forge), tokens, first)
+                costs_of(Reader(checkpoint.model, precision=precision.split(",")[0], kernel=kernel), tokens, first)
             )
             print(f"{precision}: {sum(map(len, costs)):,} tokens, {np.concatenate(costs).mean():.4f}", file=sys.stderr)
-        assert forge is None or forge.is_used, "there is no compiler"
         nats[precision], seconds[precision] = np.concatenate(costs), time.process_time() - begun
     rows = []
     for precision, costs in nats.items():
@@ -61,7 +61,7 @@ def main() -> None:
             "",
             f"{datetime.date.today()}, {machine()}. {num_tokens:,} tokens from the middle"
             f" of {len(stretches)} pieces of the validation split, one by one, refill half; here auto is"
-            f" {resolved('auto', 'cpu')}.",
+            f" {resolved('auto', 'cpu', has_kernel=True)}.",
             "",
             "| precision | nats per token | more than fp32 | standard error | tokens a second of CPU time |",
             "|---|---|---|---|---|",

@@ -19,7 +19,7 @@ import torch
 
 from pamusic import __version__
 from pamusic.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from pamusic.kernels import Kernels
+from pamusic.kernels import CompiledKernel, kernel_for
 from pamusic.model import reader
 from pamusic.model.config import PRESETS, LedgerConfig, preset
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -50,10 +50,10 @@ def random_checkpoint(size: str) -> Checkpoint:
     return Checkpoint(Path(size), model, tokenizer, {})
 
 
-def stretches(who: Checkpoint, places: tuple[int, ...], precision: str, forge: Kernels | None) -> list[str]:
+def stretches(who: Checkpoint, places: tuple[int, ...], precision: str, kernel: CompiledKernel | None) -> list[str]:
     """A table of windows of one long piece, and how much the last costs over the first."""
     found: list[Stretch] = []
-    for each in along(who, places, WINDOW, precision, forge):
+    for each in along(who, places, WINDOW, precision, kernel):
         print(f"token {each.place:,}: {each.ms:.2f} ms, CPU {each.cpu_ms:.2f} ms", file=sys.stderr)
         found.append(each)
     rows = [
@@ -92,7 +92,7 @@ def speeds(found: list[Speed]) -> list[str]:
     return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
-def report(name: str, who: Checkpoint, precision: str, long: bool, compile: bool) -> str:
+def report(name: str, who: Checkpoint, precision: str, long: bool, kernel: CompiledKernel | None) -> str:
     config, device = who.model.config, who.model.head.weight.device
     bandwidth = read_bandwidth(device)
     lines = [
@@ -101,23 +101,23 @@ def report(name: str, who: Checkpoint, precision: str, long: bool, compile: bool
         f"{datetime.date.today()}, {machine()}, {device}, {torch.get_num_threads()} threads, pamusic {__version__}.",
         f"{who.model.num_parameters() / 1e6:.1f} M parameters, width {config.d_model}, {config.num_layers} layers, "
         f"{config.num_latents:,} latents, {config.context_length:,} context, weights in {precision}, "
-        f"{'attention compiled where it pays, ' if compile else ''}memory read at {bandwidth / 1e9:.1f} GB/s.",
+        f"{'steps compiled, ' if kernel else ''}memory read at {bandwidth / 1e9:.1f} GB/s.",
         "",
     ]
     if long:
         begun = time.perf_counter()
-        lines += stretches(who, LONG_AT, precision, Kernels() if compile else None)
+        lines += stretches(who, LONG_AT, precision, kernel)
         return "\n".join([*lines, f"All of them took {(time.perf_counter() - begun) / 60:.1f} minutes.", ""])
 
     def measured(context: int, num: int, full: int | None = None) -> Speed:
         print(f"context {context:,}, {num} pieces", file=sys.stderr)
         return speed(
             who, context_length=context, prime_length=full, num=num, bandwidth=bandwidth, precision=precision,
-            forge=Kernels(after=0) if compile else None,
+            kernel=kernel,
         )  # fmt: skip
 
-    lines += stretches(who, AT, precision, Kernels() if compile else None)
-    first = min(measured_first(who, precision) for _ in range(3))
+    lines += stretches(who, AT, precision, kernel)
+    first = min(measured_first(who, precision, kernel) for _ in range(3))
     lines += [f"First token after a prime of {PRIME_LENGTH:,}: {first * 1000:.0f} ms.", ""]
     own = config.context_length
     lines += speeds([measured(own, num, full) for full in (BEGINNING, own) for num in MANY])
@@ -132,10 +132,10 @@ def report(name: str, who: Checkpoint, precision: str, long: bool, compile: bool
     return "\n".join(lines)
 
 
-def measured_first(who: Checkpoint, precision: str) -> float:
+def measured_first(who: Checkpoint, precision: str, kernel: CompiledKernel | None) -> float:
     """Seconds to the first token after a prime."""
     return speed(
-        who, context_length=PRIME_LENGTH, num=1, bandwidth=1.0, tokens=1, precision=precision
+        who, context_length=PRIME_LENGTH, num=1, bandwidth=1.0, tokens=1, precision=precision, kernel=kernel
     ).first_token_seconds
 
 
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the weights")
     parser.add_argument("--long", action="store_true", help="100,000 tokens in one go, and nothing else")
     parser.add_argument("--one-thread-up-to", type=int, help="width times rows: to find out when more threads pay")
-    parser.add_argument("--no-compile", dest="compile", action="store_false", help="as short pieces are drawn")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="as where there is no C++ compiler")
     words = parser.parse_args()
     if words.one_thread_up_to is not None:
         reader.ONE_THREAD_UP_TO = words.one_thread_up_to
@@ -157,8 +157,9 @@ def main() -> None:
         who = load_checkpoint(find_checkpoint(words.checkpoint))
         name = who.path.name
     who.model.to(words.device)
-    precision = resolved(words.precision, words.device)
-    text = report(name, who, precision, words.long, words.compile)
+    kernel = kernel_for(who.model, words.precision) if words.compile else None
+    precision = resolved(words.precision, words.device, kernel is not None)
+    text = report(name, who, precision, words.long, kernel)
     RESULTS.mkdir(exist_ok=True)
     stem = f"sampling-{datetime.date.today()}-{words.size or name}-{precision}"
     stem += f"{'-long' if words.long else ''}{'' if words.device == 'cpu' else '-gpu'}"

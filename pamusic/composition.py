@@ -22,7 +22,7 @@ from pamusic.generation.ending import Ending
 from pamusic.generation.grammar import Rules
 from pamusic.generation.guard import Alarm, Guard, Kept, guarded
 from pamusic.generation.sampler import generate_rows
-from pamusic.model.heads import Forge
+from pamusic.model.bytewise import Kernel
 from pamusic.model.reader import Reader
 from pamusic.music.performance import Performance
 from pamusic.tokens.grammar import grammar_arrays
@@ -55,7 +55,7 @@ def compose_many(
     context_length: int | None = None,
     refill: str | int = "half",
     precision: str = "fp32",
-    forge: Forge | None = None,
+    kernel: Kernel | None = None,
     guard: Guard | None = None,
     alarmed: Callable[[int, Alarm], None] = lambda row, alarm: None,
     keeping: Callable[[int, Kept], None] = lambda row, kept: None,
@@ -80,7 +80,7 @@ def compose_many(
         num_latents, context_length: in place of the checkpoint's own.
         refill: what happens when all latents are in use (`model.reader`).
         precision: of the weights (`model.precision`).
-        forge: makes kernels for long pieces (`model.reader`, `pamusic.kernels`).
+        kernel: computes steps in bytes (`model.reader`, `pamusic.kernels`).
         guard: what is taken back, and drawn anew; an id then comes later than it is drawn.
         alarmed: hears of it, with the number of the piece.
         keeping: hears what there is of a guarded piece, held back or not, whenever one more id was drawn for it.
@@ -109,7 +109,7 @@ def compose_many(
     }
     how["like"] = Reader(
         checkpoint.model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision,
-        forge=forge,
+        kernel=kernel,
     )  # fmt: skip
     if guard is None:
         return islice(generate_rows(checkpoint.model, before, seed=seed, num_rows=num, **how), stop_after)

@@ -1,105 +1,81 @@
-"""Kernels compiled for this machine, once, and kept: `model.heads.gathered`, for the caches of one shape.
+"""Blocks of a step by a function that is compiled for this machine, once, and kept: `model/block.cpp`.
 
-Knows the compiler that torch brings (AOTInductor, which needs a C++ compiler) and where it puts what it makes; knows
-no weights, so a kernel serves every checkpoint of a shape. It is made in a process of its own, some 20 seconds of one
-core, and kept in the user's cache folder (`PAMUSIC_KERNELS`, else `XDG_CACHE_HOME`, else `~/.cache`) under a name that
-tells this torch, processor and function. Whatever fails here, steps are taken without it: before its first use a kernel
-is held to the plain function.
+Knows the system's C++ compiler and where what it makes is put; knows no weights, so a kernel serves every checkpoint
+whose heads are as wide. It takes a second or two, and is kept in the user's cache folder (`PAMUSIC_KERNELS`, else
+`XDG_CACHE_HOME`, else `~/.cache`) under a name that tells source, compiler, processor and width. Whatever fails here,
+steps are taken without it: before its first use a kernel is held to its plain twin.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
-import inspect
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import astuple
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from pamusic.errors import PamusicError
 from pamusic.files import written_atomically
-from pamusic.model.heads import MOST, Gather, Shape, as_bytes, gathered, kept, turned, unit
-from pamusic.training.machine import has_compiler
+from pamusic.model import bytewise
+from pamusic.model.bytewise import ByteBlock, ByteMatrix, Kernel, PlainKernel, Seen, Turn, as_bytes
+from pamusic.model.perceiver_ar import PerceiverAR
 
-AFTER = 4096  # steps; a kernel is ordered after three quarters of them, so that pieces of a minute make none
-PATIENCE = 300.0  # seconds until a compiler that has not finished is given up
-EXAMPLE = 16  # positions
-PARTS = (gathered, as_bytes, turned, unit, kept)  # what is compiled
+SOURCE = Path(bytewise.__file__).with_name("block.cpp")
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+# Tried in turn: not every compiler comes with OpenMP, and some tell processors in other words.
+MORE_FLAGS = (("-march=native", "-fopenmp"), ("-march=native", "-fopenmp-simd"), ("-mcpu=native", "-fopenmp-simd"))
+PATIENCE = 60.0  # seconds until a compiler that has not finished is given up
 
 
-class Kernels:
-    """Makes kernels, or finds those that were made; a `model.heads.Forge`."""
+def kernel_for(
+    model: PerceiverAR, precision: str, told: Callable[[str], None] = lambda text: None
+) -> CompiledKernel | None:
+    """The kernel that a model's steps are taken with in a precision, `auto` included; None where they are not.
 
-    def __init__(
-        self,
-        after: int = AFTER,
-        folder: Path | None = None,
-        told: Callable[[str], None] = lambda text: None,
-        early: bool = False,
-    ) -> None:
-        """Has made none yet.
+    Its making is told of, as for `kernel`.
+    """
+    config, on_cpu = model.config, model.head.weight.device.type == "cpu"
+    if precision not in ("auto", "int8") or not on_cpu or not config.num_layers:
+        return None
+    return kernel(config.d_model // config.num_heads, told=told)
 
-        Args:
-            after: as many steps they are used.
-            folder: keeps them; by default the user's.
-            told: hears of a wait.
-            early: orders them at the first step, for whoever must not wait: they take some 20 seconds.
-        """
-        self.after, self._folder, self._told = after, folder or default_folder(), told
-        self.order_at = 0 if early else after * 3 // 4
-        self._making: dict[Shape, subprocess.Popen[bytes]] = {}
-        self._made: dict[Shape, Gather | None] = {}
 
-    @property
-    def is_used(self) -> bool:
-        """Whether a kernel was made, or found, and asked for."""
-        return any(each is not None for each in self._made.values())
+def kernel(
+    head_dim: int, folder: Path | None = None, told: Callable[[str], None] = lambda text: None
+) -> CompiledKernel | None:
+    """The kernel for heads of a width: found, or compiled now; None if there can be none here.
 
-    def order(self, shape: Shape) -> None:
-        """Begins to make a kernel, unless there is one."""
-        if shape in self._made or shape in self._making or self.path(shape).exists() or not has_compiler():
-            return
-        paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-        # One thread: whoever waits for tokens meanwhile needs the rest of the machine.
-        alone = {"PYTHONPATH": paths, "TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, "-m", "pamusic.kernels", *map(str, map(int, astuple(shape))), str(self.path(shape))]
-        with suppress(OSError):
-            self._making[shape] = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env={**os.environ, **alone},
-            )  # fmt: skip
+    Args:
+        head_dim: of the layers' heads.
+        folder: keeps it; by default the user's.
+        told: hears that one is compiled.
+    """
+    compiler = _compiler()
+    if compiler is None:
+        return None
+    path = kernel_path(head_dim, folder or default_folder())
+    if not path.exists():
+        told("compiling a part of the work for this machine, once")
+        with suppress(PamusicError):
+            _compile(compiler, head_dim, path)
+    return _loaded(path, head_dim)
 
-    def made(self, shape: Shape) -> Gather | None:
-        """The kernel that was ordered, waited for if need be; None if none can be made here."""
-        if shape not in self._made:
-            self.order(shape)
-            if (process := self._making.pop(shape, None)) is not None:
-                if process.poll() is None:
-                    self._told("compiling for this machine, once; then it goes on, faster")
-                try:
-                    process.wait(PATIENCE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-            self._made[shape] = _loaded(self.path(shape), shape)
-        return self._made[shape]
 
-    def path(self, shape: Shape) -> Path:
-        """Where the kernel of a shape is kept, or will be."""
-        told = [
-            *(inspect.getsource(part) for part in (*PARTS, compile_kernel)),
-            torch.__version__,
-            platform.machine(),
-            _processor(),
-            *map(str, astuple(shape)),
-        ]
-        return self._folder / f"{hashlib.sha256('|'.join(told).encode()).hexdigest()[:24]}.pt2"
+def kernel_path(head_dim: int, folder: Path) -> Path:
+    """Where the kernel for a width is kept, or will be."""
+    told = [SOURCE.read_text(encoding="utf-8"), *map(str, (FLAGS, MORE_FLAGS, _compiler(), head_dim)), _processor()]
+    return folder / f"{hashlib.sha256('|'.join(told).encode()).hexdigest()[:24]}.so"
 
 
 def default_folder() -> Path:
@@ -110,59 +86,129 @@ def default_folder() -> Path:
     return Path(caches) / "pamusic" / "kernels"
 
 
-def compile_kernel(shape: Shape, path: Path) -> None:
-    """Compiles `gathered` for a shape into a file.
+class CompiledKernel:
+    """`model.bytewise.Kernel`, by a library that was compiled from `model/block.cpp`."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._step, self._finish = library.step, library.finish
+        self._step.argtypes = [POINTER(_Block), c_int, c_void_p, POINTER(_Seen), POINTER(_Turn), c_int]
+        self._finish.argtypes = [POINTER(_Block), c_int, c_void_p, c_void_p, c_int]
+        self._step.restype = self._finish.restype = None
+        self._blocks: WeakKeyDictionary[ByteBlock, _Block] = WeakKeyDictionary()
+
+    def step(self, block: ByteBlock, x: Tensor, seen: Seen, turn: Turn) -> Tensor:
+        """As `Kernel.step`, in the place of x."""
+        tensors = (seen.keys, seen.values, seen.key_scales, seen.value_scales)
+        held = _Seen(*(each.data_ptr() for each in tensors), seen.keys.shape[2], seen.first, seen.n)
+        by = _Turn(*(each.data_ptr() for each in turn))
+        self._step(self._block(block), len(x), x.data_ptr(), byref(held), byref(by), torch.get_num_threads())
+        return x
+
+    def finish(self, block: ByteBlock, x: Tensor, heads: Tensor) -> Tensor:
+        """As `Kernel.finish`, in the place of x."""
+        heads = heads.contiguous()
+        self._finish(self._block(block), len(x), heads.data_ptr(), x.data_ptr(), torch.get_num_threads())
+        return x
+
+    def _block(self, block: ByteBlock) -> _Block:
+        """As the library takes it."""
+        if block not in self._blocks:
+            matrices = (block.project, block.output, block.up, block.down)
+            self._blocks[block] = _Block(*map(_matrix, matrices), block.least, block.least_of_heads)
+        return self._blocks[block]
+
+
+class _Matrix(Structure):
+    _fields_ = (("bytes", c_void_p), ("scales", c_void_p), ("out", c_int32), ("in", c_int32))
+
+
+class _Block(Structure):
+    _fields_ = (
+        *((name, _Matrix) for name in ("project", "output", "up", "down")),
+        ("least", c_float),
+        ("least_of_heads", c_float),
+    )
+
+
+class _Seen(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
+        *((name, c_int64) for name in ("room", "first", "n")),
+    )
+
+
+class _Turn(Structure):
+    _fields_ = tuple((name, c_void_p) for name in ("own", "partners", "partner"))
+
+
+def _matrix(matrix: ByteMatrix) -> _Matrix:
+    return _Matrix(matrix.bytes.data_ptr(), matrix.scales.data_ptr(), *matrix.bytes.shape)
+
+
+def _compiler() -> str | None:
+    chosen = os.environ.get("CXX")
+    return shutil.which(chosen) if chosen else next(filter(None, map(shutil.which, COMPILERS)), None)
+
+
+def _compile(compiler: str, head_dim: int, path: Path) -> None:
+    """Compiles the kernel into a file, or leaves none.
 
     Raises:
         PamusicError: the file cannot be written.
     """
-    n = torch.export.Dim("n", min=2, max=shape.room - 1)
-    rows = {0: torch.export.Dim("rows", min=2, max=4096)} if shape.is_batch else {}
-    dynamic = (rows, None, None, None, None, *({**rows, 2: n} for _ in range(4)))
-    example = _example(shape, num_rows=3 if shape.is_batch else 1, num_seen=max(2, min(EXAMPLE, shape.room - 2)))
-    with torch.no_grad(), written_atomically(path) as temporary:
-        program = torch.export.export(_Gathered(), example, dynamic_shapes=dynamic)
-        options = {"cpp.dynamic_threads": True}  # else it would keep to the number of threads it was compiled with
-        torch._inductor.aoti_compile_and_package(program, package_path=str(temporary), inductor_configs=options)
+    for more in MORE_FLAGS:
+        with suppress(_CompilerError), written_atomically(path) as temporary:
+            words = [compiler, *FLAGS, *more, f"-DHEAD_DIM={head_dim}", str(SOURCE), "-o", str(temporary)]
+            try:
+                done = subprocess.run(
+                    words, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False
+                )
+            except (OSError, subprocess.TimeoutExpired):
+                raise _CompilerError from None
+            if done.returncode:
+                raise _CompilerError
+            return
 
 
-class _Gathered(torch.nn.Module):
-    """`gathered` as a compiler takes it."""
-
-    def forward(
-        self, projected: Tensor, least: Tensor, own: Tensor, partners: Tensor, partner: Tensor,
-        keys: Tensor, values: Tensor, key_scales: Tensor, value_scales: Tensor,
-    ) -> Tensor:  # fmt: skip
-        return gathered(projected, least, own, partners, partner, keys, values, key_scales, value_scales)
+class _CompilerError(Exception):
+    """A compiler that does not compile."""
 
 
-def _loaded(path: Path, shape: Shape) -> Gather | None:
-    """The kernel in a file, if there is one that computes what `gathered` does."""
-    if not path.exists():
-        return None
+def _loaded(path: Path, head_dim: int) -> CompiledKernel | None:
+    """The kernel in a file, if there is one that computes what its twin does."""
     try:
-        run = torch._inductor.aoti_load_package(str(path)).loader.run
-        example = _example(shape, num_rows=2 if shape.is_batch else 1, num_seen=max(2, shape.room // 2))
-        twin = tuple(each.clone() for each in example)
-        with torch.inference_mode():
-            (found,) = run(list(example))
-            same = torch.allclose(found, gathered(*twin), rtol=1e-3, atol=1e-4)
-            for written, expected in zip(example[5:7], twin[5:7], strict=True):  # a sum's last bit can turn a rounding
-                same = same and bool(((written.int() - expected.int()).abs() <= 1).all())
-    except (RuntimeError, AttributeError, OSError, ImportError, TypeError, ValueError):
+        found = CompiledKernel(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError):
         return None
-    return (lambda *arguments: run(list(arguments))[0]) if same else None
+    return found if _is_right(found, head_dim) else None
 
 
-def _example(shape: Shape, num_rows: int, num_seen: int) -> tuple[Tensor, ...]:
-    """Arguments of `gathered` that say anything at all, the last four parts of a cache with room for more."""
-    draws, heads, width = torch.Generator().manual_seed(0), shape.num_heads, shape.head_dim
-    projected = torch.randn(num_rows, 3 * heads * width, generator=draws).bfloat16()
-    turn = (*torch.randn(2, 2, 1, width, generator=draws), torch.arange(width).roll(1))
-    bytes = torch.randint(-MOST, MOST, (2, num_rows, heads, shape.room, width), generator=draws).to(torch.int8)
-    scales = torch.rand(2, num_rows, heads, shape.room, generator=draws) / MOST
-    seen = [each[:, :, :num_seen] for each in (*bytes, *scales)]
-    return projected, torch.full((1,), 1e-3), *turn, *seen
+@torch.inference_mode()
+def _is_right(found: Kernel, head_dim: int) -> bool:
+    """Whether it computes for a small block what its twin does."""
+    rows, heads, room, draws = 5, 2, 40, torch.Generator().manual_seed(0)
+    width = heads * head_dim
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draws)
+
+    sizes = {
+        "project": (3 * width, width),
+        "output": (width, width),
+        "up": (4 * width, width),
+        "down": (width, 4 * width),
+    }
+    matrices = {name: ByteMatrix.of(drawn(*size) / size[1] ** 0.5) for name, size in sizes.items()}
+    block = ByteBlock(**matrices, least=1e-3, least_of_heads=1e-3)
+    memory = [*as_bytes(drawn(rows, heads, room, head_dim)), *as_bytes(drawn(rows, heads, room, head_dim))]
+    turn = (drawn(2, 1, head_dim), drawn(2, 1, head_dim), torch.arange(head_dim).roll(1))
+    x, results = drawn(rows, width), []
+    for who in (found, PlainKernel()):
+        own = [each.clone() for each in memory]
+        after = who.step(block, x.clone(), Seen(3, room - 7, *own), turn)
+        results.append([after, own[0] * own[1][..., None], own[2] * own[3][..., None]])
+    # A sum's last bit can turn a rounding, by which a byte is off by one.
+    return all(torch.allclose(one, other, rtol=1e-3, atol=0.05) for one, other in zip(*results, strict=True))
 
 
 def _processor() -> str:
@@ -170,18 +216,4 @@ def _processor() -> str:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "|".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    return f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
-
-
-def main(words: list[str]) -> None:
-    """Of a process of its own: the numbers of a shape, and a path."""
-    num_heads, head_dim, room, is_batch = map(int, words[:4])
-    with suppress(AttributeError, OSError):
-        os.nice(10)
-    shape = Shape(num_heads=num_heads, head_dim=head_dim, room=room, is_batch=bool(is_batch))
-    with suppress(PamusicError):
-        compile_kernel(shape, Path(words[4]))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    return f"{sys.platform} {platform.processor()} {torch.backends.cpu.get_cpu_capability()}"

@@ -123,11 +123,14 @@ def check_weights(record: Provenance, path: Path) -> None:
 
 def differences(before: Provenance, now: Provenance) -> list[str]:
     """What the numbers may depend on and is not as it was, in words."""
-    return [
+    found = [
         f"{name} {now.made_on.get(name)}, then {was}"
         for name, was in before.made_on.items()
         if now.made_on.get(name) != was
     ]
+    if before.options.get("compile") and not now.options.get("compile"):
+        found.append("no C++ compiler that works, then one")
+    return found
 
 
 def sha256(data: bytes) -> str:

@@ -21,7 +21,7 @@ import torch
 from pamusic.checkpoint import Checkpoint
 from pamusic.composition import of_vocabulary
 from pamusic.generation.sampler import generate_rows
-from pamusic.model.heads import Forge
+from pamusic.model.bytewise import Kernel
 from pamusic.model.precision import resolved
 from pamusic.model.traffic import step_bytes
 from pamusic.tokens.tokenizer import NOTE_ON
@@ -87,7 +87,7 @@ def speed(
     prime_length: int | None = None,
     tokens: int | None = None,
     precision: str = "auto",
-    forge: Forge | None = None,
+    kernel: Kernel | None = None,
 ) -> Speed:
     """Draws some tokens after a prime.
 
@@ -99,7 +99,7 @@ def speed(
         prime_length: tokens before them; by default they fill the context.
         tokens: of each piece; by default as many as lie between two refills, so that each costs its share of one.
         precision: of the weights.
-        forge: makes kernels, whose making is not timed.
+        kernel: computes steps in bytes, if weights are.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -112,7 +112,7 @@ def speed(
     refill = max(1, config.num_latents // 2)
     tokens = tokens or config.num_latents - refill + 1
     begun = time.perf_counter()
-    drawn = _drawn(checkpoint, prime, num=num, context_length=context_length, precision=precision, forge=forge)
+    drawn = _drawn(checkpoint, prime, num=num, context_length=context_length, precision=precision, kernel=kernel)
     next(drawn)
     first = time.perf_counter() - begun
     next(drawn)  # with it the kernel is there
@@ -122,7 +122,7 @@ def speed(
     vocabulary = checkpoint.tokenizer.vocabulary
     in_use = (min(refill, len(prime)) + min(config.num_latents, len(prime) + tokens)) / 2
     seen = min(context_length, len(prime) + tokens // 2)
-    in_bytes = forge is not None and forge.is_used
+    in_bytes = kernel is not None and precision == "int8"
     read = step_bytes(config, precision, num_rows=num, num_latents=in_use, num_seen=seen, in_bytes=in_bytes) / num
     return Speed(
         context_length=context_length,
@@ -141,13 +141,13 @@ def speed(
 
 
 def along(
-    checkpoint: Checkpoint, places: Sequence[int], window: int, precision: str = "auto", forge: Forge | None = None
+    checkpoint: Checkpoint, places: Sequence[int], window: int, precision: str = "auto", kernel: Kernel | None = None
 ) -> Iterator[Stretch]:
     """Draws one long piece from nothing, and yields what the windows around some of its tokens cost."""
     start = checkpoint.tokenizer.vocabulary.id("start")
     precision = resolved(precision, checkpoint.model.head.weight.device)
     begun: dict[int, tuple[float, float]] = {}
-    for count, _ in enumerate(_drawn(checkpoint, [start], precision=precision, forge=forge), start=1):
+    for count, _ in enumerate(_drawn(checkpoint, [start], precision=precision, kernel=kernel), start=1):
         for place in places:
             if count == place - window // 2:
                 begun[place] = time.perf_counter(), time.process_time()
@@ -202,7 +202,7 @@ def _drawn(
     num: int = 1,
     context_length: int | None = None,
     precision: str,
-    forge: Forge | None = None,
+    kernel: Kernel | None = None,
 ) -> Iterator[list[int | None]]:
     """Pieces without end, as `pamusic sample` draws them."""
     return generate_rows(
@@ -213,5 +213,5 @@ def _drawn(
         num_rows=num,
         context_length=context_length,
         precision=precision,
-        forge=forge,
+        kernel=kernel,
     )

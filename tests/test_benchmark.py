@@ -14,7 +14,7 @@ from pamusic.checkpoint import Checkpoint, save_checkpoint
 from pamusic.cli.app import app
 from pamusic.composition import of_vocabulary
 from pamusic.generation.grammar import Row
-from pamusic.model.cache import ByteCache
+from pamusic.model.bytewise import PlainKernel
 from pamusic.model.config import preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
@@ -96,10 +96,13 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
     more = step_bytes(model.config, "fp32", num_rows=5, num_latents=64, num_seen=300)
     assert more - found == pytest.approx(4 * caches)
     assert isinstance(reader._stepper, Stepper)
-    held = [layer._kept.last(64) for layer in map(ByteCache, layers)]
-    less = step_bytes(model.config, "fp32", num_rows=1, num_latents=64, num_seen=300, in_bytes=True)
+    in_bytes = Reader(model, refill="slide", precision="int8", kernel=PlainKernel())
+    in_bytes.read(list(range(300)))
+    held = sum(each.nbytes for layer in in_bytes.caches.layers for each in layer._kept.last(64))
     before = sum(each.nbytes for layer in layers for each in layer.last(64))
-    assert found - less == pytest.approx(before - sum(each.nbytes for tensors in held for each in tensors))
+    less = step_bytes(model.config, "int8", num_rows=5, num_latents=64, num_seen=300, in_bytes=True)
+    weights = sum(weight.numel() for weight in read_once)
+    assert more - less == pytest.approx(3 * weights + 5 * (before - held), rel=0.02)
 
 
 def test_the_command_prints_a_line_for_each_context_and_number_of_pieces(who):

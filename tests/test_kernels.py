@@ -1,40 +1,23 @@
-"""Caches in bytes say nearly what whole ones do, a compiled step what a plain one does, and nobody waits in vain."""
+"""Steps in bytes say nearly what whole ones do, compiled ones what the plain twin does, and nobody waits in vain."""
 
 import os
-import subprocess
-import sys
+import stat
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
 from models import START, N, outspoken_model, piece
 
+from pamusic import kernels
 from pamusic.generation.sampler import generate_rows
-from pamusic.kernels import AFTER, Kernels, default_folder
-from pamusic.model.cache import ByteCache, KeyValueCache
-from pamusic.model.heads import Shape, as_bytes, gathered
+from pamusic.kernels import default_folder, kernel, kernel_for, kernel_path
+from pamusic.model.bytewise import MOST, ByteBlock, ByteMatrix, PlainKernel, Seen, as_bytes
+from pamusic.model.cache import ByteCache
+from pamusic.model.precision import resolved
 from pamusic.model.reader import Reader
 from pamusic.model.threads import GAIN, LATEST, SOONEST, TOO_LONG, TRIAL, Threads
-from pamusic.training.machine import has_compiler
 
-WHERE_COMPILED = pytest.mark.skipif(sys.platform == "win32" or not has_compiler(), reason="there is no C++ compiler")
-
-
-class Plain:
-    """A forge whose kernels are the plain function."""
-
-    is_used = True
-
-    def __init__(self, after=0, gather=gathered):
-        self.after, self.order_at, self.gather, self.ordered, self.asked = after, after // 2, gather, [], []
-
-    def order(self, shape):
-        self.ordered.append(shape)
-
-    def made(self, shape):
-        self.asked.append(shape)
-        return self.gather
+WHERE_COMPILED = pytest.mark.skipif(kernel(32) is None, reason="there is no C++ compiler")
 
 
 def wide(**changes):
@@ -53,7 +36,7 @@ def test_the_largest_number_of_each_key_is_127_and_none_is_off_by_more_than_half
     bytes, scales = as_bytes(x)
 
     assert bytes.dtype == torch.int8
-    assert (bytes.abs().amax(-1) == 127).all()
+    assert (bytes.abs().amax(-1) == MOST).all()
     assert ((bytes * scales[..., None] - x).abs() <= scales[..., None] * 0.5001).all()
     zeros, scales = as_bytes(torch.zeros(2, 4))
     assert not zeros.any()
@@ -61,134 +44,193 @@ def test_the_largest_number_of_each_key_is_127_and_none_is_off_by_more_than_half
 
 
 @pytest.mark.parametrize("policy", ["half", "slide", 1])
-def test_caches_in_bytes_say_nearly_what_whole_ones_do(policy):
+def test_steps_in_bytes_say_nearly_what_whole_ones_do(policy):
     model, prime, ids = wide(), piece(20), piece(60, seed=2)
-    whole = steps(Reader(model, refill=policy, precision="int8"), prime, ids)
-    reader = Reader(model, refill=policy, precision="int8", forge=Plain(after=3))
+    whole = steps(Reader(model, refill=policy), prime, ids)
+    reader = Reader(model, refill=policy, precision="int8", kernel=PlainKernel())
 
     found = steps(reader, prime, ids)
 
     assert all(isinstance(layer, ByteCache) for layer in reader.caches.layers)
-    assert torch.equal(found[:3], whole[:3])
-    assert not torch.equal(found[3:], whole[3:])
     distance = (found.softmax(-1) - whole.softmax(-1)).abs().sum(-1).mean()
-    assert distance < 0.1 * (whole.softmax(-1) - whole.roll(1, 0).softmax(-1)).abs().sum(-1).mean()
+    assert 0 < distance < 0.15 * (whole.softmax(-1) - whole.roll(1, 0).softmax(-1)).abs().sum(-1).mean()
 
 
 def test_what_a_byte_cache_gives_back_is_what_it_took():
-    cache = KeyValueCache(2, 2, 16, window=5, slack=2, device=torch.device("cpu"), dtype=torch.float32)
+    cache = ByteCache(2, 2, 16, window=5, slack=2)
     keys, values = torch.randn(2, 2, 2, 4, 16)
-    cache.append(keys, values)
-    held = ByteCache(cache)
     more = torch.randn(2, 2, 2, 3, 16)
-    held.append(*more)
+    cache.append(keys, values)
+    cache.append(*more)
 
-    found = held.last(len(held))
+    found = cache.last(len(cache))
 
-    assert len(held) == 5
+    assert len(cache) == 5
     for each, before, after in zip(found, (keys, values), more, strict=True):
         assert torch.allclose(each, torch.cat([before, after], dim=2)[:, :, -5:], atol=0.02)
-    row = held.row(1)
+    row = cache.row(1)
     assert isinstance(row, ByteCache)
     assert torch.equal(row.last(5)[0], found[0][1:])
 
 
-def test_kernels_are_ordered_for_a_batch_and_for_its_last_row_and_used_after_some_steps():
-    forge = Plain(after=6)
-    reader = Reader(wide(), precision="int8", forge=forge)
-    one = Shape(num_heads=2, head_dim=32, room=N + 1, is_batch=False)
-    many = Shape(num_heads=2, head_dim=32, room=N + 1, is_batch=True)
+def test_what_is_seen_has_room_for_one_more_and_moves_to_the_front_when_there_is_none():
+    cache = ByteCache(1, 1, 16, window=3, slack=1)
+    places = []
+    for _ in range(6):
+        seen = cache.opened()
+        places.append((seen.first, seen.n))
 
-    reader.read(piece(4))
-    reader.select([0, 0])
-    for count in range(6):
-        assert len(forge.ordered) == (2 if count > 3 else 0)
-        assert forge.asked == []
-        reader.step([1, 2])
-    reader.step([1, 2])
-    assert set(forge.ordered) == {one, many}
-    assert forge.asked == [many]
-    reader.select([1])
-    reader.step([3])
-    assert set(forge.asked[1:]) == {one}
+    assert places == [(0, 1), (0, 2), (0, 3), (1, 3), (0, 3), (1, 3)]
+
+
+def block_of(width, wide, draws):
+    def matrix(out, into):
+        return ByteMatrix.of(torch.randn(out, into, generator=draws) / into**0.5)
+
+    return ByteBlock(
+        project=matrix(3 * width, width), output=matrix(width, width), up=matrix(wide, width), down=matrix(width, wide),
+        least=1e-3, least_of_heads=1e-3,
+    )  # fmt: skip
+
+
+@WHERE_COMPILED
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("rows", "heads", "head_dim", "n"), [(1, 2, 32, 1), (1, 3, 64, 70), (5, 1, 24, 33), (9, 2, 8, 2)]
+)
+def test_a_compiled_block_is_its_plain_twin_to_a_ten_thousandth(rows, heads, head_dim, n, threads, set_threads):
+    set_threads(threads)
+    draws, room = torch.Generator().manual_seed(1), n + 6
+    width = heads * head_dim
+    block, x = block_of(width, 4 * width + 3, draws), torch.randn(rows, width, generator=draws)
+    held = [torch.randn(rows, heads, room, head_dim, generator=draws) for _ in range(2)]
+    memory = [*as_bytes(held[0]), *as_bytes(held[1])]
+    turn = (*torch.randn(2, 2, 1, head_dim, generator=draws), torch.arange(head_dim).roll(head_dim // 2))
+    found, expected = [], []
+    for who, results in ((kernel(head_dim), found), (PlainKernel(), expected)):
+        own = [each.clone() for each in memory]
+        results += [who.step(block, x.clone(), Seen(4, n, *own), turn), who.finish(block, x.clone(), x.flip(0)), own]
+
+    for one, other in zip(found[:2], expected[:2], strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-3 * other.abs().max())
+        assert (one - other).abs().median() < 1e-4
+    for before, one, other in zip(memory, found[2], expected[2], strict=True):
+        assert ((one.float() - other.float()).abs() <= (1 if one.dtype == torch.int8 else 1e-5)).all()
+        untouched = [place for place in range(room) if place != 4 + n - 1]
+        assert torch.equal(one[:, :, untouched], before[:, :, untouched])
+
+
+@WHERE_COMPILED
+@pytest.mark.parametrize("num_rows", [1, 6])
+def test_compiled_steps_say_what_plain_ones_say(num_rows):
+    model, prime, ids = wide(), piece(20), piece(3 * N, seed=2)
+    expected = steps(Reader(model, precision="int8", kernel=PlainKernel()), prime, ids, num_rows)
+
+    found = steps(Reader(model, precision="int8", kernel=kernel(32)), prime, ids, num_rows)
+
+    # Not to the last bit: sums in another order round a few numbers to the next byte.
+    assert torch.allclose(found, expected, atol=0.05, rtol=0.02)
+    assert (found - expected).abs().median() < 1e-3
+
+
+@WHERE_COMPILED
+def test_the_same_seed_gives_the_same_ids_on_any_number_of_threads(set_threads):
+    model, found = wide(), []
+    for threads in (1, 2, 2):
+        set_threads(threads)
+        ids = generate_rows(model, [START], seed=3, num_rows=6, precision="int8", kernel=kernel(32))
+        found.append(list(islice(ids, 3 * N)))
+
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_none_are_used_for_weights_that_are_not_in_bytes(precision):
-    forge = Plain()
-    steps(Reader(wide(), precision=precision, forge=forge), piece(4), piece(5))
+def test_none_is_used_for_weights_that_are_not_in_bytes(precision):
+    model, prime, ids = wide(), piece(4), piece(5)
 
-    assert (forge.ordered, forge.asked) == ([], [])
+    found = steps(Reader(model, precision=precision, kernel=PlainKernel()), prime, ids)
 
-
-def test_where_none_can_be_made_steps_go_on_as_they_were():
-    model, prime, ids = wide(), piece(20), piece(30, seed=2)
-
-    found = steps(Reader(model, precision="int8", forge=Plain(gather=None)), prime, ids)
-
-    assert torch.equal(found, steps(Reader(model, precision="int8"), prime, ids))
+    assert torch.equal(found, steps(Reader(model, precision=precision), prime, ids))
+    assert kernel_for(model, precision) is None
 
 
-def test_another_reader_counts_its_own_steps():
-    model, forge = wide(), Plain(after=2)
-    first = Reader(model, precision="int8", forge=forge)
-    expected = steps(first, piece(9), piece(8))
-
-    assert torch.equal(steps(first.another(), piece(9), piece(8)), expected)
-
-
-def test_the_same_seed_gives_the_same_ids_whether_a_kernel_was_there_or_was_waited_for():
-    def drawn(forge):
-        ids = generate_rows(wide(), [START], seed=3, num_rows=2, precision="int8", forge=forge)
-        return list(islice(ids, 40))
-
-    assert drawn(Plain(after=10)) == drawn(Plain(after=10))
+def test_none_is_made_for_a_model_without_layers():
+    assert kernel_for(outspoken_model(num_layers=0), "auto") is None
 
 
 @WHERE_COMPILED
-@pytest.mark.parametrize("num_rows", [1, 3])
-def test_a_compiled_step_says_what_the_plain_function_says(num_rows):
-    model, prime, ids = wide(), piece(20), piece(3 * N, seed=2)
-    forge = Kernels(after=0)
-    expected = steps(Reader(model, precision="int8", forge=Plain()), prime, ids, num_rows)
+def test_with_one_weights_are_in_bytes_by_themselves(monkeypatch):
+    assert kernel_for(wide(), "auto") is not None
+    assert resolved("auto", "cpu", has_kernel=True) == "int8"
+    assert resolved("fp32", "cpu", has_kernel=True) == "fp32"
+    assert resolved("auto", "cuda", has_kernel=True) == "fp32"
 
-    found = steps(Reader(model, precision="int8", forge=forge), prime, ids, num_rows)
 
-    assert forge.is_used
-    # Not to the last bit: sums in another order round a few numbers to the next byte.
-    assert torch.allclose(found, expected, atol=0.05, rtol=0.02)
-    assert (found - expected).abs().median() < 1e-4
+def test_where_bfloat16_is_slow_latents_are_made_anew_in_float32(monkeypatch):
+    model = wide()
+    for is_fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("pamusic.model.reader.multiplies_bf16", lambda is_fast=is_fast: is_fast)
+        assert Reader(model, precision="int8", kernel=PlainKernel())._parallel.head.weight.dtype == dtype
 
 
 @WHERE_COMPILED
-def test_a_kernel_is_made_once_and_found_again():
-    shape = Shape(num_heads=2, head_dim=32, room=N + 1, is_batch=False)
-    first = Kernels()
-    assert first.made(shape) is not None
-    made = first.path(shape).stat().st_mtime_ns
+def test_a_kernel_is_made_once_and_found_again(tmp_path):
+    told = []
+    assert kernel(16, tmp_path, told.append) is not None
+    assert kernel(16, tmp_path, told.append) is not None
 
-    again = Kernels(told=lambda text: pytest.fail("it did not wait"))
-
-    assert again.made(shape) is not None
-    assert again.path(shape).stat().st_mtime_ns == made
+    assert told == ["compiling a part of the work for this machine, once"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
+    assert kernel_path(16, tmp_path) != kernel_path(24, tmp_path)
 
 
-def test_a_kernel_that_is_broken_or_missing_is_done_without(tmp_path, monkeypatch):
-    shape = Shape(num_heads=2, head_dim=32, room=N + 1, is_batch=False)
-    broken = Kernels(0, tmp_path)
-    broken.path(shape).write_bytes(b"PK no kernel")
-    assert broken.made(shape) is None
+@WHERE_COMPILED
+def test_a_kernel_that_is_broken_is_done_without(tmp_path):
+    kernel_path(16, tmp_path).write_bytes(b"no kernel")
 
-    monkeypatch.setattr("pamusic.kernels.has_compiler", lambda: False)
-    without = Kernels(0, tmp_path / "none")
-    assert without.made(shape) is None
-    assert not without.is_used
-    assert not (tmp_path / "none").exists()
+    assert kernel(16, tmp_path) is None
 
 
-def test_for_whoever_must_not_wait_kernels_are_ordered_at_once():
-    assert (Kernels().order_at, Kernels(early=True).order_at) == (AFTER * 3 // 4, 0)
-    assert Kernels(early=True).after == Kernels().after  # so the music is the same
+@WHERE_COMPILED
+def test_a_kernel_that_computes_something_else_is_done_without(tmp_path, monkeypatch):
+    wrong = tmp_path / "block.cpp"
+    text = kernels.SOURCE.read_text(encoding="utf-8")
+    wrong.write_text(text.replace("std::max(product, 0.0f)", "std::fabs(product)"), encoding="utf-8")
+    assert wrong.read_text(encoding="utf-8") != text
+    monkeypatch.setattr(kernels, "SOURCE", wrong)
+
+    assert kernel(16, tmp_path) is None
+    assert kernel_path(16, tmp_path).exists()
+
+
+def compiler(tmp_path, *lines):
+    """A program that is called as a compiler is."""
+    path = tmp_path / "compiler"
+    path.write_text("\n".join(["#!/bin/sh", *lines]), encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="calls a shell script")
+def test_a_compiler_that_fails_or_hangs_or_is_none_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "PATIENCE", 0.5)
+    for line in ("exit 1", "exec sleep 60"):
+        monkeypatch.setenv("CXX", str(compiler(tmp_path, line)))
+        assert kernel(16, tmp_path / "kept") is None
+    monkeypatch.setenv("CXX", str(tmp_path / "missing"))
+    assert kernel(16, tmp_path / "kept") is None
+
+    assert not any((tmp_path / "kept").glob("*"))
+
+
+@WHERE_COMPILED
+@pytest.mark.skipif(os.name != "posix", reason="calls a shell script")
+def test_a_compiler_without_openmp_makes_one_for_one_thread(tmp_path, monkeypatch):
+    own = kernels._compiler()
+    lines = ['for word in "$@"; do [ "$word" = -fopenmp ] && exit 1; done', f'exec {own} "$@"']
+    monkeypatch.setenv("CXX", str(compiler(tmp_path, *lines)))
+
+    assert kernel(16, tmp_path) is not None
 
 
 def test_kernels_are_kept_where_the_user_says(monkeypatch, tmp_path):
@@ -197,6 +239,13 @@ def test_kernels_are_kept_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.delenv("PAMUSIC_KERNELS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "pamusic" / "kernels"
+
+
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 class Machine:
@@ -264,20 +313,9 @@ def test_a_wide_step_computes_the_same_with_one_thread_and_with_two(two_threads)
     )
     prime, ids, found = piece(80), piece(30, seed=2), []
     for single in (True, False):
-        reader = Reader(model, precision="int8", forge=Plain(after=10))
+        reader = Reader(model, precision="int8", kernel=kernel(64))
         reader._chooser.took = lambda seconds: None
         reader._chooser.is_single = single
         found.append(steps(reader, prime, ids))
 
     assert torch.equal(*found)
-
-
-@WHERE_COMPILED
-def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path):
-    target = tmp_path / "no" / "kernel.pt2"
-    words = [sys.executable, "-m", "pamusic.kernels", "2", "12", "1", "0", str(target)]  # no room for two positions
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(words, env=environment, capture_output=True, timeout=120, check=False)
-
-    assert done.returncode != 0
-    assert not target.exists()

@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_ids_in_any_precision(machine, precision):
 
 def test_auto_depends_on_the_processor_alone(monkeypatch):
     for native, expected in ((True, "int8"), (False, "fp32")):
-        monkeypatch.setattr(precisions, "_multiplies_bf16", lambda native=native: native)
+        monkeypatch.setattr(precisions, "multiplies_bf16", lambda native=native: native)
         assert resolved("auto", "cpu") == expected
     assert resolved("auto", "cuda") == resolved("auto", "mps") == "fp32"
     assert [resolved(name, "cpu") for name in ("fp32", "bf16", "int8")] == ["fp32", "bf16", "int8"]
@@ -139,7 +139,7 @@ def test_a_file_remembers_the_precision_and_is_made_again_byte_for_byte(checkpoi
     assert options["precision"] == resolved(precision, "cpu")
 
     # Somewhere where auto would be another: what was recorded counts.
-    monkeypatch.setattr(precisions, "_multiplies_bf16", lambda: options["precision"] == "fp32")
+    monkeypatch.setattr(precisions, "multiplies_bf16", lambda: options["precision"] == "fp32")
     done = CliRunner().invoke(app, ["replay", "out.mid", "-o", "again.mid"])
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "again.mid").read_bytes() == before

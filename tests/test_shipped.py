@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pamusic.kernels import SOURCE
 from pamusic.page.document import document
 from pamusic.shipped import checkpoints_folder, tokenizers_folder
 
@@ -38,6 +39,10 @@ def test_the_wheel_carries_every_tokenizer_and_checkpoint(wheel):
     for name in ("tokenizers", "checkpoints"):
         assert files(ROOT / name)
         assert {f"pamusic/_shipped/{name}/{file}" for file in files(ROOT / name)} <= inside
+
+
+def test_the_wheel_carries_what_is_compiled_later(wheel):
+    assert f"pamusic/{SOURCE.relative_to(ROOT / 'pamusic').as_posix()}" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_the_wheel_puts_nothing_but_pamusic_into_site_packages(wheel):

@@ -25,7 +25,7 @@ def benchmark(
     ] = None,
     tokens: Annotated[int | None, Option(min=1, help="Drawn of each. (default: from one refill to the next)")] = None,
     precision: Annotated[str, Option(help="Of the weights: auto, fp32, bf16, int8.")] = "auto",
-    compile: Annotated[bool, Option("--compile/--no-compile", help="As long pieces are, where a compiler is.")] = True,
+    compile: Annotated[bool, Option("--compile/--no-compile", help="Faster, if a compiler is found.")] = True,
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -35,17 +35,19 @@ def benchmark(
     import torch
 
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
-    from pamusic.kernels import Kernels
+    from pamusic.kernels import kernel_for
     from pamusic.model.precision import resolved
     from pamusic.speed import machine, read_bandwidth, speed
     from pamusic.training.machine import choose_machine
 
     where = choose_machine(device, "fp32", compile=False).device
     try:
-        precision = resolved(precision, where)
+        resolved(precision, where)
     except ValueError as error:
         raise UsageError(str(error)) from None
     who = load_checkpoint(find_checkpoint(checkpoint), where)
+    kernel = kernel_for(who.model, precision, say) if compile else None
+    precision = resolved(precision, where, kernel is not None)
     config = who.model.config
     contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
     bandwidth = read_bandwidth(where)
@@ -57,9 +59,8 @@ def benchmark(
             "threads": torch.get_num_threads(), "gb_per_second": round(bandwidth / 1e9, 1),
         }  # fmt: skip
         say(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
-        forge = Kernels(after=0, told=say) if compile else None
         for context, rows in progress([(c, n) for c in contexts for n in num or (1, 4, 16)], what="benchmark"):
-            how: dict[str, Any] = {"bandwidth": bandwidth, "tokens": tokens, "precision": precision, "forge": forge}
+            how: dict[str, Any] = {"bandwidth": bandwidth, "tokens": tokens, "precision": precision, "kernel": kernel}
             found.append(speed(who, context_length=context, num=rows, **how))
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -50,13 +50,13 @@ def compose_file(
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
     from pamusic.generation.guard import Guard
-    from pamusic.kernels import Kernels
+    from pamusic.kernels import kernel_for
     from pamusic.model.precision import resolved
     from pamusic.music.midi import parsed_tracks
     from pamusic.provenance import differences, provenance, sha256
     from pamusic.tokens.continuation import as_midi, streaming
     from pamusic.tokens.prime import Cut
-    from pamusic.training.machine import choose_machine, has_compiler
+    from pamusic.training.machine import choose_machine
 
     o = SimpleNamespace(**options)
     tracks, cut = parsed_tracks(o.tracks), Cut(o.prime_from or 0.0, o.prime_to)
@@ -84,13 +84,13 @@ def compose_file(
         path = find_checkpoint(o.checkpoint)
         who, hearing = load_checkpoint(path, choose_machine(o.device, "fp32", compile=False).device), Hearing(o.seed)
         try:
-            precision = resolved(o.precision, who.model.head.weight.device)
-            compiles = bool(o.compile and precision == "int8" and has_compiler())
+            kernel = kernel_for(who.model, o.precision, say) if o.compile else None
+            precision = resolved(o.precision, who.model.head.weight.device, kernel is not None)
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
                 ending=Ending() if o.end else None, sampling=sampling,
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill, precision=precision,
-                forge=Kernels(told=say, early=port is not None) if compiles else None,
+                kernel=kernel,
                 guard=Guard() if o.guard else None, alarmed=hearing.alarmed, keeping=hearing.keeping,
                 stop_after=again.stopped_after if again else None,
             )  # fmt: skip
@@ -122,7 +122,7 @@ def compose_file(
         if again:
             names = {name: again.options.get(name) for name in ("checkpoint", "prime")}
         was_cut = got.interrupted or was_lost
-        options = {**options, **names, "precision": precision, "compile": compiles}
+        options = {**options, **names, "precision": precision, "compile": kernel is not None}
         record = replace(provenance(options, who, data), stopped_after=again.stopped_after if again else None)
         if again and (other := differences(again, record)):
             say(f"the music may differ: {'; '.join(other)}")

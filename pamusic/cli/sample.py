@@ -63,9 +63,7 @@ def sample(
     num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
     refill: Annotated[str, Model(help="When all are in use: half, last-128, all, slide, or how many.")] = "half",
     precision: Annotated[str, Model(help="Of the weights: fp32, bf16, int8, or the fastest here.")] = "auto",
-    compile: Annotated[
-        bool, Model("--compile/--no-compile", help="Long pieces: faster, by a compiler if found.")
-    ] = True,
+    compile: Annotated[bool, Model("--compile/--no-compile", help="Faster, if a C++ compiler is found.")] = True,
     device: Annotated[str, Model(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far.

@@ -45,7 +45,7 @@ class Point:
 
 
 def contexts_and_latents(model: PerceiverAR) -> list[tuple[int, int]]:
-    """(context, latents) to try: contexts from the shortest up to twice the model's, latents from a quarter to twice."""
+    """(context, latents) to try: contexts from the shortest to twice the model's, latents from a quarter to twice."""
     context, latents = model.config.context_length, model.config.num_latents
     contexts = [context >> k for k in range(20) if context >> k >= min(SHORTEST_CONTEXT, context)][::-1]
     tried = [(length, min(latents, length)) for length in [*contexts, 2 * context]]

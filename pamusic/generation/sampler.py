@@ -20,7 +20,7 @@ from pamusic.generation.ending import BARRED, Ending
 from pamusic.generation.filters import filtered
 from pamusic.generation.grammar import Grammar, Rules
 from pamusic.generation.held import Held
-from pamusic.model.heads import Forge
+from pamusic.model.bytewise import Kernel
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
 
@@ -55,7 +55,7 @@ def generate_rows(
     context_length: int | None = None,
     refill: str | int = "half",
     precision: str = "fp32",
-    forge: Forge | None = None,
+    kernel: Kernel | None = None,
     like: Reader | None = None,
 ) -> Iterator[list[int | None]]:
     """Yields the next id of each row, all of which follow the same prime; None for a row that has ended.
@@ -84,7 +84,7 @@ def generate_rows(
         context_length: how many tokens are seen; the configuration's by default.
         refill: how many of the last positions become latents when N are in use: one of `REFILLS`, or a number.
         precision: of the weights, as for `model.reader`.
-        forge: makes kernels, as for `model.reader`.
+        kernel: computes steps in bytes, as for `model.reader`.
         like: a reader whose settings and weights are taken, in place of the last five, so that they are held once.
 
     Raises:
@@ -114,7 +114,7 @@ def generate_rows(
     first = torch.zeros_like(barred)
     first[list(barred_at_first)] = True
     how: dict[str, Any] = {"num_latents": num_latents, "context_length": context_length, "refill": refill}
-    reader = Reader(model, **how, precision=precision, forge=forge) if like is None else like.another()
+    reader = Reader(model, **how, precision=precision, kernel=kernel) if like is None else like.another()
 
     def drawn() -> Iterator[list[int | None]]:
         rows = list(range(num_rows))  # those that have not ended, in the order in which they stand in the batch

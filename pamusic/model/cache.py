@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pamusic.model.heads import Gather, Shape, as_bytes, gathered
+from pamusic.model.bytewise import Seen, as_bytes
 
 
 class KeyValueCache:
@@ -70,23 +70,13 @@ class KeyValueCache:
 
 
 class ByteCache(KeyValueCache):
-    """The same in bytes, a quarter to read, from which one function gathers (`model.heads`), perhaps a compiled one."""
+    """The same in bytes, a quarter to read: for steps by `model.bytewise`."""
 
-    def __init__(self, cache: KeyValueCache, gather: Gather = gathered) -> None:
-        """Holds what a cache held, which is not needed any more."""
-        keys, values = cache._kept.tensors
-        held = [*as_bytes(keys), *as_bytes(values)]
-        # One position more than can be visible, so that what is visible never lies without gaps: a kernel is told that.
-        held = [torch.cat([each, torch.zeros_like(each[:, :, :1])], dim=2) for each in held]
-        self._kept, self.gather = Kept(held, (2, 2, 2, 2), cache._kept.window), gather
-        self._kept.stop = cache._kept.stop
-
-    @staticmethod
-    def shape_of(cache: KeyValueCache) -> Shape:
-        """What a kernel is made for that is to read what a cache holds, once that is held in bytes."""
-        batch, num_heads, room, head_dim = cache._kept.tensors[0].shape
-        room += not isinstance(cache, ByteCache)
-        return Shape(num_heads=num_heads, head_dim=head_dim, room=room, is_batch=batch > 1)
+    def __init__(self, batch: int, num_heads: int, head_dim: int, *, window: int, slack: int) -> None:
+        shape = (batch, num_heads, window + slack)
+        keys, values = (torch.zeros(*shape, head_dim, dtype=torch.int8) for _ in range(2))
+        key_scales, value_scales = (torch.zeros(shape) for _ in range(2))
+        self._kept = Kept([keys, key_scales, values, value_scales], (2, 2, 2, 2), window)
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Takes `[batch, heads, n, head_dim]` keys and values of the next `n` positions."""
@@ -97,11 +87,10 @@ class ByteCache(KeyValueCache):
         keys, key_scales, values, value_scales = self._kept.last(count)
         return keys * key_scales[..., None], values * value_scales[..., None]
 
-    def taken(self, projected: Tensor, least: Tensor, turn: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Takes what a token's weights made of it, and gives what its heads gather; all as for `gathered`."""
+    def opened(self) -> Seen:
+        """What is visible with one position more, whose key and value the receiver writes."""
         self._kept.make_room(1)
-        keys, key_scales, values, value_scales = self._kept.last(len(self))
-        return self.gather(projected, least, *turn, keys, values, key_scales, value_scales)
+        return Seen(self._kept.stop - len(self), len(self), *self._kept.tensors)
 
 
 class ContextCache:

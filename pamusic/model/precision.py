@@ -1,8 +1,8 @@
 """How the weights of a step are held: all of each number, half of it, or a byte. Knows matrices; knows no layers.
 
 A step on a CPU multiplies every weight with one row, or a few, so its time is that of reading them. Activations, norms,
-attention, caches and the head stay in the model's own numbers, float32, whatever the precision of the weights; but for
-the layers' caches of long pieces, with weights in bytes (`model.heads`).
+attention, caches and the head stay in the model's own numbers, float32, whatever the precision of the weights. Where a
+C++ compiler is found, weights in bytes are multiplied by a kernel instead (`model.bytewise`), and caches are bytes too.
 
 - fp32: as they are. The only one that is equal to the model, up to the order of sums.
 - bf16: 8 bits of mantissa, half as much to read; packed as oneDNN likes them, where this torch has it.
@@ -27,10 +27,15 @@ FEW = 3  # rows up to which products with bytes are the faster ones: measured fo
 Product = Callable[[Tensor], Tensor]  # [rows, in] -> [rows, out], which may be in bfloat16
 
 
-def resolved(precision: str, device: torch.device | str) -> str:
-    """The precision that `auto` stands for on a device: int8 on a CPU that multiplies bfloat16, elsewhere fp32.
+def resolved(precision: str, device: torch.device | str, has_kernel: bool = False) -> str:
+    """The precision that `auto` stands for on a device: int8 on a CPU with a kernel or bfloat16 products, else fp32.
 
     It depends on the machine alone, not on how busy that is: the same seed must give the same music tomorrow.
+
+    Args:
+        precision: one of `PRECISIONS`.
+        device: of the model.
+        has_kernel: whether a kernel computes steps (`model.bytewise`).
 
     Raises:
         ValueError: there is no such precision, or the device does not have it.
@@ -41,7 +46,7 @@ def resolved(precision: str, device: torch.device | str) -> str:
     if precision == "int8" and not on_cpu:
         raise ValueError("precision int8 is for CPUs; take bf16 or fp32 here")
     if precision == "auto":
-        return "int8" if on_cpu and _multiplies_bf16() else "fp32"
+        return "int8" if on_cpu and (has_kernel or multiplies_bf16()) else "fp32"
     return precision
 
 
@@ -100,7 +105,7 @@ def _wide(weight: Tensor) -> Tensor:
 
 
 @cache
-def _multiplies_bf16() -> bool:
+def multiplies_bf16() -> bool:
     """Whether this processor has instructions for it: AVX512-BF16, AMX or ARM's; false where torch does not tell."""
     tells = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(tell is not None and tell() for tell in tells)

@@ -22,15 +22,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from pamusic.model.cache import ByteCache
-from pamusic.model.heads import Forge, gathered
+from pamusic.model.bytewise import Kernel
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.precision import resolved
+from pamusic.model.precision import multiplies_bf16, resolved
 from pamusic.model.stepper import Stepper
 from pamusic.model.threads import Threads
 
@@ -76,7 +74,7 @@ class Reader:
         context_length: int | None = None,
         refill: str | int = "half",
         precision: str = "fp32",
-        forge: Forge | None = None,
+        kernel: Kernel | None = None,
     ) -> None:
         """Begins with one row.
 
@@ -86,7 +84,8 @@ class Reader:
             context_length: how many tokens are seen; the configuration's by default.
             refill: what happens when N latents are in use, as for `refill_of`.
             precision: of the weights, one of `model.precision`; fp32 takes them as the model has them. Any other makes
-                latents anew in bfloat16.
+                latents anew in bfloat16, where the device multiplies that.
+            kernel: computes the blocks of a step, where weights are in bytes.
 
         Raises:
             ValueError: more latents than context, or no such refill or precision.
@@ -97,12 +96,13 @@ class Reader:
         self.refill = refill_of(refill, config.num_latents)
         # Sliding moves what stays to the front of a cache when that is full: once in so many tokens.
         self._slack = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
-        precision = resolved(precision, model.head.weight.device)
-        self._parallel = model if precision == "fp32" else deepcopy(model).to(torch.bfloat16)
-        self._stepper = Stepper(model, precision)
-        self._device, self._width = model.head.weight.device, config.d_model
+        device = model.head.weight.device
+        precision = resolved(precision, device, kernel is not None)
+        is_halved = precision != "fp32" and (device.type != "cpu" or multiplies_bf16())
+        self._parallel = deepcopy(model).to(torch.bfloat16) if is_halved else model
+        self._stepper = Stepper(model, precision, kernel if precision == "int8" else None)
+        self._device, self._width = device, config.d_model
         self._chooser = Threads()
-        self._forge = forge if precision == "int8" and config.num_layers else None
         self._begin()
 
     def another(self) -> Reader:
@@ -114,7 +114,6 @@ class Reader:
     def _begin(self) -> None:
         self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, slack=self._slack)
         self._recent: deque[Tensor] = deque(maxlen=self.refill or self.num_latents)  # `[rows]` each: what is made anew
-        self._num_steps = 0
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int]) -> Tensor:
@@ -131,12 +130,6 @@ class Reader:
     def step(self, ids: Sequence[int]) -> Tensor:
         """Logits `[rows, vocab]`, float32 on the CPU, after one more id in each row."""
         tokens = torch.tensor(ids).to(self._device)
-        if self._forge is not None:
-            if self._num_steps == self._forge.order_at:
-                self._order(self._forge, len(ids))
-            if self._num_steps == self._forge.after:
-                self._use_bytes(self._forge)
-        self._num_steps += 1
         self._recent.append(tokens)
         if self.refill == SLIDE or self.caches.num_latents < self.num_latents:
             with self._threads():
@@ -149,21 +142,6 @@ class Reader:
         index = torch.tensor(rows).to(self._device)
         self.caches.select(index)
         self._recent = deque((tokens[index] for tokens in self._recent), maxlen=self._recent.maxlen)
-        for layer in self.caches.layers:
-            if isinstance(layer, ByteCache) and self._forge is not None:
-                layer.gather = self._forge.made(ByteCache.shape_of(layer)) or gathered
-
-    def _order(self, forge: Forge, num_rows: int) -> None:
-        """Has kernels made, of a batch also that for the row that is its last."""
-        shape = ByteCache.shape_of(self.caches.layers[0])
-        for is_batch in {num_rows > 1, False}:
-            forge.order(replace(shape, is_batch=is_batch))
-
-    def _use_bytes(self, forge: Forge) -> None:
-        """Goes on with a kernel, if one can be made, and the layers' caches in bytes, as kernels read them."""
-        gather = forge.made(ByteCache.shape_of(self.caches.layers[0]))
-        if gather is not None:
-            self.caches.layers = [ByteCache(layer, gather) for layer in self.caches.layers]
 
     def _refilled(self) -> Tensor:
         """Makes the last positions latents, in one parallel pass a row, in place of those that were."""

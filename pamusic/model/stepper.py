@@ -6,21 +6,23 @@ A step on a CPU is bound by the memory it reads and by the number of operations 
   by position: it is looked up in a table `[vocab, ...]` computed once, and of the context little but ids is kept;
 - the gain of a norm is multiplied into the weights behind it, or into the turn of queries and keys, and the scale of
   attention into that of queries;
-- queries, keys and values come from one product, and weights are held as `model.precision` has it.
+- queries, keys and values come from one product, and weights are held as `model.precision` has it;
+- given a kernel, all of a block is one call, with weights, keys and values in bytes (`model.bytewise`).
 
 Shapes: `batch`; `heads` of width `head_dim`; `d` width; `vocab` ids.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pamusic.model.bytewise import ByteBlock, ByteMatrix, Kernel, Turn, turned, unit
 from pamusic.model.cache import ByteCache, ContextCache, KeyValueCache
-from pamusic.model.heads import turned, unit
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.precision import product
 from pamusic.model.rotary import rotated, rotation
@@ -32,8 +34,14 @@ class Stepper:
     """`read` and `extend` in one, for one token a row. Holds a copy of the weights as they were when it was made."""
 
     @torch.inference_mode()
-    def __init__(self, model: PerceiverAR, precision: str = "fp32") -> None:
-        """`precision` is that of the weights: one of `model.precision`, resolved."""
+    def __init__(self, model: PerceiverAR, precision: str = "fp32", kernel: Kernel | None = None) -> None:
+        """Copies weights.
+
+        Args:
+            model: whose.
+            precision: of the weights: one of `model.precision`, resolved.
+            kernel: computes blocks, on a CPU, with weights in bytes whatever the precision.
+        """
         cross, eps, fraction = model.cross.attention, model.norm.eps, model.config.rotary_fraction
         assert eps is not None
         self._config = model.config
@@ -47,9 +55,15 @@ class Stepper:
         self._queries_keys = torch.stack([queries * cross.head_dim**-0.5, self._keys], dim=1)
         self._num_turned = num_turned(cross.head_dim, fraction)
         self._cross_turn = _Turn(embedding.new_ones(2, cross.head_dim), fraction)
-        self._cross_tail = _Tail(model.cross, precision)
+        self._kernel = kernel
+        self._cross_tail = _Tail(model.cross, precision) if kernel is None else _KernelTail(model.cross, eps, kernel)
         self._ledger = deepcopy(model.ledger)
-        self._layers = [_Layer(layer, fraction, precision, eps) for layer in model.layers if isinstance(layer, Block)]
+        blocks = [layer for layer in model.layers if isinstance(layer, Block)]
+        self._layers: Sequence[_Layer | _KernelLayer] = (
+            [_Layer(block, fraction, precision, eps) for block in blocks]
+            if kernel is None
+            else [_KernelLayer(block, fraction, eps, kernel) for block in blocks]
+        )
         self._head = product(model.head.weight * model.norm.weight * width**0.5, "fp32")  # ids are drawn from it
 
     def new_caches(
@@ -61,9 +75,11 @@ class Stepper:
         cross = ContextCache(
             self._keys, self._values, self._num_turned, batch, window=config.context_length, slack=room
         )  # fmt: skip
-        heads, window = config.num_heads, config.num_latents
+        shape, how = (batch, config.num_heads, config.d_model // config.num_heads), {"window": config.num_latents}
         layers = [
-            KeyValueCache(batch, heads, config.d_model // heads, window=window, slack=slack, device=device, dtype=dtype)
+            KeyValueCache(*shape, **how, slack=slack, device=device, dtype=dtype)
+            if self._kernel is None
+            else ByteCache(*shape, **how, slack=slack)
             for _ in self._layers
         ]
         return Caches(cross, layers, entries=None if self._ledger is None else self._ledger.new_entries(batch))
@@ -98,21 +114,15 @@ class _Layer:
     """A self-attention block, for one token."""
 
     def __init__(self, block: Block, fraction: float, precision: str, eps: float) -> None:
-        attention, gain = block.attention, block.attention_norm.weight * len(block.attention_norm.weight) ** 0.5
-        self._num_heads, self._head_dim = attention.num_heads, attention.head_dim
-        self._least_of_heads = _least(gain, self._head_dim, eps)
-        projections = [attention.query.weight, attention.key.weight, attention.value.weight]
-        self._project = product(torch.cat(projections) * gain, precision)
-        gains = [attention.query_norm.weight, attention.key_norm.weight * self._head_dim**0.5]
-        self._turn = _Turn(torch.stack(gains), fraction)
+        self._num_heads, self._head_dim = block.attention.num_heads, block.attention.head_dim
+        self._least_of_heads = _least(block.mlp_norm.weight, self._head_dim, eps)
+        self._project = product(_projection(block), precision)
+        self._turn = _turn_of(block, fraction)
         self._tail = _Tail(block, precision)
 
     def __call__(self, x: Tensor, position: int, cache: KeyValueCache, least: Tensor) -> Tensor:
-        projected, turn = self._project(unit(x, least)), self._turn.at(position)
-        if isinstance(cache, ByteCache):
-            return self._tail(x, cache.taken(projected, self._least_of_heads, turn), least)
-        parts = projected.to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
-        queries, keys = turned(unit(parts[:, :2], self._least_of_heads), turn).unbind(1)
+        parts = self._project(unit(x, least)).to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
+        queries, keys = turned(unit(parts[:, :2], self._least_of_heads), self._turn.at(position)).unbind(1)
         cache.append(keys[:, :, None], parts[:, 2, :, None])
         return self._tail(x, cache.attended(queries), least)
 
@@ -122,13 +132,62 @@ class _Tail:
 
     def __init__(self, block: Block, precision: str) -> None:
         self._output = product(block.attention.output.weight, precision)
-        gain = block.mlp_norm.weight * len(block.mlp_norm.weight) ** 0.5
-        self._up = product(block.mlp.up.weight * gain, precision)
+        self._up = product(_up(block), precision)
         self._down = product(block.mlp.down.weight, precision)
 
     def __call__(self, x: Tensor, heads: Tensor, least: Tensor) -> Tensor:
         x = x + self._output(heads.flatten(1))
         return x + self._down(self._up(unit(x, least)).relu_().square_())
+
+
+class _KernelLayer:
+    """A self-attention block in bytes, by a kernel."""
+
+    def __init__(self, block: Block, fraction: float, eps: float, kernel: Kernel) -> None:
+        self._block, self._turn, self._kernel = _in_bytes(block, eps), _turn_of(block, fraction), kernel
+
+    def __call__(self, x: Tensor, position: int, cache: KeyValueCache, least: Tensor) -> Tensor:
+        assert isinstance(cache, ByteCache)
+        return self._kernel.step(self._block, x, cache.opened(), self._turn.at(position))
+
+
+class _KernelTail:
+    """What follows the heads of a block, in bytes, by a kernel."""
+
+    def __init__(self, block: Block, eps: float, kernel: Kernel) -> None:
+        self._block, self._kernel = _in_bytes(block, eps), kernel
+
+    def __call__(self, x: Tensor, heads: Tensor, least: Tensor) -> Tensor:
+        return self._kernel.finish(self._block, x, heads.flatten(1))
+
+
+def _in_bytes(block: Block, eps: float) -> ByteBlock:
+    width, head_dim = len(block.mlp_norm.weight), block.attention.head_dim
+    return ByteBlock(
+        project=ByteMatrix.of(_projection(block)),
+        output=ByteMatrix.of(block.attention.output.weight),
+        up=ByteMatrix.of(_up(block)),
+        down=ByteMatrix.of(block.mlp.down.weight),
+        least=(eps * width) ** 0.5,
+        least_of_heads=(eps * head_dim) ** 0.5,
+    )
+
+
+def _projection(block: Block) -> Tensor:
+    """The weights of queries, keys and values behind a norm without gain, `[3 * d, d]`."""
+    attention, gain = block.attention, block.attention_norm.weight * len(block.attention_norm.weight) ** 0.5
+    return torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]) * gain
+
+
+def _up(block: Block) -> Tensor:
+    """Those of the MLP's first layer behind such a norm."""
+    return block.mlp.up.weight * block.mlp_norm.weight * len(block.mlp_norm.weight) ** 0.5
+
+
+def _turn_of(block: Block, fraction: float) -> _Turn:
+    attention = block.attention
+    gains = [attention.query_norm.weight, attention.key_norm.weight * attention.head_dim**0.5]
+    return _Turn(torch.stack(gains), fraction)
 
 
 class _Turn:
@@ -143,7 +202,7 @@ class _Turn:
         self._partner = partner.to(gains.device)
         self._first = -TURNS
 
-    def at(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    def at(self, position: int) -> Turn:
         """Factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is, for `turned`."""
         if not self._first <= position < self._first + TURNS:
             self._first = position
