@@ -27,7 +27,7 @@ from torch import Tensor
 from pamusic.errors import PamusicError
 from pamusic.files import written_atomically
 from pamusic.model import bytewise
-from pamusic.model.bytewise import ByteBlock, ByteMatrix, Kernel, PlainKernel, Seen, Turn, as_bytes
+from pamusic.model.bytewise import ByteBlock, ByteMatrix, Kernel, PlainKernel, Seen, SeenContext, Turn, as_bytes
 from pamusic.model.perceiver_ar import PerceiverAR
 
 SOURCE = Path(bytewise.__file__).with_name("block.cpp")
@@ -90,10 +90,11 @@ class CompiledKernel:
     """`model.bytewise.Kernel`, by a library that was compiled from `model/block.cpp`."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._step, self._finish = library.step, library.finish
+        self._step, self._finish, self._share = library.step, library.finish, library.share
         self._step.argtypes = [POINTER(_Block), c_int, c_void_p, POINTER(_Seen), POINTER(_Turn), c_int]
         self._finish.argtypes = [POINTER(_Block), c_int, c_void_p, c_void_p, c_int]
-        self._step.restype = self._finish.restype = None
+        self._share.argtypes = [POINTER(_Context), c_int, c_int, c_void_p, c_void_p, c_void_p, c_int]
+        self._step.restype = self._finish.restype = self._share.restype = None
         self._blocks: WeakKeyDictionary[ByteBlock, _Block] = WeakKeyDictionary()
 
     def step(self, block: ByteBlock, x: Tensor, seen: Seen, turn: Turn) -> Tensor:
@@ -109,6 +110,18 @@ class CompiledKernel:
         heads = heads.contiguous()
         self._finish(self._block(block), len(x), heads.data_ptr(), x.data_ptr(), torch.get_num_threads())
         return x
+
+    def share(self, queries: Tensor, of_ids: Tensor, context: SeenContext) -> Tensor:
+        """As `Kernel.share`."""
+        tensors = (context.ids, context.turned, context.scales)
+        rows, heads, room, num_turned = context.turned.shape
+        held = _Context(
+            *(each.data_ptr() for each in tensors), room, context.first, context.n, num_turned, of_ids.shape[-1]
+        )
+        queries, of_ids = queries.contiguous(), of_ids.contiguous()
+        shares, threads = torch.empty_like(of_ids), torch.get_num_threads()
+        self._share(byref(held), rows, heads, queries.data_ptr(), of_ids.data_ptr(), shares.data_ptr(), threads)
+        return shares
 
     def _block(self, block: ByteBlock) -> _Block:
         """As the library takes it."""
@@ -134,6 +147,14 @@ class _Seen(Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
         *((name, c_int64) for name in ("room", "first", "n")),
+    )
+
+
+class _Context(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("ids", "turned", "scales")),
+        *((name, c_int64) for name in ("room", "first", "n")),
+        *((name, c_int32) for name in ("num_turned", "vocab")),
     )
 
 
@@ -202,11 +223,16 @@ def _is_right(found: Kernel, head_dim: int) -> bool:
     block = ByteBlock(**matrices, least=1e-3, least_of_heads=1e-3)
     memory = [*as_bytes(drawn(rows, heads, room, head_dim)), *as_bytes(drawn(rows, heads, room, head_dim))]
     turn = (drawn(2, 1, head_dim), drawn(2, 1, head_dim), torch.arange(head_dim).roll(1))
-    x, results = drawn(rows, width), []
+    x, results, vocab = drawn(rows, width), [], 7
+    context = SeenContext(
+        2, room - 5, torch.arange(rows * room).view(rows, room) % vocab, *as_bytes(drawn(rows, heads, room, 6))
+    )
+    queries, of_ids = drawn(rows, heads, 6), drawn(rows, heads, vocab)
     for who in (found, PlainKernel()):
         own = [each.clone() for each in memory]
         after = who.step(block, x.clone(), Seen(3, room - 7, *own), turn)
-        results.append([after, own[0] * own[1][..., None], own[2] * own[3][..., None]])
+        shares = who.share(queries, of_ids, context)
+        results.append([after, own[0] * own[1][..., None], own[2] * own[3][..., None], shares])
     # A sum's last bit can turn a rounding, by which a byte is off by one.
     return all(torch.allclose(one, other, rtol=1e-3, atol=0.05) for one, other in zip(*results, strict=True))
 

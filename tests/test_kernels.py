@@ -11,8 +11,8 @@ from models import START, N, outspoken_model, piece
 from pamusic import kernels
 from pamusic.generation.sampler import generate_rows
 from pamusic.kernels import default_folder, kernel, kernel_for, kernel_path
-from pamusic.model.bytewise import MOST, ByteBlock, ByteMatrix, PlainKernel, Seen, as_bytes
-from pamusic.model.cache import ByteCache
+from pamusic.model.bytewise import MOST, ByteBlock, ByteMatrix, PlainKernel, Seen, SeenContext, as_bytes
+from pamusic.model.cache import ByteCache, ByteContextCache, ContextCache
 from pamusic.model.precision import resolved
 from pamusic.model.reader import Reader
 from pamusic.model.threads import GAIN, LATEST, SOONEST, TOO_LONG, TRIAL, Threads
@@ -52,6 +52,7 @@ def test_steps_in_bytes_say_nearly_what_whole_ones_do(policy):
     found = steps(reader, prime, ids)
 
     assert all(isinstance(layer, ByteCache) for layer in reader.caches.layers)
+    assert isinstance(reader.caches.cross, ByteContextCache)
     distance = (found.softmax(-1) - whole.softmax(-1)).abs().sum(-1).mean()
     assert 0 < distance < 0.15 * (whole.softmax(-1) - whole.roll(1, 0).softmax(-1)).abs().sum(-1).mean()
 
@@ -71,6 +72,21 @@ def test_what_a_byte_cache_gives_back_is_what_it_took():
     row = cache.row(1)
     assert isinstance(row, ByteCache)
     assert torch.equal(row.last(5)[0], found[0][1:])
+
+
+def test_a_context_in_bytes_gives_back_nearly_what_a_whole_one_does():
+    tables, ids = torch.randn(2, 9, 2, 16), torch.randint(9, (1, 40))
+    whole = ContextCache(*tables, 4, 1, window=24, slack=8)
+    held = ByteContextCache(*tables, 4, 1, PlainKernel(), window=24, slack=8)
+    for start in (0, 20, 23):
+        for cache in (whole, held):
+            cache.append(ids[:, start : start + 20], torch.ones(1, 2, min(20, 40 - start), 4) * start)
+    queries = torch.randn(1, 2, 16)
+
+    assert torch.equal(held.ids(), whole.ids())
+    for one, other in zip(held.last(24), whole.last(24), strict=True):
+        assert torch.allclose(one, other, rtol=0.01)
+    assert torch.allclose(held.attended(queries), whole.attended(queries), atol=0.05)
 
 
 def test_what_is_seen_has_room_for_one_more_and_moves_to_the_front_when_there_is_none():
@@ -118,6 +134,25 @@ def test_a_compiled_block_is_its_plain_twin_to_a_ten_thousandth(rows, heads, hea
         assert ((one.float() - other.float()).abs() <= (1 if one.dtype == torch.int8 else 1e-5)).all()
         untouched = [place for place in range(room) if place != 4 + n - 1]
         assert torch.equal(one[:, :, untouched], before[:, :, untouched])
+
+
+@WHERE_COMPILED
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("rows", "heads", "num_turned", "n"), [(1, 1, 2, 1), (1, 4, 32, 70), (3, 2, 6, 33)])
+def test_a_compiled_look_at_the_context_is_its_plain_twin(rows, heads, num_turned, n, threads, set_threads):
+    set_threads(threads)
+    draws, room, vocab = torch.Generator().manual_seed(1), n + 6, 11
+    keys = torch.randn(rows, heads, room, num_turned, generator=draws)
+    context = SeenContext(4, n, torch.randint(vocab, (rows, room), generator=draws), *as_bytes(keys))
+    queries = torch.randn(rows, heads, num_turned, generator=draws)
+    of_ids = torch.randn(rows, heads, vocab, generator=draws)
+
+    found = kernel(32).share(queries, of_ids, context)
+
+    assert torch.allclose(found, PlainKernel().share(queries, of_ids, context), rtol=1e-3, atol=1e-5)
+    assert torch.allclose(found.sum(-1), torch.ones(rows, heads))
+    unseen = set(range(vocab)) - set(context.ids[0, 4 : 4 + n].tolist())
+    assert not found[0, :, list(unseen)].any()
 
 
 @WHERE_COMPILED

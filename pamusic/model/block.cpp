@@ -1,4 +1,5 @@
-// What one token a row does to a block of the stack, in one call: `model/bytewise.py` is the plain twin.
+// What one token a row does to a block of the stack, in one call, and what it sees of the context: `model/bytewise.py` is
+// the plain twin.
 //
 // Knows bytes and numbers; knows no torch. Weights, keys and values are bytes with a scale a row. What they are multiplied
 // with is turned to 16 bits, so that a product is a sum of whole numbers: the same on every processor, in any order, on any
@@ -64,6 +65,19 @@ inline float exponential(float x) {
     return near * scale;
 }
 
+// Scores as what each weighs, the heaviest 1; gives their sum.
+float as_weights(float* scores, int64_t n) {
+    float most = scores[0], total = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t j = 0; j < n; ++j) most = std::max(most, scores[j]);
+#pragma omp simd reduction(+ : total)
+    for (int64_t j = 0; j < n; ++j) {
+        scores[j] = exponential(scores[j] - most);
+        total += scores[j];
+    }
+    return total;
+}
+
 // Rows of numbers in 16 bits, with a scale each.
 class Shorts {
 public:
@@ -119,6 +133,15 @@ struct Seen {
     int64_t room, first, n;
 };
 
+// The context: n positions from `first` on, of whose keys only what their place turned is held.
+struct Context {
+    const int64_t* ids;    // [rows, room]
+    const int8_t* turned;  // [rows, heads, room, num_turned]
+    const float* scales;   // [rows, heads, room]
+    int64_t room, first, n;
+    int32_t num_turned, vocab;
+};
+
 // Turns queries and keys: each dimension times `own`, and its partner times `partners`.
 struct Turn {
     const float *own, *partners;  // [2, HEAD_DIM], of queries and of keys
@@ -155,15 +178,8 @@ void gathered(const float* query, const float* key, const float* value, int plac
         for (int i = 0; i < HEAD_DIM; ++i) sum += keys[j * HEAD_DIM + i] * asked[i];
         scores[j] = sum * scale * key_scales[j];
     }
-    float most = scores[0], total = 0;
-#pragma omp simd reduction(max : most)
-    for (int64_t j = 0; j < n; ++j) most = std::max(most, scores[j]);
-#pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < n; ++j) {
-        const float weight = exponential(scores[j] - most);
-        total += weight;
-        scores[j] = weight * value_scales[j];
-    }
+    const float total = as_weights(scores, n);
+    for (int64_t j = 0; j < n; ++j) scores[j] *= value_scales[j];
     float sums[HEAD_DIM] = {};
     int64_t j = 0;
     for (; j + GROUP <= n; j += GROUP) {
@@ -175,6 +191,27 @@ void gathered(const float* query, const float* key, const float* value, int plac
     for (; j < n; ++j)
         for (int i = 0; i < HEAD_DIM; ++i) sums[i] += scores[j] * values[j * HEAD_DIM + i];
     for (int i = 0; i < HEAD_DIM; ++i) to[i] = sums[i] / total;
+}
+
+// How much a head gives to each id of the vocabulary, `[vocab]`, for what is turned of its query; `of_ids` `[vocab]` are the
+// scores of the rest of each id's key. `shorts` and `scores` have room for a query and for n.
+void shared(const float* query, const float* of_ids, int row, int place, const Context& context, int16_t* shorts,
+            float* scores, float* to) {
+    const int64_t n = context.n, first = place * context.room + context.first;
+    const int num_turned = context.num_turned;
+    const float scale = as_shorts(query, num_turned, shorts);
+    const int64_t* ids = context.ids + row * context.room + context.first;
+    const int8_t* keys = context.turned + first * num_turned;
+    const float* scales = context.scales + first;
+    for (int64_t j = 0; j < n; ++j) {
+        int32_t sum = 0;
+        for (int i = 0; i < num_turned; ++i) sum += keys[j * num_turned + i] * shorts[i];
+        scores[j] = sum * scale * scales[j] + of_ids[ids[j]];
+    }
+    const float total = as_weights(scores, n);
+    std::fill(to, to + context.vocab, 0.0f);
+    for (int64_t j = 0; j < n; ++j) to[ids[j]] += scores[j];
+    for (int id = 0; id < context.vocab; ++id) to[id] /= total;
 }
 
 // What follows the heads: their output, then the MLP, each added to the stream. `shorts` is one thread's own.
@@ -234,6 +271,20 @@ void finish(const Block* block, int rows, const float* heads, float* x, int thre
     {
         Shorts shorts(rows, std::max(width, wide));
         finished(*block, rows, heads, hidden.get(), x, shorts);
+    }
+}
+
+// How much each head gives to each id, `[rows, heads, vocab]`.
+void share(const Context* context, int rows, int heads, const float* queries, const float* of_ids, float* to,
+           int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        const std::unique_ptr<int16_t[]> shorts(new int16_t[context->num_turned]);
+        const std::unique_ptr<float[]> scores(new float[context->n]);
+#pragma omp for schedule(static)
+        for (int place = 0; place < rows * heads; ++place)
+            shared(queries + place * context->num_turned, of_ids + place * context->vocab, place / heads, place, *context,
+                   shorts.get(), scores.get(), to + place * context->vocab);
     }
 }
 }

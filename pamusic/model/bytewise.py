@@ -1,8 +1,8 @@
-"""A block of the stack for one token a row, where weights, keys and values are held in bytes: the plain twin.
+"""A block of the stack for one token a row, with weights, keys and values in bytes, and its look at the context.
 
-Knows tensors; knows no layers' order, no sampling. `model/block.cpp` is the same in one call of a compiled function
-(`pamusic/kernels.py`), which reads a quarter of what float32 takes and starts no operations. Of each row of a weight,
-and of each key and value, the largest number is 127, and what the others are multiplied with is kept beside them.
+Knows tensors; knows no layers' order, no sampling. This is the plain twin: `model/block.cpp` is the same in one call of
+a compiled function (`pamusic/kernels.py`), which reads a quarter of what float32 takes. Of each row of a weight, and of
+each key and value, the largest number is 127, and what the others are multiplied with is kept beside them.
 
 Shapes: `rows`; `heads` of width `head_dim`; `n` positions that are visible, the token's own the last; `d` width.
 """
@@ -73,6 +73,24 @@ class Seen:
     value_scales: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class SeenContext:
+    """What of the memory of a context's cache is visible: `n` positions from `first` on.
+
+    Attributes:
+        first, n: places.
+        ids: `[rows, room]`, int64.
+        turned: of each key, what its place turned, `[rows, heads, room, num_turned]`, int8.
+        scales: of these, `[rows, heads, room]`, float32.
+    """
+
+    first: int
+    n: int
+    ids: Tensor
+    turned: Tensor
+    scales: Tensor
+
+
 class Kernel(Protocol):
     """Who computes blocks in bytes. Threads are as many as torch has."""
 
@@ -81,6 +99,15 @@ class Kernel(Protocol):
 
     def finish(self, block: ByteBlock, x: Tensor, heads: Tensor) -> Tensor:
         """The same from what the heads gathered, `[rows, d]`, on."""
+
+    def share(self, queries: Tensor, of_ids: Tensor, context: SeenContext) -> Tensor:
+        """How much of what they gather heads take of each id, `[rows, heads, vocab]`; all of it is 1.
+
+        Args:
+            queries: what is turned of them, `[rows, heads, num_turned]`.
+            of_ids: scores of the rest of each id's key, `[rows, heads, vocab]`.
+            context: what they see.
+        """
 
 
 class PlainKernel:
@@ -101,6 +128,13 @@ class PlainKernel:
     def finish(self, block: ByteBlock, x: Tensor, heads: Tensor) -> Tensor:
         x = x + block.output(heads)
         return x + block.down(block.up(unit(x, block.least)).relu().square())
+
+    def share(self, queries: Tensor, of_ids: Tensor, context: SeenContext) -> Tensor:
+        visible = slice(context.first, context.first + context.n)
+        keys, scales = context.turned[:, :, visible].float(), context.scales[:, :, visible]
+        index = context.ids[:, None, visible].expand(scales.shape)
+        weights = ((keys @ queries[..., None])[..., 0] * scales + of_ids.gather(2, index)).softmax(-1)
+        return torch.zeros_like(of_ids).scatter_add_(2, index, weights)
 
 
 def as_bytes(x: Tensor) -> tuple[Tensor, Tensor]:

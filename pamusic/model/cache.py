@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pamusic.model.bytewise import Seen, as_bytes
+from pamusic.model.bytewise import Kernel, Seen, SeenContext, as_bytes
 
 
 class KeyValueCache:
@@ -125,8 +125,7 @@ class ContextCache:
 
     def ids(self) -> Tensor:
         """Those of all that is visible, `[batch, n]`."""
-        ids, _ = self._kept.last(len(self))
-        return ids
+        return self._kept.last(len(self))[0]
 
     def append(self, ids: Tensor, turned: Tensor) -> None:
         """Takes ids `[batch, n]` of the next positions and what is turned of keys `[batch, heads, n, turned]`."""
@@ -135,16 +134,13 @@ class ContextCache:
     def last(self, count: int) -> tuple[Tensor, Tensor]:
         """The keys and values of the last `count` positions, `[batch, heads, count, head_dim]`, put together."""
         ids, turned = self._kept.last(count)
-        keys, values = (table[:, ids].transpose(0, 1) for table in (self._keys, self._values))
-        keys[..., : self._num_turned] = turned.mT
-        return keys, values
+        return self._whole(ids, turned.mT)
 
     def attended(self, queries: Tensor) -> Tensor:
         """What scaled, turned queries of one position, `[batch, heads, head_dim]`, gather from all that is visible."""
         ids, turned = self._kept.last(len(self))
-        heads, head_dim = queries.shape[1:]
-        own, still = queries.split([self._num_turned, head_dim - self._num_turned], dim=-1)
-        of_ids = (still.transpose(0, 1) @ self._still).transpose(0, 1)  # [batch, heads, vocab]
+        heads = queries.shape[1]
+        own, of_ids = self._asked(queries)
         index = ids[:, None].expand(-1, heads, -1)
         weights = (of_ids.gather(2, index) + (own[:, :, None] @ turned)[:, :, 0]).softmax(-1)
         # A GPU adds up in any order, so not by id there: the same seed must give the same music.
@@ -153,12 +149,26 @@ class ContextCache:
     def _gathered_by_id(self, weights: Tensor, ids: Tensor) -> Tensor:
         """Values with the weights of their positions, `[batch, heads, head_dim]`: each id's is read once."""
         of_ids = weights.new_zeros(*weights.shape[:2], self._values.shape[1])
-        of_ids.scatter_add_(2, ids[:, None].expand_as(weights), weights)
-        return (of_ids.transpose(0, 1) @ self._values).transpose(0, 1)
+        return self._given(of_ids.scatter_add_(2, ids[:, None].expand_as(weights), weights))
 
     def _gathered(self, weights: Tensor, ids: Tensor) -> Tensor:
         """The same, read once a position."""
         return (weights[:, :, None] @ self._values[:, ids].transpose(0, 1))[:, :, 0]
+
+    def _whole(self, ids: Tensor, turned: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, each `[batch, heads, n, head_dim]`, of ids and what is turned of keys."""
+        keys, values = (table[:, ids].transpose(0, 1) for table in (self._keys, self._values))
+        keys[..., : self._num_turned] = turned
+        return keys, values
+
+    def _asked(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """What is turned of queries, and the scores of the rest of each id's key, `[batch, heads, vocab]`."""
+        own, still = queries.split([self._num_turned, queries.shape[-1] - self._num_turned], dim=-1)
+        return own, (still.transpose(0, 1) @ self._still).transpose(0, 1)
+
+    def _given(self, shares: Tensor) -> Tensor:
+        """Values with the weights of ids, `[batch, heads, vocab]` -> `[batch, heads, head_dim]`."""
+        return (shares.transpose(0, 1) @ self._values).transpose(0, 1)
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
@@ -166,9 +176,36 @@ class ContextCache:
 
     def row(self, index: int) -> ContextCache:
         """One row of the batch, in the same memory."""
-        one = object.__new__(ContextCache)
+        one = object.__new__(type(self))
         one.__dict__.update(self.__dict__, _kept=self._kept.row(index))
         return one
+
+
+class ByteContextCache(ContextCache):
+    """The same with what is turned of keys in bytes, looked at by a kernel."""
+
+    def __init__(
+        self, keys: Tensor, values: Tensor, num_turned: int, batch: int, kernel: Kernel, *, window: int, slack: int
+    ) -> None:
+        """Begins empty; `kernel` looks, and the rest is as for `ContextCache`."""
+        super().__init__(keys, values, num_turned, batch, window=window, slack=slack)
+        ids, turned = self._kept.tensors
+        turned, scales = as_bytes(turned.mT)
+        self._kept, self._kernel = Kept([ids, turned.contiguous(), scales.contiguous()], (1, 2, 2), window), kernel
+
+    def append(self, ids: Tensor, turned: Tensor) -> None:
+        """As there."""
+        self._kept.append(ids, *as_bytes(turned.float()))
+
+    def last(self, count: int) -> tuple[Tensor, Tensor]:
+        """As there, but for what bytes cannot tell."""
+        ids, turned, scales = self._kept.last(count)
+        return self._whole(ids, turned * scales[..., None])
+
+    def attended(self, queries: Tensor) -> Tensor:
+        """As there."""
+        context = SeenContext(self._kept.stop - len(self), len(self), *self._kept.tensors)
+        return self._given(self._kernel.share(*self._asked(queries), context))
 
 
 class Kept:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pamusic.model.bytewise import ByteBlock, ByteMatrix, Kernel, Turn, turned, unit
-from pamusic.model.cache import ByteCache, ContextCache, KeyValueCache
+from pamusic.model.cache import ByteCache, ByteContextCache, ContextCache, KeyValueCache
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.precision import product
 from pamusic.model.rotary import rotated, rotation
@@ -72,9 +72,12 @@ class Stepper:
         """Empty caches, as the model's own `new_caches` but smaller; the model can `extend` them, too."""
         config = self._config.resized(context_length=context_length, num_latents=num_latents)
         device, dtype, room = self._keys.device, self._keys.dtype, max(256, config.context_length // 8)
-        cross = ContextCache(
-            self._keys, self._values, self._num_turned, batch, window=config.context_length, slack=room
-        )  # fmt: skip
+        of_ids, size = (self._keys, self._values, self._num_turned, batch), config.context_length
+        cross = (
+            ContextCache(*of_ids, window=size, slack=room)
+            if self._kernel is None
+            else ByteContextCache(*of_ids, self._kernel, window=size, slack=room)
+        )
         shape, how = (batch, config.num_heads, config.d_model // config.num_heads), {"window": config.num_latents}
         layers = [
             KeyValueCache(*shape, **how, slack=slack, device=device, dtype=dtype)
