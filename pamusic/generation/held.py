@@ -3,8 +3,8 @@
 Knows slots, which some ids open and some close, and the seconds that pass with each id; not what a slot is.
 
 A model that composes meets states that no piece showed it. Of a slot that was left open by mistake it has nothing to
-go by, and leaves it open: in what `small` invents, slots older than a second are closed a third to a sixth as often as
-in real pieces of their age. So a closing id can be given a weight that grows with the age of its slot: none up to
+go by, and leaves it open: in what `small` invents, slots older than half a second are closed 0.4 to 0.6 times as often
+as those of their age in real pieces. So a closing id can be given a weight that grows with the age of its slot: none up to
 `YOUNG` seconds, then the more by each doubling, up to `OLD`.
 """
 

@@ -5,9 +5,10 @@ ledger is kept, exactly: no position sees more than the ids up to its own. Only 
 was opened before it is not in the ledger.
 
 Why: a key that is struck is let go by an id that says which, up to minutes of ids later. To write that, a model must
-know the set of keys that sound and the sum of all time shifts since each was struck; both take attention many
-examples to learn, and neither survives prefix dropout, which hides four strokes in five. A table `[slots, ages]` of
-vectors costs one product with a sparse row. Ages stand on a scale of logarithms, and what lies between two of its marks
+know the set of keys that sound and the sum of all time shifts since each was struck, and prefix dropout hides most of
+the strokes. On real music it learns enough of that by itself: in likelihood the ledger is worth nothing we could
+measure (`docs/experiments.md`). It is meant for what a model composes, where keys were left down by mistake. A table
+`[slots, ages]` of vectors costs one product with a sparse row. Ages stand on a scale of logarithms, and what lies between two of its marks
 gets a share of both.
 
 Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `d` width.
