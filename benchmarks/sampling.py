@@ -163,6 +163,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     stem = f"sampling-{datetime.date.today()}-{words.size or name}-{precision}"
     stem += f"{'-long' if words.long else ''}{'' if words.device == 'cpu' else '-gpu'}"
+    stem += "" if words.compile else "-no-compile"
     (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -107,7 +107,7 @@ def speed(
     if tokens is not None and tokens < 1:
         raise ValueError(f"tokens is 1 or more, not {tokens}")
     config = checkpoint.model.config.resized(context_length=context_length)
-    precision = resolved(precision, checkpoint.model.head.weight.device)
+    precision = resolved(precision, checkpoint.model.head.weight.device, kernel is not None)
     prime = own_ids(checkpoint, prime_length or context_length, precision)
     refill = max(1, config.num_latents // 2)
     tokens = tokens or config.num_latents - refill + 1
@@ -115,7 +115,7 @@ def speed(
     drawn = _drawn(checkpoint, prime, num=num, context_length=context_length, precision=precision, kernel=kernel)
     next(drawn)
     first = time.perf_counter() - begun
-    next(drawn)  # with it the kernel is there
+    next(drawn)  # the first step makes what the others find: rotations, and weights laid out for a kernel
     begun, cpu_begun = time.perf_counter(), time.process_time()
     ids = [id for row in islice(drawn, tokens) for id in row if id is not None]
     took, cpu = time.perf_counter() - begun, time.process_time() - cpu_begun
@@ -145,7 +145,7 @@ def along(
 ) -> Iterator[Stretch]:
     """Draws one long piece from nothing, and yields what the windows around some of its tokens cost."""
     start = checkpoint.tokenizer.vocabulary.id("start")
-    precision = resolved(precision, checkpoint.model.head.weight.device)
+    precision = resolved(precision, checkpoint.model.head.weight.device, kernel is not None)
     begun: dict[int, tuple[float, float]] = {}
     for count, _ in enumerate(_drawn(checkpoint, [start], precision=precision, kernel=kernel), start=1):
         for place in places:

@@ -98,11 +98,21 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
     assert isinstance(reader._stepper, Stepper)
     in_bytes = Reader(model, refill="slide", precision="int8", kernel=PlainKernel())
     in_bytes.read(list(range(300)))
-    held = sum(each.nbytes for layer in in_bytes.caches.layers for each in layer._kept.last(64))
-    before = sum(each.nbytes for layer in layers for each in layer.last(64))
-    less = step_bytes(model.config, "int8", num_rows=5, num_latents=64, num_seen=300, in_bytes=True)
+    kept = [in_bytes.caches.cross._kept.last(300), *(layer._kept.last(64) for layer in in_bytes.caches.layers)]
+    held = sum(each.nbytes for tensors in kept for each in tensors)
+    less, fewer = (
+        step_bytes(model.config, "int8", num_rows=num, num_latents=64, num_seen=300, in_bytes=True) for num in (5, 1)
+    )
     weights = sum(weight.numel() for weight in read_once)
-    assert more - less == pytest.approx(3 * weights + 5 * (before - held), rel=0.02)
+    assert less - fewer == pytest.approx(4 * held)
+    assert more - less == pytest.approx(3 * weights + 5 * (caches - held), rel=0.02)
+
+
+def test_with_a_kernel_weights_are_in_bytes_on_every_processor(who, monkeypatch):
+    monkeypatch.setattr("pamusic.model.precision.multiplies_bf16", lambda: False)
+    how = {"context_length": 64, "num": 1, "bandwidth": 1e9, "tokens": 2}
+
+    assert speed(who, **how, kernel=PlainKernel()).mib_per_token < 0.75 * speed(who, **how).mib_per_token
 
 
 def test_the_command_prints_a_line_for_each_context_and_number_of_pieces(who):

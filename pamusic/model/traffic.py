@@ -25,14 +25,15 @@ def step_bytes(
         num_rows: pieces at once.
         num_latents: in use, on average.
         num_seen: positions of the context in the cache.
-        in_bytes: whether a kernel computes blocks, of weights and the layers' caches in bytes (`model.bytewise`).
+        in_bytes: whether a kernel computes blocks, of weights and caches in bytes (`model.bytewise`).
     """
     d = config.d_model
     matrices = d * d * ((1 + 2 * config.mlp_ratio) + config.num_layers * (4 + 2 * config.mlp_ratio))
     tables = config.vocab_size * d * (FLOAT + 2 * FLOAT)  # the head; keys and values of ids
     tables += 0 if config.ledger is None else config.ledger.num_slots * NUM_AGES * d * FLOAT
     turned = config.cross_num_heads * num_turned(d // config.cross_num_heads, config.rotary_fraction)
+    seen = turned + FLOAT * config.cross_num_heads if in_bytes else turned * FLOAT  # of a position's keys
     numbers = d + FLOAT * config.num_heads if in_bytes else d * FLOAT  # of a latent's keys in a layer, or its values
-    caches = num_seen * (turned * FLOAT + ID) + config.num_layers * num_latents * 2 * numbers
+    caches = num_seen * (seen + ID) + config.num_layers * num_latents * 2 * numbers
     weights = matrices * (1 if in_bytes else num_bytes(precision, num_rows))
     return weights + tables + num_rows * caches
