@@ -45,8 +45,9 @@ def kernel_for(
 
     Its making is told of, as for `kernel`.
     """
-    config, on_cpu = model.config, model.head.weight.device.type == "cpu"
-    if precision not in ("auto", "int8") or not on_cpu or not config.num_layers:
+    config, like = model.config, model.head.weight
+    is_fit = like.device.type == "cpu" and like.dtype == torch.float32 and config.num_layers
+    if precision not in ("auto", "int8") or not is_fit:
         return None
     return kernel(config.d_model // config.num_heads, told=told)
 
@@ -64,11 +65,13 @@ def kernel(
     compiler = _compiler()
     if compiler is None:
         return None
-    path = kernel_path(head_dim, folder or default_folder())
-    if not path.exists():
-        told("compiling a part of the work for this machine, once")
-        with suppress(PamusicError):
+    try:
+        path = kernel_path(head_dim, folder or default_folder())
+        if not path.exists():
+            told("compiling a part of the work for this machine, once")
             _compile(compiler, head_dim, path)
+    except (PamusicError, OSError):
+        return None
     return _loaded(path, head_dim)
 
 
@@ -79,10 +82,17 @@ def kernel_path(head_dim: int, folder: Path) -> Path:
 
 
 def default_folder() -> Path:
-    """The user's own, for what can be made again."""
-    if chosen := os.environ.get("PAMUSIC_KERNELS"):
-        return Path(chosen)
-    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    """The user's own, for what can be made again.
+
+    Raises:
+        PamusicError: this user has no home.
+    """
+    try:
+        if chosen := os.environ.get("PAMUSIC_KERNELS"):
+            return Path(chosen).expanduser()
+        caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    except RuntimeError:
+        raise PamusicError("no home folder is known; say in PAMUSIC_KERNELS where kernels are kept") from None
     return Path(caches) / "pamusic" / "kernels"
 
 
@@ -166,26 +176,30 @@ def _matrix(matrix: ByteMatrix) -> _Matrix:
     return _Matrix(matrix.bytes.data_ptr(), matrix.scales.data_ptr(), *matrix.bytes.shape)
 
 
-def _compiler() -> str | None:
-    chosen = os.environ.get("CXX")
-    return shutil.which(chosen) if chosen else next(filter(None, map(shutil.which, COMPILERS)), None)
+def _compiler() -> list[str] | None:
+    """The words that call it: those of `CXX`, which may name what calls the compiler, else the first that is found."""
+    chosen = os.environ.get("CXX", "").strip()
+    for words in ([chosen], chosen.split()) if chosen else ([name] for name in COMPILERS):
+        if found := shutil.which(words[0]):
+            return [found, *words[1:]]
+    return None
 
 
-def _compile(compiler: str, head_dim: int, path: Path) -> None:
+def _compile(compiler: list[str], head_dim: int, path: Path) -> None:
     """Compiles the kernel into a file, or leaves none.
 
     Raises:
-        PamusicError: the file cannot be written.
+        PamusicError: the file cannot be written, or the compiler not be called, or it does not come to an end.
     """
     for more in MORE_FLAGS:
         with suppress(_CompilerError), written_atomically(path) as temporary:
-            words = [compiler, *FLAGS, *more, f"-DHEAD_DIM={head_dim}", str(SOURCE), "-o", str(temporary)]
+            words = [*compiler, *FLAGS, *more, f"-DHEAD_DIM={head_dim}", str(SOURCE), "-o", str(temporary)]
             try:
                 done = subprocess.run(
                     words, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False
                 )
-            except (OSError, subprocess.TimeoutExpired):
-                raise _CompilerError from None
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise PamusicError(f"{compiler[0]}: does not compile ({error}); name another in CXX") from None
             if done.returncode:
                 raise _CompilerError
             return

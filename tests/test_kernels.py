@@ -3,10 +3,11 @@
 import os
 import stat
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
-from models import START, N, outspoken_model, piece
+from models import START, VOCAB, N, outspoken_model, piece
 
 from pamusic import kernels
 from pamusic.generation.sampler import generate_rows
@@ -179,6 +180,49 @@ def test_the_same_seed_gives_the_same_ids_on_any_number_of_threads(set_threads):
     assert found[0] == found[1] == found[2]
 
 
+@WHERE_COMPILED
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("layers.1.attention.query", "nan"), ("layers.1.attention.key", "nan"), ("layers.1.attention.value", "inf"),
+        ("layers.1.mlp.up", "inf"), ("cross.attention.query", "nan"), ("cross.attention.value", "nan"),
+        ("embedding", "nan"),
+    ],
+)  # fmt: skip
+def test_a_weight_that_is_no_number_is_heard_of_in_the_logits(name, number):
+    model, prime, ids = wide(), piece(20), piece(3 * N, seed=2)
+    with torch.no_grad():
+        model.get_submodule(name).weight[3, 0] = float(number)
+
+    found, expected = (
+        steps(Reader(model, precision="int8", kernel=who), prime, ids).sum(-1).isnan()
+        for who in (kernel(32), PlainKernel())
+    )
+
+    assert expected.sum() > len(ids) / 2
+    assert torch.equal(found, expected)
+
+
+def test_an_id_that_is_none_is_refused_and_not_looked_for_beside_the_tables():
+    for reader in (Reader(wide()), Reader(wide(), precision="int8", kernel=PlainKernel())):
+        with pytest.raises(IndexError):
+            reader.read([-1, *piece(2 * N)])
+        reader.read(piece(4))
+        with pytest.raises(IndexError):
+            reader.step([-1])
+        with pytest.raises(IndexError):
+            reader.step([VOCAB])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_none_is_made_for_other_numbers_than_float32(dtype):
+    model = wide().to(dtype)
+
+    assert kernel_for(model, "auto") is None
+    with pytest.raises(AssertionError, match="a kernel reads no other numbers"):
+        Reader(model, precision="int8", kernel=PlainKernel())
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_none_is_used_for_weights_that_are_not_in_bytes(precision):
     model, prime, ids = wide(), piece(4), piece(5)
@@ -194,7 +238,7 @@ def test_none_is_made_for_a_model_without_layers():
 
 
 @WHERE_COMPILED
-def test_with_one_weights_are_in_bytes_by_themselves(monkeypatch):
+def test_with_one_weights_are_in_bytes_by_themselves():
     assert kernel_for(wide(), "auto") is not None
     assert resolved("auto", "cpu", has_kernel=True) == "int8"
     assert resolved("fp32", "cpu", has_kernel=True) == "fp32"
@@ -258,10 +302,39 @@ def test_a_compiler_that_fails_or_hangs_or_is_none_leaves_nothing_behind(tmp_pat
     assert not any((tmp_path / "kept").glob("*"))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="calls a shell script")
+def test_a_compiler_that_hangs_is_waited_for_once(tmp_path, monkeypatch):
+    calls = tmp_path / "calls"
+    monkeypatch.setattr(kernels, "PATIENCE", 0.5)
+    monkeypatch.setenv("CXX", str(compiler(tmp_path, f"echo >> {calls}", "exec sleep 60")))
+
+    assert kernel(16, tmp_path / "kept") is None
+    assert calls.read_text(encoding="utf-8").count("\n") == 1
+
+
+@WHERE_COMPILED
+@pytest.mark.skipif(os.name != "posix", reason="calls a shell script")
+def test_a_compiler_may_be_called_by_another_program(tmp_path, monkeypatch):
+    own = " ".join(kernels._compiler())
+    caller = compiler(tmp_path, 'exec "$@"')
+    monkeypatch.setenv("CXX", f"{caller} {own}")
+    assert kernel(16, tmp_path) is not None
+    monkeypatch.setenv("CXX", " ")
+    assert kernels._compiler() is not None
+
+
+@WHERE_COMPILED
+def test_where_kernels_cannot_be_kept_they_are_done_without(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAMUSIC_KERNELS", str(tmp_path / ("long" * 100)))
+    assert kernel(16) is None
+    monkeypatch.setenv("PAMUSIC_KERNELS", "~nobody-of-this-name/kernels")
+    assert kernel(16) is None
+
+
 @WHERE_COMPILED
 @pytest.mark.skipif(os.name != "posix", reason="calls a shell script")
 def test_a_compiler_without_openmp_makes_one_for_one_thread(tmp_path, monkeypatch):
-    own = kernels._compiler()
+    own = " ".join(kernels._compiler())
     lines = ['for word in "$@"; do [ "$word" = -fopenmp ] && exit 1; done', f'exec {own} "$@"']
     monkeypatch.setenv("CXX", str(compiler(tmp_path, *lines)))
 
@@ -271,6 +344,8 @@ def test_a_compiler_without_openmp_makes_one_for_one_thread(tmp_path, monkeypatc
 def test_kernels_are_kept_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("PAMUSIC_KERNELS", str(tmp_path))
     assert default_folder() == tmp_path
+    monkeypatch.setenv("PAMUSIC_KERNELS", "~/kernels")
+    assert default_folder() == Path.home() / "kernels"
     monkeypatch.delenv("PAMUSIC_KERNELS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "pamusic" / "kernels"

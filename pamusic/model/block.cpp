@@ -25,20 +25,41 @@ struct Matrix {
     int32_t out, in;
 };
 
+// The size of the largest number, `least` at least; where one is no number, that. By their bits, whose order as whole
+// numbers is that of sizes, with what is no number above infinity: comparing would leave it out.
+float largest(const float* x, int width, float least) {
+    int32_t most;
+    std::memcpy(&most, &least, sizeof most);
+    for (int k = 0; k < width; ++k) {
+        int32_t bits;
+        std::memcpy(&bits, x + k, sizeof bits);
+        most = std::max(most, bits & 0x7fffffff);
+    }
+    float size;
+    std::memcpy(&size, &most, sizeof size);
+    return size;
+}
+
 // A row of numbers as whole ones of 16 bits, so small that their product with a row of bytes has 31; gives their scale.
+// A row in which one is infinite or no number is zeros with a scale that is no number, so that the sampler hears of it.
 float as_shorts(const float* x, int width, int16_t* shorts) {
     const float limit = std::min(32767.0f, std::floor(2147483647.0f / MOST / width));
-    float most = 1e-30f;
-#pragma omp simd reduction(max : most)
-    for (int k = 0; k < width; ++k) most = std::max(most, std::fabs(x[k]));
+    const float most = largest(x, width, 1e-30f);
+    if (!std::isfinite(most)) {
+        std::fill(shorts, shorts + width, int16_t{0});
+        return NAN;
+    }
     const float factor = limit / most;
     for (int k = 0; k < width; ++k) shorts[k] = static_cast<int16_t>(std::rint(x[k] * factor));
     return most / limit;
 }
 
 float as_bytes(const float* x, int8_t* bytes) {
-    float most = 1e-12f;
-    for (int i = 0; i < HEAD_DIM; ++i) most = std::max(most, std::fabs(x[i]));
+    const float most = largest(x, HEAD_DIM, 1e-12f);
+    if (!std::isfinite(most)) {
+        std::fill(bytes, bytes + HEAD_DIM, int8_t{0});
+        return NAN;
+    }
     const float scale = most / MOST;
     for (int i = 0; i < HEAD_DIM; ++i) bytes[i] = static_cast<int8_t>(std::rint(x[i] / scale));
     return scale;

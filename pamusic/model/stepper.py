@@ -44,6 +44,7 @@ class Stepper:
         """
         cross, eps, fraction = model.cross.attention, model.norm.eps, model.config.rotary_fraction
         assert eps is not None
+        assert kernel is None or model.embedding.weight.dtype == torch.float32, "a kernel reads no other numbers"
         self._config = model.config
         embedding, width = model.embedding.weight, model.config.d_model
         self._least = _least(embedding, width, eps)
@@ -92,7 +93,7 @@ class Stepper:
         """Takes `[batch, n]` tokens into the context alone: all that is computed is the turn of their keys."""
         assert isinstance(caches.cross, ContextCache)
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
-        keys = self._keys[tokens][..., : self._num_turned].transpose(1, 2)
+        keys = _looked_up(self._keys, tokens)[..., : self._num_turned].transpose(1, 2)
         caches.cross.append(tokens, rotated(keys, rotation(positions, self._num_turned, 1.0)))
         caches.position += tokens.shape[1]
         if self._ledger is not None and caches.entries is not None:
@@ -102,9 +103,9 @@ class Stepper:
     def __call__(self, ids: Tensor, caches: Caches) -> Tensor:
         """Logits `[batch, vocab]` after the next ids `[batch]`; the caches' layers have room for one more latent."""
         assert isinstance(caches.cross, ContextCache)
-        queries, keys = turned(self._queries_keys[ids], self._cross_turn.at(caches.position)).unbind(1)
+        queries, keys = turned(_looked_up(self._queries_keys, ids), self._cross_turn.at(caches.position)).unbind(1)
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
-        x = self._cross_tail(self._latents[ids], caches.cross.attended(queries), self._least)
+        x = self._cross_tail(_looked_up(self._latents, ids), caches.cross.attended(queries), self._least)
         if self._ledger is not None and caches.entries is not None:
             x = x + self._ledger.step(ids, caches.entries, caches.cross.window)
         for layer, cache in zip(self._layers, caches.layers, strict=True):
@@ -222,6 +223,11 @@ class _Turn:
 def num_turned(head_dim: int, fraction: float) -> int:
     """How many dimensions of a head are turned by position: the first ones."""
     return 2 * rotation(torch.zeros(1), head_dim, fraction)[0].shape[-1]
+
+
+def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a table `[vocab, ...]`. Indexing would take an id below 0 from the table's end; this refuses it."""
+    return table.index_select(0, ids.flatten()).unflatten(0, ids.shape)
 
 
 def _least(like: Tensor, width: int, eps: float) -> Tensor:
