@@ -4,8 +4,8 @@ Knows slots, which some ids open and some close, and the seconds that pass with 
 
 A model that composes meets states that no piece showed it. Of a slot that was left open by mistake it has nothing to
 go by, and leaves it open: in what `small` invents, slots older than half a second are closed 0.4 to 0.6 times as often
-as those of their age in real pieces. So a closing id can be given a weight that grows with the age of its slot: none up to
-`YOUNG` seconds, then the more by each doubling, up to `OLD`.
+as those of their age in real pieces. So a closing id can be given a weight that grows with the age of its slot: none up
+to `YOUNG` seconds, then the more by each doubling, up to `OLD`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Why: a key that is struck is let go by an id that says which, up to minutes of i
 know the set of keys that sound and the sum of all time shifts since each was struck, and prefix dropout hides most of
 the strokes. On real music it learns enough of that by itself: in likelihood the ledger is worth nothing we could
 measure (`docs/experiments.md`). It is meant for what a model composes, where keys were left down by mistake. A table
-`[slots, ages]` of vectors costs one product with a sparse row. Ages stand on a scale of logarithms, and what lies between two of its marks
-gets a share of both.
+`[slots, ages]` of vectors costs one product with a sparse row. Ages stand on a scale of logarithms, and what lies
+between two of its marks gets a share of both.
 
 Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `d` width.
 """
