@@ -60,7 +60,7 @@ def kernel(
     Args:
         head_dim: of the layers' heads.
         folder: keeps it; by default the user's.
-        told: hears that one is compiled.
+        told: hears that one is compiled, or that none came of it.
     """
     compiler = _compiler()
     if compiler is None:
@@ -70,9 +70,12 @@ def kernel(
         if not path.exists():
             told("compiling a part of the work for this machine, once")
             _compile(compiler, head_dim, path)
+        found = _loaded(path, head_dim)
     except (PamusicError, OSError):
-        return None
-    return _loaded(path, head_dim)
+        found = None
+    if found is None:
+        told(f"{compiler[0]} made nothing of use; going on slower, without (--no-compile does so at once)")
+    return found
 
 
 def kernel_path(head_dim: int, folder: Path) -> Path:

@@ -295,9 +295,11 @@ def test_a_compiler_that_fails_or_hangs_or_is_none_leaves_nothing_behind(tmp_pat
     monkeypatch.setattr(kernels, "PATIENCE", 0.5)
     for line in ("exit 1", "exec sleep 60"):
         monkeypatch.setenv("CXX", str(compiler(tmp_path, line)))
-        assert kernel(16, tmp_path / "kept") is None
+        told = []
+        assert kernel(16, tmp_path / "kept", told.append) is None
+        assert "made nothing of use" in told[-1]
     monkeypatch.setenv("CXX", str(tmp_path / "missing"))
-    assert kernel(16, tmp_path / "kept") is None
+    assert kernel(16, tmp_path / "kept", pytest.fail) is None
 
     assert not any((tmp_path / "kept").glob("*"))
 
