@@ -37,7 +37,7 @@ SLIDE = 0  # as R: nothing is made anew
 
 # Up to this width times rows one CPU thread reads: products so short are hardly worth sharing. Above it all do; but one
 # row alone, whose steps are short enough to try, has as many as are the faster just then. Measured on two cores, one
-# row: a width of 256 takes 2.4 to 3.2 ms with one thread and 2.9 to 3.0 with two.
+# row, by PyTorch's operations: a width of 256 takes 2.4 to 3.2 ms with one thread and 2.9 to 3.0 with two.
 ONE_THREAD_UP_TO = 512
 ONE_ROW_UP_TO = 256  # width from which on it is tried
 
