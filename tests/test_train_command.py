@@ -91,7 +91,7 @@ def test_evaluate_tells_where_in_a_piece_and_with_how_much_context(in_folder):
 
     assert sum(stretch["tokens"] for stretch in told["by_position"]) == told["num_tokens"]
     assert [(point["context_length"], point["num_latents"]) for point in told["sweep"]] == [
-        (64, 16), (64, 4), (64, 8), (64, 32),
+        (64, 16), (128, 16), (64, 4), (64, 8), (64, 32),
     ]  # fmt: skip
     assert (in_folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "scored with more and less" in pamusic(*words).stderr
