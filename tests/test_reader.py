@@ -51,8 +51,10 @@ def test_last_128_makes_all_latents_anew_but_128():
 
 
 @torch.inference_mode()
-def slid(model, ids, first, num_latents, context_length):
-    """The plain twin of sliding: every position from `first` on is a latent, and sees so many latents up to its own.
+def banded(model, ids, first, context_length, num_latents):
+    """The plain twin past the end of a context; logits `[len(ids) - first, vocab]`.
+
+    Each position from `first` on is a latent, and sees so many tokens up to its own, and in the layers so many latents.
 
     So each latent's keys and values are made once, from what it saw then, and those that follow see them as they are.
     """
@@ -91,7 +93,7 @@ def test_sliding_drops_the_oldest_latent_and_leaves_the_others_what_they_learned
     model, ids = outspoken_model(num_layers, context_length=32), piece(300)
     reader = Reader(model, refill="slide")
     first = max(0, prime_length - N)
-    expected = slid(model, ids, first, N, context_length=32)
+    expected = banded(model, ids, first, context_length=32, num_latents=N)
 
     (logits,) = reader.read(ids[:prime_length])
     for length in range(prime_length, 300):
@@ -170,19 +172,20 @@ def test_another_reader_of_the_same_weights_knows_nothing_of_what_the_first_one_
     assert torch.equal(again.step([ids[10]]), first.step([ids[10]]))  # which went on undisturbed
 
 
-def test_past_the_context_a_refill_sees_the_last_tokens_and_no_others():
-    model, ids = outspoken_model(context_length=16), piece(600)
-    reader = Reader(model)
+@pytest.mark.parametrize(("policy", "refill"), [("half", 4), ("all", 8), (1, 1)])
+def test_past_the_context_each_latent_has_seen_a_whole_context_up_to_itself_and_no_more(policy, refill):
+    model, ids = outspoken_model(context_length=16), piece(300)
+    reader = Reader(model, refill=policy)
 
     reader.read(ids[:3])
-    refills = 0
-    for length in range(4, 600):
+    for length in range(4, 300):
         (logits,) = reader.step([ids[length - 1]])
-        assert logits.isfinite().all()
-        if length > 16 and reader.caches.num_latents == N // 2:
-            refills += 1
-            assert close(logits, uncached(model, ids[length - 16 : length], N // 2)), f"after {length} tokens"
-    assert refills > 100
+        in_use = latents_in_use(3, length - 3, refill=refill)
+        assert reader.caches.num_latents == in_use
+        if length > 16:
+            before = max(0, length - 16 - N)  # what no latent has seen
+            expected = banded(model, ids[before:length], length - before - in_use, context_length=16, num_latents=N)
+            assert close(logits, expected[-1]), f"after {length} tokens"
 
 
 def test_of_a_prime_longer_than_the_context_the_end_is_read():
@@ -198,11 +201,12 @@ def test_a_step_equals_the_models_own_read_and_extend():
     caches = stepper.new_caches(2)
 
     with torch.inference_mode():
-        stepper(ids[:, 0], stepper.new_caches(2))
+        stepper.latents(ids[:, 0], stepper.new_caches(2))
         caches.position = twins.position = TURNS - 3  # a new table of rotations is due on the way
         for column in ids.T:
             model.read(column[:, None], twins)
-            assert close(stepper(column, caches), model.extend(column[:, None], twins)[:, 0])
+            found = stepper.logits(stepper.latents(column, caches), caches)
+            assert close(found, model.extend(column[:, None], twins)[:, 0])
 
 
 def test_a_step_leaves_the_number_of_threads_as_it_was():

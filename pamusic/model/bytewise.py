@@ -95,7 +95,7 @@ class Kernel(Protocol):
     """Who computes blocks in bytes. Threads are as many as torch has."""
 
     def step(self, block: ByteBlock, x: Tensor, seen: Seen, turn: Turn) -> Tensor:
-        """The stream `[rows, d]`, float32, after a block; x is not needed any more, and may be what is given back."""
+        """The stream `[rows, d]`, float32, after a block."""
 
     def finish(self, block: ByteBlock, x: Tensor, heads: Tensor) -> Tensor:
         """The same from what the heads gathered, `[rows, d]`, on."""

@@ -58,16 +58,6 @@ class KeyValueCache:
         """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
         self._kept.select(rows)
 
-    def row(self, index: int) -> KeyValueCache:
-        """One row of the batch, in the same memory; this cache notices what is appended there after `advance`."""
-        one = object.__new__(type(self))
-        one.__dict__.update(self.__dict__, _kept=self._kept.row(index))
-        return one
-
-    def advance(self, n: int) -> None:
-        """Counts `n` positions that each of its rows was given alone."""
-        self._kept.stop += n
-
 
 class ByteCache(KeyValueCache):
     """The same in bytes, a quarter to read: for steps by `model.bytewise`."""
@@ -174,12 +164,6 @@ class ContextCache:
         """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
         self._kept.select(rows)
 
-    def row(self, index: int) -> ContextCache:
-        """One row of the batch, in the same memory."""
-        one = object.__new__(type(self))
-        one.__dict__.update(self.__dict__, _kept=self._kept.row(index))
-        return one
-
 
 class ByteContextCache(ContextCache):
     """The same with what is turned of keys in bytes, looked at by a kernel."""
@@ -248,9 +232,3 @@ class Kept:
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
         self.tensors = [tensor[rows] for tensor in self.tensors]
-
-    def row(self, index: int) -> Kept:
-        """One row in the same memory, standing where this stands."""
-        one = Kept([tensor[index : index + 1] for tensor in self.tensors], self.axes, self.window)
-        one.stop = self.stop
-        return one

@@ -62,11 +62,6 @@ class Caches:
             if cache is not None:
                 cache.select(rows)
 
-    def row(self, index: int) -> Caches:
-        """One row of the batch, in the same memory, to `extend`."""
-        ids = None if self.ids is None else self.ids.row(index)
-        return Caches(self.cross.row(index), [layer.row(index) for layer in self.layers], self.position, ids)
-
     def seen(self) -> Tensor:
         """The ids of the visible context, `[batch, m]`."""
         if isinstance(self.cross, ContextCache):
@@ -169,19 +164,26 @@ class PerceiverAR(nn.Module):
             last_only: gives logits after the last token alone, `[batch, 1, vocab]`; of the others, the last layer then
                 computes but keys and values.
         """
+        return self.logits(self.latents(tokens, caches), caches, last_only)
+
+    def latents(self, tokens: Tensor, caches: Caches) -> Tensor:
+        """What the layers begin with at each of the last `n` tokens read, `[batch, n]` -> `[batch, n, d]`.
+
+        That depends on the tokens up to each alone, never on which other positions are latents.
+        """
         n = tokens.shape[1]
-        positions = torch.arange(caches.position - n, caches.position, device=tokens.device)
-        turn = self._rotation(positions, self.cross.attention.head_dim)
-        context = caches.cross.last(len(caches.cross))
-        latents = self.cross(self.to_latents(self.embedding(tokens)), turn, context)
-        if self.ledger is not None:
-            latents = latents + self.ledger(caches.seen(), n)
-        turn = self._rotation(positions, self.config.d_model // self.config.num_heads)
+        turn = self._rotation(self._last_positions(n, caches), self.cross.attention.head_dim)
+        latents = self.cross(self.to_latents(self.embedding(tokens)), turn, caches.cross.last(len(caches.cross)))
+        return latents if self.ledger is None else latents + self.ledger(caches.seen(), n)
+
+    def logits(self, latents: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
+        """The layers and the head: logits as of `extend`, of what `latents` gave, `[batch, n, d]`."""
+        turn = self._rotation(
+            self._last_positions(latents.shape[1], caches), self.config.d_model // self.config.num_heads
+        )
         for layer, cache in zip(self.layers, caches.layers, strict=True):
             latents = layer(latents, turn, cache=cache, last_only=last_only and layer is self.layers[-1])
-        if last_only:
-            latents = latents[:, -1:]
-        return self.head(self.norm(latents))
+        return self.head(self.norm(latents[:, -1:] if last_only else latents))
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
@@ -192,6 +194,9 @@ class PerceiverAR(nn.Module):
         if positions.dim() == 2:
             turn = (turn[0][:, None], turn[1][:, None])  # one turn for all heads of a row
         return self.cross.attention.keys_values(self.context_norm(embedded), turn)
+
+    def _last_positions(self, n: int, caches: Caches) -> Tensor:
+        return torch.arange(caches.position - n, caches.position, device=self.embedding.weight.device)
 
     def _rotation(self, positions: Tensor, head_dim: int) -> Rotation:
         return rotation(positions, head_dim, self.config.rotary_fraction)

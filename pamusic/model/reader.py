@@ -7,8 +7,9 @@ What a latent computes is kept until all N latents are in use. Then one of two t
 Refill: the layers forget their latents, and one parallel pass makes the last R positions latents again; there is room
 for N - R more tokens (Hawthorne et al. 2022, arXiv:2202.07765, section 3.2; their code: R = N / 2; flaxformer:
 R = N - 128). Every logit is then what one parallel pass with as many latents gives. R = N does so at each token: the
-most that the model can see, and by far the most work. Where we differ: the keys and values of the cross-attention never
-go stale, so a refill keeps them.
+most that the model can see, and by far the most work. Where we differ: the cross-attention never goes stale: its keys
+and values are kept, and what it gave each of the last R positions, too; only the layers run again. In a piece longer
+than the context, a latent has then seen a whole context up to itself, in place of what is left of it at the refill.
 
 Slide: the oldest latent is dropped, and a token always costs the same, which live play needs. What it carries: the keys
 and values of the latents that stay were computed while older ones were alive, and are kept. So from the second layer on
@@ -113,7 +114,7 @@ class Reader:
 
     def _begin(self) -> None:
         self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, slack=self._slack)
-        self._recent: deque[Tensor] = deque(maxlen=self.refill or self.num_latents)  # `[rows]` each: what is made anew
+        self._recent: deque[Tensor] = deque(maxlen=self.refill)  # `[rows, d]` each: with what a refill begins
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int]) -> Tensor:
@@ -122,44 +123,39 @@ class Reader:
         The last R positions become latents; where the policy is to slide, the last N.
         """
         tokens = torch.tensor([list(map(int, ids[-self.context_length :]))]).to(self._device)
-        self._recent.extend(tokens[:, -self.num_latents :].unbind(1))
         self._stepper.read(tokens, self.caches)
-        return self._refilled()
+        latents = self._parallel.latents(tokens[:, -(self.refill or self.num_latents) :], self.caches)
+        self._recent.extend(latents.float().unbind(1))
+        return self._all_at_once(latents)
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Tensor:
         """Logits `[rows, vocab]`, float32 on the CPU, after one more id in each row."""
         tokens = torch.tensor(ids).to(self._device)
-        self._recent.append(tokens)
-        if self.refill == SLIDE or self.caches.num_latents < self.num_latents:
-            with self._threads():
-                return self._stepper(tokens, self.caches).to("cpu", torch.float32)
-        self._stepper.read(tokens[:, None], self.caches)
-        return self._refilled()
+        if self.refill != SLIDE and self.caches.num_latents == self.num_latents:
+            self._recent.append(self._stepper.latents(tokens, self.caches))
+            for cache in self.caches.layers:
+                cache.clear()
+            return self._all_at_once(torch.stack(list(self._recent), dim=1))
+        with self._threads(len(ids)):
+            latents = self._stepper.latents(tokens, self.caches)
+            self._recent.append(latents)
+            return self._stepper.logits(latents, self.caches).to("cpu", torch.float32)
 
     def select(self, rows: Sequence[int]) -> None:
         """Goes on with these rows: `[0] * n` makes `n` of one that was read, leaving some out finishes them."""
         index = torch.tensor(rows).to(self._device)
         self.caches.select(index)
-        self._recent = deque((tokens[index] for tokens in self._recent), maxlen=self._recent.maxlen)
+        self._recent = deque((latents[index] for latents in self._recent), maxlen=self.refill)
 
-    def _refilled(self) -> Tensor:
-        """Makes the last positions latents, in one parallel pass a row, in place of those that were."""
-        tokens = torch.stack(list(self._recent), dim=1)
-        for cache in self.caches.layers:
-            cache.clear()
-        logits = [
-            self._parallel.extend(row[None], self.caches.row(index), last_only=True)[:, 0]
-            for index, row in enumerate(tokens)
-        ]  # row by row: the context's keys and values are put together for one at a time
-        for cache in self.caches.layers:
-            cache.advance(tokens.shape[1])
-        return torch.cat(logits).to("cpu", torch.float32)
+    def _all_at_once(self, latents: Tensor) -> Tensor:
+        """Logits `[rows, vocab]` after the last of `[rows, n, d]`, which the layers take in one parallel pass."""
+        latents = latents.to(self._parallel.head.weight.dtype)
+        return self._parallel.logits(latents, self.caches, last_only=True)[:, 0].to("cpu", torch.float32)
 
     @contextmanager
-    def _threads(self) -> Iterator[None]:
+    def _threads(self, num_rows: int) -> Iterator[None]:
         """Lets torch use as many CPU threads meanwhile as pay."""
-        num_rows = len(self._recent[-1])
         if num_rows == 1 and self._width > ONE_ROW_UP_TO:
             with self._chooser.chosen():
                 yield

@@ -1,4 +1,4 @@
-"""One token at a time: what `read` and `extend` of a model compute for a single token, in fewer operations.
+"""One token at a time: what `latents` and `logits` of a model compute for a single token, in fewer operations.
 
 Knows a model's weights and caches; knows no sampling. The model is the plain twin; the tests hold the two together.
 A step on a CPU is bound by the memory it reads and by the number of operations it starts, so:
@@ -31,7 +31,7 @@ TURNS = 1024  # positions whose rotation is computed at a time
 
 
 class Stepper:
-    """`read` and `extend` in one, for one token a row. Holds a copy of the weights as they were when it was made."""
+    """`read`, and `latents` and `logits` for one token a row. Holds a copy of the weights as they were at first."""
 
     @torch.inference_mode()
     def __init__(self, model: PerceiverAR, precision: str = "fp32", kernel: Kernel | None = None) -> None:
@@ -70,7 +70,7 @@ class Stepper:
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
     ) -> Caches:
-        """Empty caches, as the model's own `new_caches` but smaller; the model can `extend` them, too."""
+        """Empty caches, as the model's own `new_caches` but smaller; the model's own `logits` can go on with them."""
         config = self._config.resized(context_length=context_length, num_latents=num_latents)
         device, dtype, room = self._keys.device, self._keys.dtype, max(256, config.context_length // 8)
         of_ids, size = (self._keys, self._values, self._num_turned, batch), config.context_length
@@ -100,17 +100,22 @@ class Stepper:
             self._ledger.enter(tokens, caches.entries)
 
     @torch.inference_mode()
-    def __call__(self, ids: Tensor, caches: Caches) -> Tensor:
-        """Logits `[batch, vocab]` after the next ids `[batch]`; the caches' layers have room for one more latent."""
+    def latents(self, ids: Tensor, caches: Caches) -> Tensor:
+        """Takes the next ids `[batch]` into the context; what the layers begin with there, `[batch, d]`."""
         assert isinstance(caches.cross, ContextCache)
         queries, keys = turned(_looked_up(self._queries_keys, ids), self._cross_turn.at(caches.position)).unbind(1)
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
         x = self._cross_tail(_looked_up(self._latents, ids), caches.cross.attended(queries), self._least)
-        if self._ledger is not None and caches.entries is not None:
-            x = x + self._ledger.step(ids, caches.entries, caches.cross.window)
-        for layer, cache in zip(self._layers, caches.layers, strict=True):
-            x = layer(x, caches.position, cache, self._least)
         caches.position += 1
+        if self._ledger is None or caches.entries is None:
+            return x
+        return x + self._ledger.step(ids, caches.entries, caches.cross.window)
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor, caches: Caches) -> Tensor:
+        """Logits `[batch, vocab]` of what `latents` gave for the last ids, one more latent in each of the layers."""
+        for layer, cache in zip(self._layers, caches.layers, strict=True):
+            x = layer(x, caches.position - 1, cache, self._least)
         return self._head(unit(x, self._least))
 
 
