@@ -12,7 +12,7 @@ from models import tiny_config, tiny_model
 from pamusic.model.ledger import Ledger
 from pamusic.music.performance import Performance
 from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, load_tokenizer
-from pamusic.training.augmentation import stretched_ids, transposed_ids, with_stuck_keys
+from pamusic.training.augmentation import stretched_ids, transposed_ids
 from pamusic.training.batches import NOT_SCORED, TrainingBatches, make_batch, validation_batches, with_borders
 from pamusic.training.checkup import PERFORMANCE
 from pamusic.training.config import TrainingConfig
@@ -27,7 +27,15 @@ def generators(count):
 
 def plain(**changes):
     return TrainingConfig(
-        **{"batch_size": 4, "micro_batch": 2, "stretch": 0.0, "transpose_down": 0, "transpose_up": 0, **changes}
+        **{
+            "batch_size": 4,
+            "micro_batch": 2,
+            "stretch": 0.0,
+            "transpose_down": 0,
+            "transpose_up": 0,
+            "mistakes": 0.0,
+            **changes,
+        }
     )
 
 
@@ -159,43 +167,10 @@ def test_stretching_gives_what_the_encoder_could_have_written():
     assert lengths[1] / lengths[0] == pytest.approx(1.1, abs=1e-3)
 
 
-def sounding(grid, step):
-    """The pitches of notes that sound when a step begins."""
-    return {int(p) for p, on, off in zip(grid.pitch, grid.onset, grid.offset, strict=True) if on < step <= off}
-
-
-@pytest.mark.parametrize("tokenizer", [load_tokenizer("performance"), PIANO])
-def test_stuck_keys_stay_down_until_a_step_and_are_let_go_after_it(tokenizer):
-    grid = random_grid(200)
-    for seed in range(20):
-        stuck, step = with_stuck_keys(grid, 1.0, 30.0, np.random.default_rng(seed))
-        ids = tokenizer.ids_from_grid(tokenizer.settled(stuck))
-        found = tokenizer.grid_from_ids(ids)
-
-        assert np.array_equal(tokenizer.ids_from_grid(found), ids)
-        assert sounding(found, step) == {int(p) for p in grid.pitch[grid.onset < step]}
-        late = (stuck.offset > grid.offset) & (stuck.offset > step)
-        assert np.array_equal(stuck.offset[grid.onset >= step], grid.offset[grid.onset >= step])
-        for note in np.flatnonzero(stuck.offset > grid.offset):
-            again = grid.onset[(grid.pitch == grid.pitch[note]) & (grid.onset > grid.onset[note])]
-            assert stuck.offset[note] <= again.min(initial=10**9)
-        if late.sum() > 30:
-            free = [n for n in np.flatnonzero(late) if not (grid.pitch[n] == grid.pitch[grid.onset >= step]).any()]
-            assert 10 < (stuck.offset[free] - step).mean() < 90
-
-
-def test_no_share_of_keys_is_stuck_and_nothing_is_in_an_empty_piece():
-    grid = random_grid(50)
-    stuck, _ = with_stuck_keys(grid, 0.0, 30.0, np.random.default_rng(0))
-    assert np.array_equal(stuck.offset, grid.offset)
-    none, step = with_stuck_keys(PIANO.grid_from_ids([]), 1.0, 30.0, np.random.default_rng(0))
-    assert (len(none), step) == (0, 0)
-
-
-def test_of_a_window_with_stuck_keys_only_what_follows_them_is_scored(tmp_path):
+def test_of_a_window_with_mistakes_only_what_follows_them_is_scored(tmp_path):
     corpus = small_corpus(tmp_path / "c", notes_of_pieces=(600, 600, 40))
     config = tiny_config(context_length=256, num_latents=64)
-    batch = TrainingBatches(corpus, config, plain(batch_size=64, stuck_keys=1.0)).batch(0)
+    batch = TrainingBatches(corpus, config, plain(batch_size=64, mistakes=1.0)).batch(0)
     natural = TrainingBatches(corpus, config, plain(batch_size=64)).batch(0)
     ledger = Ledger(PERFORMANCE["ledger"], 391, 8)
 
@@ -211,9 +186,9 @@ def test_of_a_window_with_stuck_keys_only_what_follows_them_is_scored(tmp_path):
     assert down(batch, first) > 2 * down(natural, first)
 
 
-def test_without_stuck_keys_batches_are_what_they_were(tmp_path):
+def test_some_windows_have_mistakes_and_the_others_are_what_they_were(tmp_path):
     corpus, config = small_corpus(tmp_path / "c"), tiny_config()
-    some = TrainingBatches(corpus, config, plain(batch_size=32, stuck_keys=0.5)).batch(3)
+    some = TrainingBatches(corpus, config, plain(batch_size=32, mistakes=0.5)).batch(3)
     none = TrainingBatches(corpus, config, plain(batch_size=32)).batch(3)
 
     same = (some.tokens == none.tokens).all(1)
@@ -266,7 +241,7 @@ def test_settings_that_cannot_be_are_refused():
         {"lr": 0},
         {"prefix_dropout": 1.0},
         {"stretch": 0.7},
-        {"stuck_keys": 1.5},
+        {"mistakes": 1.5},
         {"precision": "int8"},
     ):
         with pytest.raises(ValueError):

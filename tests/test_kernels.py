@@ -69,6 +69,9 @@ def test_what_a_byte_cache_gives_back_is_what_it_took():
     assert len(cache) == 5
     for each, before, after in zip(found, (keys, values), more, strict=True):
         assert torch.allclose(each, torch.cat([before, after], dim=2)[:, :, -5:], atol=0.02)
+    last = cache.rows(slice(1, 2))
+    assert isinstance(last, ByteCache)
+    assert torch.equal(last.last(5)[0], found[0][1:])
 
 
 def test_a_context_in_bytes_gives_back_nearly_what_a_whole_one_does():

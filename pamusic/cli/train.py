@@ -44,6 +44,9 @@ def train(
     ] = None,
     transpose: Annotated[int | None, Recipe(min=0, help="Move windows by at most this many semitones.")] = None,
     stretch: Annotated[float | None, Recipe(help="Play windows at most this share slower or faster.")] = None,
+    mistakes: Annotated[
+        float | None, Recipe(help="Share of windows that begin with mistakes, to recover from.")
+    ] = None,
     validate_every: Annotated[int | None, Recipe(help="Updates between validations.")] = None,
     sample_every: Annotated[int | None, Recipe(min=1, help="Updates between samples to listen to.")] = None,
     device: Annotated[str, Machine(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -63,8 +66,8 @@ def train(
         "num_latents": num_latents, "lr": lr, "seed": seed, "cooldown_steps": cooldown_steps,
         "warmup_steps": warmup_steps, "ema_decay": ema_decay, "patience": patience, "prefix_dropout": prefix_dropout,
         "dropout": dropout, "transpose_down": transpose, "transpose_up": transpose, "stretch": stretch,
-        "ledger": ledger, "validate_every": validate_every, "precision": precision, "micro_batch": micro_batch,
-        "recompute": recompute, "shard": shard,
+        "mistakes": mistakes, "ledger": ledger, "validate_every": validate_every, "precision": precision,
+        "micro_batch": micro_batch, "recompute": recompute, "shard": shard,
     }  # fmt: skip
     given = {name: value for name, value in asked.items() if value is not None}
     settings = {**(read_recipe(config) if config is not None else {}), **given}

@@ -8,6 +8,8 @@ Shapes: `batch`; `heads` of width `head_dim`; `n` positions.
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,16 @@ class KeyValueCache:
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
         self._kept.select(rows)
+
+    def rows(self, rows: slice) -> KeyValueCache:
+        """Some rows of the batch, in the same memory; this cache notices what is appended there after `advance`."""
+        some = copy(self)
+        some._kept = self._kept.rows(rows)
+        return some
+
+    def advance(self, n: int) -> None:
+        """Counts `n` positions that its rows were given apart."""
+        self._kept.stop += n
 
 
 class ByteCache(KeyValueCache):
@@ -232,3 +244,9 @@ class Kept:
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
         self.tensors = [tensor[rows] for tensor in self.tensors]
+
+    def rows(self, rows: slice) -> Kept:
+        """Some rows in the same memory, standing where this stands."""
+        some = Kept([tensor[rows] for tensor in self.tensors], self.axes, self.window)
+        some.stop = self.stop
+        return some

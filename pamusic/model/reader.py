@@ -28,10 +28,14 @@ import torch
 from torch import Tensor
 
 from pamusic.model.bytewise import Kernel
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.perceiver_ar import Caches, PerceiverAR
 from pamusic.model.precision import multiplies_bf16, resolved
 from pamusic.model.stepper import Stepper
 from pamusic.model.threads import Threads
+
+# Of a refill on a CPU, whose own caches do not hold more. A row of 512 latents of a width of 512, with 8 layers, takes
+# 140 ms alone, 119 with another, 103 with three, 155 with fifteen.
+ROWS_AT_ONCE = 4
 
 REFILLS = ("half", "last-128", "slide", "all")  # those that have a name
 SLIDE = 0  # as R: nothing is made anew
@@ -151,7 +155,16 @@ class Reader:
     def _all_at_once(self, latents: Tensor) -> Tensor:
         """Logits `[rows, vocab]` after the last of `[rows, n, d]`, which the layers take in one parallel pass."""
         latents = latents.to(self._parallel.head.weight.dtype)
-        return self._parallel.logits(latents, self.caches, last_only=True)[:, 0].to("cpu", torch.float32)
+        at_once = ROWS_AT_ONCE if self._device.type == "cpu" else len(latents)
+        logits = []
+        for first in range(0, len(latents), at_once):
+            rows = slice(first, first + at_once)
+            layers = [cache.rows(rows) for cache in self.caches.layers]
+            caches = Caches(self.caches.cross, layers, self.caches.position)
+            logits.append(self._parallel.logits(latents[rows], caches, last_only=True)[:, 0])
+        for cache in self.caches.layers:
+            cache.advance(latents.shape[1])
+        return torch.cat(logits).to("cpu", torch.float32)
 
     @contextmanager
     def _threads(self, num_rows: int) -> Iterator[None]:

@@ -6,8 +6,6 @@ encoded anew, and a window moves only as far as all of it stays on the 88 keys.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from pamusic.music.performance import HIGHEST_PIANO_PITCH, LOWEST_PIANO_PITCH
@@ -17,34 +15,6 @@ from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, GridNotes, Tokenizer
 def stretched_ids(notes: GridNotes, tokenizer: Tokenizer, most: float, rng: np.random.Generator) -> np.ndarray:
     """The ids `[num_tokens]` of a piece played at a tempo drawn between `1 - most` and `1 + most` of its length."""
     return tokenizer.ids_from_grid(tokenizer.settled(notes.stretched(1 + rng.uniform(-most, most))))
-
-
-def with_stuck_keys(
-    notes: GridNotes, share: float, mean_steps: float, rng: np.random.Generator
-) -> tuple[GridNotes, int]:
-    """The same music up to some step in which keys were left down, and from there on as it is, while they are let go.
-
-    Args:
-        notes: a piece; one without notes stays as it is.
-        share: of the notes before that step, that are left down until it is reached, unless struck anew.
-        mean_steps: how long after it a key is let go, on average; each by itself, as chance has it.
-
-    Returns:
-        The music, which `Tokenizer.settled` makes canonical, and the step.
-    """
-    if not len(notes):
-        return notes, 0
-    step = int(rng.choice(notes.onset))
-    later = step + np.ceil(rng.exponential(mean_steps, len(notes))).astype(np.int64)
-    offset = np.where(
-        (notes.onset < step) & (rng.random(len(notes)) < share), np.maximum(notes.offset, later), notes.offset
-    )
-    by_key = np.lexsort((notes.onset, notes.pitch))
-    again = np.full(len(notes), np.iinfo(np.int64).max)  # when the same key is struck next
-    same_key = notes.pitch[by_key][1:] == notes.pitch[by_key][:-1]
-    again[by_key[:-1]] = np.where(same_key, notes.onset[by_key][1:], again[by_key[:-1]])
-    offset = np.where(offset > notes.offset, np.maximum(np.minimum(offset, again), notes.offset), offset)
-    return replace(notes, offset=offset), step
 
 
 def transposed_ids(ids: np.ndarray, tokenizer: Tokenizer, down: int, up: int, rng: np.random.Generator) -> np.ndarray:

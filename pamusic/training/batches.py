@@ -17,11 +17,10 @@ from pamusic.errors import PamusicError
 from pamusic.model.config import ModelConfig
 from pamusic.tokens.corpus import Corpus
 from pamusic.tokens.tokenizer import GridNotes
-from pamusic.training.augmentation import stretched_ids, transposed_ids, with_stuck_keys
+from pamusic.training.augmentation import stretched_ids, transposed_ids
 from pamusic.training.config import TrainingConfig
+from pamusic.training.mistakes import with_mistakes
 
-MOST_STUCK = 0.3  # of the notes before the scored part: up to some forty keys down at once
-SECONDS_TO_LET_GO = (0.3, 3.0)  # on average, once the music is as it was
 NOT_SCORED = -100  # as a target: PyTorch's cross_entropy leaves it out
 
 
@@ -73,7 +72,7 @@ class TrainingBatches:
         """The batch of update number `step`, from 0; all its rows, or only those that are asked for."""
         rows = range(self._training.batch_size) if rows is None else rows
         rngs = [np.random.default_rng([self._training.seed, step, row]) for row in rows]
-        drawn = [self._recovery(rng) if self._goes_astray(rng) else (self._window(rng), None) for rng in rngs]
+        drawn = [self._recovery(rng) if self._has_mistakes(rng) else (self._window(rng), None) for rng in rngs]
         batch = make_batch([window for window, _ in drawn], self._model, self._training.prefix_dropout, rngs)
         batch.targets[batch.targets == self._corpus.tokenizer.vocabulary.id("start")] = NOT_SCORED
         for row, (window, num_scored) in enumerate(drawn):
@@ -82,15 +81,15 @@ class TrainingBatches:
                 batch.targets[row, : num_targets - num_scored] = NOT_SCORED
         return batch
 
-    def _goes_astray(self, rng: np.random.Generator) -> bool:
-        return self._training.stuck_keys > 0 and rng.random() < self._training.stuck_keys
+    def _has_mistakes(self, rng: np.random.Generator) -> bool:
+        return self._training.mistakes > 0 and rng.random() < self._training.mistakes
 
     def _recovery(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """A window in which keys are left down, and how many of its last tokens are scored: those that let them go."""
+        """A window with mistakes, and how many of its last tokens are scored: those from where they end on."""
         tokenizer = self._corpus.tokenizer
         grid = self._grid(self._drawn(rng))
-        share, seconds = rng.uniform(0, MOST_STUCK), np.exp(rng.uniform(*np.log(SECONDS_TO_LET_GO)))
-        grid, step = with_stuck_keys(grid, share, seconds * 1000 / tokenizer.vocabulary.time_step_ms, rng)
+        others = grid if rng.random() < 0.5 else self._grid(self._drawn(rng))
+        grid, step = with_mistakes(grid, others, 1000 / tokenizer.vocabulary.time_step_ms, rng)
         ids = with_borders(tokenizer.ids_from_grid(tokenizer.settled(grid)), self._corpus)
         steps = np.cumsum(np.rint(tokenizer.vocabulary.seconds_of_id[ids] * 1000 / tokenizer.vocabulary.time_step_ms))
         first = int(np.searchsorted(steps, step))  # the time shift that leads there

@@ -30,7 +30,8 @@ class TrainingConfig:
         prefix_dropout: share of the prefix that no latent of a window sees; the paper calls it cross-attend dropout.
         transpose_down, transpose_up: semitones that a window is moved at most.
         stretch: a window is played up to this share slower or faster.
-        stuck_keys: share of the windows before whose scored part keys are left down; learned is what puts that right.
+        mistakes: share of the windows before whose scored part the music has mistakes like a model's own
+            (`training.mistakes`); learned is how it goes on.
         seed: of weights, windows, augmentation and dropout.
         precision: of the arithmetic; weights are float32 always.
         validate_every: steps between validations.
@@ -57,7 +58,7 @@ class TrainingConfig:
     transpose_down: int = 5
     transpose_up: int = 6
     stretch: float = 0.05
-    stuck_keys: float = 0.0
+    mistakes: float = 0.5
     seed: int = 1
     precision: str = "auto"
     validate_every: int = 250
@@ -78,8 +79,8 @@ class TrainingConfig:
             raise ValueError(f"prefix_dropout is at least 0 and below 1, not {self.prefix_dropout}")
         if not 0 <= self.stretch < 0.5:
             raise ValueError(f"stretch is at least 0 and below 0.5, not {self.stretch}")
-        if not 0 <= self.stuck_keys <= 1:
-            raise ValueError(f"stuck_keys is 0 to 1, not {self.stuck_keys}")
+        if not 0 <= self.mistakes <= 1:
+            raise ValueError(f"mistakes is 0 to 1, not {self.mistakes}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is at least 0 and below 1, not {self.ema_decay}")
         if self.transpose_down < 0 or self.transpose_up < 0:
