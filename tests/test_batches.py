@@ -170,7 +170,7 @@ def test_stretching_gives_what_the_encoder_could_have_written():
 def test_of_a_window_with_mistakes_only_what_follows_them_is_scored(tmp_path):
     corpus = small_corpus(tmp_path / "c", notes_of_pieces=(600, 600, 40))
     config = tiny_config(context_length=256, num_latents=64)
-    batch = TrainingBatches(corpus, config, plain(batch_size=64, mistakes=1.0)).batch(0)
+    batch = TrainingBatches(corpus, config, plain(batch_size=64, mistakes=1.0, steps=1)).batch(0)
     natural = TrainingBatches(corpus, config, plain(batch_size=64)).batch(0)
     ledger = Ledger(PERFORMANCE["ledger"], 391, 8)
 
@@ -188,12 +188,22 @@ def test_of_a_window_with_mistakes_only_what_follows_them_is_scored(tmp_path):
 
 def test_some_windows_have_mistakes_and_the_others_are_what_they_were(tmp_path):
     corpus, config = small_corpus(tmp_path / "c"), tiny_config()
-    some = TrainingBatches(corpus, config, plain(batch_size=32, mistakes=0.5)).batch(3)
+    some = TrainingBatches(corpus, config, plain(batch_size=32, mistakes=0.5, steps=1)).batch(3)
     none = TrainingBatches(corpus, config, plain(batch_size=32)).batch(3)
 
     same = (some.tokens == none.tokens).all(1)
     assert not same.all()
     assert ((some.targets == NOT_SCORED).sum(1) > (none.targets == NOT_SCORED).sum(1)).any()
+
+
+def test_mistakes_are_shown_while_the_rate_falls(tmp_path):
+    corpus, config = small_corpus(tmp_path / "c"), tiny_config()
+    some = TrainingBatches(corpus, config, plain(mistakes=1.0, steps=10, cooldown_steps=4))
+    none = TrainingBatches(corpus, config, plain(mistakes=0.0, steps=10, cooldown_steps=4))
+
+    same = [torch.equal(some.batch(step).tokens, none.batch(step).tokens) for step in range(10)]
+
+    assert same == [True] * 6 + [False] * 4
 
 
 def test_stretching_leaves_pedals_as_the_encoder_would_have_written_them():

@@ -1,4 +1,4 @@
-"""What has been open for long is the likelier to be closed, in each row by itself."""
+"""All closing goes to what is open, the more the longer it has been, in each row by itself."""
 
 import numpy as np
 import pytest
@@ -20,10 +20,19 @@ def held(prime, num_rows=1):
     return Held(HOW["rules"], HOW["seconds_of_id"], prime, num_rows)
 
 
+def releases(who):
+    """Where those of open keys stand in `[rows, vocab]`."""
+    first, found = ids("note_off", 0), torch.zeros(len(who._now), len(VOCABULARY), dtype=torch.bool)
+    found[:, first : first + 128] = torch.from_numpy(np.isfinite(who._opened))
+    return found
+
+
 def raised(who, let_go=3.0):
-    """By how much each id's logit is raised, `[rows, vocab]`."""
+    """By how much each id's logit is raised, `[rows, vocab]`, where nothing is given to the release of silent keys."""
     logits = torch.randn(len(who._now), len(VOCABULARY), generator=torch.Generator().manual_seed(0))
-    return who.favoured(logits, let_go) - logits
+    first = ids("note_off", 0)
+    logits[:, first : first + 128][~releases(who)[:, first : first + 128]] = -1e4
+    return (who.favoured(logits, let_go) - logits).round(decimals=5)
 
 
 @pytest.mark.parametrize(("hundredths", "by"), [(0, 0), (50, 0), (100, 1), (200, 2), (400, 3), (900, 3)])
@@ -54,6 +63,29 @@ def test_each_row_has_its_own_keys():
     found = raised(who)
     assert found[0].nonzero().flatten().tolist() == [ids("note_off", 60), ids("note_off", 62)]
     assert not found[1].any()
+
+
+def test_what_is_given_to_silent_keys_goes_to_those_that_sound_in_proportion():
+    who = held([ids("note_on", 60), ids("note_on", 64)], num_rows=2)
+    who.advance([ids("note_off", 60), ids("note_on", 67)])
+    logits = torch.randn(2, len(VOCABULARY), generator=torch.Generator().manual_seed(0))
+    first = ids("note_off", 0)
+    is_release = torch.zeros(len(VOCABULARY), dtype=torch.bool)
+    is_release[first : first + 128] = True
+
+    before, after = logits.softmax(-1), who.favoured(logits, 1.0)
+    after = after.masked_fill(is_release & ~releases(who), -float("inf")).softmax(-1)
+
+    assert [row.sum().item() for row in releases(who)] == [1, 3]
+    assert torch.allclose(after[:, is_release].sum(1), before[:, is_release].sum(1))
+    assert torch.allclose(after[:, ~is_release], before[:, ~is_release])
+    shares = before[1][releases(who)[1]]
+    assert torch.allclose(after[1][releases(who)[1]], shares * before[1, is_release].sum() / shares.sum())
+
+
+def test_where_nothing_sounds_nothing_is_moved():
+    logits = torch.randn(1, len(VOCABULARY))
+    assert torch.equal(held([ids("start")]).favoured(logits, 1.0), logits)
 
 
 def test_rows_of_a_batch_are_what_their_seeds_give_alone():

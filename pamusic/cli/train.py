@@ -45,7 +45,7 @@ def train(
     transpose: Annotated[int | None, Recipe(min=0, help="Move windows by at most this many semitones.")] = None,
     stretch: Annotated[float | None, Recipe(help="Play windows at most this share slower or faster.")] = None,
     mistakes: Annotated[
-        float | None, Recipe(help="Share of windows that begin with mistakes, to recover from.")
+        float | None, Recipe(help="Share of a cooldown's windows with mistakes to recover from.")
     ] = None,
     validate_every: Annotated[int | None, Recipe(help="Updates between validations.")] = None,
     sample_every: Annotated[int | None, Recipe(min=1, help="Updates between samples to listen to.")] = None,

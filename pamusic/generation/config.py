@@ -24,8 +24,9 @@ class SamplingConfig:
         typical_p: only the ids are kept that together reach this probability, those first that are about as unlikely
             as the distribution leads one to expect: locally typical sampling (Meister et al. 2022, arXiv:2202.00666);
             1 keeps all.
-        let_go: raises the logits of ids that close what has been open for long, by as much at most (`held`), before
-            all else; 0 for none. Where nobody says which ids these are and what time passes, nothing is raised.
+        let_go: gives all closing to what is open, and more of it to what has been for long, by as many nats at most
+            (`held`), before all else; 0 leaves logits as they are. Where nobody says which ids close what and what
+            time passes, they are left so, too.
     """
 
     temperature: float = 1.0

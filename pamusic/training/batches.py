@@ -72,7 +72,7 @@ class TrainingBatches:
         """The batch of update number `step`, from 0; all its rows, or only those that are asked for."""
         rows = range(self._training.batch_size) if rows is None else rows
         rngs = [np.random.default_rng([self._training.seed, step, row]) for row in rows]
-        drawn = [self._recovery(rng) if self._has_mistakes(rng) else (self._window(rng), None) for rng in rngs]
+        drawn = [self._recovery(rng) if self._has_mistakes(step, rng) else (self._window(rng), None) for rng in rngs]
         batch = make_batch([window for window, _ in drawn], self._model, self._training.prefix_dropout, rngs)
         batch.targets[batch.targets == self._corpus.tokenizer.vocabulary.id("start")] = NOT_SCORED
         for row, (window, num_scored) in enumerate(drawn):
@@ -81,8 +81,10 @@ class TrainingBatches:
                 batch.targets[row, : num_targets - num_scored] = NOT_SCORED
         return batch
 
-    def _has_mistakes(self, rng: np.random.Generator) -> bool:
-        return self._training.mistakes > 0 and rng.random() < self._training.mistakes
+    def _has_mistakes(self, step: int, rng: np.random.Generator) -> bool:
+        if not self._training.mistakes or step < self._training.steps - self._training.cooldown_steps:
+            return False
+        return rng.random() < self._training.mistakes
 
     def _recovery(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """A window with mistakes, and how many of its last tokens are scored: those from where they end on."""

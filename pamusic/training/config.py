@@ -30,7 +30,7 @@ class TrainingConfig:
         prefix_dropout: share of the prefix that no latent of a window sees; the paper calls it cross-attend dropout.
         transpose_down, transpose_up: semitones that a window is moved at most.
         stretch: a window is played up to this share slower or faster.
-        mistakes: share of the windows before whose scored part the music has mistakes like a model's own
+        mistakes: share of the cooldown's windows before whose scored part the music has mistakes like a model's own
             (`training.mistakes`); learned is how it goes on.
         seed: of weights, windows, augmentation and dropout.
         precision: of the arithmetic; weights are float32 always.
