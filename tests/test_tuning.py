@@ -41,6 +41,17 @@ def test_tuning_begins_with_the_weights_and_brings_the_loss_down_on_the_new_corp
     assert load_checkpoint(tmp_path / "run" / "best").about["run"]["started_from"] == str(trained)
 
 
+def test_a_branch_of_a_tuned_run_knows_what_that_began_with(tmp_path, trained):
+    corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
+    new_run(corpus.path, weights=str(trained), out=tmp_path / "run", steps=4, validate_every=4, **HERE).train()
+
+    branch = resumed_run(tmp_path / "run", out=tmp_path / "branch", steps=6)
+
+    assert not any("begins with" in line for line in branch.plan())
+    branch.train()
+    assert load_checkpoint(tmp_path / "branch" / "last").about["run"]["started_from"] == str(trained)
+
+
 def test_weights_without_a_ledger_can_be_given_one_that_says_nothing_until_it_has_learned_to(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
     how = {"weights": str(trained), "steps": 20, "cooldown_steps": 0, **HERE}

@@ -150,6 +150,7 @@ def resumed_run(
         _check_place(out, force=force)
     trainer = Trainer(out or run, corpus, model, training, machine, resume_from=run, ranks=ranks)
     now = {"training": asdict(training), "model": asdict(model), "machine": machine.about()}
+    trainer.started_from = about["started_from"]
     trainer.differences = _differences({**about, "training": asdict(before), "model": asdict(model_before)}, now)
     if model != model_before:
         trainer.best_nats = math.inf  # it was measured on other windows
@@ -284,7 +285,8 @@ def _read_about(run: Path) -> dict[str, Any]:
             raise PamusicError(
                 f"{run}: is a run of format {about['format']}, we read {FORMAT}; start anew: pamusic train"
             )
-        return {name: about[name] for name in ("training", "model", "corpus", "machine")}
+        known = {name: about[name] for name in ("training", "model", "corpus", "machine")}
+        return {**known, "started_from": about.get("started_from")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PamusicError(f"{run}: run.json is broken ({error}); start anew: pamusic train") from None
 

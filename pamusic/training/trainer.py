@@ -71,7 +71,7 @@ class Trainer:
         self.learner = Learner(model, training, machine, weights=weights, ranks=ranks, changed=self._changed)
         self._folder, self.corpus = RunFolder(run, ranks), corpus
         self.differences: list[str] = []  # from the run that this one goes on from
-        self._started_from = None if start_from is None else start_from.title
+        self.started_from = None if start_from is None else start_from.title
         self.latent_tokens, self.seconds, self.best_nats = 0, 0.0, math.inf
         self._best_step = 0
         self._losses: list[Tensor] = []  # since the last row at a fixed step
@@ -135,8 +135,8 @@ class Trainer:
             f"steps {self.step} to {training.steps} of {training.batch_size} windows{at_once}, {latents / tokens:.1f}"
             f" times the corpus; into {self.run}",
         ]
-        if self._started_from is not None:
-            lines.insert(1, f"begins with the weights of {self._started_from}")
+        if self.started_from is not None and not self.step:
+            lines.insert(1, f"begins with the weights of {self.started_from}")
         if self.differences:
             lines.append(f"otherwise than before: {', '.join(self.differences)}")
         if not self._validation:
@@ -329,7 +329,7 @@ class Trainer:
             "training": asdict(self.training),
             "model": asdict(self.model.config),
             "num_parameters": self.model.num_parameters(),
-            "started_from": self._started_from,
+            "started_from": self.started_from,
             "corpus": {
                 "path": str(self.corpus.path),
                 "path_from_run": self._folder.way_to(self.corpus.path),
