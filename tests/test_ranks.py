@@ -54,7 +54,7 @@ def test_two_processes_have_the_losses_of_one_with_weights_whole_or_spread(start
         rows = read_metrics(tmp_path / name / "metrics.csv")
         assert [(row.step, row.split) for row in rows] == [(row.step, row.split) for row in one]
         for alone, shared in zip(one, rows, strict=True):
-            # Muon iterates in bfloat16, which makes 1e-5 of the last bit in 30 steps; of spread matrices it sums in another order.
+            # Muon iterates in bfloat16, which makes 1e-5 of the last bit; of spread matrices it sums in another order.
             assert shared.nats_per_token == pytest.approx(alone.nats_per_token, abs=1e-4 if name == "two" else 1e-3)
 
     goes_on = {"a": ("spread", ALONE), "b": ("spread", TWO)}  # what is on disk is whole
