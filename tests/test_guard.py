@@ -125,7 +125,7 @@ def test_real_music_hardly_ever_trips_it():
 
 
 def composer(seed):
-    """A tiny model of random weights; that of seed 1, always doing what is likeliest, falls into loops."""
+    """A tiny model of random weights; that of seed 14, always doing what is likeliest, falls into loops."""
     model = tiny_model(seed, vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad"))
     return Checkpoint(Path("tiny"), model, TOKENIZER, {})
 
@@ -152,9 +152,9 @@ def test_untroubled_a_row_is_what_it_would_be_without_a_guard():
 
 
 def test_a_loop_is_left_and_one_that_comes_again_and_again_ends_the_row():
-    new, alarms = composed(composer(1))
+    new, alarms = composed(composer(14))
 
-    assert troubles(list(compose(composer(1), seed=1, length=600, sampling=GREEDY)), STRICT)
+    assert troubles(list(compose(composer(14), seed=1, length=600, sampling=GREEDY)), STRICT)
     assert troubles(new, STRICT) == []
     assert {alarm.trouble.kind for alarm in alarms} == {"repetition"}
     assert alarms[1].trouble.since > alarms[0].trouble.at, "the first loop was left for good"
@@ -164,7 +164,7 @@ def test_a_loop_is_left_and_one_that_comes_again_and_again_ends_the_row():
 
 
 def test_it_goes_back_before_the_trouble_farther_each_time_but_never_beyond_its_look_back():
-    _, alarms = composed(composer(1))
+    _, alarms = composed(composer(14))
 
     for alarm in alarms:
         assert alarm.trouble.at - STRICT.look_back - 1 <= alarm.back_to < alarm.trouble.since
@@ -173,7 +173,7 @@ def test_it_goes_back_before_the_trouble_farther_each_time_but_never_beyond_its_
 
 def test_what_is_let_out_is_older_than_the_look_back_and_stays():
     """Ids come out as if the troubles had never been; when an alarm comes, what it takes back is not out yet."""
-    who, out, out_at_alarm = composer(1), [], []
+    who, out, out_at_alarm = composer(14), [], []
     drawn = compose_many(
         who, seed=1, length=600, sampling=GREEDY, guard=STRICT,
         alarmed=lambda row, alarm: out_at_alarm.append((sum(SECONDS[id] for id in out), alarm)),
@@ -190,9 +190,9 @@ def test_what_is_let_out_is_older_than_the_look_back_and_stays():
 
 
 def test_a_stream_that_is_left_early_is_the_beginning_of_the_whole():
-    drawn = compose_many(composer(1), seed=1, length=600, sampling=GREEDY, guard=STRICT)
+    drawn = compose_many(composer(14), seed=1, length=600, sampling=GREEDY, guard=STRICT)
 
-    assert [id for (id,) in islice(drawn, 100)] == composed(composer(1))[0][:100]
+    assert [id for (id,) in islice(drawn, 100)] == composed(composer(14))[0][:100]
 
 
 def test_pieces_take_turns_and_each_is_what_its_seed_gives_alone():
@@ -205,7 +205,7 @@ def test_pieces_take_turns_and_each_is_what_its_seed_gives_alone():
     assert len({tuple(row) for row in rows}) > 1
 
 
-ANY = SamplingConfig(top_p=1)
+ANY = SamplingConfig(top_p=1, let_go=0)
 
 
 def test_a_silence_is_taken_back_too():
@@ -267,7 +267,7 @@ def test_what_there_is_at_any_moment_can_be_made_again(guard, sampling):
     def keeping(row, kept):
         moments[kept.num_drawn] = kept, kept.row
 
-    list(compose_many(composer(1), keeping=keeping, **how))
+    list(compose_many(composer(14), keeping=keeping, **how))
     alarms = [moments[n][0].num_alarms for n in sorted(moments)]
     just_after = {n for n in moments if n - 1 in moments and moments[n][0].num_alarms > moments[n - 1][0].num_alarms}
     assert list(moments) == list(range(1, len(moments) + 1))
@@ -276,28 +276,28 @@ def test_what_there_is_at_any_moment_can_be_made_again(guard, sampling):
 
     for num_drawn in sorted({1, 2, 50, *sorted(just_after)[:3], len(moments) - 1, len(moments)}):
         kept, row = moments[num_drawn]
-        again, told = composed(composer(1), stop_after=num_drawn, **how)
+        again, told = composed(composer(14), stop_after=num_drawn, **how)
         assert again == row == kept.row, "a list that was told of is not shortened afterwards"
         assert len(told) == kept.num_alarms
 
 
 @pytest.mark.parametrize("draws", [1, 40, 300])
 def test_interrupted_all_that_was_drawn_is_kept_also_what_was_held_back(draws):
-    hearing, how = Hearing(1), {"seed": 1, "length": 600, "sampling": GREEDY, "guard": STRICT, "num": 3}
+    hearing, how = Hearing(14), {"seed": 1, "length": 600, "sampling": GREEDY, "guard": STRICT, "num": 3}
 
     def keeping(row, kept):
         hearing.keeping(row, kept)
         if sum(each.num_drawn for each in hearing.kept.values()) == draws:
             raise KeyboardInterrupt
 
-    drawn = compose_many(composer(1), alarmed=hearing.alarmed, keeping=keeping, **how)
+    drawn = compose_many(composer(14), alarmed=hearing.alarmed, keeping=keeping, **how)
     got = collected(drawn, 3, 600, hearing)
 
     assert got.interrupted
     assert sum(got.num_drawn) == draws
     for row in range(3):
         if got.num_drawn[row]:
-            again, told = composed(composer(1), stop_after=got.num_drawn[row], **{**how, "num": 1, "seed": 1 + row})
+            again, told = composed(composer(14), stop_after=got.num_drawn[row], **{**how, "num": 1, "seed": 1 + row})
             assert (again, len(told)) == (got.pieces[row], got.num_alarms[row])
 
 
@@ -307,7 +307,7 @@ def test_interrupted_before_anything_was_drawn_there_is_nothing_to_keep():
         yield
 
     with pytest.raises(KeyboardInterrupt):
-        collected(drawn(), 1, None, Hearing(1))
+        collected(drawn(), 1, None, Hearing(14))
 
 
 @pytest.mark.parametrize("wrong", [{"silence": 0}, {"step": 0}, {"step": 40}, {"times": 0}, {"tries": -1}])

@@ -201,7 +201,7 @@ def test_what_a_piece_costs_the_model_is_what_evaluation_says_of_it(checkpoint, 
 
 
 def test_a_guard_tells_what_it_takes_back_and_its_piece_can_be_made_again(sample, tmp_path):
-    done = sample("--guard", "--temperature", 0, "--length", 700, "--seed", 1, "-o", "out.mid")
+    done = sample("--guard", "--temperature", 0, "--let-go", 0, "--length", 700, "--seed", 1, "-o", "out.mid")
 
     assert done.exit_code == 0, done.stderr
     alarms = [line for line in done.stderr.splitlines() if line.startswith("guard, seed 1: a key held from second ")]
@@ -236,7 +236,7 @@ def test_a_piece_comes_to_an_end_near_the_minutes_asked_for_with_all_it_struck_l
 
 def test_with_a_vocabulary_of_pedals_the_file_has_pedals(sample, prime, tmp_path):
     piano = random_checkpoint(tmp_path / "piano", load_tokenizer("piano"))
-    done = sample("--prime", prime, "--seconds", 30, "--seed", 1, "--checkpoint", piano, "-o", "out.mid")
+    done = sample("--prime", prime, "--seconds", 30, "--seed", 1, "--let-go", 0, "--checkpoint", piano, "-o", "out.mid")
 
     assert done.exit_code == 0
     opening, music = read_midi(prime), read_midi(tmp_path / "out.mid")
