@@ -14,7 +14,6 @@ both of which can be put right here:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import inf
 
 import numpy as np
 import torch
@@ -61,8 +60,8 @@ class Held:
         weight = let_go * np.log2(np.minimum(age, OLD) / YOUNG) / np.log2(OLD / YOUNG)
         logits = logits.clone()
         closing = logits[:, self._rules.first_closing : self._rules.first_closing + self._rules.num_slots]
-        is_open = torch.from_numpy(np.isfinite(self._opened)).to(logits.device)
-        of_open = closing.masked_fill(~is_open, -inf).logsumexp(-1, keepdim=True)
-        more = closing.logsumexp(-1, keepdim=True) - of_open
-        closing += torch.from_numpy(weight).to(logits) + more.masked_fill(of_open == -inf, 0)
+        given = closing.double().softmax(-1).cpu().numpy()  # numpy, for so few numbers, is the quicker
+        of_open = (given * np.isfinite(self._opened)).sum(1, keepdims=True)
+        weight -= np.log(np.where(of_open > 0, of_open, 1.0))  # so that with all that goes to closed slots it is 1
+        closing += torch.from_numpy(weight).to(logits)
         return logits
