@@ -20,7 +20,7 @@ ALONE = [sys.executable, "-m", "pamusic"]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pamusic"]
 TRAIN = [
     "train", "--size", "tiny", "--context-length", "64", "--num-latents", "16", "--batch-size", "4", "--no-compile",
-    "--precision", "fp32", "--device", "cpu", "--validate-every", "10",
+    "--precision", "fp32", "--device", "cpu", "--validate-every", "10", "--mistakes", "0",
 ]  # fmt: skip
 
 
@@ -54,8 +54,8 @@ def test_two_processes_have_the_losses_of_one_with_weights_whole_or_spread(start
         rows = read_metrics(tmp_path / name / "metrics.csv")
         assert [(row.step, row.split) for row in rows] == [(row.step, row.split) for row in one]
         for alone, shared in zip(one, rows, strict=True):
-            # Muon iterates in bfloat16, which makes 1e-5 of the last bit; of spread matrices it sums in another order.
-            assert shared.nats_per_token == pytest.approx(alone.nats_per_token, abs=1e-4 if name == "two" else 1e-3)
+            # Muon iterates in bfloat16, and of spread matrices sums in another order.
+            assert shared.nats_per_token == pytest.approx(alone.nats_per_token, abs=1e-5 if name == "two" else 1e-3)
 
     goes_on = {"a": ("spread", ALONE), "b": ("spread", TWO)}  # what is on disk is whole
     for out, (name, how) in goes_on.items():

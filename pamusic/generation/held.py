@@ -5,8 +5,8 @@ Knows slots, which some ids open and some close, and the seconds that pass with 
 A model that composes meets states that no piece showed it. It loses track of what it left open, and two things follow,
 both of which can be put right here:
 - it wants to close what is closed. Barring that alone would leave less closing than the model had in mind, so more and
-  more stays open; what it gave to closed slots goes to the open ones, in proportion (in what `small` invents that is up
-  to a third of all closing; in real pieces 2 to 10 in a hundred);
+  more stays open; what it gave to closed slots goes to the open ones, in proportion (in four pieces that `small`
+  invented that was 4 to 29 in a hundred of all closing; in four real ones 2 to 10);
 - of a slot that was left open by mistake it has little to go by. So a closing id can be given a weight that grows with
   the age of its slot: none up to `YOUNG` seconds, then the more by each doubling, up to `OLD`.
 """
@@ -60,7 +60,7 @@ class Held:
         weight = let_go * np.log2(np.minimum(age, OLD) / YOUNG) / np.log2(OLD / YOUNG)
         logits = logits.clone()
         closing = logits[:, self._rules.first_closing : self._rules.first_closing + self._rules.num_slots]
-        given = closing.double().softmax(-1).cpu().numpy()  # numpy, for so few numbers, is the quicker
+        given = closing.double().softmax(-1).numpy()  # numpy, for so few numbers, is the quicker
         of_open = (given * np.isfinite(self._opened)).sum(1, keepdims=True)
         weight -= np.log(np.where(of_open > 0, of_open, 1.0))  # so that with all that goes to closed slots it is 1
         closing += torch.from_numpy(weight).to(logits)
