@@ -1,7 +1,8 @@
 """All that is to be measured on a GPU, in one go: `python benchmarks/gpu.py`.
 
 First whether it computes what the CPU computes, in float32 without TF32: logits of a whole pass and of a pass with part
-of the prefix left out, gradients, and logits out of caches, token by token and over refills. Then the speed and memory
+of the prefix left out, gradients, and logits out of caches (of recorded steps, on CUDA), of two rows, token by token,
+over refills and beyond the context. Then the speed and memory
 of training (`training.py`) and of sampling (`sampling.py`) for each size. Says on what it ran; exits with 1 where the
 two differ by more than rounding, and then measures no speed. `--device cpu` compares the CPU with itself.
 """
@@ -18,7 +19,7 @@ import torch
 
 from pamusic.model.config import preset
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.stepper import Stepper
+from pamusic.model.reader import Reader
 from pamusic.training.checkup import PERFORMANCE
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine, describe
@@ -46,15 +47,11 @@ def computed(device: torch.device) -> dict[str, torch.Tensor]:
     with torch.inference_mode():
         found["a whole pass"] = model(tokens)
         found["a part of the prefix"] = model(tokens, kept=kept)
-        step = Stepper(model)
-        caches = step.new_caches(1, 64, 512)
-        step.read(tokens[:1, :300], caches)
-        steps = [model.extend(tokens[:1, 270:300], caches)[:, -1]]
-        for place in range(300, 330):
-            steps.append(step(tokens[:1, place], caches))
-        for layer in caches.layers:
-            layer.clear()
-        steps.append(model.extend(tokens[:1, 298:330], caches)[:, -1])
+        reader = Reader(model, num_latents=64, context_length=512)
+        steps = [reader.read(tokens[0, :300].tolist())]
+        reader.select([0, 0])
+        for column in tokens[:, 700:1100].T.tolist():
+            steps.append(reader.step(column))
         found["out of caches"] = torch.cat(steps)
     model.train()
     model(tokens, kept=kept).float().logsumexp(-1).sum().backward()

@@ -122,8 +122,11 @@ def speed(
     vocabulary = checkpoint.tokenizer.vocabulary
     in_use = (min(refill, len(prime)) + min(config.num_latents, len(prime) + tokens)) / 2
     seen = min(context_length, len(prime) + tokens // 2)
-    in_bytes = kernel is not None and precision == "int8"
-    read = step_bytes(config, precision, num_rows=num, num_latents=in_use, num_seen=seen, in_bytes=in_bytes) / num
+    how = {
+        "in_bytes": kernel is not None and precision == "int8",
+        "recorded": checkpoint.model.head.weight.device.type == "cuda",
+    }
+    read = step_bytes(config, precision, num_rows=num, num_latents=in_use, num_seen=seen, **how) / num
     return Speed(
         context_length=context_length,
         prime_length=len(prime),

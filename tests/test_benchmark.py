@@ -1,6 +1,8 @@
 """`pamusic benchmark` tells how fast music is drawn, and what bounds that."""
 
 import json
+import subprocess
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +20,7 @@ from pamusic.model.bytewise import PlainKernel
 from pamusic.model.config import preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
+from pamusic.model.recorded import RecordedStepper
 from pamusic.model.stepper import Stepper
 from pamusic.model.traffic import step_bytes
 from pamusic.speed import along, memory_mib, own_ids, speed
@@ -96,6 +99,7 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
     more = step_bytes(model.config, "fp32", num_rows=5, num_latents=64, num_seen=300)
     assert more - found == pytest.approx(4 * caches)
     assert isinstance(reader._stepper, Stepper)
+    whole = RecordedStepper(model).new_caches(1)
     in_bytes = Reader(model, refill="slide", precision="int8", kernel=PlainKernel())
     in_bytes.read(list(range(300)))
     kept = [in_bytes.caches.cross._kept.last(300), *(layer._kept.last(64) for layer in in_bytes.caches.layers)]
@@ -104,6 +108,11 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
         step_bytes(model.config, "int8", num_rows=num, num_latents=64, num_seen=300, in_bytes=True) for num in (5, 1)
     )
     weights = sum(weight.numel() for weight in read_once)
+    recorded, more_recorded = (
+        step_bytes(model.config, "fp32", num_rows=num, num_latents=64, num_seen=300, recorded=True) for num in (1, 5)
+    )
+    room = sum(t.nbytes for each in (whole.cross, *whole.layers) for t in each.memory)
+    assert more_recorded - recorded == room * 4
     assert less - fewer == pytest.approx(4 * held)
     assert more - less == pytest.approx(3 * weights + 5 * (caches - held), rel=0.02)
 
@@ -153,3 +162,13 @@ def test_what_makes_no_sense_is_one_line(who):
 
     assert done.exit_code == 2
     assert "precision is one of" in done.stderr
+
+
+def test_what_is_measured_on_a_gpu_runs_on_a_cpu():
+    """Which it compares with itself; so the script is known to run before there is a card."""
+    script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+
+    done = subprocess.run([sys.executable, str(script), "--device", "cpu"], capture_output=True, text=True, check=True)
+
+    differences = [line.split("|")[2] for line in done.stdout.splitlines() if line.endswith("|")][2:]
+    assert [float(each) for each in differences] == [0.0] * 4

@@ -7,6 +7,7 @@ from models import tiny_config, tiny_model
 
 from pamusic.evaluation.likelihood import evaluate
 from pamusic.generation.sampler import generate
+from pamusic.model.reader import REFILLS, Reader
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine
 from pamusic.training.metrics import TRAIN, read_metrics
@@ -43,6 +44,22 @@ def test_the_score_is_that_of_the_cpu(tmp_path):
     corpus, model = small_corpus(tmp_path / "c"), tiny_model()
     on_cpu = evaluate(model, corpus, "validation")
     assert evaluate(model.cuda(), corpus, "validation").nats_per_token == pytest.approx(on_cpu.nats_per_token, abs=1e-3)
+
+
+@pytest.mark.parametrize("policy", REFILLS)
+def test_recorded_steps_say_what_the_cpu_says(policy):
+    """Over refills, beyond the context, and after rows have ended."""
+    ids = torch.randint(0, 388, (300, 3), generator=torch.Generator().manual_seed(1)).tolist()
+    found = []
+    for device in ("cpu", "cuda"):
+        reader = Reader(tiny_model(num_layers=3, num_latents=192, context_length=256).to(device), refill=policy)
+        logits = [reader.read([388, *ids[0]])]
+        reader.select([0, 0, 0])
+        logits += [reader.step(three) for three in ids]
+        reader.select([2])
+        logits += [reader.step(three[2:]) for three in ids]
+        found.append(torch.cat(logits))
+    torch.testing.assert_close(*found, atol=2e-4, rtol=1e-3)
 
 
 def test_what_is_sampled_is_valid_and_the_same_each_time():

@@ -9,11 +9,27 @@ Shapes: `batch`; `heads` of width `head_dim`; `n` positions.
 from __future__ import annotations
 
 from copy import copy
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pamusic.model.bytewise import Kernel, Seen, SeenContext, as_bytes
+
+
+def spare(context_length: int) -> int:
+    """Room for so many positions beyond a context, which is moved to the front of its memory once in as many tokens."""
+    return max(256, context_length // 8)
+
+
+class Attended(Protocol):
+    """What a layer asks of a cache for one position more: to take it, and to be looked at with it."""
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """As of `KeyValueCache`, of one position."""
+
+    def attended(self, queries: Tensor) -> Tensor:
+        """As of `KeyValueCache`."""
 
 
 class KeyValueCache:
@@ -51,6 +67,22 @@ class KeyValueCache:
         keys, values = (each.flatten(0, 1) for each in self._kept.last(len(self)))  # as products want them: fewer steps
         scores = torch.bmm(queries.reshape(keys.shape[0], 1, -1), keys.mT)
         return torch.bmm(scores.softmax(-1), values).view(queries.shape)
+
+    @property
+    def window(self) -> int:
+        """How many positions are visible at most."""
+        return self._kept.window
+
+    @property
+    def memory(self) -> tuple[Tensor, Tensor]:
+        """All its room, `[batch, heads, room, head_dim]`, for keys and for values."""
+        keys, values = self._kept.tensors
+        return keys, values
+
+    def make_room(self) -> int:
+        """Counts one more position, which the receiver writes; its place in `memory`."""
+        self._kept.make_room(1)
+        return self._kept.stop - 1
 
     def clear(self) -> None:
         """Forgets all positions."""

@@ -36,13 +36,13 @@ class Entries:
     """Where a ledger stands after the ids so far; one row for each of a batch.
 
     Attributes:
-        position: of the next id.
+        position: `[1]`, int64, of the next id.
         now: `[batch, 1]`, ticks that have passed.
         opened: `[batch, slots + 1]`, 1 + the position at which each slot that is open was opened, 0 for the others.
         opened_at: `[batch, slots + 1]`, `now` at that opening. The last slot of both is nobody's.
     """
 
-    position: int
+    position: Tensor
     now: Tensor
     opened: Tensor
     opened_at: Tensor
@@ -53,7 +53,7 @@ class Entries:
 
     def ages(self, window: int) -> Tensor:
         """`[batch, slots]`, int64: ticks since each slot was opened, -1 where that was not in the last `window`."""
-        is_open = self.opened > max(0, self.position - window)
+        is_open = self.opened > (self.position - window).clamp_(min=0)
         return torch.where(is_open, self.now - self.opened_at, -1)[:, :-1]
 
 
@@ -95,7 +95,7 @@ class Ledger(nn.Module):
     def new_entries(self, batch: int) -> Entries:
         """Those of a ledger in which nothing stands yet."""
         opened = self.ticks.new_zeros(batch, self.num_slots + 1)
-        return Entries(0, self.ticks.new_zeros(batch, 1), opened, opened.clone())
+        return Entries(self.ticks.new_zeros(1), self.ticks.new_zeros(batch, 1), opened, opened.clone())
 
     @torch.no_grad()
     def enter(self, ids: Tensor, entries: Entries) -> None:
@@ -103,22 +103,26 @@ class Ledger(nn.Module):
         batch, m = ids.shape
         first = entries.position + 1
         now = entries.now + self.ticks[ids].cumsum(1)
-        places = torch.arange(first, first + m, device=ids.device).expand(batch, m)
+        places = (first + torch.arange(m, device=ids.device)).expand(batch, m)
         opened, closed = (
             torch.zeros_like(entries.opened).scatter_reduce_(1, of_id[ids], places, "amax")
             for of_id in (self.opens, self.closes)
         )
-        entries.opened_at = torch.where(opened > 0, now.gather(1, (opened - first).clamp(min=0)), entries.opened_at)
+        entries.opened_at = torch.where(opened > 0, now.gather(1, (opened - first).clamp_(min=0)), entries.opened_at)
         entries.opened = torch.where(opened > closed, opened, entries.opened.masked_fill(closed > 0, 0))
-        entries.now, entries.position = now[:, -1:], entries.position + m
+        entries.now, entries.position = now[:, -1:].clone(), entries.position + m
 
     @torch.no_grad()
     def step(self, ids: Tensor, entries: Entries, window: int) -> Tensor:
-        """Takes one more id a row, `[batch]`; gives `[batch, d]` at its place, the last `window` ids being visible."""
+        """Takes one more id a row, `[batch]`; gives `[batch, d]` at its place, the last `window` ids being visible.
+
+        All that it changes it changes in place, and it looks at no number.
+        """
         opens = self.opens[ids][:, None]
         entries.position += 1
-        entries.now = entries.now + self.ticks[ids][:, None]
-        entries.opened.scatter_(1, self.closes[ids][:, None], 0).scatter_(1, opens, entries.position)
+        entries.now += self.ticks[ids][:, None]
+        entries.opened.scatter_(1, self.closes[ids][:, None], 0)
+        entries.opened.scatter_(1, opens, entries.position.expand_as(opens))
         entries.opened_at.scatter_(1, opens, entries.now)
         return self._vectors(entries.ages(window))
 

@@ -19,6 +19,7 @@ Shapes: `batch`; `m` positions of context, of which `n` latents; `d` width; `voc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pamusic.model.attention import attend
-from pamusic.model.cache import ContextCache, Kept, KeyValueCache
+from pamusic.model.cache import ContextCache, Kept, KeyValueCache, spare
 from pamusic.model.config import ModelConfig
 from pamusic.model.ledger import Entries, Ledger
 from pamusic.model.rotary import rotated, rotation
@@ -51,6 +52,24 @@ class Caches:
     position: int = 0
     ids: Kept | None = None
     entries: Entries | None = None
+
+    @classmethod
+    def empty(cls, config: ModelConfig, batch: int, slack: int, like: Tensor) -> Self:
+        """Those of a configuration for so many rows; `slack` as of `PerceiverAR.new_caches`; numbers as of a tensor."""
+
+        def cache(num_heads: int, window: int, slack: int) -> KeyValueCache:
+            head_dim = config.d_model // num_heads
+            return KeyValueCache(
+                batch, num_heads, head_dim, window=window, slack=slack, device=like.device, dtype=like.dtype
+            )
+
+        room = spare(config.context_length)
+        ids = torch.zeros(batch, config.context_length + room, dtype=torch.int64, device=like.device)
+        return cls(
+            cross=cache(config.cross_num_heads, config.context_length, room),
+            layers=[cache(config.num_heads, config.num_latents, slack) for _ in range(config.num_layers)],
+            ids=Kept([ids], (1,), config.context_length),
+        )
 
     @property
     def num_latents(self) -> int:
@@ -130,21 +149,7 @@ class PerceiverAR(nn.Module):
         `slack` is room in the layers for latents that follow when all are in use, of which the last ones are seen.
         """
         config = self.config.resized(context_length=context_length, num_latents=num_latents)
-        weight = self.embedding.weight
-
-        def cache(num_heads: int, window: int, slack: int) -> KeyValueCache:
-            head_dim = config.d_model // num_heads
-            return KeyValueCache(
-                batch, num_heads, head_dim, window=window, slack=slack, device=weight.device, dtype=weight.dtype
-            )
-
-        room = max(256, config.context_length // 8)
-        ids = torch.zeros(batch, config.context_length + room, dtype=torch.int64, device=weight.device)
-        return Caches(
-            cross=cache(config.cross_num_heads, config.context_length, room),
-            layers=[cache(config.num_heads, config.num_latents, slack) for _ in range(config.num_layers)],
-            ids=Kept([ids], (1,), config.context_length),
-        )
+        return Caches.empty(config, batch, slack, self.embedding.weight)
 
     def read(self, tokens: Tensor, caches: Caches) -> None:
         """Takes `[batch, n]` tokens into the context alone: their keys and values, no latents."""

@@ -30,6 +30,7 @@ from torch import Tensor
 from pamusic.model.bytewise import Kernel
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
 from pamusic.model.precision import multiplies_bf16, resolved
+from pamusic.model.recorded import RecordedStepper
 from pamusic.model.stepper import Stepper
 from pamusic.model.threads import Threads
 
@@ -105,7 +106,11 @@ class Reader:
         precision = resolved(precision, device, kernel is not None)
         is_halved = precision != "fp32" and (device.type != "cpu" or multiplies_bf16())
         self._parallel = deepcopy(model).to(torch.bfloat16) if is_halved else model
-        self._stepper = Stepper(model, precision, kernel if precision == "int8" else None)
+        self._stepper = (
+            RecordedStepper(model, precision)
+            if device.type == "cuda"
+            else Stepper(model, precision, kernel if precision == "int8" else None)
+        )
         self._device, self._width = device, config.d_model
         self._chooser = Threads()
         self._begin()

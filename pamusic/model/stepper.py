@@ -22,10 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pamusic.model.bytewise import ByteBlock, ByteMatrix, Kernel, Turn, turned, unit
-from pamusic.model.cache import ByteCache, ByteContextCache, ContextCache, KeyValueCache
+from pamusic.model.cache import Attended, ByteCache, ByteContextCache, ContextCache, KeyValueCache, spare
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.precision import product
 from pamusic.model.rotary import rotated, rotation
+
+Factors = tuple[Tensor, Tensor]  # `[n, head_dim]` each, of `n` positions: of each dimension and of its partner
 
 TURNS = 1024  # positions whose rotation is computed at a time
 
@@ -72,7 +74,7 @@ class Stepper:
     ) -> Caches:
         """Empty caches, as the model's own `new_caches` but smaller; the model's own `logits` can go on with them."""
         config = self._config.resized(context_length=context_length, num_latents=num_latents)
-        device, dtype, room = self._keys.device, self._keys.dtype, max(256, config.context_length // 8)
+        device, dtype, room = self._keys.device, self._keys.dtype, spare(config.context_length)
         of_ids, size = (self._keys, self._values, self._num_turned, batch), config.context_length
         cross = (
             ContextCache(*of_ids, window=size, slack=room)
@@ -93,7 +95,7 @@ class Stepper:
         """Takes `[batch, n]` tokens into the context alone: all that is computed is the turn of their keys."""
         assert isinstance(caches.cross, ContextCache)
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
-        keys = _looked_up(self._keys, tokens)[..., : self._num_turned].transpose(1, 2)
+        keys = looked_up(self._keys, tokens)[..., : self._num_turned].transpose(1, 2)
         caches.cross.append(tokens, rotated(keys, rotation(positions, self._num_turned, 1.0)))
         caches.position += tokens.shape[1]
         if self._ledger is not None and caches.entries is not None:
@@ -103,9 +105,9 @@ class Stepper:
     def latents(self, ids: Tensor, caches: Caches) -> Tensor:
         """Takes the next ids `[batch]` into the context; what the layers begin with there, `[batch, d]`."""
         assert isinstance(caches.cross, ContextCache)
-        queries, keys = turned(_looked_up(self._queries_keys, ids), self._cross_turn.at(caches.position)).unbind(1)
+        queries, keys = turned(looked_up(self._queries_keys, ids), self._cross_turn.at(caches.position)).unbind(1)
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
-        x = self._cross_tail(_looked_up(self._latents, ids), caches.cross.attended(queries), self._least)
+        x = self._cross_tail(looked_up(self._latents, ids), caches.cross.attended(queries), self._least)
         caches.position += 1
         if self._ledger is None or caches.entries is None:
             return x
@@ -115,7 +117,7 @@ class Stepper:
     def logits(self, x: Tensor, caches: Caches) -> Tensor:
         """Logits `[batch, vocab]` of what `latents` gave for the last ids, one more latent in each of the layers."""
         for layer, cache in zip(self._layers, caches.layers, strict=True):
-            x = layer(x, caches.position - 1, cache, self._least)
+            x = layer(x, layer.turn.at(caches.position - 1), cache, self._least)
         return self._head(unit(x, self._least))
 
 
@@ -126,12 +128,12 @@ class _Layer:
         self._num_heads, self._head_dim = block.attention.num_heads, block.attention.head_dim
         self._least_of_heads = _least(block.mlp_norm.weight, self._head_dim, eps)
         self._project = product(_projection(block), precision)
-        self._turn = _turn_of(block, fraction)
+        self.turn = _turn_of(block, fraction)
         self._tail = _Tail(block, precision)
 
-    def __call__(self, x: Tensor, position: int, cache: KeyValueCache, least: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, turn: Turn, cache: Attended, least: Tensor) -> Tensor:
         parts = self._project(unit(x, least)).to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
-        queries, keys = turned(unit(parts[:, :2], self._least_of_heads), self._turn.at(position)).unbind(1)
+        queries, keys = turned(unit(parts[:, :2], self._least_of_heads), turn).unbind(1)
         cache.append(keys[:, :, None], parts[:, 2, :, None])
         return self._tail(x, cache.attended(queries), least)
 
@@ -153,11 +155,11 @@ class _KernelLayer:
     """A self-attention block in bytes, by a kernel."""
 
     def __init__(self, block: Block, fraction: float, eps: float, kernel: Kernel) -> None:
-        self._block, self._turn, self._kernel = _in_bytes(block, eps), _turn_of(block, fraction), kernel
+        self._block, self.turn, self._kernel = _in_bytes(block, eps), _turn_of(block, fraction), kernel
 
-    def __call__(self, x: Tensor, position: int, cache: KeyValueCache, least: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, turn: Turn, cache: Attended, least: Tensor) -> Tensor:
         assert isinstance(cache, ByteCache)
-        return self._kernel.step(self._block, x, cache.opened(), self._turn.at(position))
+        return self._kernel.step(self._block, x, cache.opened(), turn)
 
 
 class _KernelTail:
@@ -209,20 +211,29 @@ class _Turn:
         partner = torch.arange(gains.shape[1])
         partner[:turned] = partner[:turned].roll(turned // 2)
         self._partner = partner.to(gains.device)
+        self._gains_of_partners = gains[:, self._partner]
         self._first = -TURNS
 
     def at(self, position: int) -> Turn:
         """Factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is, for `turned`."""
         if not self._first <= position < self._first + TURNS:
             self._first = position
-            head_dim = self._gains.shape[1]
-            cos, sin = rotation(torch.arange(position, position + TURNS), head_dim, self._fraction)
-            rest = head_dim - 2 * cos.shape[-1]
-            own = F.pad(torch.cat([cos, cos], dim=-1), (0, rest), value=1.0).to(self._gains.device)
-            partners = F.pad(torch.cat([-sin, sin], dim=-1), (0, rest)).to(self._gains.device)
-            self._own = own[:, None, None] * self._gains[:, None]
-            self._partners = partners[:, None, None] * self._gains[:, self._partner][:, None]
+            positions = torch.arange(position, position + TURNS)
+            own, partners = factors(positions, self._gains.shape[1], self._fraction)
+            self._own, self._partners, _ = self.by((own.to(self._gains.device), partners.to(self._gains.device)))
         return self._own[position - self._first], self._partners[position - self._first], self._partner
+
+    def by(self, by: Factors) -> Turn:
+        """The same of all positions whose factors these are, `[n, 2, 1, head_dim]`."""
+        own, partners = (each[:, None, None] for each in by)
+        return own * self._gains[:, None], partners * self._gains_of_partners[:, None], self._partner
+
+
+def factors(positions: Tensor, head_dim: int, fraction: float) -> Factors:
+    """What turns a head at each of `[n]` positions: what each dimension is multiplied with, and what its partner is."""
+    cos, sin = rotation(positions, head_dim, fraction)
+    rest = (0, head_dim - 2 * cos.shape[-1])
+    return F.pad(torch.cat([cos, cos], dim=-1), rest, value=1.0), F.pad(torch.cat([-sin, sin], dim=-1), rest)
 
 
 def num_turned(head_dim: int, fraction: float) -> int:
@@ -230,7 +241,7 @@ def num_turned(head_dim: int, fraction: float) -> int:
     return 2 * rotation(torch.zeros(1), head_dim, fraction)[0].shape[-1]
 
 
-def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
+def looked_up(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of a table `[vocab, ...]`. Indexing would take an id below 0 from the table's end; this refuses it."""
     return table.index_select(0, ids.flatten()).unflatten(0, ids.shape)
 

@@ -6,6 +6,7 @@ no look-ups of single rows, and no refills, which read little and compute much.
 
 from __future__ import annotations
 
+from pamusic.model.cache import spare
 from pamusic.model.config import ModelConfig
 from pamusic.model.ledger import NUM_AGES
 from pamusic.model.precision import num_bytes
@@ -15,25 +16,36 @@ FLOAT, ID = 4, 8  # bytes of a number in a cache, and of an id
 
 
 def step_bytes(
-    config: ModelConfig, precision: str, *, num_rows: int, num_latents: float, num_seen: int, in_bytes: bool = False
+    config: ModelConfig,
+    precision: str,
+    *,
+    num_rows: int,
+    num_latents: float,
+    num_seen: int,
+    in_bytes: bool = False,
+    recorded: bool = False,
 ) -> float:
     """Bytes of one step.
 
     Args:
-        config: the model's shape; its context and latents do not enter.
+        config: the model's shape; its context and latents enter where steps are recorded.
         precision: of the weights, resolved.
         num_rows: pieces at once.
         num_latents: in use, on average.
         num_seen: positions of the context in the cache.
         in_bytes: whether a kernel computes blocks, of weights and caches in bytes (`model.bytewise`).
+        recorded: whether steps are recorded (`model.recorded`), which look at all the room of their caches.
     """
     d = config.d_model
     matrices = d * d * ((1 + 2 * config.mlp_ratio) + config.num_layers * (4 + 2 * config.mlp_ratio))
-    tables = config.vocab_size * d * (FLOAT + 2 * FLOAT)  # the head; keys and values of ids
+    tables = config.vocab_size * d * FLOAT * (1 if recorded else 3)  # the head; keys and values of ids
     tables += 0 if config.ledger is None else config.ledger.num_slots * NUM_AGES * d * FLOAT
     turned = config.cross_num_heads * num_turned(d // config.cross_num_heads, config.rotary_fraction)
     seen = turned + FLOAT * config.cross_num_heads if in_bytes else turned * FLOAT  # of a position's keys
     numbers = d + FLOAT * config.num_heads if in_bytes else d * FLOAT  # of a latent's keys in a layer, or its values
     caches = num_seen * (seen + ID) + config.num_layers * num_latents * 2 * numbers
+    if recorded:
+        room = config.context_length + spare(config.context_length) + config.num_layers * config.num_latents
+        caches = room * 2 * d * FLOAT
     weights = matrices * (1 if in_bytes else num_bytes(precision, num_rows))
     return weights + tables + num_rows * caches

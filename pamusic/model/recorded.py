@@ -1,0 +1,212 @@
+"""A `Stepper` whose step a CUDA card records once and plays again: one launch a token in place of some hundred.
+
+On such a card a step of one piece is bound by the operations that it starts, not by what they read. What a CUDA graph
+plays again has the shapes and addresses of when it was recorded, so here:
+- a cache is looked at with all its room, and what is not visible is masked; places and the position stand in a tensor;
+- the context is kept as keys and values, which are read in an order that never changes: adding up by id, as `Stepper`
+  does, a card does in any order, and the same seed must give the same music;
+- other rows take another recording, since their caches lie elsewhere.
+Refills and the reading of a prime are not recorded: they are few, and long enough to hide their launches.
+
+Elsewhere than on CUDA nothing is recorded, and the same operations are run one by one; so the tests hold them to
+`Stepper` without a card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+
+import torch
+from torch import Tensor
+
+from pamusic.model.bytewise import turned, unit
+from pamusic.model.cache import KeyValueCache
+from pamusic.model.perceiver_ar import Caches, PerceiverAR
+from pamusic.model.rotary import rotated, rotation
+from pamusic.model.stepper import Stepper, factors, looked_up
+
+REHEARSALS = 2  # before a recording, so that libraries have what they allocate when first called
+
+
+@dataclass
+class RecordedCaches(Caches):
+    """Caches, and the recording of a step on them.
+
+    Attributes:
+        recording: None before the first step, and after rows were selected.
+    """
+
+    recording: Recording | None = None
+
+    def select(self, rows: Tensor) -> None:
+        """As of `Caches`; the next step is recorded anew."""
+        super().select(rows)
+        self.recording = None
+
+
+class RecordedStepper(Stepper):
+    """`Stepper`'s `read`, `latents` and `logits`, of which the last two are recorded."""
+
+    def __init__(
+        self,
+        model: PerceiverAR,
+        precision: str = "fp32",
+        record: Callable[[Callable[[], Tensor], torch.device, Sequence[Tensor]], Callable[[], Tensor]] | None = None,
+    ) -> None:
+        """Copies weights; `record` is `recorded` by default."""
+        super().__init__(model, precision)
+        self.record = record or recorded
+
+    def new_caches(
+        self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
+    ) -> RecordedCaches:
+        """Empty caches; the model's own `logits` can go on with them."""
+        config = self._config.resized(context_length=context_length, num_latents=num_latents)
+        caches = RecordedCaches.empty(config, batch, slack, self._keys)
+        caches.entries = None if self._ledger is None else self._ledger.new_entries(batch)
+        return caches
+
+    @torch.inference_mode()
+    def read(self, tokens: Tensor, caches: Caches) -> None:
+        """Takes `[batch, n]` tokens into the context alone."""
+        assert isinstance(caches.cross, KeyValueCache)
+        assert caches.ids is not None
+        positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
+        keys, values = (looked_up(table, tokens).transpose(1, 2) for table in (self._keys, self._values))
+        fraction = self._config.rotary_fraction
+        caches.cross.append(rotated(keys, rotation(positions, keys.shape[-1], fraction)), values)
+        caches.ids.append(tokens)
+        caches.position += tokens.shape[1]
+        if self._ledger is not None and caches.entries is not None:
+            self._ledger.enter(tokens, caches.entries)
+
+    @torch.inference_mode()
+    def latents(self, ids: Tensor, caches: Caches) -> Tensor:
+        """As of `Stepper`; what it gives is the caller's to keep."""
+        assert isinstance(caches, RecordedCaches)
+        assert isinstance(caches.cross, KeyValueCache)
+        assert caches.ids is not None
+        caches.ids.append(ids[:, None])
+        place = caches.cross.make_room()
+        caches.recording = caches.recording or Recording(self, caches, ids)
+        x = caches.recording.latents(ids, place, caches.position).clone()
+        caches.position += 1
+        return x
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor, caches: Caches) -> Tensor:
+        """As of `Stepper`, of what `latents` gave just before; on CUDA the next call overwrites what it gives."""
+        assert isinstance(caches, RecordedCaches)
+        assert caches.recording is not None
+        places = [cache.make_room() for cache in caches.layers]
+        return caches.recording.logits(x, max(places, default=0))
+
+    def latents_of(self, ids: Tensor, place: Tensor, position: Tensor, caches: RecordedCaches) -> Tensor:
+        """What is recorded of `latents`: `[rows, d]` of ids `[rows]`; in the context they stand at `place`, `[1]`."""
+        cross = caches.cross
+        assert isinstance(cross, KeyValueCache)
+        by = factors(position, self._keys.shape[-1], self._config.rotary_fraction)
+        queries, keys = turned(looked_up(self._queries_keys, ids), self._cross_turn.by(by)).unbind(1)
+        whole = _Whole(cross, place, hidden(cross, place))
+        whole.append(keys[:, :, None], looked_up(self._values, ids)[:, :, None])
+        x = self._cross_tail(looked_up(self._latents, ids), whole.attended(queries), self._least)
+        if self._ledger is None or caches.entries is None:
+            return x
+        return x + self._ledger.step(ids, caches.entries, cross.window)
+
+    def logits_of(self, x: Tensor, place: Tensor, position: Tensor, caches: RecordedCaches) -> Tensor:
+        """What is recorded of `logits`: `[rows, vocab]` of `[rows, d]`; in the layers' caches it stands at `place`."""
+        by = factors(position, self._config.d_model // self._config.num_heads, self._config.rotary_fraction)
+        unseen = hidden(caches.layers[0], place) if caches.layers else place
+        for layer, cache in zip(self._layers, caches.layers, strict=True):
+            x = layer(x, layer.turn.by(by), _Whole(cache, place, unseen), self._least)
+        return self._head(unit(x, self._least))
+
+
+class Recording:
+    """A step on some caches; what goes into it stands at fixed addresses."""
+
+    def __init__(self, stepper: RecordedStepper, caches: RecordedCaches, ids: Tensor) -> None:
+        """Records nothing yet; `ids` `[rows]` are like those that will be given."""
+        self._stepper, self._caches, self._ids = stepper, caches, ids.clone()
+        self._in_context, self._in_layers, self._position = (ids.new_zeros(1) for _ in range(3))
+        self._x: Tensor | None = None
+        self._play_latents: Callable[[], Tensor] | None = None
+        self._play_logits: Callable[[], Tensor] | None = None
+
+    def latents(self, ids: Tensor, place: int, position: int) -> Tensor:
+        """Of ids `[rows]` at a position, which stand at a place of the context's cache."""
+        self._ids.copy_(ids)
+        self._in_context.fill_(place)
+        self._position.fill_(position)
+        if self._play_latents is None:
+            entries = self._caches.entries
+            changed = () if entries is None else (entries.position, entries.now, entries.opened, entries.opened_at)
+            given = (self._ids, self._in_context, self._position, self._caches)
+            self._play_latents = self._stepper.record(partial(self._stepper.latents_of, *given), ids.device, changed)
+        return self._play_latents()
+
+    def logits(self, x: Tensor, place: int) -> Tensor:
+        """Of what `latents` gave, which stands at a place of the layers' caches."""
+        self._x = x.clone() if self._x is None else self._x.copy_(x)
+        self._in_layers.fill_(place)
+        if self._play_logits is None:
+            given = (self._x, self._in_layers, self._position, self._caches)
+            self._play_logits = self._stepper.record(partial(self._stepper.logits_of, *given), x.device, ())
+        return self._play_logits()
+
+
+class _Whole:
+    """A cache as a recorded step sees it: all its room, of which some is hidden."""
+
+    def __init__(self, cache: KeyValueCache, place: Tensor, hidden: Tensor) -> None:
+        self._keys, self._values = cache.memory
+        self._place, self._hidden = place, hidden
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        self._keys.index_copy_(2, self._place, keys)
+        self._values.index_copy_(2, self._place, values)
+
+    def attended(self, queries: Tensor) -> Tensor:
+        scores = (queries[:, :, None] @ self._keys.mT).masked_fill(self._hidden, -inf)
+        return (scores.softmax(-1) @ self._values)[:, :, 0]
+
+
+def hidden(cache: KeyValueCache, place: Tensor) -> Tensor:
+    """`[room]`, bool: what a token at a place, `[1]`, does not see: what is behind it, and what has left the window."""
+    places = torch.arange(cache.memory[0].shape[2], device=place.device)
+    return (places > place) | (places <= place - cache.window)
+
+
+def recorded(work: Callable[[], Tensor], device: torch.device, changed: Sequence[Tensor]) -> Callable[[], Tensor]:
+    """What does some work at each call and tells where its result lies: on CUDA by playing a recording of it.
+
+    Args:
+        work: of fixed shapes, at fixed addresses; it looks at no number.
+        device: where it is done.
+        changed: the tensors that it changes in such a way that to do it twice is not to do it once.
+    """
+    if device.type != "cuda":
+        return work
+    with torch.cuda.device(device):
+        before = [tensor.clone() for tensor in changed]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(REHEARSALS):
+                work()
+        torch.cuda.current_stream().wait_stream(aside)
+        for tensor, was in zip(changed, before, strict=True):
+            tensor.copy_(was)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = work()
+
+    def played() -> Tensor:
+        graph.replay()
+        return result
+
+    return played
