@@ -16,10 +16,17 @@ ENDING = Ending()
 
 
 def test_the_end_is_barred_then_ever_more_likely_then_sure():
-    assert [ENDING.bias(share) for share in (0, 0.999)] == [BARRED] * 2
-    assert ENDING.bias(1) == 0
-    assert ENDING.bias(1.1) == pytest.approx(10)
-    assert [ENDING.bias(share) for share in (1.2, 1.25, 2)] == [SURE] * 3
+    assert [ENDING.bias(share, closes=False) for share in (0, 0.999)] == [BARRED] * 2
+    assert ENDING.bias(1, closes=False) == 0
+    assert ENDING.bias(1.1, closes=False) == pytest.approx(10)
+    assert [ENDING.bias(share, closes=True) for share in (1, 1.2, 2)] == [SURE] * 3
+
+
+def test_it_closes_at_a_breath_that_may_be_the_shorter_the_later_it_comes():
+    waited = {0.999: 60.0, 1.0: 2.0, 1.05: 1.5, 1.1: 1.0, 1.15: 0.5, 1.2: 0.0, 1.3: 0.0}
+
+    assert [ENDING.closes(share, seconds + 1e-9) for share, seconds in waited.items()] == [False] + [True] * 6
+    assert not any(ENDING.closes(share, seconds - 1e-3) for share, seconds in waited.items() if 1 <= share < 1.2)
 
 
 def test_closing_comes_after_the_wanted_length_and_before_the_deadline():

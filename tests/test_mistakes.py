@@ -48,10 +48,19 @@ def test_it_is_what_an_encoder_could_have_written(tokenizer):
     assert len(kinds) == 4  # laid over, hurried, both, neither
 
 
-def test_from_the_step_on_the_notes_are_those_of_the_piece():
-    grid = random_grid(200)
+def chords(num, seed=0):
+    """A grid of chords, the notes of each struck in an order of their own."""
+    draws = rng(seed)
+    onset = np.repeat(np.cumsum(draws.integers(20, 60, num)), 4)
+    pitch = np.concatenate([draws.permutation(np.arange(40, 80))[:4] for _ in range(num)])
+    return GridNotes(onset, onset + draws.integers(1, 20, 4 * num), pitch, np.full(4 * num, 16))
+
+
+@pytest.mark.parametrize("others", [chords(50, seed=1), None])
+def test_from_the_step_on_the_notes_are_those_of_the_piece(others):
+    grid = chords(60)
     for seed in range(60):
-        found, step = with_mistakes(grid, random_grid(150, seed=1), 100.0, rng(seed))
+        found, step = with_mistakes(grid, others, 100.0, rng(seed))
         after = found.onset >= step
         moved = int(found.onset[after][0] - grid.onset[-after.sum()])
 
@@ -104,10 +113,22 @@ def test_what_is_laid_over_is_struck_in_the_stretch_and_ends_soon_after():
 
             assert ((found.onset[new] >= 1500) & (found.onset[new] < 2500)).all()
             assert (found.offset[new] - 2500).max(initial=0) < 50 * 10
-            assert (np.lexsort((found.pitch, found.onset)) == np.arange(len(found))).all()
+            assert (np.diff(found.onset) >= 0).all()
             assert (found.offset <= struck_again(found)).all()
             assert (found.offset > found.onset).all()
         assert 0.7 * amount < np.mean(counts) / usual < 1.1 * amount  # at the end of the others a stretch has fewer
+
+
+def test_nothing_that_comes_after_the_step_is_heard_before_it():
+    grid = chords(400)
+    grid = replace(grid, velocity_bin=np.arange(len(grid)))  # so that each note is known again
+    more = 0
+    for seed in range(60):
+        found, step = with_mistakes(grid, None, 100.0, rng(seed))
+        early = found.onset < step
+        assert found.velocity_bin[early].max(initial=-1) < found.velocity_bin[~early].min()
+        more += len(found) > len(grid)
+    assert more > 20
 
 
 def test_nothing_is_laid_over_what_was_before_the_beginning():

@@ -1,8 +1,9 @@
 """How a piece is brought to a close near the length that was wanted. Knows numbers only.
 
 Lengths are shares of the wanted one, whether that was told in ids or in seconds. Before it the end is barred; from
-there on its logit is raised, more and more; then nothing new is opened, what is open is let go, and the end is taken as
-soon as the rules allow it; and at the deadline it stops, with what is open left for its reader to close.
+there on its logit is raised, more and more, and the piece closes at the next breath: once nothing was opened for some
+seconds, which get fewer, nothing new is opened, what is open is let go, and the end is taken as soon as the rules allow
+it. At the deadline it stops, with what is open left for its reader to close.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ class Ending:
     Attributes:
         most: nats by which the end has become likelier than the model thinks when closing begins; they grow evenly
             from 0 at the wanted length.
-        closing: from this share of it on nothing new is opened.
+        breath: seconds without an opening after which closing begins at the wanted length; they fall evenly to 0.
+        closing: at this share of it closing begins in any case.
         deadline: at this share it stops, come what may.
     """
 
     most: float = 20.0
+    breath: float = 2.0
     closing: float = 1.2
     deadline: float = 1.25
 
@@ -32,8 +35,12 @@ class Ending:
         if not 1 < self.closing <= self.deadline:
             raise ValueError(f"1 < closing <= deadline, not {self.closing} and {self.deadline}")
 
-    def bias(self, share: float) -> float:
+    def closes(self, share: float, waited: float = 0.0) -> bool:
+        """Whether nothing new is opened after a share of the wanted length, and so many seconds after an opening."""
+        return share >= 1 and waited >= self.breath * (self.closing - share) / (self.closing - 1)
+
+    def bias(self, share: float, closes: bool) -> float:
         """What is added to the logit of the end when this share of the wanted length has passed."""
         if share < 1:
             return BARRED
-        return SURE if share >= self.closing else self.most * (share - 1) / (self.closing - 1)
+        return SURE if closes else self.most * (share - 1) / (self.closing - 1)

@@ -29,7 +29,7 @@ class Held:
 
     def __init__(self, rules: Rules, seconds_of_id: Sequence[float], prime_ids: Iterable[int], num_rows: int) -> None:
         self._rules, self._seconds = rules, seconds_of_id
-        self._now = np.zeros(1)
+        self._now, self._last = np.zeros(1), np.zeros(1)  # the last opening, in seconds
         self._opened = np.full((1, rules.num_slots), np.inf)  # when, in seconds; never, where it is closed
         for id in prime_ids:
             self.advance([id])
@@ -41,13 +41,17 @@ class Held:
         for row, id in enumerate(ids):
             self._now[row] += self._seconds[id]
             if 0 <= id - rules.first_opening < rules.num_slots:
-                self._opened[row, id - rules.first_opening] = self._now[row]
+                self._opened[row, id - rules.first_opening] = self._last[row] = self._now[row]
             elif 0 <= id - rules.first_closing < rules.num_slots:
                 self._opened[row, id - rules.first_closing] = np.inf
 
     def select(self, rows: Sequence[int]) -> None:
         """Goes on with these rows."""
-        self._now, self._opened = self._now[list(rows)], self._opened[list(rows)]
+        self._now, self._last, self._opened = (each[list(rows)] for each in (self._now, self._last, self._opened))
+
+    def waited(self) -> list[float]:
+        """Seconds since something was opened last, for each row; since the beginning where nothing was."""
+        return (self._now - self._last).tolist()
 
     def favoured(self, logits: Tensor, let_go: float) -> Tensor:
         """Logits `[rows, vocab]` with all closing given to what is open, the more the older.

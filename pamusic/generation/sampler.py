@@ -121,7 +121,7 @@ def generate_rows(
         randomness = [torch.Generator().manual_seed(seed + row) for row in rows]
         grammar = None if rules is None else Grammar(rules, prime_ids, num_rows)
         held = None
-        if sampling.let_go and rules is not None and seconds_of_id is not None:
+        if (sampling.let_go or ending is not None) and rules is not None and seconds_of_id is not None:
             held = Held(rules, seconds_of_id, prime_ids, num_rows)
         logits = reader.read(prime_ids)
         if num_rows > 1:
@@ -135,17 +135,23 @@ def generate_rows(
             out = barred.repeat(len(rows), 1) if grammar is None else grammar.barred() | barred
             if count == num_drawn:
                 out = _without(out, first)
-            if ending is not None and rules is not None:
-                closing = torch.tensor([share >= ending.closing for share in shares])
-                out = _without_openings(out, rules, closing)
+            if ending is not None:
+                waited = [0.0] * len(rows) if held is None else held.waited()
+                closes = [ending.closes(*how) for how in zip(shares, waited, strict=True)]
+                if rules is not None:
+                    out = _without_openings(out, rules, torch.tensor(closes))
             if logits.sum().isnan():
                 raise PamusicError(
                     "the model's logits are not numbers; its training went astray, so take another checkpoint"
                 )
-            left = (logits if held is None else held.favoured(logits, sampling.let_go)).masked_fill(out, BARRED)
+            favoured = held.favoured(logits, sampling.let_go) if held is not None and sampling.let_go else logits
+            left = favoured.masked_fill(out, BARRED)
             if end_id is not None:
                 own = BARRED if end_after is None or count < end_after else 0.0
-                left[:, end_id] += torch.tensor([own if ending is None else max(own, ending.bias(s)) for s in shares])
+                raised = [own] * len(rows)
+                if ending is not None:
+                    raised = [max(own, ending.bias(*how)) for how in zip(shares, closes, strict=True)]
+                left[:, end_id] += torch.tensor(raised)
             kept = filtered(left, sampling, classes)
             ids = _drawn(kept, [randomness[row] for row in rows])
             count += 1

@@ -90,12 +90,13 @@ class TrainingBatches:
         """A window with mistakes, and how many of its last tokens are scored: those from where they end on."""
         tokenizer = self._corpus.tokenizer
         grid = self._grid(self._drawn(rng))
-        others = grid if rng.random() < 0.5 else self._grid(self._drawn(rng))
+        others = None if rng.random() < 0.5 else self._grid(self._drawn(rng))
+        grid = grid.stretched(1 + rng.uniform(-self._training.stretch, self._training.stretch))
         grid, step = with_mistakes(grid, others, 1000 / tokenizer.vocabulary.time_step_ms, rng)
         ids = with_borders(tokenizer.ids_from_grid(tokenizer.settled(grid)), self._corpus)
         steps = np.cumsum(np.rint(tokenizer.vocabulary.seconds_of_id[ids] * 1000 / tokenizer.vocabulary.time_step_ms))
         first = int(np.searchsorted(steps, step))  # the time shift that leads there
-        num_scored = int(rng.integers(self._model.num_latents // 2, self._model.num_latents + 1))
+        num_scored = int(rng.integers(max(1, self._model.num_latents // 2), self._model.num_latents + 1))
         end = min(first + num_scored, len(ids))
         window = self._transposed(ids[max(0, end - self._model.context_length - 1) : end], rng)
         return window, min(end - first, len(window) - 1)

@@ -24,13 +24,13 @@ SECONDS_ASTRAY = (4.0, 60.0)  # that either lasts
 
 
 def with_mistakes(
-    notes: GridNotes, others: GridNotes, steps_a_second: float, rng: np.random.Generator
+    notes: GridNotes, others: GridNotes | None, steps_a_second: float, rng: np.random.Generator
 ) -> tuple[GridNotes, int]:
     """The same music, hurried, laid over with other notes, and with keys left down, up to some step.
 
     Args:
         notes: a piece; one without notes stays as it is.
-        others: where what is laid over it comes from: another piece, or the same.
+        others: another piece, from which comes what is laid over it; None for what precedes the step in the same one.
         steps_a_second: of the grid.
         rng: draws all of it.
 
@@ -46,11 +46,19 @@ def with_mistakes(
 
     if rng.random() < HURRIED:
         notes, step = hurried(notes, step, duration(), np.exp(rng.uniform(0, np.log(MOST_HURRIED))))
+    if others is None:
+        others = before(notes, step)
     if rng.random() < LAID_OVER and len(others):
         most, after = rng.uniform(0, MOST_LAID_OVER), SECONDS_TO_END * steps_a_second
         notes = laid_over(notes, others, step, duration(), most, after, rng)
     share, events = (np.exp(rng.uniform(*np.log(between))) for between in (STUCK, EVENTS_TO_LET_GO))
     return with_stuck_keys(notes, step, share, events, rng), step
+
+
+def before(notes: GridNotes, step: int) -> GridNotes:
+    """The notes that are struck before a step, without pedals."""
+    early = notes.onset < step
+    return GridNotes(*(column[early] for column in (notes.onset, notes.offset, notes.pitch, notes.velocity_bin)))
 
 
 def hurried(notes: GridNotes, step: int, duration: int, factor: float) -> tuple[GridNotes, int]:
@@ -101,7 +109,7 @@ def laid_over(
     onset, offset, pitch, velocity_bin = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("onset", "offset", "pitch", "velocity_bin")
     )
-    order = np.lexsort((pitch, onset))
+    order = np.argsort(onset, kind="stable")  # what is struck in one step keeps its order
     both = GridNotes(onset[order], offset[order], pitch[order], velocity_bin[order], notes.pedal)
     offset = np.minimum(both.offset, struck_again(both))
     kept = offset > both.onset
