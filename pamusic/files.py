@@ -85,12 +85,13 @@ def written_anew(path: str | Path) -> Iterator[Draft]:
     def put(temporary: Path, target: Path) -> None:
         while True:
             try:
-                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                return os.link(temporary, target)  # it takes no name that is taken, and then it is whole at once
             except FileExistsError:
                 draft.name = free_name(path)
                 target = target.with_name(draft.name.name)
-            else:
-                return os.replace(temporary, target)
+            except OSError:  # a disk that has no links
+                with open(target, "xb"):
+                    return os.replace(temporary, target)
 
     with _written(draft.name, put) as draft.file:
         yield draft

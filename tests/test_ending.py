@@ -84,10 +84,28 @@ def test_by_a_grammar_keys_are_let_go_and_none_is_struck_before_the_end(seed):
     events = [VOCABULARY.event(id)[0] for id in ids]
 
     assert 400 <= len(ids) <= 500
-    late = events[481:]
-    assert "note_on" not in late
-    assert "velocity" not in late
-    assert "note_off" in late
+    last_stroke = max(place for place, kind in enumerate(events) if kind == "note_on")
+    assert last_stroke <= 480
+    assert "velocity" not in events[last_stroke:]
+    assert "note_off" in events[last_stroke:]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_after_a_breath_nothing_is_struck(seed):
+    """Before the time at which closing begins in any case; but a velocity that was there is followed by its stroke."""
+    ending, wanted = Ending(breath=0.8, closing=3.0, deadline=4.0), 5.0
+    ids = piano(seed, seconds=wanted, ending=ending)
+    now, struck, last, closed_at = 0.0, 0.0, "", None
+    for id in ids:
+        kind, _ = VOCABULARY.event(id)
+        if ending.closes(now / wanted, now - struck):
+            closed_at = closed_at or now
+            assert kind != "velocity"
+            assert kind != "note_on" or last == "velocity"
+        now += VOCABULARY.seconds_of_id[id]
+        struck, last = now if kind == "note_on" else struck, kind
+
+    assert wanted <= closed_at < 3 * wanted
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,4 +1,4 @@
-"""All closing goes to what is open, the more the longer it has been, in each row by itself."""
+"""All closing goes to what may be closed, the more the longer it has been open; what is open is not opened again."""
 
 import numpy as np
 import pytest
@@ -7,39 +7,56 @@ from models import tiny_model
 
 from pamusic.composition import of_vocabulary
 from pamusic.generation.config import SamplingConfig
+from pamusic.generation.grammar import Grammar
+from pamusic.generation.guard import Guard, Watch
 from pamusic.generation.held import Held
 from pamusic.generation.sampler import generate, generate_rows
+from pamusic.model.config import LedgerConfig
+from pamusic.model.ledger import Ledger
+from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 
 VOCABULARY = load_tokenizer("performance").vocabulary
 HOW = of_vocabulary(VOCABULARY)
 ids = VOCABULARY.id
+IS_RELEASE = torch.zeros(len(VOCABULARY), dtype=torch.bool)
+IS_RELEASE[ids("note_off", 0) : ids("note_off", 127) + 1] = True
 
 
-def held(prime, num_rows=1):
-    return Held(HOW["rules"], HOW["seconds_of_id"], prime, num_rows)
+def followed(prime, num_rows=1):
+    """Who knows when keys were struck, and which releases are barred after a prime."""
+    return Held(HOW["rules"], HOW["seconds_of_id"], prime, num_rows), Grammar(HOW["rules"], prime, num_rows)
 
 
-def releases(who):
-    """Where those of open keys stand in `[rows, vocab]`."""
-    first, found = ids("note_off", 0), torch.zeros(len(who._now), len(VOCABULARY), dtype=torch.bool)
-    found[:, first : first + 128] = torch.from_numpy(np.isfinite(who._opened))
+def advance(both, row_ids):
+    for each in both:
+        each.advance(row_ids)
+
+
+def releases(grammar):
+    """Where those of sounding keys stand in `[rows, vocab]`."""
+    sounding = grammar.is_open()
+    found, first = torch.zeros(len(sounding), len(VOCABULARY), dtype=torch.bool), ids("note_off", 0)
+    found[:, first : first + 128] = sounding
     return found
 
 
-def raised(who, let_go=3.0):
-    """By how much each id's logit is raised, `[rows, vocab]`, where nothing is given to the release of silent keys."""
-    logits = torch.randn(len(who._now), len(VOCABULARY), generator=torch.Generator().manual_seed(0))
-    first = ids("note_off", 0)
-    logits[:, first : first + 128][~releases(who)[:, first : first + 128]] = -1e4
-    return (who.favoured(logits, let_go) - logits).round(decimals=5)
+def raised(both, let_go=3.0):
+    """By how much the logits of releases of sounding keys are raised, where no others are given anything."""
+    held, grammar = both
+    may = releases(grammar)
+    logits = torch.randn(may.shape, generator=torch.Generator().manual_seed(0))
+    logits[:, ids("note_off", 0) : ids("note_off", 127) + 1][
+        ~may[:, ids("note_off", 0) : ids("note_off", 127) + 1]
+    ] = -1e4
+    return ((held.favoured(logits, let_go, ~may) - logits) * may).round(decimals=5)
 
 
 @pytest.mark.parametrize(("hundredths", "by"), [(0, 0), (50, 0), (100, 1), (200, 2), (400, 3), (900, 3)])
 def test_a_release_gains_by_each_doubling_of_the_notes_age(hundredths, by):
     whole, rest = divmod(hundredths, 100)
     waits = [ids("time_shift", 100)] * whole + ([ids("time_shift", rest)] if rest else [])
-    found = raised(held([ids("start"), ids("velocity", 9), ids("note_on", 60), *waits]))[0]
+    found = raised(followed([ids("start"), ids("velocity", 9), ids("note_on", 60), *waits]))[0]
 
     assert found[ids("note_off", 60)].item() == pytest.approx(by, abs=1e-5)
     found[ids("note_off", 60)] = 0
@@ -48,44 +65,98 @@ def test_a_release_gains_by_each_doubling_of_the_notes_age(hundredths, by):
 
 def test_what_was_let_go_and_struck_anew_is_young():
     wait = [ids("time_shift", 100)] * 5
-    who = held([ids("note_on", 60), ids("note_on", 64), *wait, ids("note_off", 60)])
-    assert raised(who)[0].nonzero().flatten().tolist() == [ids("note_off", 64)]
-    who.advance([ids("note_on", 60)])
-    assert raised(who)[0].nonzero().flatten().tolist() == [ids("note_off", 64)]
+    both = followed([ids("note_on", 60), ids("note_on", 64), *wait, ids("note_off", 60)])
+    assert raised(both)[0].nonzero().flatten().tolist() == [ids("note_off", 64)]
+    advance(both, [ids("note_on", 60)])
+    assert raised(both)[0].nonzero().flatten().tolist() == [ids("note_off", 64)]
 
 
 def test_each_row_has_its_own_keys():
-    who = held([ids("note_on", 60), *[ids("time_shift", 100)] * 5], num_rows=3)
-    who.advance([ids("note_off", 60), ids("note_on", 62), ids("note_on", 62)])
-    who.advance([ids("time_shift", 100)] * 3)
-    who.select([2, 0])
+    both = followed([ids("note_on", 60), *[ids("time_shift", 100)] * 5], num_rows=3)
+    advance(both, [ids("note_off", 60), ids("note_on", 62), ids("note_on", 62)])
+    advance(both, [ids("time_shift", 100)] * 3)
+    for each in both:
+        each.select([2, 0])
 
-    found = raised(who)
+    found = raised(both)
     assert found[0].nonzero().flatten().tolist() == [ids("note_off", 60), ids("note_off", 62)]
     assert not found[1].any()
 
 
-def test_what_is_given_to_silent_keys_goes_to_those_that_sound_in_proportion():
-    who = held([ids("note_on", 60), ids("note_on", 64)], num_rows=2)
-    who.advance([ids("note_off", 60), ids("note_on", 67)])
+def test_waiting_begins_with_each_stroke_and_the_prime_counts():
+    held, _ = followed([ids("time_shift", 100), ids("note_on", 60), ids("time_shift", 50)], num_rows=2)
+    assert held.waited() == [0.5, 0.5]
+    held.advance([ids("note_off", 60), ids("note_on", 62)])
+    held.advance([ids("time_shift", 25)] * 2)
+    assert held.waited() == [0.75, 0.25]
+    assert followed([ids("time_shift", 100)])[0].waited() == [1.0]
+
+
+def test_what_is_given_to_releases_that_may_not_follow_goes_to_those_that_may_in_proportion():
+    chord = [ids("note_on", pitch) for pitch in (60, 64, 67)]
+    both = followed([ids("start"), ids("velocity", 9), *chord, ids("time_shift", 9)], num_rows=2)
+    advance(both, [ids("note_off", 64), ids("note_off", 67)])  # 60 was struck before, and may not follow any more
+    held, grammar = both
+    may = ~grammar.barred()
     logits = torch.randn(2, len(VOCABULARY), generator=torch.Generator().manual_seed(0))
-    first = ids("note_off", 0)
-    is_release = torch.zeros(len(VOCABULARY), dtype=torch.bool)
-    is_release[first : first + 128] = True
 
-    before, after = logits.softmax(-1), who.favoured(logits, 1.0)
-    after = after.masked_fill(is_release & ~releases(who), -float("inf")).softmax(-1)
+    before, after = logits.softmax(-1), held.favoured(logits, 1.0, ~may)
+    after = after.masked_fill(IS_RELEASE & ~may, -float("inf")).softmax(-1)
 
-    assert [row.sum().item() for row in releases(who)] == [1, 3]
-    assert torch.allclose(after[:, is_release].sum(1), before[:, is_release].sum(1))
-    assert torch.allclose(after[:, ~is_release], before[:, ~is_release])
-    shares = before[1][releases(who)[1]]
-    assert torch.allclose(after[1][releases(who)[1]], shares * before[1, is_release].sum() / shares.sum())
+    assert grammar.is_open().sum(1).tolist() == [2, 2]
+    assert (may & IS_RELEASE).sum(1).tolist() == [1, 0]
+    assert after[0, ids("note_off", 67)] == pytest.approx(before[0, IS_RELEASE].sum().item())
+    assert torch.allclose(after[:1, ~IS_RELEASE], before[:1, ~IS_RELEASE])
+    assert torch.allclose(after[1, ~IS_RELEASE], before[1, ~IS_RELEASE] / before[1, ~IS_RELEASE].sum())
 
 
-def test_where_nothing_sounds_nothing_is_moved():
+def test_where_nothing_sounds_nothing_else_is_moved():
+    held, grammar = followed([ids("start")])
     logits = torch.randn(1, len(VOCABULARY))
-    assert torch.equal(held([ids("start")]).favoured(logits, 1.0), logits)
+    favoured, may = held.favoured(logits, 1.0, grammar.barred()), ~grammar.barred()
+    assert torch.equal(favoured[may], logits[may])
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_a_key_that_sounds_is_not_struck(num_rows):
+    """Unless the model is left to itself."""
+    model = tiny_model(vocab_size=len(VOCABULARY), pad_id=ids("pad"))
+    struck_twice = []
+    for let_go in (0.0, 1.0):
+        how = {**HOW, "sampling": SamplingConfig(let_go=let_go), "length": 600}
+        row = list(zip(*generate_rows(model, [ids("start")], seed=1, num_rows=num_rows, **how), strict=True))[-1]
+        sounding, twice = set(), 0
+        for kind, pitch in map(VOCABULARY.event, row):
+            twice += kind == "note_on" and pitch in sounding
+            if kind in ("note_on", "note_off"):
+                (sounding.add if kind == "note_on" else sounding.discard)(pitch)
+        struck_twice.append(twice)
+    assert struck_twice[0] > 5
+    assert struck_twice[1] == 0
+
+
+def test_all_who_follow_know_the_same_keys_to_be_down():
+    """The grammar (a row, and many), the ledger and the guard, at each token of pieces that a random model invents."""
+    model = tiny_model(vocab_size=len(VOCABULARY), pad_id=ids("pad"))
+    ledger = Ledger(LedgerConfig(**ledger_ranges(VOCABULARY)), len(VOCABULARY), 8)
+    entries, watch = ledger.new_entries(1), Watch(Guard(), HOW["rules"], HOW["seconds_of_id"], [])
+    one, many = Grammar(HOW["rules"], [], 1), Grammar(HOW["rules"], [], 2)
+    drawn = list(generate(model, [ids("start")], seed=2, length=500, **HOW))
+    most = 0
+    for id in drawn:
+        for each, row in ((one, [id]), (many, [id, id])):
+            each.advance(row)
+        watch.advance(id)
+        ledger.step(torch.tensor([id]), entries, 10**6)
+        is_open = one.is_open()[0]
+        assert torch.equal(many.is_open(), is_open.expand(2, -1))
+        assert torch.equal(entries.ages(10**6)[0] >= 0, is_open)
+        assert [bool(openings) for openings in watch._open_since] == is_open.tolist()
+        most = max(most, int(is_open.sum()))
+    assert most > 5
+    assert int(is_open.sum()) == sum(
+        (kind == "note_on") - (kind == "note_off") for kind, _ in map(VOCABULARY.event, drawn)
+    )
 
 
 def test_rows_of_a_batch_are_what_their_seeds_give_alone():

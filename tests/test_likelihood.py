@@ -94,6 +94,14 @@ def test_a_sweep_compares_the_same_tokens(tmp_path):
     assert points[0].flops < points[1].flops
 
 
+def test_a_sweep_of_some_pieces_looks_at_their_lengths_alone(tmp_path):
+    corpus = small_corpus(tmp_path / "c", notes_of_pieces=(5, 60, 5), splits=("train",) * 3)
+    points = sweep(tiny_model(), corpus, "train", [(32, 16), (64, 16)], num_pieces=2)
+
+    short = sum(corpus.pieces[piece].num_tokens + 1 for piece in (0, 2))
+    assert [point.num_tokens for point in points] == [short] * 2
+
+
 def test_some_pieces_stand_for_all(tmp_path):
     corpus = small_corpus(tmp_path / "c", notes_of_pieces=(30,) * 5, splits=("train",) * 5)
     assert evaluate(tiny_model(), corpus, "train", num_pieces=3).num_pieces == 3

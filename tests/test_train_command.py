@@ -174,6 +174,7 @@ def test_a_run_finds_its_corpus_from_wherever_it_is_resumed(in_folder, monkeypat
 
 def test_runs_are_listed_the_best_first(in_folder):
     assert "no runs there" in pamusic("runs").stderr
+    assert "nowhere: is no folder" in refused("runs", "nowhere")
     pamusic("train", *TINY, "--steps", 30, "--out", "runs/long")
     pamusic("train", *TINY, "--steps", 2, "--out", "runs/short")
     (in_folder / "runs" / "broken").mkdir()

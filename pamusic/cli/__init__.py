@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
@@ -13,12 +14,24 @@ def main() -> None:
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         signal.signal(signal.SIGTERM, _end)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, _hung_up)
         from pamusic.cli.app import app
 
         app(prog_name="pamusic")
     except KeyboardInterrupt:  # before a command has begun: the application itself sees to all later ones
         print("pamusic: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _hung_up(number: int, frame: object) -> None:
+    """The window was closed: no more words to it, and the rest as for SIGTERM."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        with suppress(OSError):
+            if os.isatty(stream):
+                os.dup2(nowhere, stream)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _end(number: int, frame: object) -> None:

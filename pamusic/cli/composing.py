@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from typer import Exit
 
 from pamusic.cli.choosing import chosen
-from pamusic.cli.drawing import Hearing, collected
+from pamusic.cli.drawing import INTERRUPTED, Hearing, collected
 from pamusic.cli.live import live
-from pamusic.cli.output import outputs
+from pamusic.cli.output import check_kind, outputs
 from pamusic.cli.reading import read_with_bytes
 from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError, UsageError
@@ -61,10 +61,12 @@ def compose_file(
     o = SimpleNamespace(**options)
     tracks, cut = parsed_tracks(o.tracks), Cut(o.prime_from or 0.0, o.prime_to)
     is_cut = o.prime_from is not None or o.prime_to is not None
-    if o.prime is None and (is_cut or o.one_track or o.continuation_only):
+    if o.prime is None and (is_cut or o.one_track or o.continuation_only or o.tracks != "piano"):
         raise UsageError(
-            "--prime-from, --prime-to, --one-track and --continuation-only are of a prime; give one with --prime"
+            "--prime-from, --prime-to, --tracks, --one-track and --continuation-only are of a prime; give one with "
+            "--prime"
         )
+    check_kind(out, "MIDI", (".mid", ".midi"))
     if o.one_track and o.continuation_only:
         raise UsageError("--one-track is of a file with the prime in it, --continuation-only leaves it out; take one")
     num = o.best_of or o.num
@@ -110,12 +112,14 @@ def compose_file(
                     num_latents=o.num_latents, context_length=o.context_length,
                 )  # fmt: skip
             except KeyboardInterrupt:
-                got = replace(got, interrupted=True)
+                got = replace(got, interrupted=INTERRUPTED)
                 say("interrupted before they were compared; the first are kept")
         if got.interrupted:  # a guard draws one piece after the other: there may be nothing yet of the last ones
             rows = [row for row in rows if pieces[row]]
             for file in files[len(rows) :]:
                 file.drop()
+            if len(rows) < len(files):
+                say(f"of {len(files)} pieces {len(rows)} had begun")
             if not rows:
                 raise KeyboardInterrupt
         names = {"checkpoint": o.checkpoint or (path.name if path in shipped_checkpoints() else str(path))}
@@ -145,5 +149,5 @@ def compose_file(
     say(f"{fast}; interrupted" if got.interrupted else fast)
     ears.told("; what was made so far is in the file")
     if got.interrupted:
-        raise Exit(130)
+        raise Exit(got.interrupted)
     return midi

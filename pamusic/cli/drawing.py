@@ -11,6 +11,7 @@ from pamusic.cli.terminal import progress, say
 if TYPE_CHECKING:
     from pamusic.generation.guard import Alarm, Kept
 
+INTERRUPTED = 130  # the exit status of what Ctrl-C has ended
 TROUBLES = {"repetition": "a loop", "silence": "silence", "held": "a key held"}
 
 
@@ -43,28 +44,29 @@ class Drawn:
         pieces: the ids of each; what a guard still held back is among them.
         num_drawn: how many were drawn for each, those that a guard took back included; of a batch, for the longest.
         num_alarms: how many there were in each.
-        interrupted: whether it was not the end.
+        interrupted: the exit status of what ended it before its end; 0 where nothing did.
     """
 
     pieces: list[list[int]]
     num_drawn: list[int]
     num_alarms: list[int]
-    interrupted: bool
+    interrupted: int
 
 
 def collected(drawn: Iterable[list[int | None]], num: int, total: int | None, hearing: Hearing) -> Drawn:
     """What is drawn of `num` pieces until the end or an interruption.
 
     Raises:
-        KeyboardInterrupt: there is nothing yet.
+        KeyboardInterrupt, SystemExit: by Ctrl-C, or told to end, and there is nothing yet.
     """
     steps: list[list[int | None]] = []  # of whole steps, so that an interruption leaves all pieces of a batch as long
-    interrupted = False
+    stopped: KeyboardInterrupt | SystemExit | None = None
     try:
         for ids in progress(drawn, total=total, what="sample", unit="token"):
             steps.append(ids)
-    except KeyboardInterrupt:
-        interrupted = True
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stopped = stop
+    interrupted = int(stopped.code or 0) if isinstance(stopped, SystemExit) else INTERRUPTED * (stopped is not None)
     if hearing.kept:
         kept = [hearing.kept.get(row) for row in range(num)]
         got = Drawn(
@@ -76,6 +78,6 @@ def collected(drawn: Iterable[list[int | None]], num: int, total: int | None, he
     else:
         pieces = [[id for ids in steps if (id := ids[row]) is not None] for row in range(num)]
         got = Drawn(pieces, [len(steps)] * num, [0] * num, interrupted)
-    if interrupted and not any(got.pieces):
-        raise KeyboardInterrupt
+    if stopped and not any(got.pieces):
+        raise stopped
     return got

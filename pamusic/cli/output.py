@@ -44,6 +44,8 @@ class _DroppedError(Exception):
 def outputs(out: Path | None, default: Path, num: int, *, sources: Sequence[Path], kind: str) -> Iterator[list[Output]]:
     """Lends places for some results: that of `output` for one; for more, `out` with a number behind its name each.
 
+    The user named none of those, so what is there stays, and the first free names after them are taken.
+
     Raises:
         PamusicError: they cannot be written there.
     """
@@ -52,11 +54,11 @@ def outputs(out: Path | None, default: Path, num: int, *, sources: Sequence[Path
     if num > 1 and out is not None and (not out.name or out.is_dir() or (out.exists() and not out.is_file())):
         raise PamusicError(f"{out}: is no name for {num} files; name one with --out, they will be numbered")
     numbered = [
-        out.with_stem(f"{out.stem}-{number:0{len(str(num))}}") if out is not None and num > 1 else out
-        for number in range(1, num + 1)
+        out.with_stem(f"{out.stem}-{number:0{len(str(num))}}") for number in range(1, num + 1) if out is not None
     ]
     with ExitStack() as stack:
-        backwards = [stack.enter_context(output(each, default, sources=sources, kind=kind)) for each in numbered[::-1]]
+        places = [(out, default)] * num if out is None or num == 1 else [(None, each) for each in numbered]
+        backwards = [stack.enter_context(output(*place, sources=sources, kind=kind)) for place in places[::-1]]
         yield backwards[::-1]
 
 
@@ -94,6 +96,17 @@ def output(out: Path | None, default: Path, *, sources: Sequence[Path], kind: st
                 draft = Draft(file, out)
                 yield from _lent(draft)
         result(draft.name)
+
+
+def check_kind(out: Path | None, kind: str, suffixes: Sequence[str]) -> None:
+    """Refuses a name that is not that of such a file: what lies there may be dear to somebody.
+
+    Raises:
+        PamusicError: it has another suffix, and is no pipe, device or folder.
+    """
+    if out is None or out == STREAM or out.suffix.lower() in suffixes or (out.exists() and not out.is_file()):
+        return
+    raise PamusicError(f"{out}: only {kind} files are written here; name one that ends in {suffixes[0]}")
 
 
 def check_apart(out: Path, source: Path) -> None:

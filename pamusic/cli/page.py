@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from pamusic.cli.output import STREAM, check_apart, output
+from pamusic.cli.output import STREAM, check_apart, check_kind, output
 from pamusic.cli.terminal import progress, say
 from pamusic.errors import PamusicError
 
@@ -33,9 +33,8 @@ def page(
     from pamusic.page.document import document
 
     taken = parsed_tracks(tracks)
+    check_kind(out, "HTML", (".html", ".htm", ""))
     if out is not None and out != STREAM:
-        if out.suffix.lower() not in (".html", ".htm", ""):
-            raise PamusicError(f"{out}: only HTML files are written, not {out.suffix}; name one that ends in .html")
         for file in files:
             check_apart(out, file)
     lengths: list[float] = []

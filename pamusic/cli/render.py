@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pamusic.cli.output import STREAM, output
+from pamusic.cli.output import STREAM, check_kind, output
 from pamusic.cli.terminal import say
-from pamusic.errors import PamusicError
 
 
 class Engine(StrEnum):
@@ -41,8 +40,7 @@ def render(
     from pamusic.music.midi import parsed_tracks
     from pamusic.music.synthesis import synthesize, wav_bytes
 
-    if out is not None and out != STREAM and out.suffix.lower() not in (".wav", ".wave", ""):
-        raise PamusicError(f"{out}: only WAV files are written, not {out.suffix}; name one that ends in .wav")
+    check_kind(out, "WAV", (".wav", ".wave", ""))
     default = Path("stdin.wav") if file == STREAM or not file.name else file.with_suffix(".wav")
     with output(out, default, sources=[file], kind="sound") as wav:
         performance = read_telling(file, parsed_tracks(tracks))

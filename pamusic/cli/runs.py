@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from pamusic.cli.telling import duration
 from pamusic.cli.terminal import console, result, say
+from pamusic.errors import PamusicError
 
 
 def runs(
@@ -20,6 +21,8 @@ def runs(
     """List runs, the best validation first."""
     from pamusic.training.summaries import list_runs
 
+    if not folder.is_dir() and folder != Path("runs"):
+        raise PamusicError(f"{folder}: is no folder; name the one in which runs lie")
     found = list_runs(folder)
     if as_json:
         result(json.dumps([{**asdict(run), "path": str(run.path)} for run in found]))

@@ -92,8 +92,7 @@ def drift(
     for way, policy in enumerate(tried):
         costs, num_read, began = [], 0, time.perf_counter()
         for index, (tokens, first) in enumerate(stretches, start=1):
-            # R = N has no past to grow old: nothing but the window tells what it computes.
-            ahead = 0 if policy == BEST else min(first - 1, config.num_latents)
+            ahead = min(first - 1, config.num_latents)  # so that latents are as old as they get
             reader = Reader(model, num_latents=config.num_latents, context_length=config.context_length, refill=policy)
             costs.append(costs_of(reader, tokens, first - ahead)[ahead:])
             check_numbers(costs[-1])

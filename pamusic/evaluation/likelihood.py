@@ -116,12 +116,7 @@ def evaluate(
     Raises:
         PamusicError: the split is empty, or the model's logits are no numbers.
     """
-    pieces = corpus.split(split)
-    if not pieces:
-        raise PamusicError(f"{corpus.path}: has no {split} pieces to score; name another split or corpus")
-    if num_pieces is not None:
-        num_pieces = min(num_pieces, len(pieces))
-        pieces = [pieces[i] for i in np.unique(np.linspace(0, len(pieces) - 1, num_pieces).round().astype(int))]
+    pieces = pieces_of(corpus, split, num_pieces)
     vocabulary = corpus.tokenizer.vocabulary
     start, end = vocabulary.id("start"), vocabulary.id("end")
     in_all = sum(corpus.pieces[piece].num_tokens + 1 for piece in pieces)
@@ -147,6 +142,21 @@ def evaluate(
         )
         progress(total, done, in_all)
     return total
+
+
+def pieces_of(corpus: Corpus, split: str, num_pieces: int | None) -> list[int]:
+    """The pieces of a split, or only so many of them, spread evenly over it.
+
+    Raises:
+        PamusicError: there are none.
+    """
+    pieces = corpus.split(split)
+    if not pieces:
+        raise PamusicError(f"{corpus.path}: has no {split} pieces to score; name another split or corpus")
+    if num_pieces is None:
+        return list(pieces)
+    places = np.linspace(0, len(pieces) - 1, min(num_pieces, len(pieces))).round().astype(int)
+    return [pieces[i] for i in np.unique(places)]
 
 
 def check_numbers(nats: np.ndarray) -> None:
@@ -203,4 +213,4 @@ def score(
         nats.append(F.cross_entropy(logits, targets, reduction="none"))
         correct.append(logits.argmax(-1) == targets)
         scored = stop
-    return torch.cat(nats).double().cpu().numpy(), torch.cat(correct).cpu().numpy()
+    return torch.cat(nats).cpu().double().numpy(), torch.cat(correct).cpu().numpy()

@@ -390,4 +390,4 @@ def _run(ours: np.ndarray, theirs: np.ndarray, at_once: int = 64) -> int:
 
 def _of(corpus: Corpus) -> str:
     """What an index and a reference depend on."""
-    return f"{corpus.fingerprint} {FORMAT} {STEPS} {CHORD} {COMMON} {MOST_DIFFERENT} {NUM_EXCERPTS}"
+    return f"{corpus.fingerprint} {FORMAT} {STEPS} {CHORD} {COMMON} {MOST_DIFFERENT} {FIGURE} {NUM_EXCERPTS}"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from pamusic.evaluation.likelihood import Likelihood, evaluate
+from pamusic.evaluation.likelihood import Likelihood, evaluate, pieces_of
 from pamusic.model.flops import scoring_flops
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.corpus import Corpus
@@ -70,7 +70,7 @@ def sweep(
         progress: as for `evaluate`, with the number of the way before it.
     """
     longest = max(context for context, _ in ways)
-    reaches = any(corpus.pieces[piece].num_tokens > longest for piece in corpus.split(split))
+    reaches = any(corpus.pieces[piece].num_tokens > longest for piece in pieces_of(corpus, split, num_pieces))
     points = []
     for way, (context, latents) in enumerate(ways):
         began = time.perf_counter()

@@ -40,7 +40,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         for temperature in (self.temperature, *self.class_temperatures):
             if not 0 <= temperature <= HOTTEST:
-                raise ValueError(f"temperature is 0 (always the likeliest) to {HOTTEST}, not {temperature}")
+                raise ValueError(f"a temperature is 0 (always the likeliest) to {HOTTEST}, not {temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k is 1 or more, or 0 to keep all, not {self.top_k}")
         if not 0 < self.top_p <= 1:

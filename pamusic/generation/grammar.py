@@ -110,6 +110,10 @@ class Row:
             self._oldest[slot], self._second[slot] = self._second[slot], 0
             self._num_open -= not self._oldest[slot]
 
+    def is_open(self) -> Tensor:
+        """`[slots]`, bool."""
+        return torch.from_numpy(self._oldest > 0)
+
     def barred(self) -> Tensor:
         """`[vocab]`, bool; it is overwritten by the next call."""
         barred = self._barred
@@ -194,6 +198,10 @@ class Rows:
         self._second[:, nobody] = 0
         self._last_opened.copy_(torch.where(opened != nobody, opened, self._last_opened)).masked_fill_(tick, -1)
 
+    def is_open(self) -> Tensor:
+        """`[rows, slots]`, bool."""
+        return self._oldest[:, : self._rules.num_slots] > 0
+
     @torch.inference_mode()
     def barred(self) -> Tensor:
         """`[rows, vocab]`, bool."""
@@ -229,6 +237,11 @@ class Grammar:
         """Goes on with these rows of more than one."""
         assert isinstance(self._followed, Rows)
         self._followed.select(torch.tensor(rows))
+
+    def is_open(self) -> Tensor:
+        """`[rows, slots]`, bool: which slots are open."""
+        is_open = self._followed.is_open()
+        return is_open[None] if isinstance(self._followed, Row) else is_open
 
     def barred(self) -> Tensor:
         """`[rows, vocab]`, bool; it may be overwritten by the next call."""

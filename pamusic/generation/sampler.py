@@ -135,16 +135,19 @@ def generate_rows(
             out = barred.repeat(len(rows), 1) if grammar is None else grammar.barred() | barred
             if count == num_drawn:
                 out = _without(out, first)
+            if grammar is not None and rules is not None and held is not None and sampling.let_go:
+                out = _without(out, _openings(rules, grammar.is_open()))
             if ending is not None:
                 waited = [0.0] * len(rows) if held is None else held.waited()
                 closes = [ending.closes(*how) for how in zip(shares, waited, strict=True)]
                 if rules is not None:
-                    out = _without_openings(out, rules, torch.tensor(closes))
+                    slots = torch.tensor(closes)[:, None].expand(-1, rules.num_slots)
+                    out = _without(out, _openings(rules, slots))
             if logits.sum().isnan():
                 raise PamusicError(
                     "the model's logits are not numbers; its training went astray, so take another checkpoint"
                 )
-            favoured = held.favoured(logits, sampling.let_go) if held is not None and sampling.let_go else logits
+            favoured = held.favoured(logits, sampling.let_go, out) if held is not None and sampling.let_go else logits
             left = favoured.masked_fill(out, BARRED)
             if end_id is not None:
                 own = BARRED if end_after is None or count < end_after else 0.0
@@ -183,11 +186,11 @@ def generate_rows(
     return drawn()
 
 
-def _without_openings(barred: Tensor, rules: Rules, rows: Tensor) -> Tensor:
-    """What is barred, `[rows, vocab]`, and in some `rows` all that opens a slot too, unless nothing else may follow."""
-    opens = torch.from_numpy(rules.needs_opening).clone()
-    opens[rules.first_opening : rules.first_opening + rules.num_slots] = True
-    return _without(barred, opens & rows[:, None])
+def _openings(rules: Rules, slots: Tensor) -> Tensor:
+    """The ids that open some slots, `[rows, slots]` -> `[rows, vocab]`, and where those are all, what needs one."""
+    ids = torch.from_numpy(rules.needs_opening) & slots.all(1, keepdim=True)
+    ids[:, rules.first_opening : rules.first_opening + rules.num_slots] = slots
+    return ids
 
 
 def _without(barred: Tensor, more: Tensor) -> Tensor:

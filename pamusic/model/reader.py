@@ -111,7 +111,7 @@ class Reader:
             if device.type == "cuda"
             else Stepper(model, precision, kernel if precision == "int8" else None)
         )
-        self._device, self._width = device, config.d_model
+        self._device, self._dtype, self._width = device, model.head.weight.dtype, config.d_model
         self._chooser = Threads()
         self._begin()
 
@@ -134,7 +134,7 @@ class Reader:
         tokens = torch.tensor([list(map(int, ids[-self.context_length :]))]).to(self._device)
         self._stepper.read(tokens, self.caches)
         latents = self._parallel.latents(tokens[:, -(self.refill or self.num_latents) :], self.caches)
-        self._recent.extend(latents.float().unbind(1))
+        self._recent.extend(latents.to(self._dtype).unbind(1))
         return self._all_at_once(latents)
 
     @torch.inference_mode()

@@ -29,7 +29,8 @@ from pamusic.model.rotary import rotated, rotation
 
 Factors = tuple[Tensor, Tensor]  # `[n, head_dim]` each, of `n` positions: of each dimension and of its partner
 
-TURNS = 1024  # positions whose rotation is computed at a time
+TURNS = 128  # positions whose rotation is computed at a time
+KEPT_TURNS = 32  # times so many are kept: readers of the same weights may stand far apart
 
 
 class Stepper:
@@ -202,7 +203,7 @@ def _turn_of(block: Block, fraction: float) -> _Turn:
 
 
 class _Turn:
-    """Rotations of queries and keys of one head's width at any position, with their gains, `TURNS` at a time."""
+    """Rotations of queries and keys of one head's width at any position, with their gains."""
 
     def __init__(self, gains: Tensor, fraction: float) -> None:
         """`gains` are those of queries and keys, `[2, head_dim]`."""
@@ -212,16 +213,20 @@ class _Turn:
         partner[:turned] = partner[:turned].roll(turned // 2)
         self._partner = partner.to(gains.device)
         self._gains_of_partners = gains[:, self._partner]
-        self._first = -TURNS
+        self._tables: dict[int, Turn] = {}  # by the number of their first position over `TURNS`
 
     def at(self, position: int) -> Turn:
         """Factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is, for `turned`."""
-        if not self._first <= position < self._first + TURNS:
-            self._first = position
-            positions = torch.arange(position, position + TURNS)
-            own, partners = factors(positions, self._gains.shape[1], self._fraction)
-            self._own, self._partners, _ = self.by((own.to(self._gains.device), partners.to(self._gains.device)))
-        return self._own[position - self._first], self._partners[position - self._first], self._partner
+        table = self._tables.get(position // TURNS) or self._table(position // TURNS)
+        return table[0][position % TURNS], table[1][position % TURNS], self._partner
+
+    def _table(self, number: int) -> Turn:
+        positions = torch.arange(number * TURNS, (number + 1) * TURNS)
+        own, partners = factors(positions, self._gains.shape[1], self._fraction)
+        if len(self._tables) == KEPT_TURNS:
+            del self._tables[next(iter(self._tables))]  # the oldest
+        self._tables[number] = self.by((own.to(self._gains.device), partners.to(self._gains.device)))
+        return self._tables[number]
 
     def by(self, by: Factors) -> Turn:
         """The same of all positions whose factors these are, `[n, 2, 1, head_dim]`."""

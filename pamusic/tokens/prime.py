@@ -8,6 +8,7 @@ open in the ids.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
@@ -31,7 +32,9 @@ class Cut:
     def __post_init__(self) -> None:
         if not 0 <= self.start < float("inf"):
             raise UsageError(f"a prime begins at 0 seconds or later, not at {self.start:g}; see --prime-from")
-        if self.end is not None and not self.start < self.end < float("inf"):
+        if self.end is not None and not isfinite(self.end):
+            raise UsageError(f"a prime ends at some second, not at {self.end:g}; see --prime-to")
+        if self.end is not None and self.end <= self.start:
             raise UsageError(
                 f"a prime from second {self.start:g} to second {self.end:g} is empty; --prime-to is after --prime-from"
             )
@@ -128,6 +131,10 @@ def _nothing_to_read(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> Pamu
     known = f"between pitches {pitches.first} and {pitches.last}, which are all that {tokenizer.name} knows"
     if cut == WHOLE:
         return PamusicError(f"the prime has no note {known}; transpose it, or leave it out")
+    if cut.start >= prime.duration:
+        return PamusicError(
+            f"the prime ends at {prime.duration:.2f} seconds, before the {cut.start:g} of --prime-from; take more of it"
+        )
     to = prime.duration if cut.end is None else cut.end
     return PamusicError(
         f"of the prime's {prime.duration:.2f} seconds those from {cut.start:g} to {to:.2f} begin no note {known}; "

@@ -53,7 +53,7 @@ def checkup(device: str = "auto") -> dict[str, str]:
         found["card"] = f"{torch.cuda.get_device_name(where)}, compute capability {major}.{minor}"
         found["cards"] = f"{torch.cuda.device_count()}; all of them: torchrun --nproc-per-node gpu -m pamusic train"
     if where.type == "mps":
-        found["Metal"] = "trains and samples in fp32; no autocast, no compiling"
+        found["Metal"] = "never tried by those who made this; fp32, no autocast, no compiling"
     available = available_memory(where)
     found["free memory"] = f"{available / 2**30:.1f} GiB" if available is not None else "not told"
     for dtype in (torch.float32, torch.bfloat16):

@@ -50,7 +50,7 @@ def choose_machine(device: str = "auto", precision: str = "auto", compile: bool 
     """Resolves what the user left open.
 
     Args:
-        device: `auto` takes CUDA, else Metal, else the CPU.
+        device: `auto` takes CUDA, else the CPU; Metal (`mps`), which we never tried, only where it is asked for.
         precision: `auto` takes bf16 where it is native or measured faster, fp16 on older CUDA cards, else fp32.
         compile: by default where a compiler is found.
 
@@ -110,9 +110,7 @@ def keep_freed_memory() -> None:
 
 
 def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _checked(device: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -215,7 +216,7 @@ def _changed(model: ModelConfig, shape: dict[str, Any]) -> ModelConfig:
 
 def _machine_as_before(before: dict[str, Any], device: str, precision: str | None, compile: bool | None) -> Machine:
     """The machine that a run was on, as far as it is there and nothing else is asked: so its arithmetic is the same."""
-    torch.set_num_threads(before.get("threads") or torch.get_num_threads())
+    torch.set_num_threads(min(before.get("threads") or torch.get_num_threads(), os.cpu_count() or 1))
     if compile is None and not before["compile"]:
         compile = False
     if device == "auto" and before["device"] == "cpu":

@@ -36,4 +36,4 @@ def stop_requests(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         yield lambda: requested
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # none: it was not set from Python

@@ -230,7 +230,7 @@ class Trainer:
     @torch.inference_mode()
     def _nats_on_fixed_windows(self) -> float:
         self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.machine.device)  # nats, tokens
+        nats, tokens = 0.0, 0
         # Where the weights are spread, each forward pass needs all ranks; else each scores its share of the batches.
         alone = isinstance(self.model, FSDPModule)
         for batch in self._validation if alone else self._validation[self.ranks.rank :: self.ranks.size]:
@@ -238,9 +238,10 @@ class Trainer:
             with self.machine.autocast():
                 logits = self.model(batch.tokens).float()
             targets = batch.targets.flatten()
-            total[0] += F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=NOT_SCORED, reduction="sum")
-            total[1] += (targets != NOT_SCORED).sum()
-        nats, tokens = (total if alone else self.ranks.summed(total)).tolist()
+            nats += F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=NOT_SCORED, reduction="sum").item()
+            tokens += int((targets != NOT_SCORED).sum())
+        if not alone:
+            nats, tokens = self.ranks.summed(torch.tensor([nats, tokens], device=self.machine.device)).tolist()
         return nats / tokens
 
     def _report(self, seconds: float, waited: float, validated: Validated | None, *, ended: bool) -> Report:
