@@ -65,7 +65,8 @@ def main() -> None:
     lines = [
         "# Attention on a CPU, forward and backward, bfloat16",
         "",
-        f"{date}, {machine}, Python {platform.python_version()}, torch {torch.__version__}; median of {REPEATS}.",
+        f"`python benchmarks/attention.py`, {date}, {machine}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}; median of {REPEATS}.",
         "",
         "| batch x heads x head_dim | queries on keys | PyTorch, fused, masked | ours, compiled | ratio |",
         "|---|---|---|---|---|",

@@ -127,8 +127,9 @@ def main() -> int:
     lines = [
         "# The grammar against all that the encoder writes",
         "",
-        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, pamusic {__version__}; {Path(words.archive).name}. "
+        f"`python benchmarks/grammar.py {Path(words.archive).name}`, {datetime.date.today()}, {platform.machine()}, "
+        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"pamusic {__version__}. "
         "Microseconds of CPU time.",
         "",
         "| vocabulary | pieces | tokens | a note | a second | violations | µs a token, 1 row | 16 rows | step of 16 |",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -59,8 +60,8 @@ def main() -> None:
         [
             f"# What weights of fewer bits cost: {checkpoint.path.name}",
             "",
-            f"{datetime.date.today()}, {machine()}. {num_tokens:,} tokens from the middle"
-            f" of {len(stretches)} pieces of the validation split, one by one, refill half; here auto is"
+            f"`python {shlex.join(sys.argv)}`, {datetime.date.today()}, {machine()}. {num_tokens:,} tokens from the"
+            f" middle of {len(stretches)} pieces of the validation split, one by one, refill half; here auto is"
             f" {resolved('auto', 'cpu', has_kernel=True)}.",
             "",
             "| precision | nats per token | more than fp32 | standard error | tokens a second of CPU time |",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -98,7 +99,8 @@ def report(name: str, who: Checkpoint, precision: str, long: bool, kernel: Compi
     lines = [
         f"# Sampling from {name}",
         "",
-        f"{datetime.date.today()}, {machine()}, {device}, {torch.get_num_threads()} threads, pamusic {__version__}.",
+        f"`python {shlex.join(sys.argv)}`, {datetime.date.today()}, {machine()}, {device}, "
+        f"{torch.get_num_threads()} threads, pamusic {__version__}.",
         f"{who.model.num_parameters() / 1e6:.1f} M parameters, width {config.d_model}, {config.num_layers} layers, "
         f"{config.num_latents:,} latents, {config.context_length:,} context, weights in {precision}, "
         f"{'steps compiled, ' if kernel else ''}memory read at {bandwidth / 1e9:.1f} GB/s.",

@@ -122,7 +122,7 @@ def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
     assert "it is a folder" in one_line_error(page("a", "-o", "pages.html"))
     assert "it is a folder" in one_line_error(page("a", "-o", "."))
     assert "a: is a itself" in one_line_error(page("a", "-o", "a"))
-    assert "only HTML files are written, not .mid" in one_line_error(page("a", "-o", "a.mid"))
+    assert "only HTML files are written here" in one_line_error(page("a", "-o", "a.mid"))
     assert (tmp_path / "a").read_bytes() == tune(0)
 
 

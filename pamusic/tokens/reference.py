@@ -15,7 +15,7 @@ from pamusic.errors import PamusicError
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import EventRange, Vocabulary
 
-STEPS_PER_SECOND, VELOCITY_BINS, MAX_SHIFT = 100, 32, 100  # Oore et al. 2018, arXiv:1808.03715
+STEPS_PER_SECOND, VELOCITY_BINS, MAX_SHIFT = 100, 32, 100  # note-seq's; Oore et al. 2018 had 125, 32, 125
 EVENTS = (("note_on", 0, 127), ("note_off", 0, 127), ("time_shift", 1, MAX_SHIFT), ("velocity", 1, VELOCITY_BINS))
 INSTALL = "pip install 'pamusic[magenta]'"
 
