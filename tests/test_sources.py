@@ -54,6 +54,18 @@ def test_a_member_that_says_it_is_huge_is_not_unpacked(tmp_path):
     assert caught.value.rule == "too large"
 
 
+def test_hidden_files_are_nobodys_pieces(tmp_path):
+    """Such as what macOS puts beside a file on foreign disks, and ours while they are written."""
+    folder = tmp_path / "tunes"
+    for name in ("a.mid", "._a.mid", ".pamusic-0.mid", ".hidden/b.mid"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(tune(0))
+    packed = zipped(tmp_path / "tunes.zip", {name: tune(0) for name in ("a.mid", "._a.mid")})
+
+    for path in (folder, packed):
+        assert [source.name for source in find_sources([path])[0]] == ["a.mid"]
+
+
 @pytest.mark.parametrize("name", ["étude.mid", "ピアノ.mid", "a b\n.mid"])
 def test_names_are_of_any_script(tmp_path, name):
     (sources, refused) = find_sources([zipped(tmp_path / "tunes.zip", {name: tune(0)})])

@@ -36,7 +36,7 @@ LENGTH_EDGES = 0.05 * 2.0 ** np.arange(8)  # seconds, 50 ms to 6.4 s
 Statistics = dict[str, np.ndarray]  # by name, `[size]` float64 each
 
 
-class _Heard:
+class Heard:
     """A performance, and what several statistics are computed from; each is computed when it is first asked for."""
 
     def __init__(self, performance: Performance) -> None:
@@ -81,40 +81,40 @@ class _Heard:
         return max(1, int(self.seconds / length))
 
 
-def _density(heard: _Heard) -> float:
+def _density(heard: Heard) -> float:
     return len(heard.onset) / heard.seconds
 
 
-def _density_spread(heard: _Heard) -> float:
+def _density_spread(heard: Heard) -> float:
     window = heard.windows(SHORT_WINDOW)
     counts = np.bincount(window[window >= 0], minlength=heard.num_windows(SHORT_WINDOW))
     return float(counts.std() / min(SHORT_WINDOW, heard.seconds))
 
 
-def _polyphony(heard: _Heard) -> float:
+def _polyphony(heard: Heard) -> float:
     strings = (heard.roll > 0).sum(1)
     return float(strings[strings > 0].mean()) if strings.any() else 0.0
 
 
-def _silence(heard: _Heard) -> float:
+def _silence(heard: Heard) -> float:
     return float((heard.roll.sum(1) == 0).mean())
 
 
-def _pitch(heard: _Heard) -> float:
+def _pitch(heard: Heard) -> float:
     return float(heard.pitch.mean()) if len(heard.pitch) else 0.0
 
 
-def _pitch_range(heard: _Heard) -> float:
+def _pitch_range(heard: Heard) -> float:
     window = heard.windows(WINDOW)
     ranges = [np.ptp(heard.pitch[window == each]) for each in np.unique(window[window >= 0])]
     return float(np.mean(ranges)) if ranges else 0.0
 
 
-def _pitch_classes(heard: _Heard) -> np.ndarray:
+def _pitch_classes(heard: Heard) -> np.ndarray:
     return _shares(np.bincount(heard.pitch % 12, minlength=12))
 
 
-def _pitch_class_entropy(heard: _Heard) -> float:
+def _pitch_class_entropy(heard: Heard) -> float:
     window = heard.windows(WINDOW)
     counts = np.zeros((heard.num_windows(WINDOW), 12))
     np.add.at(counts, (window[window >= 0], heard.pitch[window >= 0] % 12), 1)
@@ -124,47 +124,47 @@ def _pitch_class_entropy(heard: _Heard) -> float:
     return float(bits.mean()) if len(bits) else 0.0
 
 
-def _melody(heard: _Heard) -> np.ndarray:
+def _melody(heard: Heard) -> np.ndarray:
     top = np.zeros(heard.chord[-1] + 1 if len(heard.chord) else 0, np.int64)
     np.maximum.at(top, heard.chord, heard.pitch)
     return _shares(np.bincount(np.minimum(np.abs(np.diff(top)), LAST_INTERVAL + 1), minlength=LAST_INTERVAL + 2))
 
 
-def _harmony(heard: _Heard) -> np.ndarray:
+def _harmony(heard: Heard) -> np.ndarray:
     sounds = (heard.chroma > 0).astype(np.int64)
     both = [(sounds * np.roll(sounds, interval, axis=1)).sum() for interval in range(1, 7)]
     both[5] //= 2  # each tritone was met from both its ends
     return _shares(np.array(both))
 
 
-def _inter_onsets(heard: _Heard) -> np.ndarray:
+def _inter_onsets(heard: Heard) -> np.ndarray:
     return _shares(np.bincount(np.digitize(np.diff(heard.onset), ONSET_EDGES), minlength=len(ONSET_EDGES) + 1))
 
 
-def _lengths(heard: _Heard) -> np.ndarray:
+def _lengths(heard: Heard) -> np.ndarray:
     lengths = heard.offset - heard.onset
     return _shares(np.bincount(np.digitize(lengths, LENGTH_EDGES), minlength=len(LENGTH_EDGES) + 1))
 
 
-def _velocity(heard: _Heard) -> float:
+def _velocity(heard: Heard) -> float:
     return float(heard.velocity.mean()) if len(heard.velocity) else 0.0
 
 
-def _velocity_spread(heard: _Heard) -> float:
+def _velocity_spread(heard: Heard) -> float:
     return float(heard.velocity.std()) if len(heard.velocity) else 0.0
 
 
-def _velocity_change(heard: _Heard) -> float:
+def _velocity_change(heard: Heard) -> float:
     return float(np.abs(np.diff(heard.velocity)).mean()) if len(heard.velocity) > 1 else 0.0
 
 
-def _sustain(heard: _Heard) -> float:
+def _sustain(heard: Heard) -> float:
     down = np.concatenate([[False], heard.pedal["value"] >= DOWN])
     lasts = np.diff(np.concatenate([[0.0], heard.pedal["time"], [heard.seconds]]))
     return float(lasts[down].sum() / heard.seconds)
 
 
-def _similarity(heard: _Heard, seconds: float) -> float:
+def _similarity(heard: Heard, seconds: float) -> float:
     """The mean correlation of the pitch classes of neighbouring windows; 1 is the same harmony, 0 an unrelated one."""
     steps = round(seconds / STEP)
     num_windows = len(heard.chroma) // steps
@@ -176,7 +176,7 @@ def _similarity(heard: _Heard, seconds: float) -> float:
     return float(products.mean()) if len(products) else 0.0
 
 
-def _self_repetition(heard: _Heard) -> float:
+def _self_repetition(heard: Heard) -> float:
     """The share of stretches of `NGRAM` notes whose keys were struck in this order within the last `MEMORY` before."""
     order = np.lexsort((heard.pitch, heard.chord))
     if len(order) < NGRAM:
@@ -205,7 +205,7 @@ class Statistic:
 
     words: str
     unit: str
-    of: Callable[[_Heard], float | np.ndarray]
+    of: Callable[[Heard], float | np.ndarray]
 
 
 STATISTICS = {
@@ -234,7 +234,7 @@ STATISTICS = {
 
 def statistics(performance: Performance) -> Statistics:
     """All of `STATISTICS` of a performance, from second 0 to its end; without notes, zeros."""
-    heard = _Heard(performance)
+    heard = Heard(performance)
     return {name: np.atleast_1d(np.asarray(each.of(heard), np.float64)) for name, each in STATISTICS.items()}
 
 

@@ -24,9 +24,8 @@ class SamplingConfig:
         typical_p: only the ids are kept that together reach this probability, those first that are about as unlikely
             as the distribution leads one to expect: locally typical sampling (Meister et al. 2022, arXiv:2202.00666);
             1 keeps all.
-        let_go: gives all closing to what is open, and more of it to what has been for long, by as many nats at most
-            (`held`), before all else; 0 leaves logits as they are. Where nobody says which ids close what and what
-            time passes, they are left so, too.
+        let_go: makes it likelier that what has been open for long is closed, by so many nats at most (`held`), before
+            all else. Where nobody says which ids close what and what time passes, logits are left as they are.
     """
 
     temperature: float = 1.0

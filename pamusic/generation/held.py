@@ -1,18 +1,10 @@
-"""Since when what is open in each row is open, and what is made of that when an id is drawn.
+"""When what is open was opened, and how much likelier that makes it to be closed.
 
-Knows slots, which some ids open and some close, and the seconds that pass with each id; not what a slot is. What is
-open, and what may be closed, `generation/grammar.py` tells.
+Knows slots, which some ids open and some close, and the seconds that pass with each id; not what a slot is.
 
-A model that composes meets states that no piece showed it. It loses track of what it left open, and three things
-follow, all of which can be put right here:
-- it wants to close what is closed, or what the rules do not let it close now. Barring that alone would leave less
-  closing than the model had in mind, so more and more stays open; what it gave to those slots goes to the ones that may
-  be closed, in proportion (of all closing in pieces that `small` invented, 4 to 29 in a hundred were of closed slots;
-  in real ones 2 to 10);
-- it opens what is open (of 2,048 openings of `small` 54; of 7 million in MAESTRO 6), and since each closing ends but
-  one of the openings, that slot is one closing behind from then on. So what is open is not opened again;
-- of a slot that was left open by mistake it has little to go by. So a closing id can be given a weight that grows with
-  the age of its slot: none up to `YOUNG` seconds, then the more by each doubling, up to `OLD`.
+A model that composes meets states that no piece showed it, and loses track of what it left open: of a slot that was
+left open by mistake it has little to go by. So a closing id can be given a weight that grows with the age of its slot:
+none up to `YOUNG` seconds, then the more by each doubling, up to `OLD`.
 """
 
 from __future__ import annotations
@@ -54,20 +46,16 @@ class Held:
         """Seconds since something was opened last, for each row; since the beginning where nothing was."""
         return (self._now - self._last).tolist()
 
-    def favoured(self, logits: Tensor, let_go: float, barred: Tensor) -> Tensor:
-        """Logits `[rows, vocab]` with all closing given to what may be closed, the more the longer it has been open.
+    def favoured(self, logits: Tensor, let_go: float) -> Tensor:
+        """Logits `[rows, vocab]` with closing the likelier the longer ago a slot was opened last.
 
         Args:
             logits: of a model.
             let_go: by how much ids that close slots of at least `OLD` seconds are raised; those of younger ones less.
-            barred: `[rows, vocab]`, bool.
         """
         age = np.clip(self._now[:, None] - self._opened, YOUNG, OLD)
         weight = let_go * np.log2(age / YOUNG) / np.log2(OLD / YOUNG)
-        closings = slice(self._rules.first_closing, self._rules.first_closing + self._rules.num_slots)
         logits = logits.clone()
-        given = logits[:, closings].double().softmax(-1).numpy()  # numpy, for so few numbers, is the quicker
-        to_these = (given * ~barred[:, closings].numpy()).sum(1, keepdims=True)
-        weight -= np.log(np.where(to_these > 0, to_these, 1.0))  # so that with all that goes to the others it is 1
+        closings = slice(self._rules.first_closing, self._rules.first_closing + self._rules.num_slots)
         logits[:, closings] += torch.from_numpy(weight).to(logits)
         return logits

@@ -183,10 +183,10 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
 
 
 def _files_under(beginning: str, folder: str = "") -> Iterator[str]:
-    """Files of the endings we look at, relative to where we begin, in the order of names at each level."""
+    """Files of the endings we look at, relative to where we begin, in the order of names at each level; none hidden."""
     try:
         with os.scandir(beginning + folder or os.curdir) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted((each for each in found if each.name[0] != "."), key=lambda entry: entry.name)
     except PermissionError:
         return
     for entry in entries:
@@ -207,6 +207,7 @@ def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:
             info.filename.endswith("/")
             or member.suffix.lower() not in (*MIDI_ENDINGS, ".csv")
             or "__MACOSX" in member.parts
+            or member.name.startswith(".")
         ):
             continue
         if _leads_outside(member):
