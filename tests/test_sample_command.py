@@ -304,7 +304,7 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
         (["--min-p", "2"], "min_p is 0"),
         (["--typical-p", "0"], "typical_p is above 0"),
         (["--let-go", "-1"], "let_go is 0 to 20, not -1"),
-        (["--temperature-pitch", "-1"], "temperature is 0"),
+        (["--temperature-pitch", "-1"], "temperature of a class is 0"),
         (["--temperature", "-1"], "temperature is 0"),
         (["--temperature", "warm"], "--temperature"),
         (["--seed", str(2**63)], "--seed"),

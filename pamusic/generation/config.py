@@ -37,9 +37,12 @@ class SamplingConfig:
     let_go: float = 1.0
 
     def __post_init__(self) -> None:
-        for temperature in (self.temperature, *self.class_temperatures):
+        for whose, temperature in [
+            ("", self.temperature),
+            *((" of a class", each) for each in self.class_temperatures),
+        ]:
             if not 0 <= temperature <= HOTTEST:
-                raise ValueError(f"a temperature is 0 (always the likeliest) to {HOTTEST}, not {temperature}")
+                raise ValueError(f"temperature{whose} is 0 (always the likeliest) to {HOTTEST}, not {temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k is 1 or more, or 0 to keep all, not {self.top_k}")
         if not 0 < self.top_p <= 1:
