@@ -279,7 +279,7 @@ def test_a_prime_may_be_read_from_a_second_on():
         (lambda: Cut(-1.0), "begins at 0 seconds or later"),
         (lambda: Cut(0.0, float("nan")), "ends at some second"),
         (lambda: Cut(1.2, 1.4), "begin no note between pitches"),
-        (lambda: Cut(7.0), "begin no note between pitches"),
+        (lambda: Cut(7.0), "ends at 3.00 seconds, before the 7"),
         (lambda: Cut(0.0, 9.0), "the prime lasts 3.00 seconds, not 9"),
     ],
 )
