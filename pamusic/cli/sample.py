@@ -47,7 +47,7 @@ def sample(
     port: Annotated[str | None, Live(help="A MIDI port, or part of its name; list: tells them; new: one more.")] = None,
     ahead: Annotated[float | None, Live(min=0.1, max=3600, help="Seconds made before heard. (default: 4)")] = None,
     temperature: Annotated[float, Draw(help="Low is predictable, high is bold; 0: always the likeliest.")] = 1.0,
-    top_p: Annotated[float, Draw(help="From the likeliest that reach this probability; 1: all.")] = 0.97,
+    top_p: Annotated[float, Draw(help="From the likeliest that reach this probability; 1: all.")] = 0.99,
     top_k: Annotated[int, Draw(help="From this many of the likeliest; 0: all.")] = 0,
     min_p: Annotated[float, Draw(help="From those with this share of the likeliest one's probability.")] = 0.0,
     typical_p: Annotated[float, Draw(help="From those about as likely as expected, up to this; 1: all.")] = 1.0,

@@ -31,7 +31,7 @@ class SamplingConfig:
     temperature: float = 1.0
     class_temperatures: tuple[float, ...] = ()
     top_k: int = 0
-    top_p: float = 0.97
+    top_p: float = 0.99
     min_p: float = 0.0
     typical_p: float = 1.0
     let_go: float = 1.0
