@@ -50,6 +50,16 @@ def test_the_path_goes_to_standard_output_and_the_table_to_standard_error(tmp_pa
     assert len(open_corpus(tmp_path / "corpus")) == 3
 
 
+def test_where_nothing_can_be_trained_on_that_is_told(tmp_path):
+    said = {}
+    for split in ("train", "test"):
+        folder = maestro_like(tmp_path / split, splits=(split,))
+        said[split] = pamusic("tokenize", folder, "-o", tmp_path / f"of-{split}", "--workers", 1).stderr
+
+    assert "there is nothing to train on" in said["test"]
+    assert "there is nothing to train on" not in said["train"]
+
+
 def test_folders_archives_and_files_together_and_a_tokenizer_of_ones_own(tmp_path):
     folder = folder_of_tunes(tmp_path / "tunes", 2)
     archive = zipped(tmp_path / "tunes.zip", {"2.mid": tune(2)})

@@ -101,6 +101,8 @@ def tell_corpus(summary: Summary, out: Path) -> None:
     table.add_row("in all", *_columns(summary.in_all))
     console().print(table)
 
+    if not summary.splits["train"].num_files:
+        say("there is nothing to train on: of few files, their contents may send none there; add some")
     if summary.num_resumed:
         say(f"{summary.num_resumed:,} files had been done before an interruption")
     _tell_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)
