@@ -236,11 +236,12 @@ def guarded(
         taken: dict[int, set[int]] = {}  # what was drawn where it was gone on from
         watch = Watch(guard, rules, seconds_of_id, prime_ids)
         while True:
-            trouble = None
+            trouble, is_over = None, False
             for id in ids:
                 new.append(id)
                 num_drawn += 1
-                trouble = watch.advance(id) if not _is_over(len(new), watch.now, how) else None
+                is_over = is_over or _is_over(len(new), watch.now + seconds_of_id[id], how)
+                trouble = None if is_over else watch.advance(id)
                 seconds.append(watch.now)
                 if trouble is not None:
                     break
