@@ -23,8 +23,7 @@ torch.set_num_threads(1)
 # Kernels are not looked for among the user's, and once made serve the next run, too: their name tells what made them.
 os.environ.setdefault("PAMUSIC_KERNELS", str(Path(tempfile.gettempdir()) / "pamusic-test-kernels"))
 
-# Started in the background, a shell has us ignore Ctrl-C, and under nohup the closing of the window, and every program we
-# start would inherit that.
+# In the background a shell has us ignore Ctrl-C, and nohup the closing of the window; what we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
