@@ -51,7 +51,7 @@ def computed(device: torch.device) -> dict[str, torch.Tensor]:
         steps = [reader.read(tokens[0, :300].tolist())]
         reader.select([0, 0])
         for column in tokens[:, 700:1100].T.tolist():
-            steps.append(reader.step(column))
+            steps.append(reader.step(column).clone())  # the next step overwrites it
         found["out of caches"] = torch.cat(steps)
     model.train()
     model(tokens, kept=kept).float().logsumexp(-1).sum().backward()

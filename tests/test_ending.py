@@ -15,18 +15,25 @@ VOCABULARY = load_tokenizer("performance").vocabulary
 ENDING = Ending()
 
 
+def numbers(values):
+    return torch.tensor(list(values), dtype=torch.float64)
+
+
 def test_the_end_is_barred_then_ever_more_likely_then_sure():
-    assert [ENDING.bias(share, closes=False) for share in (0, 0.999)] == [BARRED] * 2
-    assert ENDING.bias(1, closes=False) == 0
-    assert ENDING.bias(1.1, closes=False) == pytest.approx(10)
-    assert [ENDING.bias(share, closes=True) for share in (1, 1.2, 2)] == [SURE] * 3
+    def biases(*shares, closes):
+        return ENDING.bias(numbers(shares), torch.full((len(shares),), closes)).tolist()
+
+    assert biases(0, 0.999, closes=False) == [BARRED] * 2
+    assert biases(1, 1.1, closes=False) == pytest.approx([0, 10])
+    assert biases(1, 1.2, 2, closes=True) == [SURE] * 3
 
 
 def test_it_closes_at_a_breath_that_may_be_the_shorter_the_later_it_comes():
-    waited = {0.999: 60.0, 1.0: 2.0, 1.05: 1.5, 1.1: 1.0, 1.15: 0.5, 1.2: 0.0, 1.3: 0.0}
+    shares = numbers([0.999, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3])
+    waited = numbers([60.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0])
 
-    assert [ENDING.closes(share, seconds + 1e-9) for share, seconds in waited.items()] == [False] + [True] * 6
-    assert not any(ENDING.closes(share, seconds - 1e-3) for share, seconds in waited.items() if 1 <= share < 1.2)
+    assert ENDING.closes(shares, waited + 1e-9).tolist() == [False] + [True] * 6
+    assert ENDING.closes(shares, waited - 1e-3).tolist() == [False] * 6 + [True]
 
 
 def test_closing_comes_after_the_wanted_length_and_before_the_deadline():
@@ -98,7 +105,7 @@ def test_after_a_breath_nothing_is_struck(seed):
     now, struck, last, closed_at = 0.0, 0.0, "", None
     for id in ids:
         kind, _ = VOCABULARY.event(id)
-        if ending.closes(now / wanted, now - struck):
+        if ending.closes(numbers([now / wanted]), numbers([now - struck])):
             closed_at = closed_at or now
             assert kind != "velocity"
             assert kind != "note_on" or last == "velocity"

@@ -5,13 +5,20 @@ import torch
 from corpora import small_corpus
 from models import tiny_config, tiny_model
 
+from pamusic.composition import of_vocabulary
 from pamusic.evaluation.likelihood import evaluate
-from pamusic.generation.sampler import generate
+from pamusic.generation import sampler
+from pamusic.generation.draws import Draws
+from pamusic.generation.ending import Ending
+from pamusic.generation.sampler import generate, generate_rows
 from pamusic.model.reader import REFILLS, Reader
+from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine
 from pamusic.training.metrics import TRAIN, read_metrics
 from pamusic.training.trainer import Trainer
+
+VOCABULARY = load_tokenizer("performance").vocabulary
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,13 +60,53 @@ def test_recorded_steps_say_what_the_cpu_says(policy):
     found = []
     for device in ("cpu", "cuda"):
         reader = Reader(tiny_model(num_layers=3, num_latents=192, context_length=256).to(device), refill=policy)
-        logits = [reader.read([388, *ids[0]])]
+        logits = [reader.read([388, *ids[0]]).cpu()]
         reader.select([0, 0, 0])
-        logits += [reader.step(three) for three in ids]
+        logits += [reader.step(three).cpu() for three in ids]
         reader.select([2])
-        logits += [reader.step(three[2:]) for three in ids]
+        logits += [reader.step(three[2:]).cpu() for three in ids]
         found.append(torch.cat(logits))
     torch.testing.assert_close(*found, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_recorded_draws_are_those_of_the_cpu(num_rows):
+    """Logits of halves are the same numbers there; only sums of them are rounded otherwise, which moves few draws."""
+    randomness = torch.Generator().manual_seed(1)
+    steps = [torch.randn(num_rows, len(VOCABULARY), generator=randomness).round(decimals=1) for _ in range(600)]
+    how = {**of_vocabulary(VOCABULARY), "num_rows": num_rows, "seed": 3, "ending": Ending(), "seconds": 100.0}
+    barred = torch.zeros(len(VOCABULARY), dtype=torch.bool)
+    barred[list(how.pop("barred_ids"))] = True
+    here, there = (Draws([VOCABULARY.id("start")], device=device, barred=barred, **how) for device in ("cpu", "cuda"))
+    same = 0
+    for logits in steps:
+        same += torch.equal(here.draw(logits), there.draw(logits.cuda()).cpu())
+    assert same > 590
+
+
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_ahead_of_the_host_rows_are_what_they_are_in_step_with_it(monkeypatch, num_rows):
+    model = tiny_model(vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad")).double().cuda()
+    how = {**of_vocabulary(VOCABULARY), "num_rows": num_rows, "seed": 3, "seconds": 20.0}
+    found = []
+    for ahead in (16, 0):
+        monkeypatch.setitem(sampler.AHEAD, "cuda", ahead)
+        found.append(list(generate_rows(model, [VOCABULARY.id("start")], **how)))
+    assert found[0] == found[1]
+
+
+def test_nobody_waits_for_a_token_that_was_drawn():
+    """Once all is recorded, a token of two rows looks at no number on the card."""
+    model = tiny_model(vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad"), num_latents=64).cuda()
+    rows = generate_rows(model, [VOCABULARY.id("start")], **of_vocabulary(VOCABULARY), num_rows=2, seed=0)
+    for _ in range(20):
+        next(rows)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            next(rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_what_is_sampled_is_valid_and_the_same_each_time():

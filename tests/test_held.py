@@ -28,7 +28,7 @@ def followed(prime, num_rows=1):
 
 def advance(both, row_ids):
     for each in both:
-        each.advance(row_ids)
+        each.advance(torch.tensor(row_ids))
 
 
 def raised(both, let_go=3.0):
@@ -66,7 +66,7 @@ def test_each_row_has_its_own_keys():
     advance(both, [ids("note_off", 60), ids("note_on", 62), ids("note_on", 62)])
     advance(both, [ids("time_shift", 100)] * 3)
     for each in both:
-        each.select([2, 0])
+        each.select(torch.tensor([2, 0]))
 
     found = raised(both)
     assert found[0].nonzero().flatten().tolist() == [ids("note_off", 60), ids("note_off", 62)]
@@ -75,11 +75,11 @@ def test_each_row_has_its_own_keys():
 
 def test_waiting_begins_with_each_stroke_and_the_prime_counts():
     held, _ = followed([ids("time_shift", 100), ids("note_on", 60), ids("time_shift", 50)], num_rows=2)
-    assert held.waited() == [0.5, 0.5]
-    held.advance([ids("note_off", 60), ids("note_on", 62)])
-    held.advance([ids("time_shift", 25)] * 2)
-    assert held.waited() == [0.75, 0.25]
-    assert followed([ids("time_shift", 100)])[0].waited() == [1.0]
+    assert held.waited().tolist() == [0.5, 0.5]
+    held.advance(torch.tensor([ids("note_off", 60), ids("note_on", 62)]))
+    held.advance(torch.tensor([ids("time_shift", 25)] * 2))
+    assert held.waited().tolist() == [0.75, 0.25]
+    assert followed([ids("time_shift", 100)])[0].waited().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("num_rows", [1, 3])
@@ -110,7 +110,7 @@ def test_all_who_follow_know_the_same_keys_to_be_down():
     most = 0
     for id in drawn:
         for each, row in ((one, [id]), (many, [id, id])):
-            each.advance(row)
+            each.advance(torch.tensor(row))
         watch.advance(id)
         ledger.step(torch.tensor([id]), entries, 10**6)
         is_open = one.is_open()[0]

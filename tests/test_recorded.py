@@ -3,19 +3,10 @@
 import pytest
 import torch
 from models import VOCAB, N, outspoken_model, piece
-from torch.fx.experimental.proxy_tensor import make_fx
+from recording import operations_of
 
 from pamusic.model.reader import REFILLS, Reader
 from pamusic.model.recorded import RecordedStepper
-
-
-def operations_of(work, device, changed):
-    """As a CUDA graph does: writes down the operations and the memory of one call, and plays them again at each."""
-    before = [tensor.clone() for tensor in changed]
-    played = make_fx(work)()
-    for tensor, was in zip(changed, before, strict=True):
-        tensor.copy_(was)
-    return played
 
 
 def both(model, **how):

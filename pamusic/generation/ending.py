@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 BARRED = float("-inf")
 SURE = 1e4  # more than logits differ by
 
@@ -35,12 +37,16 @@ class Ending:
         if not 1 < self.closing <= self.deadline:
             raise ValueError(f"1 < closing <= deadline, not {self.closing} and {self.deadline}")
 
-    def closes(self, share: float, waited: float = 0.0) -> bool:
-        """Whether nothing new is opened after a share of the wanted length, and so many seconds after an opening."""
-        return share >= 1 and waited >= self.breath * (self.closing - share) / (self.closing - 1)
+    def closes(self, shares: Tensor, waited: Tensor) -> Tensor:
+        """Whether nothing new is opened, `[rows]`, bool.
 
-    def bias(self, share: float, closes: bool) -> float:
-        """What is added to the logit of the end when this share of the wanted length has passed."""
-        if share < 1:
-            return BARRED
-        return SURE if closes else self.most * (share - 1) / (self.closing - 1)
+        Args:
+            shares: of the wanted length that have passed, `[rows]`.
+            waited: seconds since something was opened, `[rows]`.
+        """
+        return (shares >= 1) & (waited >= self.breath * (self.closing - shares) / (self.closing - 1))
+
+    def bias(self, shares: Tensor, closes: Tensor) -> Tensor:
+        """What is added to the logit of the end, `[rows]`, at these shares of the wanted length, `[rows]`."""
+        likelier = (self.most * (shares - 1) / (self.closing - 1)).masked_fill(closes, SURE)
+        return likelier.masked_fill(shares < 1, BARRED)

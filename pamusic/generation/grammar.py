@@ -20,7 +20,7 @@ record it. The tests hold both to a twin that knows the rules by their words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,6 +135,8 @@ class Row:
 class Rows:
     """Many sequences of ids, followed together; `Row` for a batch, in tensors."""
 
+    _STATES = ("_states", "_oldest", "_second", "_num_openings", "_last_closed", "_last_opened")
+
     def __init__(self, rules: Rules, num_rows: int, device: torch.device | str = "cpu") -> None:
         def on_device(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -168,9 +170,13 @@ class Rows:
         rows._last_opened.fill_(row._last_opened)
         return rows
 
+    def states(self) -> list[Tensor]:
+        """What changes as ids are followed, `[rows, ...]` each."""
+        return [getattr(self, name) for name in self._STATES]
+
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
-        for name in ("_states", "_oldest", "_second", "_num_openings", "_last_closed", "_last_opened"):
+        for name in self._STATES:
             setattr(self, name, getattr(self, name)[rows])
 
     @torch.inference_mode()
@@ -219,24 +225,31 @@ class Rows:
 
 
 class Grammar:
-    """What may follow in each row of a batch whose rows begin alike: `Row` while it is one, `Rows` for more."""
+    """What may follow in each row of a batch whose rows begin alike: `Row` for one on a CPU, else `Rows`."""
 
-    def __init__(self, rules: Rules, prime_ids: Iterable[int], num_rows: int) -> None:
+    def __init__(
+        self, rules: Rules, prime_ids: Iterable[int], num_rows: int, device: torch.device | str = "cpu"
+    ) -> None:
         row = Row(rules)
         row.advance(prime_ids)
-        self._followed = row if num_rows == 1 else Rows.after(row, num_rows)
+        alone = num_rows == 1 and torch.device(device).type == "cpu"
+        self._followed = row if alone else Rows.after(row, num_rows, device)
 
-    def advance(self, ids: Sequence[int]) -> None:
-        """Follows one more id in each row."""
+    def advance(self, ids: Tensor) -> None:
+        """Follows one more id in each row; `[rows]`, int64."""
         if isinstance(self._followed, Row):
-            self._followed.advance(ids)
+            self._followed.advance(ids.tolist())
         else:
-            self._followed.advance(torch.tensor(ids))
+            self._followed.advance(ids)
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Goes on with these rows of more than one."""
+    def states(self) -> list[Tensor]:
+        """The tensors that change as ids are followed."""
+        return [] if isinstance(self._followed, Row) else self._followed.states()
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these rows, `[n]`, of more than one."""
         assert isinstance(self._followed, Rows)
-        self._followed.select(torch.tensor(rows))
+        self._followed.select(rows)
 
     def is_open(self) -> Tensor:
         """`[rows, slots]`, bool: which slots are open."""

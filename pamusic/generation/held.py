@@ -9,7 +9,8 @@ none up to `YOUNG` seconds, then the more by each doubling, up to `OLD`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from math import log2
 
 import numpy as np
 import torch
@@ -23,28 +24,52 @@ YOUNG, OLD = 0.5, 4.0  # seconds
 class Held:
     """When the slots of some rows were opened last; the rows begin alike."""
 
-    def __init__(self, rules: Rules, seconds_of_id: Sequence[float], prime_ids: Iterable[int], num_rows: int) -> None:
-        self._rules, self._seconds = rules, seconds_of_id
-        self._now, self._last = np.zeros(1), np.zeros(1)  # and the last opening of any slot, in seconds
-        self._opened = np.zeros((1, rules.num_slots))
-        for id in prime_ids:
-            self.advance([id])
-        self.select([0] * num_rows)
+    def __init__(
+        self,
+        rules: Rules,
+        seconds_of_id: Sequence[float],
+        prime_ids: Sequence[int],
+        num_rows: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        slots = rules.num_slots
+        self._closings = slice(rules.first_closing, rules.first_closing + slots)
+        slot_of_id = np.full(len(rules.column_of_id), slots)  # the last slot is nobody's
+        slot_of_id[rules.first_opening : rules.first_opening + slots] = np.arange(slots)
+        prime = np.array(prime_ids, dtype=np.int64)
+        passed, slot = np.cumsum(np.array(seconds_of_id)[prime]), slot_of_id[prime]
+        opened = np.zeros(slots + 1)
+        np.maximum.at(opened, slot, passed)
+        last = passed[slot < slots][-1:]
 
-    def advance(self, ids: Sequence[int]) -> None:
-        """Follows one more id in each row."""
-        for row, id in enumerate(ids):
-            self._now[row] += self._seconds[id]
-            if 0 <= id - self._rules.first_opening < self._rules.num_slots:
-                self._opened[row, id - self._rules.first_opening] = self._last[row] = self._now[row]
+        def of_rows(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).to(device).repeat(num_rows, 1)
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Goes on with these rows."""
-        self._now, self._last, self._opened = (each[list(rows)] for each in (self._now, self._last, self._opened))
+        self._slot_of_id = torch.from_numpy(slot_of_id).to(device)
+        self._seconds = torch.tensor(seconds_of_id, dtype=torch.float64, device=device)
+        # The seconds now, at the last opening of any slot, and at that of each: `[rows, 1]` twice, `[rows, slots + 1]`.
+        self._now, self._last = (of_rows(each if len(each) else np.zeros(1)) for each in (passed[-1:], last))
+        self._opened = of_rows(opened)
 
-    def waited(self) -> list[float]:
-        """Seconds since something was opened last, for each row; since the beginning where nothing was."""
-        return (self._now - self._last).tolist()
+    def advance(self, ids: Tensor) -> None:
+        """Follows one more id in each row; `[rows]`, int64."""
+        ids = ids[:, None]
+        self._now += self._seconds[ids]
+        slot = self._slot_of_id[ids]
+        self._opened.scatter_(1, slot, self._now)
+        self._last.copy_(torch.where(slot < self._opened.shape[1] - 1, self._now, self._last))
+
+    def states(self) -> list[Tensor]:
+        """The tensors that change as ids are followed."""
+        return [self._now, self._last, self._opened]
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these rows, `[n]`."""
+        self._now, self._last, self._opened = (each[rows] for each in self.states())
+
+    def waited(self) -> Tensor:
+        """`[rows]`, float64: seconds since something was opened last; since the beginning where nothing was."""
+        return (self._now - self._last)[:, 0]
 
     def favoured(self, logits: Tensor, let_go: float) -> Tensor:
         """Logits `[rows, vocab]` with closing the likelier the longer ago a slot was opened last.
@@ -53,9 +78,8 @@ class Held:
             logits: of a model.
             let_go: by how much ids that close slots of at least `OLD` seconds are raised; those of younger ones less.
         """
-        age = np.clip(self._now[:, None] - self._opened, YOUNG, OLD)
-        weight = let_go * np.log2(age / YOUNG) / np.log2(OLD / YOUNG)
+        age = (self._now - self._opened[:, :-1]).clamp(YOUNG, OLD)
+        weight = (age / YOUNG).log2() * let_go / log2(OLD / YOUNG)
         logits = logits.clone()
-        closings = slice(self._rules.first_closing, self._rules.first_closing + self._rules.num_slots)
-        logits[:, closings] += torch.from_numpy(weight).to(logits)
+        logits[:, self._closings] += weight.to(logits)
         return logits

@@ -7,6 +7,7 @@ grow with what was sampled.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import Any
@@ -16,13 +17,16 @@ from torch import Tensor
 
 from pamusic.errors import PamusicError
 from pamusic.generation.config import SamplingConfig
-from pamusic.generation.ending import BARRED, Ending
-from pamusic.generation.filters import filtered
-from pamusic.generation.grammar import Grammar, Rules
-from pamusic.generation.held import Held
+from pamusic.generation.draws import ASTRAY, Draws
+from pamusic.generation.ending import Ending
+from pamusic.generation.grammar import Rules
 from pamusic.model.bytewise import Kernel
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
+
+# Tokens that a device may be asked for before anybody looks at the first of them; those of a row that turns out to have
+# ended are forgotten. By kind of device; elsewhere each is looked at before the next is begun.
+AHEAD = {"cuda": 16}
 
 
 def generate(model: PerceiverAR, prime_ids: Sequence[int], *, seed: int, **how: Any) -> Iterator[int]:
@@ -112,102 +116,78 @@ def generate_rows(
         raise ValueError("every id is barred")
     if rules is not None and len(rules.column_of_id) != len(barred):
         raise ValueError(f"the rules are for {len(rules.column_of_id)} ids, the model has {len(barred)}")
-    sampling = sampling or SamplingConfig()
-    classes = None if class_of_id is None else torch.tensor(class_of_id)
-    first = torch.zeros_like(barred)
-    first[list(barred_at_first)] = True
     how: dict[str, Any] = {"num_latents": num_latents, "context_length": context_length, "refill": refill}
     reader = Reader(model, **how, precision=precision, kernel=kernel) if like is None else like.another()
 
     def drawn() -> Iterator[list[int | None]]:
-        rows = list(range(num_rows))  # those that have not ended, in the order in which they stand in the batch
-        randomness = [torch.Generator().manual_seed(seed + row) for row in rows]
-        grammar = None if rules is None else Grammar(rules, prime_ids, num_rows)
-        held = None
-        if (sampling.let_go or ending is not None) and rules is not None and seconds_of_id is not None:
-            held = Held(rules, seconds_of_id, prime_ids, num_rows)
+        before = prime_ids[len(prime_ids) - num_drawn :]
+        passed = [sum(seconds_of_id[id] for id in before) if seconds_of_id else 0.0] * num_rows
+        draws = Draws(
+            prime_ids, num_rows=num_rows, seed=seed, barred=barred, device=_device_of(reader.device), sampling=sampling,
+            class_of_id=class_of_id, barred_at_first=barred_at_first, num_drawn=num_drawn, passed=passed[0],
+            rules=rules, seconds_of_id=seconds_of_id, length=length, seconds=seconds, end_id=end_id,
+            end_after=end_after, ending=ending,
+        )  # fmt: skip
         logits = reader.read(prime_ids)
         if num_rows > 1:
             reader.select([0] * num_rows)
             logits = logits.expand(num_rows, -1)
-        before = prime_ids[len(prime_ids) - num_drawn :]
-        count, passed = num_drawn, [sum(seconds_of_id[id] for id in before) if seconds_of_id else 0.0] * num_rows
         limit = 1.0 if ending is None else ending.deadline
+        rows = list(range(num_rows))  # in the order in which they stand in the batch
+        going = set(rows)  # those that are not known to have ended
+        under_way: deque[tuple[list[int], _Copy]] = deque()
+        count = count_told = num_drawn
         while True:
-            shares = [max(count / (length or inf), passed[row] / (seconds or inf)) for row in rows]
-            out = barred.repeat(len(rows), 1) if grammar is None else grammar.barred() | barred
-            if count == num_drawn:
-                out = _without(out, first)
-            if grammar is not None and rules is not None:
-                out = _without(out, _openings(rules, grammar.is_open()))
-            if ending is not None:
-                waited = [0.0] * len(rows) if held is None else held.waited()
-                closes = [ending.closes(*how) for how in zip(shares, waited, strict=True)]
-                if rules is not None:
-                    slots = torch.tensor(closes)[:, None].expand(-1, rules.num_slots)
-                    out = _without(out, _openings(rules, slots))
-            if logits.sum().isnan():
-                raise PamusicError(
-                    "the model's logits are not numbers; its training went astray, so take another checkpoint"
-                )
-            favoured = held.favoured(logits, sampling.let_go) if held is not None and sampling.let_go else logits
-            left = favoured.masked_fill(out, BARRED)
-            if end_id is not None:
-                own = BARRED if end_after is None or count < end_after else 0.0
-                raised = [own] * len(rows)
-                if ending is not None:
-                    raised = [max(own, ending.bias(*how)) for how in zip(shares, closes, strict=True)]
-                left[:, end_id] += torch.tensor(raised)
-            kept = filtered(left, sampling, classes)
-            ids = _drawn(kept, [randomness[row] for row in rows])
+            ids = draws.draw(logits)
+            under_way.append((rows, _Copy(ids)))
             count += 1
-            drawn: list[int | None] = [None] * num_rows
-            going = []  # places in the batch
-            for place, (row, id) in enumerate(zip(rows, ids, strict=True)):
-                if id == end_id:
-                    continue
-                drawn[row] = id
-                passed[row] += 0.0 if seconds_of_id is None else seconds_of_id[id]
-                if max(count / (length or inf), passed[row] / (seconds or inf)) < limit:
-                    going.append(place)
-            if any(id is not None for id in drawn):
-                yield drawn
+            ahead = AHEAD.get(ids.device.type, 0) if count / (length or inf) < limit else 0
+            while len(under_way) > ahead and going:
+                drawn: list[int | None] = [None] * num_rows
+                count_told += 1
+                for row, id in zip(*under_way.popleft(), strict=True):
+                    if row not in going:
+                        continue
+                    if id == ASTRAY:
+                        raise PamusicError(
+                            "the model's logits are not numbers; its training went astray, so take another checkpoint"
+                        )
+                    if id == end_id:
+                        going.remove(row)
+                        continue
+                    drawn[row] = id
+                    passed[row] += 0.0 if seconds_of_id is None else seconds_of_id[id]
+                    if max(count_told / (length or inf), passed[row] / (seconds or inf)) >= limit:
+                        going.remove(row)
+                if any(id is not None for id in drawn):
+                    yield drawn
             if not going:
                 return
             if len(going) < len(rows):
-                rows, ids = [rows[place] for place in going], [ids[place] for place in going]
-                reader.select(going)
-                if grammar is not None:
-                    grammar.select(going)
-                if held is not None:
-                    held.select(going)
-            for followed in (grammar, held):
-                if followed is not None:
-                    followed.advance(ids)
-            logits = reader.step(ids)
+                places = [place for place, row in enumerate(rows) if row in going]
+                rows, ids = [rows[place] for place in places], ids[places]
+                reader.select(places)
+                draws.select(places)
+            logits = reader.step(ids.clamp(min=0))
 
     return drawn()
 
 
-def _openings(rules: Rules, slots: Tensor) -> Tensor:
-    """The ids that open some slots, `[rows, slots]` -> `[rows, vocab]`, and where those are all, what needs one."""
-    ids = torch.from_numpy(rules.needs_opening) & slots.all(1, keepdim=True)
-    ids[:, rules.first_opening : rules.first_opening + rules.num_slots] = slots
-    return ids
+class _Copy:
+    """What was drawn, on its way to the host, which waits for it when it is looked at."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self._ids, self._arrived = ids.to("cpu", non_blocking=True), None
+        if ids.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def __iter__(self) -> Iterator[int]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return iter(self._ids.tolist())
 
 
-def _without(barred: Tensor, more: Tensor) -> Tensor:
-    """What is barred, `[rows, vocab]`, and `more`, unless nothing else may follow in a row."""
-    both = barred | more
-    return torch.where(both.all(1, keepdim=True), barred, both)
-
-
-def _drawn(logits: Tensor, randomness: Sequence[torch.Generator]) -> list[int]:
-    """One id for each row of logits `[rows, vocab]`: where a number of its randomness falls among the probabilities.
-
-    All rows at once: one by one, 16 took 450 microseconds, and take 75 so.
-    """
-    summed = logits.softmax(-1).double().cumsum(-1)
-    # In float32 the number is below 1 by more than a product in float64 is rounded by, so it falls on an id.
-    numbers = torch.stack([torch.rand(1, generator=generator, dtype=torch.float32) for generator in randomness])
-    return torch.searchsorted(summed, numbers * summed[:, -1:], right=True)[:, 0].tolist()
+def _device_of(reads: torch.device) -> torch.device:
+    """Where ids are drawn: where the model is, but for devices that know no float64 (Metal)."""
+    return reads if reads.type == "cuda" else torch.device("cpu")

@@ -111,7 +111,7 @@ class Reader:
             if device.type == "cuda"
             else Stepper(model, precision, kernel if precision == "int8" else None)
         )
-        self._device, self._dtype, self._width = device, model.head.weight.dtype, config.d_model
+        self.device, self._dtype, self._width = device, model.head.weight.dtype, config.d_model
         self._chooser = Threads()
         self._begin()
 
@@ -127,20 +127,20 @@ class Reader:
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int]) -> Tensor:
-        """Logits `[rows, vocab]`, float32 on the CPU, after the first ids, of which the last `context_length` are read.
+        """Logits `[rows, vocab]`, float32, after the first ids, of which the last `context_length` are read.
 
         The last R positions become latents; where the policy is to slide, the last N.
         """
-        tokens = torch.tensor([list(map(int, ids[-self.context_length :]))]).to(self._device)
+        tokens = torch.tensor([list(map(int, ids[-self.context_length :]))]).to(self.device)
         self._stepper.read(tokens, self.caches)
         latents = self._parallel.latents(tokens[:, -(self.refill or self.num_latents) :], self.caches)
         self._recent.extend(latents.to(self._dtype).unbind(1))
         return self._all_at_once(latents)
 
     @torch.inference_mode()
-    def step(self, ids: Sequence[int]) -> Tensor:
-        """Logits `[rows, vocab]`, float32 on the CPU, after one more id in each row."""
-        tokens = torch.tensor(ids).to(self._device)
+    def step(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """Logits `[rows, vocab]`, float32, after one more id in each row; on CUDA the next call overwrites them."""
+        tokens = torch.as_tensor(ids).to(self.device)
         if self.refill != SLIDE and self.caches.num_latents == self.num_latents:
             self._recent.append(self._stepper.latents(tokens, self.caches))
             for cache in self.caches.layers:
@@ -149,18 +149,18 @@ class Reader:
         with self._threads(len(ids)):
             latents = self._stepper.latents(tokens, self.caches)
             self._recent.append(latents)
-            return self._stepper.logits(latents, self.caches).to("cpu", torch.float32)
+            return self._stepper.logits(latents, self.caches).to(torch.float32)
 
     def select(self, rows: Sequence[int]) -> None:
         """Goes on with these rows: `[0] * n` makes `n` of one that was read, leaving some out finishes them."""
-        index = torch.tensor(rows).to(self._device)
+        index = torch.tensor(rows).to(self.device)
         self.caches.select(index)
         self._recent = deque((latents[index] for latents in self._recent), maxlen=self.refill)
 
     def _all_at_once(self, latents: Tensor) -> Tensor:
         """Logits `[rows, vocab]` after the last of `[rows, n, d]`, which the layers take in one parallel pass."""
         latents = latents.to(self._parallel.head.weight.dtype)
-        at_once = ROWS_AT_ONCE if self._device.type == "cpu" else len(latents)
+        at_once = ROWS_AT_ONCE if self.device.type == "cpu" else len(latents)
         logits = []
         for first in range(0, len(latents), at_once):
             rows = slice(first, first + at_once)
@@ -169,7 +169,7 @@ class Reader:
             logits.append(self._parallel.logits(latents[rows], caches, last_only=True)[:, 0])
         for cache in self.caches.layers:
             cache.advance(latents.shape[1])
-        return torch.cat(logits).to("cpu", torch.float32)
+        return torch.cat(logits).to(torch.float32)
 
     @contextmanager
     def _threads(self, num_rows: int) -> Iterator[None]:

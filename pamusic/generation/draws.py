@@ -1,0 +1,196 @@
+"""Logits -> the next id of each row, token after token, without a look at any number: what is drawn stays where it is.
+
+Knows numbers: which ids are barred, by what rules others are, how much closings and the end are raised, what the
+filters leave, and where a number of each row's own randomness falls in that. All that changes from token to token
+stands in tensors on one device, so a CUDA card records a draw once and plays it again, as it does a step
+(`model.recorded`), and nobody waits for it to say what was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+
+import torch
+from torch import Tensor
+
+from pamusic.generation.config import SamplingConfig
+from pamusic.generation.ending import BARRED, Ending
+from pamusic.generation.filters import filtered
+from pamusic.generation.grammar import Grammar, Rules
+from pamusic.generation.held import Held
+from pamusic.model.recorded import recorded
+
+ASTRAY = -1  # in place of an id: the logits were not numbers
+NUMBERS = 256  # random ones, for each row, that are made at a time
+
+
+class Draws:
+    """Draws ids for some rows, which all follow the same prime; each row has randomness of its own."""
+
+    def __init__(
+        self,
+        prime_ids: Sequence[int],
+        *,
+        num_rows: int,
+        seed: int,
+        barred: Tensor,
+        device: torch.device | str = "cpu",
+        sampling: SamplingConfig | None = None,
+        class_of_id: Sequence[int] | None = None,
+        barred_at_first: Iterable[int] = (),
+        num_drawn: int = 0,
+        passed: float = 0.0,
+        rules: Rules | None = None,
+        seconds_of_id: Sequence[float] | None = None,
+        length: int | None = None,
+        seconds: float | None = None,
+        end_id: int | None = None,
+        end_after: int | None = None,
+        ending: Ending | None = None,
+        record: Callable[[Callable[[], Tensor], torch.device, Sequence[Tensor]], Callable[[], Tensor]] = recorded,
+    ) -> None:
+        """Begins after a prime.
+
+        Args:
+            prime_ids: what comes before.
+            num_rows: how many rows follow it.
+            seed: of the randomness of the first row; that of row `i` has `seed + i`.
+            barred: `[vocab]`, bool, the ids that are never drawn.
+            device: where all of it is done; one that knows float64.
+            passed: seconds that passed with the last `num_drawn` of the prime's ids.
+            record: makes of a piece of work what plays it again.
+            sampling, class_of_id, barred_at_first, num_drawn, rules, seconds_of_id, length, seconds, end_id, end_after,
+                ending: as for `generate_rows`, which has looked at them.
+        """
+        self._device = torch.device(device)
+        self._sampling, self._rules, self._ending = sampling or SamplingConfig(), rules, ending
+        self._end_id, self._end_after, self._length, self._seconds = end_id, end_after, length or inf, seconds or inf
+        self._record = record
+        self._randomness = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
+        self._num_drawn, self._num_left = num_drawn, 0  # ids, and random numbers
+
+        def on_device(values: Sequence[float] | Tensor, dtype: torch.dtype) -> Tensor:
+            return torch.as_tensor(values).to(self._device, dtype)
+
+        self._barred = on_device(barred, torch.bool)
+        at_first = torch.zeros_like(barred)
+        at_first[list(barred_at_first)] = True
+        self._at_first: Tensor | None = on_device(at_first, torch.bool) if at_first.any() else None
+        self._classes = None if class_of_id is None else on_device(class_of_id, torch.int64)
+        self._seconds_of_id = None if seconds_of_id is None else on_device(seconds_of_id, torch.float64)
+        self._end_raised = on_device([BARRED], torch.float32)
+        self._numbers = torch.zeros(num_rows, NUMBERS, device=self._device)
+        self._place = on_device([0], torch.int64)
+        self._count = on_device([num_drawn], torch.float64)
+        self._passed = on_device([passed] * num_rows, torch.float64)
+        self._grammar: Grammar | None = None
+        self._held: Held | None = None
+        if rules is not None:
+            self._needs_opening = torch.from_numpy(rules.needs_opening).to(self._device)
+            self._grammar = Grammar(rules, prime_ids, num_rows, self._device)
+            if seconds_of_id is not None and (self._sampling.let_go or ending is not None):
+                self._held = Held(rules, seconds_of_id, prime_ids, num_rows, self._device)
+        self._logits: Tensor | None = None
+        self._play: Callable[[], Tensor] | None = None
+
+    @torch.inference_mode()
+    def draw(self, logits: Tensor) -> Tensor:
+        """The ids that follow, `[rows]`, int64, `ASTRAY` where logits are not numbers.
+
+        On CUDA the next call overwrites what it gives.
+
+        Args:
+            logits: `[rows, vocab]`, float, on any device.
+        """
+        if not self._num_left:
+            numbers = [torch.rand(NUMBERS, generator=each, dtype=torch.float32) for each in self._randomness]
+            self._numbers.copy_(torch.stack(numbers))
+            self._place.zero_()
+            self._num_left = NUMBERS
+        if self._end_after is not None and self._num_drawn >= self._end_after:
+            self._end_raised.zero_()
+            self._end_after = None
+        self._num_left -= 1
+        self._num_drawn += 1
+        logits = logits.to(self._device)
+        self._logits = logits.clone() if self._logits is None else self._logits.copy_(logits)
+        if self._at_first is not None:
+            ids, self._at_first = self._drawn(self._at_first), None
+            return ids
+        if self._play is None:
+            self._play = self._record(self._drawn, self._device, self._changing())
+        return self._play()
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows of more than one."""
+        index = torch.tensor(rows, device=self._device)
+        self._randomness = [self._randomness[row] for row in rows]
+        self._numbers, self._passed = self._numbers[index], self._passed[index]
+        for follower in (self._grammar, self._held):
+            if follower is not None:
+                follower.select(index)
+        self._logits = self._play = None
+
+    def _changing(self) -> list[Tensor]:
+        """What another draw changes."""
+        followers = [follower for follower in (self._grammar, self._held) if follower is not None]
+        return [self._place, self._count, self._passed, *(state for each in followers for state in each.states())]
+
+    def _drawn(self, at_first: Tensor | None = None) -> Tensor:
+        """What is recorded; without `at_first`, which ids are barred in addition, `[vocab]`."""
+        assert self._logits is not None
+        logits, rules, ending = self._logits, self._rules, self._ending
+        barred = self._barred.expand(len(logits), -1)
+        if self._grammar is not None:
+            barred = self._grammar.barred() | barred
+        if at_first is not None:
+            barred = _without(barred, at_first)
+        if self._grammar is not None:
+            barred = _without(barred, self._openings(self._grammar.is_open()))
+        if ending is not None:
+            shares = torch.maximum(self._count / self._length, self._passed / self._seconds)
+            closes = ending.closes(shares, torch.zeros_like(shares) if self._held is None else self._held.waited())
+            if rules is not None:
+                barred = _without(barred, self._openings(closes[:, None].expand(-1, rules.num_slots)))
+        favoured = logits
+        if self._held is not None and self._sampling.let_go:
+            favoured = self._held.favoured(logits, self._sampling.let_go)
+        left = favoured.masked_fill(barred, BARRED)
+        if self._end_id is not None:
+            raised = self._end_raised
+            if ending is not None:
+                raised = torch.maximum(raised, ending.bias(shares, closes).to(left))
+            left[:, self._end_id] += raised
+        kept = filtered(left, self._sampling, self._classes)
+        ids = _where_it_falls(kept, self._numbers.index_select(1, self._place))
+        self._place += 1
+        if ending is not None:
+            self._count += 1
+            if self._seconds_of_id is not None:
+                self._passed += self._seconds_of_id[ids]
+        for follower in (self._grammar, self._held):
+            if follower is not None:
+                follower.advance(ids)
+        return ids.masked_fill(logits.sum(-1).isnan(), ASTRAY)
+
+    def _openings(self, slots: Tensor) -> Tensor:
+        """The ids that open some slots, `[rows, slots]` -> `[rows, vocab]`, and where those are all, what needs one."""
+        assert self._rules is not None
+        ids, first = self._needs_opening & slots.all(1, keepdim=True), self._rules.first_opening
+        ids[:, first : first + self._rules.num_slots] = slots
+        return ids
+
+
+def _without(barred: Tensor, more: Tensor) -> Tensor:
+    """What is barred, `[rows, vocab]`, and `more`, unless nothing else may follow in a row."""
+    both = barred | more
+    return torch.where(both.all(1, keepdim=True), barred, both)
+
+
+def _where_it_falls(logits: Tensor, numbers: Tensor) -> Tensor:
+    """One id for each row of logits `[rows, vocab]`: where a number below 1, `[rows, 1]`, falls among probabilities."""
+    summed = logits.softmax(-1).double().cumsum(-1)
+    # In float32 the number is below 1 by more than a product in float64 is rounded by, so it falls on an id.
+    ids = torch.searchsorted(summed, numbers * summed[:, -1:], right=True)[:, 0]
+    return ids.clamp(max=logits.shape[-1] - 1)  # where nothing may follow, as after an end: it is not looked at
