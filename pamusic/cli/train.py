@@ -39,9 +39,9 @@ def train(
     patience: Annotated[int | None, Recipe(help="End after so many validations without a new best.")] = None,
     prefix_dropout: Annotated[float | None, Recipe(help="Share of the prefix left out of a window.")] = None,
     dropout: Annotated[float | None, Recipe(help="Of what layers add to the stream.")] = None,
-    ledger: Annotated[
-        bool | None, Recipe(help="Tell the model which keys are down, for how long. (default: yes)")
-    ] = None,
+    ledger: Annotated[bool | None, Recipe(help="Tell the model which keys are down. (default: yes)")] = None,
+    recall: Annotated[bool | None, Recipe(help="Copy what followed like music far back. (default: no)")] = None,
+    only: Annotated[str | None, Recipe(help="Train this part alone: recall, ledger, head … (default: all)")] = None,
     transpose: Annotated[int | None, Recipe(min=0, help="Move windows by at most this many semitones.")] = None,
     stretch: Annotated[float | None, Recipe(help="Play windows at most this share slower or faster.")] = None,
     mistakes: Annotated[
@@ -66,8 +66,8 @@ def train(
         "num_latents": num_latents, "lr": lr, "seed": seed, "cooldown_steps": cooldown_steps,
         "warmup_steps": warmup_steps, "ema_decay": ema_decay, "patience": patience, "prefix_dropout": prefix_dropout,
         "dropout": dropout, "transpose_down": transpose, "transpose_up": transpose, "stretch": stretch,
-        "mistakes": mistakes, "ledger": ledger, "validate_every": validate_every, "precision": precision,
-        "micro_batch": micro_batch, "recompute": recompute, "shard": shard,
+        "mistakes": mistakes, "ledger": ledger, "recall": recall, "only": only, "validate_every": validate_every,
+        "precision": precision, "micro_batch": micro_batch, "recompute": recompute, "shard": shard,
     }  # fmt: skip
     given = {name: value for name, value in asked.items() if value is not None}
     settings = {**(read_recipe(config) if config is not None else {}), **given}

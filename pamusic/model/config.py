@@ -24,6 +24,21 @@ class LedgerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecallConfig:
+    """Which ids open a slot, and where the kinds of ids begin.
+
+    Attributes:
+        num_slots: how many there are.
+        first_opening: the id that opens slot 0; the others' follow one by one.
+        first_of_kinds: the first id of each kind but the first kind, ascending.
+    """
+
+    num_slots: int
+    first_opening: int
+    first_of_kinds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that decides which weights a model has and what it computes.
 
@@ -40,6 +55,7 @@ class ModelConfig:
         mlp_ratio: width of the hidden layer of an MLP over `d_model`.
         dropout: of what is added to the residual stream, in training.
         ledger: what the model is told of open slots (`model.ledger`); None for nothing.
+        recall: by what it finds in its context what is like the present (`model.recall`); None for not at all.
     """
 
     vocab_size: int
@@ -54,6 +70,7 @@ class ModelConfig:
     mlp_ratio: int = 4
     dropout: float = 0.0
     ledger: LedgerConfig | None = None
+    recall: RecallConfig | None = None
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
@@ -62,8 +79,13 @@ class ModelConfig:
         Raises:
             TypeError, ValueError: it is none.
         """
-        ledger = fields.get("ledger")
-        return cls(**{**fields, "ledger": None if ledger is None else LedgerConfig(**ledger)})
+        fields = {**fields}
+        if fields.get("ledger") is not None:
+            fields["ledger"] = LedgerConfig(**fields["ledger"])
+        if fields.get("recall") is not None:
+            recall = fields["recall"]
+            fields["recall"] = RecallConfig(**{**recall, "first_of_kinds": tuple(recall["first_of_kinds"])})
+        return cls(**fields)
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_latents <= self.context_length:
@@ -85,6 +107,10 @@ class ModelConfig:
             ]
             if min(*of_slots, self.ledger.first_tick) < 0 or max(ends) > self.vocab_size:
                 raise ValueError(f"a ledger is of ids 0 to {self.vocab_size - 1}, not {self.ledger}")
+        if self.recall is not None:
+            opening, kinds = self.recall.first_opening, self.recall.first_of_kinds
+            if opening < 0 or opening + self.recall.num_slots > self.vocab_size or list(kinds) != sorted(kinds):
+                raise ValueError(f"recall is of ids 0 to {self.vocab_size - 1} and ascending kinds, not {self.recall}")
 
     def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
         """The same weights at another context or number of latents; latents never exceed the context."""
@@ -105,7 +131,13 @@ NUM_HEADS = {"tiny": (2, 1), "small": (4, 2), "medium": (8, 4), "base": (8, 8)} 
 
 
 def preset(
-    size: str, *, vocab_size: int, pad_id: int, ledger: LedgerConfig | None = None, **changes: int | float | None
+    size: str,
+    *,
+    vocab_size: int,
+    pad_id: int,
+    ledger: LedgerConfig | None = None,
+    recall: RecallConfig | None = None,
+    **changes: int | float | None,
 ) -> ModelConfig:
     """The configuration of a named size, with changes; a change of None leaves the preset's value.
 
@@ -119,4 +151,10 @@ def preset(
     fields |= {name: value for name, value in changes.items() if value is not None}
     if "num_latents" not in changes or changes["num_latents"] is None:
         fields["num_latents"] = min(fields["num_latents"], fields["context_length"])
-    return ModelConfig(vocab_size=vocab_size, pad_id=pad_id, ledger=ledger, **fields)  # type: ignore[arg-type]
+    return ModelConfig(
+        vocab_size=vocab_size,
+        pad_id=pad_id,
+        ledger=ledger,
+        recall=recall,
+        **fields,  # type: ignore[arg-type]
+    )

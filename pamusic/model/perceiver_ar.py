@@ -10,6 +10,7 @@ Where we depart from the paper:
 - Of the prefix, cross-attend dropout drops positions of one row alone, and by leaving them out rather than by masking
   them: what is dropped costs nothing. A latent's own key and those of the other latents always stay.
 - Behind the cross-attention each latent is told which slots are open and for how long (`model.ledger`).
+- What followed in the context where it was like the present can be copied (`model.recall`).
 Kept from it: the query of a latent is an extra dense layer on its token's embedding and carries the residual; rotary
 on a quarter of each head; squared ReLU; untied head.
 
@@ -30,6 +31,7 @@ from pamusic.model.attention import attend
 from pamusic.model.cache import ContextCache, Kept, KeyValueCache, spare
 from pamusic.model.config import ModelConfig
 from pamusic.model.ledger import Entries, Ledger
+from pamusic.model.recall import Memory, Recall
 from pamusic.model.rotary import rotated, rotation
 
 Rotation = tuple[Tensor, Tensor]
@@ -45,6 +47,7 @@ class Caches:
         position: of the next token.
         ids: of the context, where `cross` does not keep them.
         entries: of the ledger, where there is one and steps keep it.
+        memory: of what can be recalled, where that is done and steps keep it.
     """
 
     cross: KeyValueCache | ContextCache
@@ -52,6 +55,7 @@ class Caches:
     position: int = 0
     ids: Kept | None = None
     entries: Entries | None = None
+    memory: Memory | None = None
 
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, slack: int, like: Tensor) -> Self:
@@ -77,7 +81,7 @@ class Caches:
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
-        for cache in (self.cross, *self.layers, self.ids, self.entries):
+        for cache in (self.cross, *self.layers, self.ids, self.entries, self.memory):
             if cache is not None:
                 cache.select(rows)
 
@@ -103,6 +107,7 @@ class PerceiverAR(nn.Module):
         self.cross = Block(config, config.cross_num_heads)
         self.layers = nn.ModuleList(Block(config, config.num_heads) for _ in range(config.num_layers))
         self.ledger = None if config.ledger is None else Ledger(config.ledger, config.vocab_size, config.d_model)
+        self.recall = None if config.recall is None else Recall(config.recall, config.vocab_size, config.d_model)
         self.norm = RMSNorm(config.d_model, eps=1e-6)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight)
@@ -139,7 +144,7 @@ class PerceiverAR(nn.Module):
         turn = self._rotation(own_positions, self.config.d_model // self.config.num_heads)
         for layer in self.layers:
             latents = checkpoint(layer, latents, turn, use_reentrant=False) if self.recompute else layer(latents, turn)
-        return self.head(self.norm(latents))
+        return self._said(latents, None if self.recall is None else self.recall(tokens, n))
 
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
@@ -188,7 +193,21 @@ class PerceiverAR(nn.Module):
         )
         for layer, cache in zip(self.layers, caches.layers, strict=True):
             latents = layer(latents, turn, cache=cache, last_only=last_only and layer is self.layers[-1])
-        return self.head(self.norm(latents[:, -1:] if last_only else latents))
+        latents = latents[:, -1:] if last_only else latents
+        if self.recall is None:
+            return self._said(latents, None)
+        if caches.memory is not None:
+            assert last_only, "a memory knows what follows now"
+            return self._said(latents, caches.memory.shares()[:, None])
+        return self._said(latents, self.recall(caches.seen(), latents.shape[1]))
+
+    def _said(self, latents: Tensor, recalled: Tensor | None) -> Tensor:
+        """Logits `[batch, n, vocab]` of what the layers gave and of what was recalled, `[batch, n, vocab]`."""
+        latents = self.norm(latents)
+        logits: Tensor = self.head(latents)
+        if self.recall is None or recalled is None:
+            return logits
+        return self.recall.mixed(logits, self.recall.gate(latents), recalled)
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

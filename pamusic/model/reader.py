@@ -165,7 +165,8 @@ class Reader:
         for first in range(0, len(latents), at_once):
             rows = slice(first, first + at_once)
             layers = [cache.rows(rows) for cache in self.caches.layers]
-            caches = Caches(self.caches.cross, layers, self.caches.position)
+            memory = None if self.caches.memory is None else self.caches.memory.rows(rows)
+            caches = Caches(self.caches.cross, layers, self.caches.position, memory=memory)
             logits.append(self._parallel.logits(latents[rows], caches, last_only=True)[:, 0])
         for cache in self.caches.layers:
             cache.advance(latents.shape[1])

@@ -66,7 +66,8 @@ class RecordedStepper(Stepper):
         """Empty caches; the model's own `logits` can go on with them."""
         config = self._config.resized(context_length=context_length, num_latents=num_latents)
         caches = RecordedCaches.empty(config, batch, slack, self._keys)
-        caches.entries = None if self._ledger is None else self._ledger.new_entries(batch)
+        for name, value in self._told(batch, config).items():
+            setattr(caches, name, value)
         return caches
 
     @torch.inference_mode()
@@ -82,6 +83,8 @@ class RecordedStepper(Stepper):
         caches.position += tokens.shape[1]
         if self._ledger is not None and caches.entries is not None:
             self._ledger.enter(tokens, caches.entries)
+        if caches.memory is not None:
+            caches.memory.enter(tokens)
 
     @torch.inference_mode()
     def latents(self, ids: Tensor, caches: Caches) -> Tensor:
@@ -94,6 +97,8 @@ class RecordedStepper(Stepper):
         caches.recording = caches.recording or Recording(self, caches, ids)
         x = caches.recording.latents(ids, place, caches.position).clone()
         caches.position += 1
+        if caches.memory is not None:
+            caches.memory.step(ids)
         return x
 
     @torch.inference_mode()
@@ -102,7 +107,7 @@ class RecordedStepper(Stepper):
         assert isinstance(caches, RecordedCaches)
         assert caches.recording is not None
         places = [cache.make_room() for cache in caches.layers]
-        return caches.recording.logits(x, max(places, default=0))
+        return self._said(caches.recording.logits(x, max(places, default=0)), caches)
 
     def latents_of(self, ids: Tensor, place: Tensor, position: Tensor, caches: RecordedCaches) -> Tensor:
         """What is recorded of `latents`: `[rows, d]` of ids `[rows]`; in the context they stand at `place`, `[1]`."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,10 @@ from torch import Tensor
 
 from pamusic.model.bytewise import ByteBlock, ByteMatrix, Kernel, Turn, turned, unit
 from pamusic.model.cache import Attended, ByteCache, ByteContextCache, ContextCache, KeyValueCache, spare
+from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.precision import product
+from pamusic.model.recall import Memory
 from pamusic.model.rotary import rotated, rotation
 
 Factors = tuple[Tensor, Tensor]  # `[n, head_dim]` each, of `n` positions: of each dimension and of its partner
@@ -61,14 +64,15 @@ class Stepper:
         self._cross_turn = _Turn(embedding.new_ones(2, cross.head_dim), fraction)
         self._kernel = kernel
         self._cross_tail = _Tail(model.cross, precision) if kernel is None else _KernelTail(model.cross, eps, kernel)
-        self._ledger = deepcopy(model.ledger)
+        self._ledger, self._recall = deepcopy(model.ledger), deepcopy(model.recall)
         blocks = [layer for layer in model.layers if isinstance(layer, Block)]
         self._layers: Sequence[_Layer | _KernelLayer] = (
             [_Layer(block, fraction, precision, eps) for block in blocks]
             if kernel is None
             else [_KernelLayer(block, fraction, eps, kernel) for block in blocks]
         )
-        self._head = product(model.head.weight * model.norm.weight * width**0.5, "fp32")  # ids are drawn from it
+        head = model.head.weight if model.recall is None else torch.cat([model.head.weight, model.recall.gate.weight])
+        self._head = product(head * model.norm.weight * width**0.5, "fp32")  # ids are drawn from it
 
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
@@ -89,7 +93,14 @@ class Stepper:
             else ByteCache(*shape, **how, slack=slack)
             for _ in self._layers
         ]
-        return Caches(cross, layers, entries=None if self._ledger is None else self._ledger.new_entries(batch))
+        return Caches(cross, layers, **self._told(batch, config))
+
+    def _told(self, batch: int, config: ModelConfig) -> dict[str, Any]:
+        """What caches keep besides keys and values."""
+        return {
+            "entries": None if self._ledger is None else self._ledger.new_entries(batch),
+            "memory": None if self._recall is None else Memory(self._recall, batch, config.context_length),
+        }
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, caches: Caches) -> None:
@@ -101,6 +112,8 @@ class Stepper:
         caches.position += tokens.shape[1]
         if self._ledger is not None and caches.entries is not None:
             self._ledger.enter(tokens, caches.entries)
+        if caches.memory is not None:
+            caches.memory.enter(tokens)
 
     @torch.inference_mode()
     def latents(self, ids: Tensor, caches: Caches) -> Tensor:
@@ -110,6 +123,8 @@ class Stepper:
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
         x = self._cross_tail(looked_up(self._latents, ids), caches.cross.attended(queries), self._least)
         caches.position += 1
+        if caches.memory is not None:
+            caches.memory.step(ids)
         if self._ledger is None or caches.entries is None:
             return x
         return x + self._ledger.step(ids, caches.entries, caches.cross.window)
@@ -119,7 +134,14 @@ class Stepper:
         """Logits `[batch, vocab]` of what `latents` gave for the last ids, one more latent in each of the layers."""
         for layer, cache in zip(self._layers, caches.layers, strict=True):
             x = layer(x, layer.turn.at(caches.position - 1), cache, self._least)
-        return self._head(unit(x, self._least))
+        return self._said(self._head(unit(x, self._least)), caches)
+
+    def _said(self, head: Tensor, caches: Caches) -> Tensor:
+        """Logits `[batch, vocab]` of what the head gives: those of the layers, then the gate of what is recalled."""
+        if self._recall is None or caches.memory is None:
+            return head
+        logits, gate = head.split([self._config.vocab_size, 1], dim=1)
+        return self._recall.mixed(logits, gate + self._recall.gate.bias, caches.memory.shares())
 
 
 class _Layer:

@@ -109,6 +109,13 @@ def ledger_ranges(vocabulary: Vocabulary) -> dict[str, int]:
     }
 
 
+def recall_ranges(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Where keys go down and kinds of ids begin, as the fields of `model.config.RecallConfig`."""
+    presses, kinds = vocabulary.range("note_on"), vocabulary.kind_of_id
+    begins = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
+    return {"num_slots": len(presses), "first_opening": presses.start, "first_of_kinds": tuple(begins.tolist())}
+
+
 def _order(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
     """Rules 1 to 3, and the onset after a velocity: what may follow is told by what came last."""
     in_step = ["note_off", *vocabulary.pedals, "velocity", "note_on"]

@@ -30,6 +30,7 @@ class TrainingConfig:
         prefix_dropout: share of the prefix that no latent of a window sees; the paper calls it cross-attend dropout.
         transpose_down, transpose_up: semitones that a window is moved at most.
         stretch: a window is played up to this share slower or faster.
+        only: the part of the model that is trained, by its name in the model; all of it where that is empty.
         mistakes: share of the cooldown's windows before whose scored part the music has mistakes like a model's own
             (`training.mistakes`); learned is how it goes on.
         seed: of weights, windows, augmentation and dropout.
@@ -59,6 +60,7 @@ class TrainingConfig:
     transpose_up: int = 6
     stretch: float = 0.05
     mistakes: float = 0.5
+    only: str = ""
     seed: int = 1
     precision: str = "auto"
     validate_every: int = 250

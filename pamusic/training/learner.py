@@ -75,8 +75,16 @@ class Learner:
         self.model = PerceiverAR(model).to(machine.device)
         self.model.recompute = training.recompute
         if weights is not None:
-            untold = {name: own for name, own in self.model.state_dict().items() if name.startswith("ledger.")}
-            self.model.load_state_dict({**untold, **weights})  # weights without a ledger begin with one of zeros
+            own = self.model.state_dict().items()
+            untold = {name: weight for name, weight in own if name.startswith(("ledger.", "recall."))}
+            self.model.load_state_dict({**untold, **weights})  # weights without them begin with what says nothing yet
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith(f"{training.only}.") or not training.only)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            parts = ", ".join(
+                name for name, part in self.model.named_children() if any(True for _ in part.parameters())
+            )
+            raise UsageError(f"the model has no part that is called {training.only!r}; it has {parts}")
         if training.shard and ranks.size > 1:
             join(ranks, machine.device)
             shard(self.model, ranks, machine.device)

@@ -11,18 +11,21 @@ from torch import Tensor, nn
 from pamusic.training.config import TrainingConfig
 from pamusic.training.sharding import put
 
+OUTER = ("embedding.", "ledger.", "recall.", "head.")  # matrices that are tables, or no wider than a number
+
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embedding, ledger, head and norms.
+    """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embedding, ledger, recall, head and norms.
 
     Each parameter group keeps its peak rate as `peak_lr`.
     """
     inner, outer = inner_and_outer(model)
-    rate, fused = config.lr * config.adamw_lr_ratio, outer[0].device.type == "cuda"
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(inner, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95),
-        torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=fused),
-    ]
+    rate, optimizers = config.lr * config.adamw_lr_ratio, list[torch.optim.Optimizer]()
+    if inner:
+        optimizers.append(torch.optim.Muon(inner, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95))
+    if outer:
+        fused = outer[0].device.type == "cuda"
+        optimizers.append(torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=fused))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -30,9 +33,9 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
 
 
 def inner_and_outer(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The matrices inside a model; and its tables (embedding, ledger), head and norms."""
-    named = dict(model.named_parameters())
-    inner = {n: p for n, p in named.items() if p.dim() == 2 and not n.startswith(("embedding.", "ledger.", "head."))}
+    """Of what is trained, the matrices inside a model; and its tables (embedding, ledger), recall, head and norms."""
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    inner = {n: p for n, p in named.items() if p.dim() == 2 and not n.startswith(OUTER)}
     return list(inner.values()), [parameter for name, parameter in named.items() if name not in inner]
 
 

@@ -22,7 +22,7 @@ from pamusic.training.config import TrainingConfig
 
 SHAPE = {field.name for field in fields(ModelConfig)} - {"vocab_size", "pad_id"}  # these come with the corpus
 TYPES = {"size": "str", **{field.name: str(field.type) for field in (*fields(ModelConfig), *fields(TrainingConfig))}}
-TYPES["ledger"] = "bool"  # whether there is one; what it is comes with the corpus
+TYPES["ledger"] = TYPES["recall"] = "bool"  # whether there is one; what it is comes with the corpus
 KINDS: dict[str, tuple[str, tuple[type, ...]]] = {  # by the name of a field's type
     "int": ("a whole number", (int,)),
     "float": ("a number", (float, int)),

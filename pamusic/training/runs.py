@@ -18,9 +18,9 @@ import torch
 from pamusic.checkpoint import RUNS, check_corpus, find_checkpoint, load_checkpoint
 from pamusic.errors import PamusicError, UsageError
 from pamusic.files import REMEDIES, free_folder
-from pamusic.model.config import LedgerConfig, ModelConfig, preset
+from pamusic.model.config import LedgerConfig, ModelConfig, RecallConfig, preset
 from pamusic.tokens.corpus import Corpus, open_corpus
-from pamusic.tokens.grammar import ledger_ranges
+from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.config import TrainingConfig
 from pamusic.training.folder import FORMAT, STATE
@@ -78,13 +78,14 @@ def new_run(
     size = size or ("medium" if machine.device.type == "cuda" else "small")
     shape = {name: changes.pop(name) for name in SHAPE if name in changes}
     vocabulary = corpus.tokenizer.vocabulary
-    shape = _with_ledger({"ledger": source is None or None, **shape}, vocabulary)
+    shape = _with_parts({"ledger": source is None or None, **shape}, vocabulary)
     try:
         if source is None:
             model = preset(size, vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), **shape)
         else:
-            before = source.model.config  # which can be given a ledger: it says nothing until it has learned to
-            model = _changed(replace(before, ledger=before.ledger or shape.get("ledger")), shape)
+            before = source.model.config  # it can be given what it had not: at first that says next to nothing
+            ledger, recall = (getattr(before, name) or shape.get(name) for name in ("ledger", "recall"))
+            model = _changed(replace(before, ledger=ledger, recall=recall), shape)
         steps = changes.get("steps", TrainingConfig.steps)
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except (ValueError, OverflowError) as error:
@@ -133,7 +134,7 @@ def resumed_run(
     try:
         model_before, before = ModelConfig.from_json(about["model"]), TrainingConfig(**about["training"])
         shape = {name: changes.pop(name) for name in SHAPE if name in changes}
-        model = _changed(model_before, _with_ledger(shape, corpus.tokenizer.vocabulary))
+        model = _changed(model_before, _with_parts(shape, corpus.tokenizer.vocabulary))
         if changes.get("cooldown_steps"):
             step = _step_of(run)
             steps = changes.setdefault("steps", step + changes["cooldown_steps"])
@@ -194,12 +195,16 @@ def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, r
     return None if fits == batch_size else max(1, fits)
 
 
-def _with_ledger(shape: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-    """A shape in which `ledger` is what it is to a model, not whether there is one; None leaves it open."""
-    asked = shape.pop("ledger", None)
-    if asked is None:
-        return shape
-    return {**shape, "ledger": LedgerConfig(**ledger_ranges(vocabulary)) if asked else None}
+def _with_parts(shape: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """A shape in which `ledger` and `recall` are what they are to a model, not whether; None leaves it open."""
+    of_vocabulary = {"ledger": (LedgerConfig, ledger_ranges), "recall": (RecallConfig, recall_ranges)}
+    asked = {name: shape.pop(name) for name in of_vocabulary if shape.get(name) is not None}
+    told = {name: make(**ranges(vocabulary)) for name, (make, ranges) in of_vocabulary.items() if asked.get(name)}
+    return {
+        **{name: value for name, value in shape.items() if name not in of_vocabulary},
+        **dict.fromkeys(asked),
+        **told,
+    }
 
 
 def _changed(model: ModelConfig, shape: dict[str, Any]) -> ModelConfig:

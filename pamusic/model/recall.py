@@ -1,0 +1,214 @@
+"""What followed where the music stood as it does now: copied from far back in the context, as far as that is trusted.
+
+Knows ids that open a slot and the kinds of ids; not what they are.
+
+Why: a key of the cross-attention is made of one id and its place, and so is a query. So it can find an id, or a
+distance, but no passage: what was played before when these notes had just been played (that takes a match of several
+ids, which attention needs two layers for, and here only the latents have more than one). All that a trained model read
+beyond its latents was worth 0.001 nats to it (`docs/experiments.md`). Music repeats itself over minutes; hence this.
+
+How: a state is the slots opened last, each weighing `DECAY` times what the next one does. Where the state of an earlier
+position is like that of a later one, by their cosine, and the last id is of the same kind, what followed there is a
+copy of what may follow here. Copies are weighted by likeness, against a doubt that weighs as much as one copy at a
+likeness of `LIKE`; a gate learned from the latent says how far to trust what is left, and the rest is what the layers
+say: a pointer mixture (See et al. 2017, arXiv:1704.04368), over a cache as of Grave et al. 2017 (arXiv:1612.04426).
+States are counted, not learned: all that is trained is the gate.
+
+One id at a time, nothing is looked through again: when a slot is opened, the product of the state with every earlier
+one is `DECAY` times what it was plus what that one has of this slot (`Memory`).
+
+Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `vocab` ids.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pamusic.model.cache import Kept, spare
+from pamusic.model.config import RecallConfig
+
+DECAY = 0.85
+LIKE = 0.97  # cosine
+SHARP = 100.0  # a cosine higher by a hundredth weighs e times as much
+FAR = 128  # ids back from which on is copied: what is nearer, latents tell, and notes held now would look like copies
+LAGS = 96  # openings of which a state consists: the next would weigh less than float32 tells
+DOUBT = -4.0  # of the gate at first, as a logit
+LEAST = -0.3  # below `LIKE`: what is less like weighs nothing; exponentials of still less are slow to compute
+QUERIES = 256  # positions that are asked for at a time: their likenesses with the whole context are held at once
+
+
+class Recall(nn.Module):
+    """Which ids follow, judged by what followed what is like the present; and the gate that trusts it."""
+
+    slot_of_id: Tensor
+    kind_of_id: Tensor
+
+    def __init__(self, config: RecallConfig, vocab_size: int, d_model: int) -> None:
+        super().__init__()
+        slot_of_id = torch.full((vocab_size,), config.num_slots)  # the last slot is nobody's
+        slot_of_id[config.first_opening : config.first_opening + config.num_slots] = torch.arange(config.num_slots)
+        kind_of_id = torch.bucketize(torch.arange(vocab_size), torch.tensor(config.first_of_kinds), right=True)
+        for name, table in {"slot_of_id": slot_of_id, "kind_of_id": kind_of_id}.items():
+            self.register_buffer(name, table, persistent=False)
+        self.num_slots, self.vocab_size = config.num_slots, vocab_size
+        self.gate = nn.Linear(d_model, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, DOUBT)
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def forward(self, ids: Tensor, n: int) -> Tensor:
+        """Shares of the ids that followed, `[batch, n, vocab]`, float32, for the last `n` of all that is visible.
+
+        What they lack to 1 is doubt.
+
+        Args:
+            ids: `[batch, m]`.
+            n: how many.
+        """
+        with torch.autocast(ids.device.type, enabled=False):  # bfloat16 cannot tell likenesses apart
+            return torch.stack([self._shares(row, n) for row in ids])
+
+    def mixed(self, logits: Tensor, gate: Tensor, shares: Tensor) -> Tensor:
+        """Logits `[..., vocab]`, float32, of the mixture of what logits say and of copies; it has their normaliser.
+
+        Args:
+            logits: `[..., vocab]`.
+            gate: `[..., 1]`, what `self.gate` says.
+            shares: `[..., vocab]`, of `forward` or of a `Memory`.
+        """
+        logits, trusted = logits.float(), shares * gate.float().sigmoid()
+        own = logits + torch.log1p(-trusted.sum(-1, keepdim=True))
+        return torch.logaddexp(own, trusted.clamp(min=1e-30).log() + logits.logsumexp(-1, keepdim=True))
+
+    def _shares(self, ids: Tensor, n: int) -> Tensor:
+        """`forward` of one row."""
+        m, shares = len(ids), torch.zeros(n, self.vocab_size, device=ids.device)
+        states, number = self.states(ids)
+        states, kinds = F.normalize(states, dim=1), self.kind_of_id[ids]
+        for first in range(max(m - n, FAR), m, QUERIES):  # whoever stands before has nothing far enough back
+            stop = min(first + QUERIES, m)
+            asked, seen = torch.arange(first, stop, device=ids.device), torch.arange(stop - FAR, device=ids.device)
+            if _can_be_looked_at(ids):  # between two openings the state is the same: there are fewer states to compare
+                begin, end = int(number[first]), int(number[stop - 1]) + 1
+                weights = _weights(states[begin:end] @ states.T)[number[asked] - begin]
+            else:
+                weights = _weights(states[number[asked]] @ states.T)
+            weights = weights.index_select(1, number[seen])
+            weights.masked_fill_((kinds[seen] != kinds[asked, None]) | (seen > asked[:, None] - FAR), 0)
+            copied = shares[asked - (m - n)].index_add_(1, ids[seen + 1], weights)
+            shares[asked - (m - n)] = copied / (1 + weights.sum(1, keepdim=True))
+        return shares
+
+    def states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The states after each number of openings in a row, and those numbers after each id.
+
+        Args:
+            ids: `[m]`.
+
+        Returns:
+            `[k, slots]`, float32, of 0 openings, 1, 2 … and `[m]`, int64.
+        """
+        slots = self.slot_of_id[ids]
+        number = (slots < self.num_slots).cumsum(0)
+        num = int(number[-1]) if _can_be_looked_at(ids) else len(ids)
+        opened = slots.new_full((LAGS + num + 1,), self.num_slots)
+        opened.scatter_(0, torch.where(slots < self.num_slots, number + LAGS, 0), slots)
+        weights = DECAY ** torch.arange(LAGS - 1, -1, -1, device=ids.device, dtype=torch.float32)
+        states = torch.zeros(num + 1, self.num_slots + 1, device=ids.device)
+        states.scatter_add_(1, opened.unfold(0, LAGS, 1)[1:], weights.expand(num + 1, -1))
+        return states[:, :-1], number
+
+
+class Memory:
+    """What can be recalled, one id after the other; one row for each of a batch.
+
+    An entry is an id, the kind of the one before it, and the state in which it followed.
+    """
+
+    def __init__(self, recall: Recall, batch: int, window: int) -> None:
+        """Begins empty; the last `window` ids are visible."""
+        device, room = recall.slot_of_id.device, window + spare(window)
+        self._recall = recall
+        states = torch.zeros(batch, recall.num_slots + 1, room, device=device)
+        numbers = [torch.zeros(batch, room, device=device) for _ in range(2)]  # norms, and products with the state
+        ids = [torch.zeros(batch, room, dtype=torch.int64, device=device) for _ in range(2)]  # and kinds
+        self._kept = Kept([states, *numbers, *ids], (2, 1, 1, 1, 1), window)
+        self._state = torch.zeros(batch, recall.num_slots + 1, device=device)
+        self._kind = torch.full((batch, 1), -1, device=device)
+
+    @torch.no_grad()
+    def enter(self, ids: Tensor) -> None:
+        """Takes the next ids, `[batch, m]`, all at once."""
+        recall = self._recall
+        before, ends = [], []
+        for row, state in zip(ids, self._state, strict=True):
+            states, number = recall.states(row)
+            faded = DECAY ** torch.arange(len(states), device=ids.device, dtype=torch.float32)
+            states = F.pad(states, (0, 1)) + faded[:, None] * state
+            number = F.pad(number, (1, 0))
+            before.append(states[number[:-1]])
+            ends.append(states[number[-1]])
+        states, self._state = torch.stack(before).mT, torch.stack(ends)
+        kinds = torch.cat([self._kind, recall.kind_of_id[ids]], dim=1)
+        self._kind = kinds[:, -1:].clone()
+        norms = torch.linalg.vector_norm(states, dim=1)
+        self._kept.append(states, norms, torch.zeros_like(norms), ids, kinds[:, :-1])
+        states, _, products, *_ = self._kept.last(len(self._kept))
+        products.copy_((self._state[:, None] @ states)[:, 0])
+
+    @torch.no_grad()
+    def step(self, ids: Tensor) -> None:
+        """Takes one more id a row, `[batch]`."""
+        recall = self._recall
+        slots = recall.slot_of_id[ids][:, None]
+        norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
+        self._kept.append(self._state[:, :, None], norm, norm.square(), ids[:, None], self._kind)
+        fades = torch.where(slots < recall.num_slots, DECAY, 1.0)
+        states, _, products, *_ = self._kept.last(len(self._kept))
+        index = slots[:, :, None].expand(-1, -1, states.shape[2])
+        products.mul_(fades).add_(states.gather(1, index)[:, 0])
+        self._state = (self._state * fades).scatter_add(1, slots, torch.ones_like(norm))
+        self._state[:, -1] = 0
+        self._kind = recall.kind_of_id[ids][:, None]
+
+    @torch.no_grad()
+    def shares(self) -> Tensor:
+        """`[batch, vocab]`, of what follows now, as of `Recall`."""
+        shares = torch.zeros(len(self._state), self._recall.vocab_size, device=self._state.device)
+        num = len(self._kept) - (FAR - 1)
+        if num <= 0:
+            return shares
+        _, norms, products, ids, kinds = (
+            each.narrow(axis, 0, num)
+            for each, axis in zip(self._kept.last(len(self._kept)), self._kept.axes, strict=True)
+        )
+        norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
+        like = products / (norms * norm).clamp(min=1e-12)
+        weights = _weights(like) * (kinds == self._kind)
+        return shares.scatter_add_(1, ids, weights) / (1 + weights.sum(1, keepdim=True))
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these rows, `[n]`."""
+        self._kept.select(rows)
+        self._state, self._kind = self._state[rows], self._kind[rows]
+
+    def rows(self, rows: slice) -> Memory:
+        """Some rows, in the same memory, to be asked."""
+        some = copy(self)
+        some._kept, some._state, some._kind = self._kept.rows(rows), self._state[rows], self._kind[rows]
+        return some
+
+
+def _can_be_looked_at(ids: Tensor) -> bool:
+    """Not on a card, which would be waited for, and not where there are but shapes, to see what they take."""
+    return ids.device.type == "cpu" and type(ids) is Tensor
+
+
+def _weights(like: Tensor) -> Tensor:
+    """Of copies by their likeness, in its place."""
+    return like.sub_(LIKE).clamp_(min=LEAST).mul_(SHARP).exp_()

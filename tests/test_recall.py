@@ -1,0 +1,276 @@
+"""What followed where the music stood as it does now is copied, as far as the gate trusts it, cached or not."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from models import END, PAD, START, VOCAB, N, outspoken_model, piece, uncached
+from recording import operations_of
+
+from pamusic.checkpoint import load_checkpoint, save_checkpoint
+from pamusic.model import recall as module
+from pamusic.model.config import ModelConfig, RecallConfig
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.reader import REFILLS, Reader
+from pamusic.model.recall import DECAY, LAGS, LIKE, SHARP, Memory, Recall
+from pamusic.model.recorded import RecordedStepper
+from pamusic.tokens.grammar import recall_ranges
+from pamusic.tokens.tokenizer import load_tokenizer
+
+SLOTS, FAR = 5, 4
+CONFIG = RecallConfig(num_slots=SLOTS, first_opening=0, first_of_kinds=(5, 10, 14, 21, 22, 23))
+
+
+@pytest.fixture(autouse=True)
+def near(monkeypatch):
+    monkeypatch.setattr(module, "FAR", FAR)
+
+
+def plain(ids, config=CONFIG):
+    """The twin, by the words: shares after the last id, as a dictionary."""
+
+    def state(upto):
+        openings = [id for id in ids[:upto] if 0 <= id - config.first_opening < config.num_slots]
+        found = [0.0] * config.num_slots
+        for age, id in enumerate(reversed(openings)):
+            found[id - config.first_opening] += DECAY**age
+        return found
+
+    def kind(id):
+        return sum(id >= first for first in config.first_of_kinds)
+
+    def like(a, b):
+        lengths = math.hypot(*a) * math.hypot(*b)
+        return sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
+
+    now, weights = state(len(ids)), {}
+    for follower in range(1, len(ids) - FAR + 1):
+        if kind(ids[follower - 1]) == kind(ids[-1]):
+            weight = math.exp(SHARP * (like(now, state(follower)) - LIKE))
+            weights[ids[follower]] = weights.get(ids[follower], 0.0) + weight
+    return {id: weight / (1 + sum(weights.values())) for id, weight in weights.items()}
+
+
+def as_tensor(shares):
+    found = torch.zeros(VOCAB)
+    for id, share in shares.items():
+        found[id] = share
+    return found
+
+
+def repeating(length, seed=1):
+    """Ids in which passages come again."""
+    return (piece(max(1, length // 3), seed) * 4)[:length]
+
+
+def made(config=CONFIG, seed=0):
+    torch.manual_seed(seed)
+    return Recall(config, VOCAB, 8)
+
+
+def model_that_recalls(num_layers=2, **changes):
+    """One whose gate is half open, more or less."""
+    model = outspoken_model(num_layers, recall=CONFIG, **changes)
+    torch.nn.init.zeros_(model.recall.gate.bias)
+    return model
+
+
+def test_what_followed_the_same_openings_is_copied():
+    """0 1 2 opened, then 11; again 0 1 2: what follows is 11, as likely as likeness outweighs doubt."""
+    ids = [0, 1, 2, 11, 12, 13, 0, 1, 2]
+    (shares,) = made()(torch.tensor([ids]), 1)[0]
+    before, now = [DECAY**2, DECAY, 1.0], [DECAY**2 + DECAY**5, DECAY + DECAY**4, 1 + DECAY**3]
+    assert [x / y for x, y in zip(now, before, strict=True)] == pytest.approx([1 + DECAY**3] * 3)  # so the cosine is 1
+
+    weight = math.exp(SHARP * (1 - LIKE))
+    assert shares[11].item() == pytest.approx(weight / (1 + weight), abs=1e-4)
+    assert shares.sum().item() == pytest.approx(weight / (1 + weight), abs=1e-4)
+
+
+def test_it_takes_the_same_kind_of_id_before():
+    """After 11, which is of another kind than 2, the opening that followed 13 is copied and not what followed 2."""
+    ids = [0, 1, 2, 11, 4, 12, 0, 1, 2, 10]
+    (shares,) = made()(torch.tensor([ids]), 1)[0]
+    assert shares.argmax().item() == 4
+    assert shares[11] < 1e-3
+
+
+@pytest.mark.parametrize("length", [1, FAR, FAR + 1, 30, 90])
+@pytest.mark.parametrize("n", [1, 40])
+def test_shares_are_those_of_the_plain_twin(length, n):
+    ids = repeating(length)
+    n = min(n, length)
+    found = made()(torch.tensor([ids, ids[::-1]]), n)
+    for row, own in enumerate((ids, ids[::-1])):
+        for place in range(length - n, length):
+            expected = as_tensor(plain(own[: place + 1]))
+            torch.testing.assert_close(found[row, place - length + n], expected, atol=2e-4, rtol=1e-3)
+    assert length < 30 or found.sum(-1).max() > 0.9
+
+
+def test_so_many_are_asked_at_a_time_that_memory_is_bounded(monkeypatch):
+    ids = torch.tensor([repeating(90)])
+    whole = made()(ids, 50)
+    monkeypatch.setattr(module, "QUERIES", 7)
+    assert torch.allclose(made()(ids, 50), whole, atol=1e-6)
+
+
+def test_nothing_depends_on_what_comes_later():
+    ids = repeating(60)
+    whole = made()(torch.tensor([ids]), 60)[0]
+    for length in (10, 31, 59):
+        assert torch.allclose(made()(torch.tensor([ids[:length]]), length)[0], whole[:length], atol=1e-5)
+
+
+def test_openings_beyond_the_last_ones_hardly_count():
+    assert DECAY**LAGS < 1e-6
+
+
+@pytest.mark.parametrize("at_once", [[90], [1] * 90, [40, 1, 1, 30, 18]])
+def test_a_memory_knows_the_same_however_it_was_given_it(at_once):
+    ids, recall = torch.tensor([repeating(90), repeating(90, seed=2)]), made()
+    expected, memory, stop = recall(ids, 90), Memory(recall, 2, 256), 0
+    for count in at_once:
+        new = ids[:, stop : stop + count]
+        memory.step(new[:, 0]) if count == 1 else memory.enter(new)
+        stop += count
+        torch.testing.assert_close(memory.shares(), expected[:, stop - 1], atol=3e-4, rtol=1e-3)
+
+
+def test_rows_of_a_memory_go_on_by_themselves():
+    ids, recall = torch.tensor([repeating(90), repeating(90, seed=2)]), made()
+    memory = Memory(recall, 1, 256)
+    memory.enter(ids[:1, :50])
+    memory.select(torch.tensor([0, 0, 0]))
+    other = torch.cat([ids[0, :50], ids[1, 50:]])
+    for place in range(50, 90):
+        memory.step(torch.stack([ids[0, place], other[place], ids[0, place]]))
+    expected = recall(torch.stack([other, ids[0]]), 1)[:, 0]
+    memory.select(torch.tensor([1, 2]))
+    torch.testing.assert_close(memory.shares(), expected, atol=3e-4, rtol=1e-3)
+    assert torch.equal(memory.rows(slice(1, 2)).shares(), memory.shares()[1:])
+
+
+def test_a_memory_forgets_what_has_left_the_window():
+    recall = made()
+    ids = [0, 1, 2, 11, *[12, 13] * 200, 0, 1, 2]
+    found = []
+    for window in (500, 100):
+        memory = Memory(recall, 1, window)
+        for id in ids:
+            memory.step(torch.tensor([id]))
+        found.append(memory.shares()[0, 11].item())
+    assert found[0] > 0.9
+    assert found[1] == 0
+
+
+@pytest.mark.parametrize("gate", [-30.0, 0.0, 30.0])
+def test_a_mixture_is_of_what_was_said_and_what_is_copied(gate):
+    randomness = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, VOCAB, generator=randomness) * 3
+    shares = torch.rand(3, VOCAB, generator=randomness).softmax(-1) * torch.tensor([[0.0], [0.5], [0.999]])
+    found = made().mixed(logits, torch.full((3, 1), gate), shares)
+
+    trusted = torch.tensor(gate).sigmoid() * shares
+    expected = logits.softmax(-1) * (1 - trusted.sum(-1, keepdim=True)) + trusted
+    torch.testing.assert_close(found.softmax(-1), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.logsumexp(-1), logits.logsumexp(-1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", [REFILLS[0], *REFILLS[2:], 1])
+@pytest.mark.parametrize("prime_length", [1, 20])
+def test_cached_logits_are_those_of_one_pass(policy, prime_length):
+    model, ids = model_that_recalls(num_layers=1), repeating(60)
+    readers = [Reader(model, refill=policy) for _ in range(2)]
+    readers[1]._stepper = RecordedStepper(model, record=operations_of)
+    readers[1]._begin()
+    found = [reader.read(ids[:prime_length]) for reader in readers]
+    for place in range(prime_length, 60):
+        assert torch.allclose(found[0], found[1], atol=1e-3)
+        alive = readers[0].caches.num_latents
+        expected = uncached(model, ids[:place], alive)
+        assert torch.allclose(found[0][0], expected, atol=1e-3), f"token {place}"
+        found = [reader.step([ids[place]]) for reader in readers]
+
+
+def test_rows_recall_what_each_has_read():
+    model, ids = model_that_recalls(), repeating(60)
+    together, alone = Reader(model), Reader(model)
+    together.read(ids[:30])
+    together.select([0] * 6)
+    alone.read(ids[:30])
+    for place in range(30, 30 + 3 * N):
+        rows = together.step([ids[place]] * 5 + [3])
+        assert torch.allclose(rows[:5], alone.step([ids[place]]).expand(5, -1), atol=1e-3)
+
+
+def test_blocks_that_are_scored_recall_what_was_read_before():
+    model, ids = model_that_recalls(), torch.tensor([repeating(60)])
+    caches = model.new_caches(1)
+    model.read(ids[:, :40], caches)
+    model.read(ids[:, 40:], caches)
+    found = model.extend(ids[:, -N:], caches)
+    assert torch.allclose(found, model(ids), atol=1e-3)
+
+
+def test_what_comes_again_is_foreseen_and_the_gate_learns_to_trust_it():
+    """Random openings, twice: a model that says nothing learns from its gate alone to copy the second time."""
+    model = model_that_recalls(num_layers=0, context_length=128)
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.constant_(model.recall.gate.bias, -4.0)
+    drawn = torch.randint(0, SLOTS, (40,), generator=torch.Generator().manual_seed(3))
+    ids = torch.cat([drawn, drawn])[None]
+
+    def nats():
+        logits = model(ids[:, :-1], num_latents=30)
+        return torch.nn.functional.cross_entropy(logits[0], ids[0, -30:])
+
+    before = nats().item()
+    optimizer = torch.optim.Adam(model.recall.parameters(), lr=0.3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nats().backward()
+        optimizer.step()
+    assert before == pytest.approx(math.log(VOCAB), abs=0.3)
+    assert nats().item() < 0.7 * before
+
+
+def test_weights_that_recall_are_kept_and_read_again(tmp_path):
+    tokenizer = load_tokenizer("performance")
+    vocabulary = tokenizer.vocabulary
+    recall = RecallConfig(**recall_ranges(vocabulary))
+    shape = {"context_length": 128, "num_latents": 16, "d_model": 32, "num_layers": 1, "num_heads": 2}
+    config = ModelConfig(
+        vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), cross_num_heads=1, recall=recall, **shape
+    )
+    torch.manual_seed(0)
+    model = PerceiverAR(config).eval()
+    torch.nn.init.normal_(model.recall.gate.weight)
+    save_checkpoint(tmp_path / "c", model, tokenizer, about={})
+    again = load_checkpoint(tmp_path / "c").model
+    assert again.config == config
+    assert torch.equal(again.recall.gate.weight, model.recall.gate.weight)
+
+
+@pytest.mark.parametrize("name", ["performance", "piano"])
+def test_kinds_of_ids_are_those_of_the_vocabulary(name):
+    vocabulary = load_tokenizer(name).vocabulary
+    recall = Recall(RecallConfig(**recall_ranges(vocabulary)), len(vocabulary), 8)
+    kinds = recall.kind_of_id.tolist()
+    named = [vocabulary.event(id)[0] for id in range(len(vocabulary))]
+    assert [a == b for a, b in pairwise(kinds)] == [a == b for a, b in pairwise(named)]
+    openings = [id for id, kind in enumerate(named) if kind == "note_on"]
+    assert recall.slot_of_id[openings].tolist() == list(range(len(openings)))
+    assert (recall.slot_of_id < recall.num_slots).sum() == len(openings)
+
+
+@pytest.mark.parametrize("wrong", [{"first_opening": -1}, {"first_opening": VOCAB}, {"first_of_kinds": (5, 3)}])
+def test_ids_that_are_not_there_are_refused(wrong):
+    with pytest.raises(ValueError, match="recall"):
+        outspoken_model(recall=RecallConfig(**{**vars(CONFIG), **wrong}))
+
+
+def test_ids_of_these_tests_are_of_the_kinds_they_say():
+    kinds = made().kind_of_id.tolist()
+    assert [kinds[id] for id in (START, END, PAD)] == [4, 5, 6]
