@@ -13,18 +13,21 @@ from pamusic.model import recall as module
 from pamusic.model.config import ModelConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import REFILLS, Reader
-from pamusic.model.recall import DECAY, LAGS, LIKE, SHARP, Memory, Recall
+from pamusic.model.recall import Memory, Recall
 from pamusic.model.recorded import RecordedStepper
 from pamusic.tokens.grammar import recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 
-SLOTS, FAR = 5, 4
-CONFIG = RecallConfig(num_slots=SLOTS, first_opening=0, first_of_kinds=(5, 10, 14, 21, 22, 23))
-
-
-@pytest.fixture(autouse=True)
-def near(monkeypatch):
-    monkeypatch.setattr(module, "FAR", FAR)
+SLOTS, FAR, DECAY, LIKE, SHARP = 5, 4, 0.8, 0.96, 120.0
+CONFIG = RecallConfig(
+    num_slots=SLOTS,
+    first_opening=0,
+    first_of_kinds=(5, 10, 14, 21, 22, 23),
+    decay=DECAY,
+    like=LIKE,
+    sharp=SHARP,
+    far=FAR,
+)
 
 
 def plain(ids, config=CONFIG):
@@ -121,10 +124,6 @@ def test_nothing_depends_on_what_comes_later():
     whole = made()(torch.tensor([ids]), 60)[0]
     for length in (10, 31, 59):
         assert torch.allclose(made()(torch.tensor([ids[:length]]), length)[0], whole[:length], atol=1e-5)
-
-
-def test_openings_beyond_the_last_ones_hardly_count():
-    assert DECAY**LAGS < 1e-6
 
 
 @pytest.mark.parametrize("at_once", [[90], [1] * 90, [40, 1, 1, 30, 18]])
@@ -265,7 +264,17 @@ def test_kinds_of_ids_are_those_of_the_vocabulary(name):
     assert (recall.slot_of_id < recall.num_slots).sum() == len(openings)
 
 
-@pytest.mark.parametrize("wrong", [{"first_opening": -1}, {"first_opening": VOCAB}, {"first_of_kinds": (5, 3)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"first_opening": -1},
+        {"first_opening": VOCAB},
+        {"first_of_kinds": (5, 3)},
+        {"decay": 1},
+        {"sharp": 0},
+        {"far": 0},
+    ],
+)
 def test_ids_that_are_not_there_are_refused(wrong):
     with pytest.raises(ValueError, match="recall"):
         outspoken_model(recall=RecallConfig(**{**vars(CONFIG), **wrong}))

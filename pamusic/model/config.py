@@ -25,17 +25,25 @@ class LedgerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecallConfig:
-    """Which ids open a slot, and where the kinds of ids begin.
+    """Which ids open a slot, where the kinds of ids begin, and what is alike.
 
     Attributes:
         num_slots: how many there are.
         first_opening: the id that opens slot 0; the others' follow one by one.
         first_of_kinds: the first id of each kind but the first kind, ascending.
+        decay: what an opening weighs in a state, as a share of what the next one does.
+        like: the cosine of two states at which a copy weighs as much as doubt.
+        sharp: how much more a copy weighs that is more alike: in nats for a cosine higher by 1.
+        far: ids back from which on is copied.
     """
 
     num_slots: int
     first_opening: int
     first_of_kinds: tuple[int, ...]
+    decay: float = 0.85
+    like: float = 0.97
+    sharp: float = 100.0
+    far: int = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +119,8 @@ class ModelConfig:
             opening, kinds = self.recall.first_opening, self.recall.first_of_kinds
             if opening < 0 or opening + self.recall.num_slots > self.vocab_size or list(kinds) != sorted(kinds):
                 raise ValueError(f"recall is of ids 0 to {self.vocab_size - 1} and ascending kinds, not {self.recall}")
+            if not (0 < self.recall.decay < 1 and self.recall.sharp > 0 and self.recall.far > 0):
+                raise ValueError(f"recall has a decay between 0 and 1, and is sharp and far above 0, not {self.recall}")
 
     def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
         """The same weights at another context or number of latents; latents never exceed the context."""

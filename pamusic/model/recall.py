@@ -7,15 +7,16 @@ distance, but no passage: what was played before when these notes had just been 
 ids, which attention needs two layers for, and here only the latents have more than one). All that a trained model read
 beyond its latents was worth 0.001 nats to it (`docs/experiments.md`). Music repeats itself over minutes; hence this.
 
-How: a state is the slots opened last, each weighing `DECAY` times what the next one does. Where the state of an earlier
+How: a state is the slots opened last, each weighing `decay` times what the next one does. Where the state of an earlier
 position is like that of a later one, by their cosine, and the last id is of the same kind, what followed there is a
 copy of what may follow here. Copies are weighted by likeness, against a doubt that weighs as much as one copy at a
-likeness of `LIKE`; a gate learned from the latent says how far to trust what is left, and the rest is what the layers
+likeness of `like`; a gate learned from the latent says how far to trust what is left, and the rest is what the layers
 say: a pointer mixture (See et al. 2017, arXiv:1704.04368), over a cache as of Grave et al. 2017 (arXiv:1612.04426).
-States are counted, not learned: all that is trained is the gate.
+States are counted, not learned: all that is trained is the gate. What is nearer than `far` is left to the latents: a
+state changes only where a slot is opened, so between two openings everything would look like a copy of itself.
 
 One id at a time, nothing is looked through again: when a slot is opened, the product of the state with every earlier
-one is `DECAY` times what it was plus what that one has of this slot (`Memory`).
+one is `decay` times what it was plus what that one has of this slot (`Memory`).
 
 Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `vocab` ids.
 """
@@ -23,6 +24,7 @@ Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `v
 from __future__ import annotations
 
 from copy import copy
+from math import ceil, log
 
 import torch
 import torch.nn.functional as F
@@ -31,13 +33,9 @@ from torch import Tensor, nn
 from pamusic.model.cache import Kept, spare
 from pamusic.model.config import RecallConfig
 
-DECAY = 0.85
-LIKE = 0.97  # cosine
-SHARP = 100.0  # a cosine higher by a hundredth weighs e times as much
-FAR = 128  # ids back from which on is copied: what is nearer, latents tell, and notes held now would look like copies
-LAGS = 96  # openings of which a state consists: the next would weigh less than float32 tells
+FORGOTTEN = 1e-7  # of a state: openings that weigh less are more than float32 tells
 DOUBT = -4.0  # of the gate at first, as a logit
-LEAST = -0.3  # below `LIKE`: what is less like weighs nothing; exponentials of still less are slow to compute
+LEAST = -30.0  # nats: what weighs less weighs nothing; exponentials of still less are slow to compute
 QUERIES = 256  # positions that are asked for at a time: their likenesses with the whole context are held at once
 
 
@@ -54,7 +52,8 @@ class Recall(nn.Module):
         kind_of_id = torch.bucketize(torch.arange(vocab_size), torch.tensor(config.first_of_kinds), right=True)
         for name, table in {"slot_of_id": slot_of_id, "kind_of_id": kind_of_id}.items():
             self.register_buffer(name, table, persistent=False)
-        self.num_slots, self.vocab_size = config.num_slots, vocab_size
+        self.config, self.num_slots, self.vocab_size = config, config.num_slots, vocab_size
+        self.lags = ceil(log(FORGOTTEN) / log(config.decay))  # openings of which a state consists
         self.gate = nn.Linear(d_model, 1)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, DOUBT)
@@ -90,19 +89,28 @@ class Recall(nn.Module):
         m, shares = len(ids), torch.zeros(n, self.vocab_size, device=ids.device)
         states, number = self.states(ids)
         states, kinds = F.normalize(states, dim=1), self.kind_of_id[ids]
-        for first in range(max(m - n, FAR), m, QUERIES):  # whoever stands before has nothing far enough back
+        for first in range(
+            max(m - n, self.config.far), m, QUERIES
+        ):  # whoever stands before has nothing far enough back
             stop = min(first + QUERIES, m)
-            asked, seen = torch.arange(first, stop, device=ids.device), torch.arange(stop - FAR, device=ids.device)
+            asked, seen = (
+                torch.arange(first, stop, device=ids.device),
+                torch.arange(stop - self.config.far, device=ids.device),
+            )
             if _can_be_looked_at(ids):  # between two openings the state is the same: there are fewer states to compare
                 begin, end = int(number[first]), int(number[stop - 1]) + 1
-                weights = _weights(states[begin:end] @ states.T)[number[asked] - begin]
+                weights = self.weights(states[begin:end] @ states.T)[number[asked] - begin]
             else:
-                weights = _weights(states[number[asked]] @ states.T)
+                weights = self.weights(states[number[asked]] @ states.T)
             weights = weights.index_select(1, number[seen])
-            weights.masked_fill_((kinds[seen] != kinds[asked, None]) | (seen > asked[:, None] - FAR), 0)
+            weights.masked_fill_((kinds[seen] != kinds[asked, None]) | (seen > asked[:, None] - self.config.far), 0)
             copied = shares[asked - (m - n)].index_add_(1, ids[seen + 1], weights)
             shares[asked - (m - n)] = copied / (1 + weights.sum(1, keepdim=True))
         return shares
+
+    def weights(self, like: Tensor) -> Tensor:
+        """Of copies by the cosines of states, in their place."""
+        return like.sub_(self.config.like).mul_(self.config.sharp).clamp_(min=LEAST).exp_()
 
     def states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The states after each number of openings in a row, and those numbers after each id.
@@ -116,11 +124,11 @@ class Recall(nn.Module):
         slots = self.slot_of_id[ids]
         number = (slots < self.num_slots).cumsum(0)
         num = int(number[-1]) if _can_be_looked_at(ids) else len(ids)
-        opened = slots.new_full((LAGS + num + 1,), self.num_slots)
-        opened.scatter_(0, torch.where(slots < self.num_slots, number + LAGS, 0), slots)
-        weights = DECAY ** torch.arange(LAGS - 1, -1, -1, device=ids.device, dtype=torch.float32)
+        opened = slots.new_full((self.lags + num + 1,), self.num_slots)
+        opened.scatter_(0, torch.where(slots < self.num_slots, number + self.lags, 0), slots)
+        weights = self.config.decay ** torch.arange(self.lags - 1, -1, -1, device=ids.device, dtype=torch.float32)
         states = torch.zeros(num + 1, self.num_slots + 1, device=ids.device)
-        states.scatter_add_(1, opened.unfold(0, LAGS, 1)[1:], weights.expand(num + 1, -1))
+        states.scatter_add_(1, opened.unfold(0, self.lags, 1)[1:], weights.expand(num + 1, -1))
         return states[:, :-1], number
 
 
@@ -148,7 +156,7 @@ class Memory:
         before, ends = [], []
         for row, state in zip(ids, self._state, strict=True):
             states, number = recall.states(row)
-            faded = DECAY ** torch.arange(len(states), device=ids.device, dtype=torch.float32)
+            faded = recall.config.decay ** torch.arange(len(states), device=ids.device, dtype=torch.float32)
             states = F.pad(states, (0, 1)) + faded[:, None] * state
             number = F.pad(number, (1, 0))
             before.append(states[number[:-1]])
@@ -168,7 +176,7 @@ class Memory:
         slots = recall.slot_of_id[ids][:, None]
         norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
         self._kept.append(self._state[:, :, None], norm, norm.square(), ids[:, None], self._kind)
-        fades = torch.where(slots < recall.num_slots, DECAY, 1.0)
+        fades = torch.where(slots < recall.num_slots, recall.config.decay, 1.0)
         states, _, products, *_ = self._kept.last(len(self._kept))
         index = slots[:, :, None].expand(-1, -1, states.shape[2])
         products.mul_(fades).add_(states.gather(1, index)[:, 0])
@@ -180,7 +188,7 @@ class Memory:
     def shares(self) -> Tensor:
         """`[batch, vocab]`, of what follows now, as of `Recall`."""
         shares = torch.zeros(len(self._state), self._recall.vocab_size, device=self._state.device)
-        num = len(self._kept) - (FAR - 1)
+        num = len(self._kept) - (self._recall.config.far - 1)
         if num <= 0:
             return shares
         _, norms, products, ids, kinds = (
@@ -189,7 +197,7 @@ class Memory:
         )
         norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
         like = products / (norms * norm).clamp(min=1e-12)
-        weights = _weights(like) * (kinds == self._kind)
+        weights = self._recall.weights(like) * (kinds == self._kind)
         return shares.scatter_add_(1, ids, weights) / (1 + weights.sum(1, keepdim=True))
 
     def select(self, rows: Tensor) -> None:
@@ -207,8 +215,3 @@ class Memory:
 def _can_be_looked_at(ids: Tensor) -> bool:
     """Not on a card, which would be waited for, and not where there are but shapes, to see what they take."""
     return ids.device.type == "cpu" and type(ids) is Tensor
-
-
-def _weights(like: Tensor) -> Tensor:
-    """Of copies by their likeness, in its place."""
-    return like.sub_(LIKE).clamp_(min=LEAST).mul_(SHARP).exp_()
