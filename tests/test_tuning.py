@@ -72,6 +72,45 @@ def test_weights_without_a_ledger_can_be_given_one_that_says_nothing_until_it_ha
             again()
 
 
+def test_weights_can_be_taught_to_recall_and_nothing_else_changes(tmp_path, trained):
+    corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
+    how = {"weights": str(trained), "steps": 20, "cooldown_steps": 0, "context_length": 512, **HERE}
+    trainer = new_run(corpus.path, out=tmp_path / "run", recall=True, only="recall", lr=0.05, **how)
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    assert before["recall.gate.weight"].abs().max() == 0
+    trainer.train()
+
+    after = trainer.model.state_dict()
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        "recall.gate.weight",
+        "recall.gate.bias",
+    }
+    kept = load_checkpoint(tmp_path / "run" / "last").model
+    assert kept.config.recall.num_slots == 128
+    resumed = resumed_run(tmp_path / "run", steps=22)
+    assert torch.equal(resumed.model.recall.gate.weight, after["recall.gate.weight"])
+    resumed.train()
+    assert torch.equal(resumed.model.head.weight, before["head.weight"])
+    with pytest.raises(UsageError, match="trained weights keep their recall"):
+        resumed_run(tmp_path / "run", steps=30, recall=False)
+
+
+def test_a_part_that_is_not_there_is_refused_by_name(tmp_path, trained):
+    corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
+    with pytest.raises(UsageError, match=r"no part that is called 'recall'; it has embedding, .*head"):
+        new_run(corpus.path, out=tmp_path / "run", weights=str(trained), only="recall", **HERE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_new_model_recalls_if_it_is_to(tmp_path):
+    corpus = small_corpus(tmp_path / "c").path
+    (tmp_path / "recipe.toml").write_text("size = 'tiny'\nrecall = true\n")
+
+    recalls = new_run(corpus, out=tmp_path / "a", **read_recipe(tmp_path / "recipe.toml"), **HERE)
+    assert recalls.model.recall is not None
+    assert new_run(corpus, out=tmp_path / "b", size="tiny", **HERE).model.recall is None
+
+
 def test_a_new_model_has_a_ledger_unless_it_is_to_have_none(tmp_path):
     corpus = small_corpus(tmp_path / "c").path
     (tmp_path / "recipe.toml").write_text("size = 'tiny'\nledger = false\n")

@@ -2,7 +2,8 @@
 
 Counted are the products of matrices, a multiplication and an addition as two operations: projections, MLPs, head, and
 of the attention only what causality leaves. Norms, rotations, softmax and the look-up of embeddings are not counted,
-and neither is the optimiser. Backward takes twice as many as forward.
+nor is what is recalled (a product for each pair of openings, not of positions), nor the optimiser. Backward takes
+twice as many as forward.
 """
 
 from __future__ import annotations
