@@ -11,7 +11,10 @@ from pamusic.generation import sampler
 from pamusic.generation.draws import Draws
 from pamusic.generation.ending import Ending
 from pamusic.generation.sampler import generate, generate_rows
+from pamusic.model.config import RecallConfig
 from pamusic.model.reader import REFILLS, Reader
+from pamusic.model.recall import Memory, Recall
+from pamusic.tokens.grammar import recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine
@@ -19,6 +22,7 @@ from pamusic.training.metrics import TRAIN, read_metrics
 from pamusic.training.trainer import Trainer
 
 VOCABULARY = load_tokenizer("performance").vocabulary
+RECALL = RecallConfig(**recall_ranges(VOCABULARY), far=16)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -69,6 +73,22 @@ def test_recorded_steps_say_what_the_cpu_says(policy):
     torch.testing.assert_close(*found, atol=2e-4, rtol=1e-3)
 
 
+def test_what_is_recalled_is_what_the_cpu_recalls():
+    ids = torch.randint(0, 388, (3, 300), generator=torch.Generator().manual_seed(1)).repeat(1, 3)
+    shares, alone = [], []
+    for device in ("cpu", "cuda"):
+        recall, given = Recall(RECALL, 391, 8).to(device), ids.to(device)
+        memory = Memory(recall, 3, 1024)
+        memory.enter(given[:, :500])
+        for place in range(500, 900):
+            memory.step(given[:, place])
+        shares.append(recall(given, 100).cpu())
+        alone.append(memory.shares().cpu())
+    assert shares[0].sum(-1).max() > 0.9
+    torch.testing.assert_close(*shares, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(*alone, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("num_rows", [1, 4])
 def test_recorded_draws_are_those_of_the_cpu(num_rows):
     """Logits of halves are the same numbers there; only sums of them are rounded otherwise, which moves few draws."""
@@ -109,9 +129,10 @@ def test_nobody_waits_for_a_token_that_was_drawn():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_what_is_sampled_is_valid_and_the_same_each_time():
-    model = tiny_model().cuda()
-    pieces = [list(generate(model, [388], seed=3, length=200)) for _ in range(2)]
+@pytest.mark.parametrize("recall", [None, RECALL])
+def test_what_is_sampled_is_valid_and_the_same_each_time(recall):
+    model = tiny_model(recall=recall, context_length=512).cuda()
+    pieces = [list(generate(model, [388], seed=3, length=900)) for _ in range(2)]
     assert pieces[0] == pieces[1]
     assert all(0 <= id < 391 for id in pieces[0])
 

@@ -1,5 +1,6 @@
 """What followed where the music stood as it does now is copied, as far as the gate trusts it, cached or not."""
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -30,8 +31,8 @@ CONFIG = RecallConfig(
 )
 
 
-def plain(ids, config=CONFIG):
-    """The twin, by the words: shares after the last id, as a dictionary."""
+def plain(ids, window=10**6, config=CONFIG):
+    """The twin, by the words: shares after the last id, of what followed in the last `window` ids, as a dictionary."""
 
     def state(upto):
         openings = [id for id in ids[:upto] if 0 <= id - config.first_opening < config.num_slots]
@@ -48,7 +49,7 @@ def plain(ids, config=CONFIG):
         return sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
 
     now, weights = state(len(ids)), {}
-    for follower in range(1, len(ids) - FAR + 1):
+    for follower in range(max(1, len(ids) - window), len(ids) - FAR + 1):
         if kind(ids[follower - 1]) == kind(ids[-1]):
             weight = math.exp(SHARP * (like(now, state(follower)) - LIKE))
             weights[ids[follower]] = weights.get(ids[follower], 0.0) + weight
@@ -149,6 +150,42 @@ def test_rows_of_a_memory_go_on_by_themselves():
     memory.select(torch.tensor([1, 2]))
     torch.testing.assert_close(memory.shares(), expected, atol=3e-4, rtol=1e-3)
     assert torch.equal(memory.rows(slice(1, 2)).shares(), memory.shares()[1:])
+
+
+def test_beyond_the_window_a_memory_knows_what_followed_in_it_and_whole_states():
+    ids, recall, window = repeating(900), made(), 300
+    memory, most = Memory(recall, 1, window), 0.0
+    for place, id in enumerate(ids):
+        memory.step(torch.tensor([id]))
+        if place % 37 == 0:
+            expected = as_tensor(plain(ids[: place + 1], window))
+            torch.testing.assert_close(memory.shares()[0], expected, atol=2e-3, rtol=2e-3)
+            most = max(most, expected.sum().item())
+    assert most > 0.9
+
+
+def test_states_are_compared_alike_where_nothing_may_be_looked_at(monkeypatch):
+    ids = torch.tensor([repeating(90)])
+    looked = made()(ids, 60)
+    monkeypatch.setattr(module, "_can_be_looked_at", lambda ids: False)
+    assert torch.allclose(made()(ids, 60), looked, atol=1e-6)
+
+
+def test_endless_repetition_is_certain_and_no_more_than_that():
+    """So many copies that the sums of their weights are rounded: logits stay numbers, and so do gradients."""
+    ids = torch.tensor([[0, 5, 15] * 3000])
+    recall = made(dataclasses.replace(CONFIG, far=16))
+    memory = Memory(recall, 1, ids.shape[1])
+    memory.enter(ids)
+    for shares in (recall(ids, 4)[0], memory.shares()):
+        logits = torch.zeros(len(shares), VOCAB, requires_grad=True)
+        gate = torch.full((len(shares), 1), 40.0, requires_grad=True)
+        mixed = recall.mixed(logits, gate, shares)
+        mixed[:, 3].sum().backward()
+        assert shares.sum(1).max() <= 1 + 1e-6
+        assert mixed.isfinite().all()
+        assert logits.grad.isfinite().all()
+        assert gate.grad.isfinite().all()
 
 
 def test_a_memory_forgets_what_has_left_the_window():
@@ -273,11 +310,22 @@ def test_kinds_of_ids_are_those_of_the_vocabulary(name):
         {"decay": 1},
         {"sharp": 0},
         {"far": 0},
+        {"num_slots": 0},
+        {"like": math.nan},
+        {"sharp": 1e5},
     ],
 )
 def test_ids_that_are_not_there_are_refused(wrong):
     with pytest.raises(ValueError, match="recall"):
         outspoken_model(recall=RecallConfig(**{**vars(CONFIG), **wrong}))
+
+
+def test_a_configuration_that_lacks_something_is_refused():
+    fields = dataclasses.asdict(outspoken_model(recall=CONFIG).config)
+    assert ModelConfig.from_json(fields).recall == CONFIG
+    del fields["recall"]["first_of_kinds"]
+    with pytest.raises(TypeError, match="first_of_kinds"):
+        ModelConfig.from_json(fields)
 
 
 def test_ids_of_these_tests_are_of_the_kinds_they_say():

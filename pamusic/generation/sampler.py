@@ -30,7 +30,7 @@ AHEAD = {"cuda": 16}
 
 
 def generate(model: PerceiverAR, prime_ids: Sequence[int], *, seed: int, **how: Any) -> Iterator[int]:
-    """Yields the ids that follow a prime, each as soon as it is drawn. The same arguments give the same ids.
+    """Yields the ids that follow a prime, each as soon as it is known. The same arguments give the same ids.
 
     The arguments are those of `generate_rows`, for one row.
     """
@@ -180,7 +180,7 @@ class _Copy:
         self._ids, self._arrived = ids.to("cpu", non_blocking=True), None
         if ids.is_cuda:
             self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(ids.device))  # which may not be that of the current card
 
     def __iter__(self) -> Iterator[int]:
         if self._arrived is not None:

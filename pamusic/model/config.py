@@ -45,6 +45,13 @@ class RecallConfig:
     sharp: float = 100.0
     far: int = 128
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first_of_kinds", tuple(self.first_of_kinds))  # JSON has lists
+        if self.num_slots < 1 or self.far < 1 or list(self.first_of_kinds) != sorted(self.first_of_kinds):
+            raise ValueError(f"recall has slots, kinds in ascending order, and looks back 1 id or more, not {self}")
+        if not (0 < self.decay < 1 and -1 <= self.like <= 1 and 0 < self.sharp * max(1 - self.like, 1e-3) <= 50):
+            raise ValueError(f"recall has a decay between 0 and 1, a cosine, and a sharpness that counts, not {self}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -91,8 +98,7 @@ class ModelConfig:
         if fields.get("ledger") is not None:
             fields["ledger"] = LedgerConfig(**fields["ledger"])
         if fields.get("recall") is not None:
-            recall = fields["recall"]
-            fields["recall"] = RecallConfig(**{**recall, "first_of_kinds": tuple(recall["first_of_kinds"])})
+            fields["recall"] = RecallConfig(**fields["recall"])
         return cls(**fields)
 
     def __post_init__(self) -> None:
@@ -116,11 +122,9 @@ class ModelConfig:
             if min(*of_slots, self.ledger.first_tick) < 0 or max(ends) > self.vocab_size:
                 raise ValueError(f"a ledger is of ids 0 to {self.vocab_size - 1}, not {self.ledger}")
         if self.recall is not None:
-            opening, kinds = self.recall.first_opening, self.recall.first_of_kinds
-            if opening < 0 or opening + self.recall.num_slots > self.vocab_size or list(kinds) != sorted(kinds):
-                raise ValueError(f"recall is of ids 0 to {self.vocab_size - 1} and ascending kinds, not {self.recall}")
-            if not (0 < self.recall.decay < 1 and self.recall.sharp > 0 and self.recall.far > 0):
-                raise ValueError(f"recall has a decay between 0 and 1, and is sharp and far above 0, not {self.recall}")
+            opening = self.recall.first_opening
+            if opening < 0 or opening + self.recall.num_slots > self.vocab_size:
+                raise ValueError(f"recall is of ids 0 to {self.vocab_size - 1}, not {self.recall}")
 
     def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
         """The same weights at another context or number of latents; latents never exceed the context."""

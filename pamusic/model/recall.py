@@ -15,6 +15,9 @@ say: a pointer mixture (See et al. 2017, arXiv:1704.04368), over a cache as of G
 States are counted, not learned: all that is trained is the gate. What is nearer than `far` is left to the latents: a
 state changes only where a slot is opened, so between two openings everything would look like a copy of itself.
 
+Past the end of the context an entry of a `Memory` still knows the whole state in which it followed, where one pass over
+what is visible has to begin with none: the two differ by what left the window while a state still weighs it.
+
 One id at a time, nothing is looked through again: when a slot is opened, the product of the state with every earlier
 one is `decay` times what it was plus what that one has of this slot (`Memory`).
 
@@ -81,7 +84,7 @@ class Recall(nn.Module):
             shares: `[..., vocab]`, of `forward` or of a `Memory`.
         """
         logits, trusted = logits.float(), shares * gate.float().sigmoid()
-        own = logits + torch.log1p(-trusted.sum(-1, keepdim=True))
+        own = logits + torch.log1p(-trusted.sum(-1, keepdim=True).clamp(max=1 - 1e-6))
         return torch.logaddexp(own, trusted.clamp(min=1e-30).log() + logits.logsumexp(-1, keepdim=True))
 
     def _shares(self, ids: Tensor, n: int) -> Tensor:
@@ -99,18 +102,27 @@ class Recall(nn.Module):
             )
             if _can_be_looked_at(ids):  # between two openings the state is the same: there are fewer states to compare
                 begin, end = int(number[first]), int(number[stop - 1]) + 1
-                weights = self.weights(states[begin:end] @ states.T)[number[asked] - begin]
+                weights = self.weights(_products(states[begin:end], states))[number[asked] - begin]
             else:
-                weights = self.weights(states[number[asked]] @ states.T)
+                weights = self.weights(_products(states[number[asked]], states))
             weights = weights.index_select(1, number[seen])
             weights.masked_fill_((kinds[seen] != kinds[asked, None]) | (seen > asked[:, None] - self.config.far), 0)
-            copied = shares[asked - (m - n)].index_add_(1, ids[seen + 1], weights)
-            shares[asked - (m - n)] = copied / (1 + weights.sum(1, keepdim=True))
+            shares[asked - (m - n)] = self.shared(ids[seen + 1].expand_as(weights), weights)
         return shares
 
     def weights(self, like: Tensor) -> Tensor:
         """Of copies by the cosines of states, in their place."""
         return like.sub_(self.config.like).mul_(self.config.sharp).clamp_(min=LEAST).exp_()
+
+    def shared(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """`[n, vocab]`, what each id has of the weights of its copies and of doubt, both `[n, k]`."""
+        summed = torch.zeros(len(ids), self.vocab_size, device=ids.device)
+        if ids.is_cuda:  # in an order that does not change
+            rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
+            summed.index_put_((rows, ids), weights, accumulate=True)
+        else:
+            summed.scatter_add_(1, ids, weights)
+        return summed / (1 + summed.sum(1, keepdim=True))
 
     def states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The states after each number of openings in a row, and those numbers after each id.
@@ -128,7 +140,8 @@ class Recall(nn.Module):
         opened.scatter_(0, torch.where(slots < self.num_slots, number + self.lags, 0), slots)
         weights = self.config.decay ** torch.arange(self.lags - 1, -1, -1, device=ids.device, dtype=torch.float32)
         states = torch.zeros(num + 1, self.num_slots + 1, device=ids.device)
-        states.scatter_add_(1, opened.unfold(0, self.lags, 1)[1:], weights.expand(num + 1, -1))
+        for before, weight in zip(opened.unfold(0, self.lags, 1)[1:].T, weights, strict=True):
+            states.scatter_add_(1, before[:, None], weight.expand(num + 1, 1))  # one each: a card keeps to their order
         return states[:, :-1], number
 
 
@@ -178,8 +191,7 @@ class Memory:
         self._kept.append(self._state[:, :, None], norm, norm.square(), ids[:, None], self._kind)
         fades = torch.where(slots < recall.num_slots, recall.config.decay, 1.0)
         states, _, products, *_ = self._kept.last(len(self._kept))
-        index = slots[:, :, None].expand(-1, -1, states.shape[2])
-        products.mul_(fades).add_(states.gather(1, index)[:, 0])
+        products.mul_(fades).add_(states[torch.arange(len(ids), device=ids.device), slots[:, 0]])
         self._state = (self._state * fades).scatter_add(1, slots, torch.ones_like(norm))
         self._state[:, -1] = 0
         self._kind = recall.kind_of_id[ids][:, None]
@@ -187,10 +199,9 @@ class Memory:
     @torch.no_grad()
     def shares(self) -> Tensor:
         """`[batch, vocab]`, of what follows now, as of `Recall`."""
-        shares = torch.zeros(len(self._state), self._recall.vocab_size, device=self._state.device)
         num = len(self._kept) - (self._recall.config.far - 1)
         if num <= 0:
-            return shares
+            return torch.zeros(len(self._state), self._recall.vocab_size, device=self._state.device)
         _, norms, products, ids, kinds = (
             each.narrow(axis, 0, num)
             for each, axis in zip(self._kept.last(len(self._kept)), self._kept.axes, strict=True)
@@ -198,7 +209,7 @@ class Memory:
         norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
         like = products / (norms * norm).clamp(min=1e-12)
         weights = self._recall.weights(like) * (kinds == self._kind)
-        return shares.scatter_add_(1, ids, weights) / (1 + weights.sum(1, keepdim=True))
+        return self._recall.shared(ids, weights)
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
@@ -210,6 +221,11 @@ class Memory:
         some = copy(self)
         some._kept, some._state, some._kind = self._kept.rows(rows), self._state[rows], self._kind[rows]
         return some
+
+
+def _products(some: Tensor, others: Tensor) -> Tensor:
+    """`[a, slots]`, `[b, slots]` -> `[a, b]`; a card would round what it multiplies (TF32), so there in float64."""
+    return (some.double() @ others.double().T).float() if some.is_cuda else some @ others.T
 
 
 def _can_be_looked_at(ids: Tensor) -> bool:

@@ -44,10 +44,10 @@ def step_bytes(
     seen = turned + FLOAT * config.cross_num_heads if in_bytes else turned * FLOAT  # of a position's keys
     numbers = d + FLOAT * config.num_heads if in_bytes else d * FLOAT  # of a latent's keys in a layer, or its values
     caches = num_seen * (seen + ID) + config.num_layers * num_latents * 2 * numbers
-    if config.recall is not None:
-        caches += num_seen * (3 * FLOAT + 2 * ID)  # of each entry: its norm, two products, its id and kind
     if recorded:
         room = config.context_length + spare(config.context_length) + config.num_layers * config.num_latents
         caches = room * 2 * d * FLOAT
+    if config.recall is not None:
+        caches += num_seen * (3 * FLOAT + 2 * ID)  # of each entry: its norm, two products, its id and kind
     weights = matrices * (1 if in_bytes else num_bytes(precision, num_rows))
     return weights + tables + num_rows * caches

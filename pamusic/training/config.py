@@ -27,7 +27,7 @@ class TrainingConfig:
         patience: validations in a row without a new best after which the run ends; None for no such end.
         recompute: forget what the layers computed forward and compute it again backward: slower, in less memory.
         shard: spread weights, gradients and optimisers over all processes, where there are several.
-        prefix_dropout: share of the prefix that no latent of a window sees; the paper calls it cross-attend dropout.
+        prefix_dropout: share of the prefix that no latent attends to; the paper calls it cross-attend dropout.
         transpose_down, transpose_up: semitones that a window is moved at most.
         stretch: a window is played up to this share slower or faster.
         only: the part of the model that is trained, by its name in the model; all of it where that is empty.

@@ -23,7 +23,7 @@ from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.batches import NOT_SCORED, Batch
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine, keep_freed_memory
-from pamusic.training.optimizers import Average, make_optimizers
+from pamusic.training.optimizers import Average, freeze_all_but, make_optimizers
 from pamusic.training.ranks import ALONE, Ranks, join
 from pamusic.training.schedule import rate
 from pamusic.training.sharding import gathered, load_whole, shard, spread_optimizer_state
@@ -78,13 +78,7 @@ class Learner:
             own = self.model.state_dict().items()
             untold = {name: weight for name, weight in own if name.startswith(("ledger.", "recall."))}
             self.model.load_state_dict({**untold, **weights})  # weights without them begin with what says nothing yet
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name.startswith(f"{training.only}.") or not training.only)
-        if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            parts = ", ".join(
-                name for name, part in self.model.named_children() if any(True for _ in part.parameters())
-            )
-            raise UsageError(f"the model has no part that is called {training.only!r}; it has {parts}")
+        freeze_all_but(self.model, training.only)
         if training.shard and ranks.size > 1:
             join(ranks, machine.device)
             shard(self.model, ranks, machine.device)

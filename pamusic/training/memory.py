@@ -18,7 +18,7 @@ from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine
-from pamusic.training.optimizers import inner_and_outer
+from pamusic.training.optimizers import freeze_all_but, inner_and_outer
 
 # A window takes more than it keeps, for the buffers of the backward pass: measured on two CPU cores, size small, not
 # compiled, 173 MiB in bf16 where 117 are kept, 192 in fp32 where 134 are; compiled, 64.
@@ -53,6 +53,7 @@ def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine
     with FakeTensorMode(), machine.device:
         built = PerceiverAR(model).train()
         built.recompute = training.recompute
+        freeze_all_but(built, training.only)
         inner, outer = (sum(parameter.numel() for parameter in part) for part in inner_and_outer(built))
         one, two = (_kept_for_backward(built, training, machine, windows) for windows in (1, 2))
     copies = inner * 3 + outer * 4  # weight, gradient, and Muon's momentum or AdamW's two moments

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from pamusic.errors import UsageError
 from pamusic.training.config import TrainingConfig
 from pamusic.training.sharding import put
 
@@ -30,6 +31,19 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def freeze_all_but(model: nn.Module, only: str) -> None:
+    """Leaves one part of a model to be trained, by its name in the model; all of it where that is empty.
+
+    Raises:
+        UsageError: there is no such part.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not only or name.startswith(f"{only}."))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        parts = ", ".join(name for name, part in model.named_children() if any(True for _ in part.parameters()))
+        raise UsageError(f"the model has no part that is called {only!r}; it has {parts}")
 
 
 def inner_and_outer(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -59,6 +59,7 @@ def new_run(
         force: replace a run that is there.
         changes: fields of `TrainingConfig` and of `ModelConfig`; None leaves the default. `ledger` is whether there is
             one; by default there is, or with `weights` whatever they have. They can be given one that they had not.
+            `recall` is whether there is that; by default there is not, or with `weights` as they have it.
 
     Raises:
         PamusicError: the corpus or the place does not serve, or it was made with another tokenizer than the weights.
@@ -141,6 +142,8 @@ def resumed_run(
             changes["cooldown_from"] = rate(step, replace(before, warmup_steps=0)) or 1.0
             if changes["cooldown_from"] < 1:  # it has begun: it goes on from the rate it has
                 changes["cooldown_steps"] = max(1, steps - step)
+        if changes.get("only", before.only) != before.only:
+            raise UsageError(f"a run keeps the part that it trains; begin another: --from {run}")
         training = replace(before, **changes)
     except (ValueError, TypeError) as error:
         raise UsageError(f"cannot go on so: {error}") from None
