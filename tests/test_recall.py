@@ -171,6 +171,13 @@ def test_states_are_compared_alike_where_nothing_may_be_looked_at(monkeypatch):
     assert torch.allclose(made()(ids, 60), looked, atol=1e-6)
 
 
+def test_whole_numbers_add_up_to_the_same(monkeypatch):
+    ids, recall = torch.tensor([repeating(90)]), made()
+    expected = recall(ids, 60)
+    monkeypatch.setattr(module, "_adds_in_any_order", lambda ids: True)
+    assert torch.allclose(recall(ids, 60), expected, atol=1e-6)
+
+
 def test_endless_repetition_is_certain_and_no_more_than_that():
     """So many copies that the sums of their weights are rounded: logits stay numbers, and so do gradients."""
     ids = torch.tensor([[0, 5, 15] * 3000])

@@ -27,7 +27,7 @@ Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `v
 from __future__ import annotations
 
 from copy import copy
-from math import ceil, log
+from math import ceil, exp, log
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ from pamusic.model.config import RecallConfig
 FORGOTTEN = 1e-7  # of a state: openings that weigh less are more than float32 tells
 DOUBT = -4.0  # of the gate at first, as a logit
 LEAST = -30.0  # nats: what weighs less weighs nothing; exponentials of still less are slow to compute
+MOST_WHOLE = 2.0**40  # of a weight as a whole number: with room in 64 bits for the sum of 2 ** 22
 QUERIES = 256  # positions that are asked for at a time: their likenesses with the whole context are held at once
 
 
@@ -116,12 +117,12 @@ class Recall(nn.Module):
 
     def shared(self, ids: Tensor, weights: Tensor) -> Tensor:
         """`[n, vocab]`, what each id has of the weights of its copies and of doubt, both `[n, k]`."""
-        summed = torch.zeros(len(ids), self.vocab_size, device=ids.device)
-        if ids.is_cuda:  # in an order that does not change
-            rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
-            summed.index_put_((rows, ids), weights, accumulate=True)
+        if _adds_in_any_order(ids):  # then whole numbers, whose sum is the same in each
+            one = MOST_WHOLE / exp(self.config.sharp * (1 - self.config.like))
+            whole = torch.zeros(len(ids), self.vocab_size, dtype=torch.int64, device=ids.device)
+            summed = (whole.scatter_add_(1, ids, (weights.double() * one).long()).double() / one).float()
         else:
-            summed.scatter_add_(1, ids, weights)
+            summed = torch.zeros(len(ids), self.vocab_size, device=ids.device).scatter_add_(1, ids, weights)
         return summed / (1 + summed.sum(1, keepdim=True))
 
     def states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,16 +186,8 @@ class Memory:
     @torch.no_grad()
     def step(self, ids: Tensor) -> None:
         """Takes one more id a row, `[batch]`."""
-        recall = self._recall
-        slots = recall.slot_of_id[ids][:, None]
-        norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
-        self._kept.append(self._state[:, :, None], norm, norm.square(), ids[:, None], self._kind)
-        fades = torch.where(slots < recall.num_slots, recall.config.decay, 1.0)
-        states, _, products, *_ = self._kept.last(len(self._kept))
-        products.mul_(fades).add_(states[torch.arange(len(ids), device=ids.device), slots[:, 0]])
-        self._state = (self._state * fades).scatter_add(1, slots, torch.ones_like(norm))
-        self._state[:, -1] = 0
-        self._kind = recall.kind_of_id[ids][:, None]
+        place = torch.tensor([self.make_room()], device=ids.device)
+        self.step_at(place, ids, self._kept.last(len(self._kept)))
 
     @torch.no_grad()
     def shares(self) -> Tensor:
@@ -202,14 +195,50 @@ class Memory:
         num = len(self._kept) - (self._recall.config.far - 1)
         if num <= 0:
             return torch.zeros(len(self._state), self._recall.vocab_size, device=self._state.device)
-        _, norms, products, ids, kinds = (
-            each.narrow(axis, 0, num)
-            for each, axis in zip(self._kept.last(len(self._kept)), self._kept.axes, strict=True)
-        )
+        seen = self._kept.last(len(self._kept))
+        return self._shares([each.narrow(axis, 0, num) for each, axis in zip(seen, self._kept.axes, strict=True)])
+
+    def make_room(self) -> int:
+        """Counts one more entry, which `step_at` writes; its place."""
+        self._kept.make_room(1)
+        return self._kept.stop - 1
+
+    @torch.no_grad()
+    def step_at(self, place: Tensor, ids: Tensor, seen: list[Tensor] | None = None) -> None:
+        """`step` at a place, `[1]`, changing all in place and looking at no number; `seen` is all there is, by default.
+
+        It can be recorded, and then does what it has to at any place.
+        """
+        recall, whole = self._recall, self._kept.tensors
+        slots = recall.slot_of_id[ids][:, None]
         norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
-        like = products / (norms * norm).clamp(min=1e-12)
-        weights = self._recall.weights(like) * (kinds == self._kind)
-        return self._recall.shared(ids, weights)
+        entry = (self._state[:, :, None], norm, norm.square(), ids[:, None], self._kind)
+        for tensor, axis, new in zip(whole, self._kept.axes, entry, strict=True):
+            tensor.index_copy_(axis, place, new)
+        fades = torch.where(slots < recall.num_slots, recall.config.decay, 1.0)
+        states, _, products, *_ = seen or whole
+        products.mul_(fades).add_(states[torch.arange(len(ids), device=ids.device), slots[:, 0]])
+        self._state.mul_(fades).scatter_add_(1, slots, torch.ones_like(norm))
+        self._state[:, -1] = 0
+        self._kind.copy_(recall.kind_of_id[ids][:, None])
+
+    @torch.no_grad()
+    def shares_at(self, place: Tensor) -> Tensor:
+        """`shares` where the last entry stands at a place, `[1]`; it can be recorded as `step_at` can."""
+        places = torch.arange(self._kept.tensors[1].shape[1], device=place.device)
+        hidden = (places > place - (self._recall.config.far - 1)) | (places <= place - self._kept.window)
+        return self._shares(self._kept.tensors, hidden)
+
+    def changing(self) -> list[Tensor]:
+        """What `step_at` changes in such a way that to do it twice is not to do it once."""
+        return [self._state, self._kind, self._kept.tensors[2]]
+
+    def _shares(self, entries: list[Tensor], hidden: Tensor | None = None) -> Tensor:
+        _, norms, products, ids, kinds = entries
+        norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
+        weights = self._recall.weights(products / (norms * norm).clamp(min=1e-12))
+        other = kinds != self._kind
+        return self._recall.shared(ids, weights.masked_fill_(other if hidden is None else other | hidden, 0))
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
@@ -226,6 +255,10 @@ class Memory:
 def _products(some: Tensor, others: Tensor) -> Tensor:
     """`[a, slots]`, `[b, slots]` -> `[a, b]`; a card would round what it multiplies (TF32), so there in float64."""
     return (some.double() @ others.double().T).float() if some.is_cuda else some @ others.T
+
+
+def _adds_in_any_order(ids: Tensor) -> bool:
+    return ids.is_cuda
 
 
 def _can_be_looked_at(ids: Tensor) -> bool:

@@ -97,8 +97,6 @@ class RecordedStepper(Stepper):
         caches.recording = caches.recording or Recording(self, caches, ids)
         x = caches.recording.latents(ids, place, caches.position).clone()
         caches.position += 1
-        if caches.memory is not None:
-            caches.memory.step(ids)
         return x
 
     @torch.inference_mode()
@@ -107,9 +105,11 @@ class RecordedStepper(Stepper):
         assert isinstance(caches, RecordedCaches)
         assert caches.recording is not None
         places = [cache.make_room() for cache in caches.layers]
-        return self._said(caches.recording.logits(x, max(places, default=0)), caches)
+        return caches.recording.logits(x, max(places, default=0))
 
-    def latents_of(self, ids: Tensor, place: Tensor, position: Tensor, caches: RecordedCaches) -> Tensor:
+    def latents_of(
+        self, ids: Tensor, place: Tensor, in_memory: Tensor, position: Tensor, caches: RecordedCaches
+    ) -> Tensor:
         """What is recorded of `latents`: `[rows, d]` of ids `[rows]`; in the context they stand at `place`, `[1]`."""
         cross = caches.cross
         assert isinstance(cross, KeyValueCache)
@@ -118,17 +118,22 @@ class RecordedStepper(Stepper):
         whole = _Whole(cross, place, hidden(cross, place))
         whole.append(keys[:, :, None], looked_up(self._values, ids)[:, :, None])
         x = self._cross_tail(looked_up(self._latents, ids), whole.attended(queries), self._least)
+        if caches.memory is not None:
+            caches.memory.step_at(in_memory, ids)
         if self._ledger is None or caches.entries is None:
             return x
         return x + self._ledger.step(ids, caches.entries, cross.window)
 
-    def logits_of(self, x: Tensor, place: Tensor, position: Tensor, caches: RecordedCaches) -> Tensor:
+    def logits_of(
+        self, x: Tensor, place: Tensor, in_memory: Tensor, position: Tensor, caches: RecordedCaches
+    ) -> Tensor:
         """What is recorded of `logits`: `[rows, vocab]` of `[rows, d]`; in the layers' caches it stands at `place`."""
         by = factors(position, self._config.d_model // self._config.num_heads, self._config.rotary_fraction)
         unseen = hidden(caches.layers[0], place) if caches.layers else place
         for layer, cache in zip(self._layers, caches.layers, strict=True):
             x = layer(x, layer.turn.by(by), _Whole(cache, place, unseen), self._least)
-        return self._head(unit(x, self._least))
+        head = self._head(unit(x, self._least))
+        return head if caches.memory is None else self._said(head, caches.memory.shares_at(in_memory))
 
 
 class Recording:
@@ -137,7 +142,7 @@ class Recording:
     def __init__(self, stepper: RecordedStepper, caches: RecordedCaches, ids: Tensor) -> None:
         """Records nothing yet; `ids` `[rows]` are like those that will be given."""
         self._stepper, self._caches, self._ids = stepper, caches, ids.clone()
-        self._in_context, self._in_layers, self._position = (ids.new_zeros(1) for _ in range(3))
+        self._in_context, self._in_layers, self._in_memory, self._position = (ids.new_zeros(1) for _ in range(4))
         self._x: Tensor | None = None
         self._play_latents: Callable[[], Tensor] | None = None
         self._play_logits: Callable[[], Tensor] | None = None
@@ -147,10 +152,13 @@ class Recording:
         self._ids.copy_(ids)
         self._in_context.fill_(place)
         self._position.fill_(position)
+        entries, memory = self._caches.entries, self._caches.memory
+        if memory is not None:
+            self._in_memory.fill_(memory.make_room())
         if self._play_latents is None:
-            entries = self._caches.entries
-            changed = () if entries is None else (entries.position, entries.now, entries.opened, entries.opened_at)
-            given = (self._ids, self._in_context, self._position, self._caches)
+            changed = [] if entries is None else [entries.position, entries.now, entries.opened, entries.opened_at]
+            changed += [] if memory is None else memory.changing()
+            given = (self._ids, self._in_context, self._in_memory, self._position, self._caches)
             self._play_latents = self._stepper.record(partial(self._stepper.latents_of, *given), ids.device, changed)
         return self._play_latents()
 
@@ -159,7 +167,7 @@ class Recording:
         self._x = x.clone() if self._x is None else self._x.copy_(x)
         self._in_layers.fill_(place)
         if self._play_logits is None:
-            given = (self._x, self._in_layers, self._position, self._caches)
+            given = (self._x, self._in_layers, self._in_memory, self._position, self._caches)
             self._play_logits = self._stepper.record(partial(self._stepper.logits_of, *given), x.device, ())
         return self._play_logits()
 

@@ -134,14 +134,14 @@ class Stepper:
         """Logits `[batch, vocab]` of what `latents` gave for the last ids, one more latent in each of the layers."""
         for layer, cache in zip(self._layers, caches.layers, strict=True):
             x = layer(x, layer.turn.at(caches.position - 1), cache, self._least)
-        return self._said(self._head(unit(x, self._least)), caches)
+        head = self._head(unit(x, self._least))
+        return head if caches.memory is None else self._said(head, caches.memory.shares())
 
-    def _said(self, head: Tensor, caches: Caches) -> Tensor:
+    def _said(self, head: Tensor, shares: Tensor) -> Tensor:
         """Logits `[batch, vocab]` of what the head gives: those of the layers, then the gate of what is recalled."""
-        if self._recall is None or caches.memory is None:
-            return head
+        assert self._recall is not None
         logits, gate = head.split([self._config.vocab_size, 1], dim=1)
-        return self._recall.mixed(logits, gate + self._recall.gate.bias, caches.memory.shares())
+        return self._recall.mixed(logits, gate + self._recall.gate.bias, shares)
 
 
 class _Layer:
