@@ -78,6 +78,7 @@ def test_weights_can_be_taught_to_recall_and_nothing_else_changes(tmp_path, trai
     trainer = new_run(corpus.path, out=tmp_path / "run", recall=True, only="recall", lr=0.05, **how)
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     assert before["recall.gate.weight"].abs().max() == 0
+    assert any(line.startswith("trains its recall alone, ") for line in trainer.plan())
     trainer.train()
 
     after = trainer.model.state_dict()

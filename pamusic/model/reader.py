@@ -9,7 +9,8 @@ for N - R more tokens (Hawthorne et al. 2022, arXiv:2202.07765, section 3.2; the
 R = N - 128). Every logit is then what one parallel pass with as many latents gives. R = N does so at each token: the
 most that the model can see, and by far the most work. Where we differ: the cross-attention never goes stale: its keys
 and values are kept, and what it gave each of the last R positions, too; only the layers run again. In a piece longer
-than the context, a latent has then seen a whole context up to itself, in place of what is left of it at the refill.
+than the context, a latent has then seen a whole context up to itself, in place of what is left of it at the refill, and
+what is recalled knows a little of what has left it (`model.recall`).
 
 Slide: the oldest latent is dropped, and a token always costs the same, which live play needs. What it carries: the keys
 and values of the latents that stay were computed while older ones were alive, and are kept. So from the second layer on

@@ -135,6 +135,9 @@ class Trainer:
             f"steps {self.step} to {training.steps} of {training.batch_size} windows{at_once}, {latents / tokens:.1f}"
             f" times the corpus; into {self.run}",
         ]
+        if training.only:
+            learned = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+            lines.insert(2, f"trains its {training.only} alone, {learned:,} numbers")
         if self.started_from is not None and not self.step:
             lines.insert(1, f"begins with the weights of {self.started_from}")
         if self.differences:
