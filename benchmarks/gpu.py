@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from pamusic.model.config import preset
+from pamusic.model.config import RecallConfig, preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
 from pamusic.training.checkup import PERFORMANCE
@@ -25,12 +25,13 @@ from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine, describe
 
 HERE = Path(__file__).parent
+RECALL = RecallConfig(num_slots=128, first_opening=0, first_of_kinds=(128, 256, 356, 388, 389, 390))
 MOST = 2e-3  # of logits with a spread of 1: float32 sums in another order
 
 
 def random_model(device: torch.device) -> PerceiverAR:
     torch.manual_seed(0)
-    model = PerceiverAR(preset("small", **PERFORMANCE, context_length=2048, num_latents=256)).eval()
+    model = PerceiverAR(preset("small", **PERFORMANCE, recall=RECALL, context_length=2048, num_latents=256)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.06)
     return model.to(device)
@@ -41,6 +42,7 @@ def computed(device: torch.device) -> dict[str, torch.Tensor]:
     model = random_model(device)
     randomness = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, 388, (2, 2048), generator=randomness).to(device)
+    tokens[:, 1000:2000] = tokens[:, :1000]  # something to recall
     kept = torch.rand(2, 1792, generator=randomness).topk(500).indices.sort().values.to(device)
     tokens[1, :700] = 390  # a short window: padding before its prefix
     found = {}
@@ -50,11 +52,11 @@ def computed(device: torch.device) -> dict[str, torch.Tensor]:
         reader = Reader(model, num_latents=64, context_length=512)
         steps = [reader.read(tokens[0, :300].tolist())]
         reader.select([0, 0])
-        for column in tokens[:, 700:1100].T.tolist():
+        for column in tokens[:, 1000:1400].T.tolist():
             steps.append(reader.step(column).clone())  # the next step overwrites it
         found["out of caches"] = torch.cat(steps)
     model.train()
-    model(tokens, kept=kept).float().logsumexp(-1).sum().backward()
+    model(tokens, kept=kept).float().log_softmax(-1)[..., :10].sum().backward()
     gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     found["gradients"] = gradients / gradients.abs().max()
     return {name: value.float().cpu() for name, value in found.items()}
