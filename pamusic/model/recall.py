@@ -90,24 +90,19 @@ class Recall(nn.Module):
 
     def _shares(self, ids: Tensor, n: int) -> Tensor:
         """`forward` of one row."""
-        m, shares = len(ids), torch.zeros(n, self.vocab_size, device=ids.device)
+        m, far, shares = len(ids), self.config.far, torch.zeros(n, self.vocab_size, device=ids.device)
         states, number = self.states(ids)
         states, kinds = F.normalize(states, dim=1), self.kind_of_id[ids]
-        for first in range(
-            max(m - n, self.config.far), m, QUERIES
-        ):  # whoever stands before has nothing far enough back
+        for first in range(max(m - n, far), m, QUERIES):  # before `far` there is nothing to look back to
             stop = min(first + QUERIES, m)
-            asked, seen = (
-                torch.arange(first, stop, device=ids.device),
-                torch.arange(stop - self.config.far, device=ids.device),
-            )
+            asked, seen = torch.arange(first, stop, device=ids.device), torch.arange(stop - far, device=ids.device)
             if _can_be_looked_at(ids):  # between two openings the state is the same: there are fewer states to compare
                 begin, end = int(number[first]), int(number[stop - 1]) + 1
                 weights = self.weights(_products(states[begin:end], states))[number[asked] - begin]
             else:
                 weights = self.weights(_products(states[number[asked]], states))
             weights = weights.index_select(1, number[seen])
-            weights.masked_fill_((kinds[seen] != kinds[asked, None]) | (seen > asked[:, None] - self.config.far), 0)
+            weights.masked_fill_((kinds[seen] != kinds[asked, None]) | (seen > asked[:, None] - far), 0)
             shares[asked - (m - n)] = self.shared(ids[seen + 1].expand_as(weights), weights)
         return shares
 
@@ -116,7 +111,7 @@ class Recall(nn.Module):
         return like.sub_(self.config.like).mul_(self.config.sharp).clamp_(min=LEAST).exp_()
 
     def shared(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """`[n, vocab]`, what each id has of the weights of its copies and of doubt, both `[n, k]`."""
+        """`[n, vocab]`: what each id has of all that its copies, `[n, k]` ids and weights, and doubt weigh together."""
         if _adds_in_any_order(ids):  # then whole numbers, whose sum is the same in each
             one = MOST_WHOLE / exp(self.config.sharp * (1 - self.config.like))
             whole = torch.zeros(len(ids), self.vocab_size, dtype=torch.int64, device=ids.device)
