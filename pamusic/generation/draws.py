@@ -138,7 +138,7 @@ class Draws:
         return [self._place, self._count, self._passed, *(state for each in followers for state in each.states())]
 
     def _drawn(self, at_first: Tensor | None = None) -> Tensor:
-        """What is recorded; without `at_first`, which ids are barred in addition, `[vocab]`."""
+        """What is recorded, without `at_first`: ids, `[vocab]`, that are barred in addition, for once."""
         assert self._logits is not None
         logits, rules, ending = self._logits, self._rules, self._ending
         barred = self._barred.expand(len(logits), -1)

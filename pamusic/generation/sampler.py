@@ -120,6 +120,7 @@ def generate_rows(
     reader = Reader(model, **how, precision=precision, kernel=kernel) if like is None else like.another()
 
     def drawn() -> Iterator[list[int | None]]:
+        # `Draws` counts ids and seconds, too: it is ahead of what is known here.
         before = prime_ids[len(prime_ids) - num_drawn :]
         passed = [sum(seconds_of_id[id] for id in before) if seconds_of_id else 0.0] * num_rows
         draws = Draws(

@@ -66,8 +66,7 @@ class RecordedStepper(Stepper):
         """Empty caches; the model's own `logits` can go on with them."""
         config = self._config.resized(context_length=context_length, num_latents=num_latents)
         caches = RecordedCaches.empty(config, batch, slack, self._keys)
-        for name, value in self._told(batch, config).items():
-            setattr(caches, name, value)
+        caches.entries, caches.memory = self._entries(batch), self._memory(batch, config.context_length)
         return caches
 
     @torch.inference_mode()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from pamusic.model.bytewise import ByteBlock, ByteMatrix, Kernel, Turn, turned, unit
 from pamusic.model.cache import Attended, ByteCache, ByteContextCache, ContextCache, KeyValueCache, spare
-from pamusic.model.config import ModelConfig
+from pamusic.model.ledger import Entries
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.precision import product
 from pamusic.model.recall import Memory
@@ -93,14 +92,13 @@ class Stepper:
             else ByteCache(*shape, **how, slack=slack)
             for _ in self._layers
         ]
-        return Caches(cross, layers, **self._told(batch, config))
+        return Caches(cross, layers, entries=self._entries(batch), memory=self._memory(batch, size))
 
-    def _told(self, batch: int, config: ModelConfig) -> dict[str, Any]:
-        """What caches keep besides keys and values."""
-        return {
-            "entries": None if self._ledger is None else self._ledger.new_entries(batch),
-            "memory": None if self._recall is None else Memory(self._recall, batch, config.context_length),
-        }
+    def _entries(self, batch: int) -> Entries | None:
+        return None if self._ledger is None else self._ledger.new_entries(batch)
+
+    def _memory(self, batch: int, window: int) -> Memory | None:
+        return None if self._recall is None else Memory(self._recall, batch, window)
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, caches: Caches) -> None:

@@ -48,6 +48,7 @@ def step_bytes(
         room = config.context_length + spare(config.context_length) + config.num_layers * config.num_latents
         caches = room * 2 * d * FLOAT
     if config.recall is not None:
-        caches += num_seen * (3 * FLOAT + 2 * ID)  # of each entry: its norm, two products, its id and kind
+        entries = config.context_length + spare(config.context_length) if recorded else num_seen
+        caches += entries * (3 * FLOAT + 2 * ID)  # of each: norm, product, a slot of its state; id, kind
     weights = matrices * (1 if in_bytes else num_bytes(precision, num_rows))
     return weights + tables + num_rows * caches

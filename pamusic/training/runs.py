@@ -200,14 +200,12 @@ def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, r
 
 def _with_parts(shape: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """A shape in which `ledger` and `recall` are what they are to a model, not whether; None leaves it open."""
-    of_vocabulary = {"ledger": (LedgerConfig, ledger_ranges), "recall": (RecallConfig, recall_ranges)}
-    asked = {name: shape.pop(name) for name in of_vocabulary if shape.get(name) is not None}
-    told = {name: make(**ranges(vocabulary)) for name, (make, ranges) in of_vocabulary.items() if asked.get(name)}
-    return {
-        **{name: value for name, value in shape.items() if name not in of_vocabulary},
-        **dict.fromkeys(asked),
-        **told,
+    made = {
+        "ledger": lambda: LedgerConfig(**ledger_ranges(vocabulary)),
+        "recall": lambda: RecallConfig(**recall_ranges(vocabulary)),
     }
+    asked = {name: value for name, value in shape.items() if name not in made or value is not None}
+    return {**asked, **{name: make() if asked[name] else None for name, make in made.items() if name in asked}}
 
 
 def _changed(model: ModelConfig, shape: dict[str, Any]) -> ModelConfig:
