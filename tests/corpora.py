@@ -20,9 +20,15 @@ def random_grid(num_notes: int, seed: int = 0) -> GridNotes:
     return GridNotes(onset[free], offset[free], pitch[free], rng.integers(10, 30, num_notes)[free])
 
 
-def small_corpus(folder: Path, *, notes_of_pieces=(120, 300, 40), splits=("train", "train", "validation")) -> Corpus:
+def small_corpus(
+    folder: Path,
+    *,
+    notes_of_pieces=(120, 300, 40),
+    splits=("train", "train", "validation"),
+    tokenizer="performance",
+) -> Corpus:
     """A corpus of random pieces."""
-    tokenizer = load_tokenizer("performance")
+    tokenizer = load_tokenizer(tokenizer)
     with writing_corpus(folder, tokenizer) as writer:
         for index, (num_notes, split) in enumerate(zip(notes_of_pieces, splits, strict=True)):
             grid = random_grid(num_notes, seed=index)

@@ -7,10 +7,7 @@ from models import tiny_config, tiny_model
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
 from pamusic.errors import PamusicError, UsageError
-from pamusic.shipped import tokenizers_folder
-from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
-from pamusic.tokens.vocabulary import load_vocabulary
-from pamusic.tokens.writing import writing_corpus
+from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import Machine
 from pamusic.training.metrics import read_metrics
@@ -133,15 +130,7 @@ def test_it_ends_when_validation_no_longer_improves(tmp_path):
     assert outcome.step == trainer._best_step + 15
 
 
-def test_weights_of_another_tokenizer_are_refused(tmp_path, trained):
-    text = (tokenizers_folder() / "performance.toml").read_text().replace("step_ms = 10", "step_ms = 5")
-    (tmp_path / "fine.toml").write_text(text)
-    fine = Tokenizer(load_vocabulary(tmp_path / "fine.toml"))
-    with writing_corpus(tmp_path / "fine", fine) as writer:
-        writer.close(sources=[], refused=[])
-
-    with pytest.raises(PamusicError, match=r"was tokenized with .* but .* reads"):
-        new_run(tmp_path / "fine", weights=str(trained), **HERE)
+def test_weights_that_cannot_serve_are_refused(tmp_path, trained):
     with pytest.raises(PamusicError, match="no checkpoint is called 'nobody'"):
         new_run(small_corpus(tmp_path / "mine").path, weights="nobody", **HERE)
     with pytest.raises(UsageError, match="trained weights keep their d_model"):

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from pamusic.checkpoint import RUNS, check_corpus, find_checkpoint, load_checkpoint
+from pamusic.checkpoint import RUNS, find_checkpoint, load_checkpoint
 from pamusic.errors import PamusicError, UsageError
 from pamusic.files import REMEDIES, free_folder
 from pamusic.model.config import LedgerConfig, ModelConfig, RecallConfig, preset
 from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.vocabulary import Vocabulary
+from pamusic.training.carrying import carried
 from pamusic.training.config import TrainingConfig
 from pamusic.training.folder import FORMAT, STATE
 from pamusic.training.machine import Machine, choose_machine
@@ -53,7 +54,8 @@ def new_run(
         corpus_path: the corpus' folder.
         out: the run's folder; by default a free name under `runs/`.
         size: a name of `PRESETS`; by default `medium` on a CUDA card, else `small`.
-        weights: a checkpoint's name or folder, to be tuned on this corpus; it decides the size.
+        weights: a checkpoint's name or folder, to be tuned on this corpus; it decides the size. Where the corpus was
+            made with another tokenizer, what the ids mean is carried over.
         device: as for `choose_machine`.
         compile: by default where there is a compiler, for runs that are long enough to be worth it.
         force: replace a run that is there.
@@ -62,14 +64,18 @@ def new_run(
             `recall` is whether there is that; by default there is not, or with `weights` as they have it.
 
     Raises:
-        PamusicError: the corpus or the place does not serve, or it was made with another tokenizer than the weights.
+        PamusicError: the corpus, the weights or the place do not serve.
         UsageError: the options do not.
     """
     corpus = open_corpus(corpus_path)
     changes = {name: value for name, value in changes.items() if value is not None}
     source = None if weights is None else load_checkpoint(find_checkpoint(weights))
+    started_from = None
     if source is not None:
-        check_corpus(source, corpus)
+        started_from = source.title
+        if source.tokenizer.fingerprint != corpus.tokenizer.fingerprint:
+            started_from += f", carried over from {source.tokenizer.name} to {corpus.tokenizer.name} events"
+            source = carried(source, corpus.tokenizer)
         changes = {**_for_tuning(corpus, source.model.config, changes), **changes}
     if compile is None and changes.get("steps", TrainingConfig.steps) < WORTH_COMPILING:
         compile = False
@@ -95,7 +101,9 @@ def new_run(
         training = replace(training, micro_batch=_what_fits(model, training, machine, ranks))
     if out is not None and ranks.first:
         _check_place(out, force=force)
-    trainer = Trainer(out or RUNS / size, corpus, model, training, machine, start_from=source, ranks=ranks)
+    begin = None if source is None else source.model.state_dict()
+    trainer = Trainer(out or RUNS / size, corpus, model, training, machine, weights=begin, ranks=ranks)
+    trainer.started_from = started_from
     if out is not None and ranks.first:
         _clear(out)
     elif ranks.first:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 import pamusic
-from pamusic.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
+from pamusic.checkpoint import BEST, LAST, save_checkpoint
 from pamusic.errors import PamusicError
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -52,7 +52,7 @@ class Trainer:
         machine: Machine,
         *,
         resume_from: Path | None = None,
-        start_from: Checkpoint | None = None,
+        weights: dict[str, Tensor] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         """Builds the model in memory; `train` begins to write.
@@ -60,18 +60,17 @@ class Trainer:
         Args:
             run: the folder of this run.
             resume_from: the run whose state is gone on from: this one, or one that this one branches off.
-            start_from: whose weights a new run begins with.
+            weights: what a new run begins with, by name; random ones by default.
             ranks: this process among those that share the work of each step.
 
         Raises:
             PamusicError: the corpus does not fit, or the state to resume from cannot be read.
             UsageError: a batch cannot be shared among so many ranks.
         """
-        weights = None if start_from is None else start_from.model.state_dict()
         self.learner = Learner(model, training, machine, weights=weights, ranks=ranks, changed=self._changed)
         self._folder, self.corpus = RunFolder(run, ranks), corpus
         self.differences: list[str] = []  # from the run that this one goes on from
-        self.started_from = None if start_from is None else start_from.title
+        self.started_from: str | None = None  # for people: what a run began with
         self.latent_tokens, self.seconds, self.best_nats = 0, 0.0, math.inf
         self._best_step = 0
         self._losses: list[Tensor] = []  # since the last row at a fixed step

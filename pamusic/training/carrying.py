@@ -1,0 +1,55 @@
+"""Trained weights for another vocabulary: what an id means is taken along, so that training goes on from there.
+
+Knows a checkpoint and a tokenizer; trains nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pamusic.checkpoint import Checkpoint
+from pamusic.model.config import LedgerConfig, ModelConfig
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.tokens.grammar import ledger_ranges, recall_ranges
+from pamusic.tokens.matching import NOTHING, nearest_ids
+from pamusic.tokens.tokenizer import Tokenizer
+
+
+def carried(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
+    """A checkpoint that reads another tokenizer's ids, in memory.
+
+    Every id begins with the weights of the one that meant most nearly the same (`tokens.matching.nearest_ids`), in the
+    embedding, the head and the ledger. Kinds of events that there were none of begin with an embedding as random as a
+    new model's, and are as likely as the average id. All other weights are as they were.
+    """
+    before, vocabulary = checkpoint.tokenizer.vocabulary, tokenizer.vocabulary
+    nearest = torch.from_numpy(nearest_ids(vocabulary, among=before))
+    config = checkpoint.model.config
+    weights = checkpoint.model.state_dict()
+    embedding, head = weights["embedding.weight"], weights["head.weight"]
+    random = torch.randn(len(vocabulary), config.d_model, generator=torch.Generator().manual_seed(0))
+    weights["embedding.weight"] = _rows(embedding, nearest, otherwise=random)
+    weights["head.weight"] = _rows(head, nearest, otherwise=head.mean(0))
+    if config.ledger is not None:
+        presses = vocabulary.range("note_on")
+        of_slot = nearest[presses.start : presses.start + len(presses)] - before.range("note_on").start
+        table = weights["ledger.weight"].unflatten(1, (config.ledger.num_slots, -1))
+        weights["ledger.weight"] = table[:, of_slot].flatten(1)
+    model = PerceiverAR(_for_vocabulary(config, tokenizer))
+    model.load_state_dict(weights)
+    return Checkpoint(checkpoint.path, model.eval(), tokenizer, checkpoint.about)
+
+
+def _rows(table: Tensor, nearest: Tensor, *, otherwise: Tensor) -> Tensor:
+    """The rows of a table, `[vocab, d]`, that are nearest; others where nothing is."""
+    return torch.where((nearest == NOTHING)[:, None], otherwise, table[nearest.clamp(min=0)])
+
+
+def _for_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    vocabulary = tokenizer.vocabulary
+    ledger = None if config.ledger is None else LedgerConfig(**ledger_ranges(vocabulary))
+    recall = None if config.recall is None else replace(config.recall, **recall_ranges(vocabulary))
+    return replace(config, vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), ledger=ledger, recall=recall)

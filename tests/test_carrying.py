@@ -1,0 +1,119 @@
+"""Trained weights for another vocabulary: ids keep their meanings."""
+
+import numpy as np
+import pytest
+import torch
+from corpora import small_corpus
+from models import tiny_config
+
+from pamusic.checkpoint import Checkpoint, save_checkpoint
+from pamusic.model.config import LedgerConfig, RecallConfig
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.tokens.grammar import ledger_ranges, recall_ranges
+from pamusic.tokens.matching import NOTHING, nearest_ids
+from pamusic.tokens.tokenizer import load_tokenizer
+from pamusic.training.carrying import carried
+from pamusic.training.runs import new_run
+
+PERFORMANCE, PIANO = (load_tokenizer(name).vocabulary for name in ("performance", "piano"))
+
+
+def meaning(id, of=PIANO, among=PERFORMANCE):
+    nearest = int(nearest_ids(of, among)[id])
+    return None if nearest == NOTHING else among.event(nearest)
+
+
+@pytest.mark.parametrize(
+    ("event", "nearest"),
+    [
+        (("note_on", 60), ("note_on", 60)),
+        (("note_off", 21), ("note_off", 21)),
+        (("time_shift", 100), ("time_shift", 100)),
+        (("velocity", 1), ("velocity", 1)),  # 1 to 3, and 1 to 4
+        (("velocity", 22), ("velocity", 17)),  # 64 to 66; 65 to 68 is nearer than 61 to 64
+        (("velocity", 43), ("velocity", 32)),  # 127, and 125 to 127
+        (("sustain", 3), None),
+        (("soft", 0), None),
+        (("start", 0), ("start", 0)),
+        (("pad", 0), ("pad", 0)),
+    ],
+)
+def test_an_id_finds_the_one_that_means_most_nearly_the_same(event, nearest):
+    assert meaning(PIANO.id(*event)) == nearest
+
+
+def test_what_a_vocabulary_has_no_room_for_goes_to_the_nearest_it_has():
+    low, high = (PERFORMANCE.id("note_on", pitch) for pitch in (0, 127))
+    assert meaning(low, of=PERFORMANCE, among=PIANO) == ("note_on", 21)
+    assert meaning(high, of=PERFORMANCE, among=PIANO) == ("note_on", 108)
+
+
+def test_each_id_of_a_vocabulary_is_nearest_to_itself():
+    for vocabulary in (PERFORMANCE, PIANO):
+        assert np.array_equal(nearest_ids(vocabulary, among=vocabulary), np.arange(len(vocabulary)))
+
+
+@pytest.fixture
+def trained():
+    """Weights that are all different, with a ledger and recall, for performance events."""
+    config = tiny_config(
+        vocab_size=len(PERFORMANCE),
+        pad_id=PERFORMANCE.id("pad"),
+        ledger=LedgerConfig(**ledger_ranges(PERFORMANCE)),
+        recall=RecallConfig(**recall_ranges(PERFORMANCE), far=16, like=0.9),
+    )
+    torch.manual_seed(3)
+    model = PerceiverAR(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return Checkpoint("trained", model, load_tokenizer("performance"), {"step": 7})
+
+
+def test_music_without_pedals_is_to_carried_weights_what_it_was_to_those_before(trained):
+    # Of pitches, times and velocities that both vocabularies have; so logits of what both have are the same.
+    piano = carried(trained, load_tokenizer("piano")).model
+    rng = np.random.default_rng(5)
+    events = [("start", 0), ("velocity", 1)]
+    for pitch in rng.integers(21, 109, 40).tolist():
+        events += [("note_on", pitch), ("time_shift", int(rng.integers(1, 101))), ("note_off", pitch)]
+    before, now = (torch.tensor([[of.id(*event) for event in events]]) for of in (PERFORMANCE, PIANO))
+    nearest = torch.from_numpy(nearest_ids(PIANO, among=PERFORMANCE))
+    shared = nearest != NOTHING
+
+    trained.model.recall = piano.recall = None  # a copy goes to one id alone, not to all that mean nearly the same
+    with torch.no_grad():
+        logits, carried_logits = trained.model(before), piano(now)
+
+    torch.testing.assert_close(carried_logits[..., shared], logits[..., nearest[shared]], atol=1e-5, rtol=1e-5)
+    average = logits.mean(-1, keepdim=True)
+    torch.testing.assert_close(carried_logits[..., ~shared], average.expand(-1, -1, 8), atol=1e-5, rtol=1e-5)
+
+
+def test_the_ledger_and_the_gate_keep_what_they_know(trained):
+    piano = carried(trained, load_tokenizer("piano")).model
+    before, now = (model.ledger.weight.unflatten(1, (-1, 8)) for model in (trained.model, piano))
+    assert torch.equal(now, before[:, 21:109])
+    assert torch.equal(piano.recall.gate.weight, trained.model.recall.gate.weight)
+
+
+def test_constants_that_training_does_not_set_stay(trained):
+    config = carried(trained, load_tokenizer("piano")).model.config
+    assert (config.recall.far, config.recall.like, config.recall.num_slots) == (16, 0.9, 88)
+    assert (config.vocab_size, config.pad_id, config.ledger.num_ticks) == (len(PIANO), PIANO.id("pad"), 100)
+
+
+def test_a_run_on_a_corpus_of_another_tokenizer_begins_with_what_is_carried_over(tmp_path, trained):
+    save_checkpoint(tmp_path / "trained", trained.model, trained.tokenizer, about={})
+    corpus = small_corpus(tmp_path / "c", tokenizer="piano")
+    trainer = new_run(
+        corpus.path, weights=str(tmp_path / "trained"), out=tmp_path / "run", steps=2, cooldown_steps=0,
+        device="cpu", precision="fp32", compile=False,
+    )  # fmt: skip
+    begun = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    trainer.train()
+
+    told = f"begins with the weights of {tmp_path / 'trained'}, carried over from performance to piano events"
+    assert trainer.started_from == told.removeprefix("begins with the weights of ")
+    expected = carried(trained, load_tokenizer("piano")).model.state_dict()
+    assert all(torch.equal(begun[name], expected[name]) for name in expected)
+    assert any(not torch.equal(weight, begun[name]) for name, weight in trainer.model.state_dict().items())
