@@ -25,7 +25,8 @@ def filtered(logits: Tensor, config: SamplingConfig, class_of_id: Tensor | None 
         config: what to do.
         class_of_id: `[vocab]`, int64, index into `class_temperatures` for each id, -1 for those of no class.
     """
-    logits = with_temperature(logits, config.temperature)
+    if config.temperature != 1:
+        logits = with_temperature(logits, config.temperature)
     if class_of_id is not None:
         for index, temperature in enumerate(config.class_temperatures):
             if temperature != 1:

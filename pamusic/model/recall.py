@@ -154,6 +154,7 @@ class Memory:
         states = torch.zeros(batch, recall.num_slots + 1, room, device=device)
         numbers = [torch.zeros(batch, room, device=device) for _ in range(2)]  # norms, and products with the state
         ids = [torch.zeros(batch, room, dtype=torch.int64, device=device) for _ in range(2)]  # and kinds
+        self._places = torch.arange(room, device=device)
         self._kept = Kept([states, *numbers, *ids], (2, 1, 1, 1, 1), window)
         self._state = torch.zeros(batch, recall.num_slots + 1, device=device)
         self._kind = torch.full((batch, 1), -1, device=device)
@@ -220,8 +221,8 @@ class Memory:
     @torch.no_grad()
     def shares_at(self, place: Tensor) -> Tensor:
         """`shares` where the last entry stands at a place, `[1]`; it can be recorded as `step_at` can."""
-        places = torch.arange(self._kept.tensors[1].shape[1], device=place.device)
-        hidden = (places > place - (self._recall.config.far - 1)) | (places <= place - self._kept.window)
+        near, gone = place - (self._recall.config.far - 1), place - self._kept.window
+        hidden = (self._places > near) | (self._places <= gone)
         return self._shares(self._kept.tensors, hidden)
 
     def changing(self) -> list[Tensor]:

@@ -20,13 +20,15 @@ from functools import partial
 from math import inf
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pamusic.model.bytewise import turned, unit
+from pamusic.model.bytewise import Turn, turned
 from pamusic.model.cache import KeyValueCache
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
+from pamusic.model.precision import product
 from pamusic.model.rotary import rotated, rotation
-from pamusic.model.stepper import Stepper, factors, looked_up
+from pamusic.model.stepper import TURNS, Addition, Norm, Operations, Stepper, Turns, looked_up
 
 REHEARSALS = 2  # before a recording, so that libraries have what they allocate when first called
 
@@ -47,8 +49,29 @@ class RecordedCaches(Caches):
         self.recording = None
 
 
+class FewKernels(Operations):
+    """The same in the fewest of a card's, each of which takes two microseconds, however little it does."""
+
+    @staticmethod
+    def norm(width: int, eps: float, like: Tensor) -> Norm:
+        """As of `Operations`, in one."""
+        weight = like.new_full((width,), width**-0.5)
+        return lambda x: F.rms_norm(x, (width,), weight, eps)
+
+    @staticmethod
+    def adding(weight: Tensor, precision: str) -> Addition:
+        """As of `Operations`, in one where the weights are float32; `x` is overwritten."""
+        if precision == "fp32":
+            transposed = weight.t()
+            return lambda x, y: x.addmm_(y, transposed)
+        multiplied = product(weight, precision)
+        return lambda x, y: x.add_(multiplied(y))
+
+
 class RecordedStepper(Stepper):
     """`Stepper`'s `read`, `latents` and `logits`, of which the last two are recorded."""
+
+    operations = FewKernels
 
     def __init__(
         self,
@@ -59,6 +82,9 @@ class RecordedStepper(Stepper):
         """Copies weights; `record` is `recorded` by default."""
         super().__init__(model, precision)
         self.record = record or recorded
+        self.cross_turns = self._cross_turn
+        gains = [layer.turn.gains for layer in self._layers]
+        self.layers_turns = Turns(torch.stack(gains), self._config.rotary_fraction) if gains else None
 
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
@@ -106,68 +132,109 @@ class RecordedStepper(Stepper):
         places = [cache.make_room() for cache in caches.layers]
         return caches.recording.logits(x, max(places, default=0))
 
-    def latents_of(
-        self, ids: Tensor, place: Tensor, in_memory: Tensor, position: Tensor, caches: RecordedCaches
-    ) -> Tensor:
-        """What is recorded of `latents`: `[rows, d]` of ids `[rows]`; in the context they stand at `place`, `[1]`."""
+    def latents_of(self, at: Addresses, caches: RecordedCaches) -> Tensor:
+        """What is recorded of `latents`: `[rows, d]` of the ids there are."""
         cross = caches.cross
         assert isinstance(cross, KeyValueCache)
-        by = factors(position, self._keys.shape[-1], self._config.rotary_fraction)
-        queries, keys = turned(looked_up(self._queries_keys, ids), self._cross_turn.by(by)).unbind(1)
-        whole = _Whole(cross, place, hidden(cross, place))
-        whole.append(keys[:, :, None], looked_up(self._values, ids)[:, :, None])
-        x = self._cross_tail(looked_up(self._latents, ids), whole.attended(queries), self._least)
+        queries, keys = turned(looked_up(self._queries_keys, at.ids), at.turn_of_cross()).unbind(1)
+        whole = _Whole(cross, at.in_context, hidden(cross, at.places_of_context, at.in_context))
+        whole.append(keys[:, :, None], looked_up(self._values, at.ids)[:, :, None])
+        x = self._cross_tail(looked_up(self._latents, at.ids), whole.attended(queries))
         if caches.memory is not None:
-            caches.memory.step_at(in_memory, ids)
+            caches.memory.step_at(at.in_memory, at.ids)
         if self._ledger is None or caches.entries is None:
             return x
-        return x + self._ledger.step(ids, caches.entries, cross.window)
+        return x + self._ledger.step(at.ids, caches.entries, cross.window)
 
-    def logits_of(
-        self, x: Tensor, place: Tensor, in_memory: Tensor, position: Tensor, caches: RecordedCaches
-    ) -> Tensor:
-        """What is recorded of `logits`: `[rows, vocab]` of `[rows, d]`; in the layers' caches it stands at `place`."""
-        by = factors(position, self._config.d_model // self._config.num_heads, self._config.rotary_fraction)
-        unseen = hidden(caches.layers[0], place) if caches.layers else place
-        for layer, cache in zip(self._layers, caches.layers, strict=True):
-            x = layer(x, layer.turn.by(by), _Whole(cache, place, unseen), self._least)
-        head = self._head(unit(x, self._least))
-        return head if caches.memory is None else self._said(head, caches.memory.shares_at(in_memory))
+    def logits_of(self, x: Tensor, at: Addresses, caches: RecordedCaches) -> Tensor:
+        """What is recorded of `logits`: `[rows, vocab]` of `[rows, d]`."""
+        x = x.clone()  # which is overwritten
+        if caches.layers:
+            unseen = hidden(caches.layers[0], at.places_of_layers, at.in_layers)
+        for layer, cache, turn in zip(self._layers, caches.layers, at.turns_of_layers(), strict=True):
+            x = layer(x, turn, _Whole(cache, at.in_layers, unseen))
+        head = self._head(self._norm(x))
+        return head if caches.memory is None else self._said(head, caches.memory.shares_at(at.in_memory))
+
+
+class Addresses:
+    """What goes into a step, at fixed addresses.
+
+    Attributes:
+        ids: `[rows]`, the last ones.
+        in_context, in_layers, in_memory: `[1]`, where these stand in each of the caches.
+        places_of_context, places_of_layers: `[room]`, all places of the caches, from 0 on.
+    """
+
+    def __init__(self, stepper: RecordedStepper, caches: RecordedCaches, ids: Tensor) -> None:
+        """Knows no position yet; `ids` `[rows]` are like those that will be given."""
+        self.ids = ids.clone()
+        self.in_context, self.in_layers, self.in_memory, self._in_turns = (ids.new_zeros(1) for _ in range(4))
+        self.places_of_context, self.places_of_layers = (
+            torch.arange(cache.memory[0].shape[2] if isinstance(cache, KeyValueCache) else 0, device=ids.device)
+            for cache in (caches.cross, caches.layers[0] if caches.layers else None)
+        )
+        self._turns = [turns for turns in (stepper.cross_turns, stepper.layers_turns) if turns is not None]
+        self._around = -1
+        self._tables: list[Turn] = []
+
+    def turn_to(self, position: int) -> None:
+        """Turns at a position are what is asked for."""
+        if position // TURNS != self._around:
+            self._around = position // TURNS
+            tables = [turns.around(position) for turns in self._turns]
+            self._tables = self._tables or [(own.clone(), of.clone(), partner) for own, of, partner in tables]
+            for kept, new in zip(self._tables, tables, strict=True):
+                kept[0].copy_(new[0])
+                kept[1].copy_(new[1])
+        self._in_turns.fill_(position % TURNS)
+
+    def turn_of_cross(self) -> Turn:
+        """That of the cross-attention."""
+        own, of_partners, partner = self._tables[0]
+        return own.index_select(0, self._in_turns)[0], of_partners.index_select(0, self._in_turns)[0], partner
+
+    def turns_of_layers(self) -> list[Turn]:
+        """Those of the layers, one after another."""
+        if len(self._tables) < 2:
+            return []
+        own, of_partners, partner = self._tables[1]
+        here = (each.index_select(0, self._in_turns)[0] for each in (own, of_partners))
+        return [(own, of_partners, partner) for own, of_partners in zip(*here, strict=True)]
 
 
 class Recording:
-    """A step on some caches; what goes into it stands at fixed addresses."""
+    """A step on some caches."""
 
     def __init__(self, stepper: RecordedStepper, caches: RecordedCaches, ids: Tensor) -> None:
         """Records nothing yet; `ids` `[rows]` are like those that will be given."""
-        self._stepper, self._caches, self._ids = stepper, caches, ids.clone()
-        self._in_context, self._in_layers, self._in_memory, self._position = (ids.new_zeros(1) for _ in range(4))
+        self._stepper, self._caches, self._at = stepper, caches, Addresses(stepper, caches, ids)
         self._x: Tensor | None = None
         self._play_latents: Callable[[], Tensor] | None = None
         self._play_logits: Callable[[], Tensor] | None = None
 
     def latents(self, ids: Tensor, place: int, position: int) -> Tensor:
         """Of ids `[rows]` at a position, which stand at a place of the context's cache."""
-        self._ids.copy_(ids)
-        self._in_context.fill_(place)
-        self._position.fill_(position)
+        self._at.ids.copy_(ids)
+        self._at.in_context.fill_(place)
+        self._at.turn_to(position)
         entries, memory = self._caches.entries, self._caches.memory
         if memory is not None:
-            self._in_memory.fill_(memory.make_room())
+            self._at.in_memory.fill_(memory.make_room())
         if self._play_latents is None:
             changed = [] if entries is None else [entries.position, entries.now, entries.opened, entries.opened_at]
             changed += [] if memory is None else memory.changing()
-            given = (self._ids, self._in_context, self._in_memory, self._position, self._caches)
-            self._play_latents = self._stepper.record(partial(self._stepper.latents_of, *given), ids.device, changed)
+            work = partial(self._stepper.latents_of, self._at, self._caches)
+            self._play_latents = self._stepper.record(work, ids.device, changed)
         return self._play_latents()
 
     def logits(self, x: Tensor, place: int) -> Tensor:
         """Of what `latents` gave, which stands at a place of the layers' caches."""
         self._x = x.clone() if self._x is None else self._x.copy_(x)
-        self._in_layers.fill_(place)
+        self._at.in_layers.fill_(place)
         if self._play_logits is None:
-            given = (self._x, self._in_layers, self._in_memory, self._position, self._caches)
-            self._play_logits = self._stepper.record(partial(self._stepper.logits_of, *given), x.device, ())
+            work = partial(self._stepper.logits_of, self._x, self._at, self._caches)
+            self._play_logits = self._stepper.record(work, x.device, ())
         return self._play_logits()
 
 
@@ -187,9 +254,14 @@ class _Whole:
         return (scores.softmax(-1) @ self._values)[:, :, 0]
 
 
-def hidden(cache: KeyValueCache, place: Tensor) -> Tensor:
-    """`[room]`, bool: what a token at a place, `[1]`, does not see: what is behind it, and what has left the window."""
-    places = torch.arange(cache.memory[0].shape[2], device=place.device)
+def hidden(cache: KeyValueCache, places: Tensor, place: Tensor) -> Tensor:
+    """`[room]`, bool: which places a token does not see: those behind its own, and those that have left the window.
+
+    Args:
+        cache: whose.
+        places: `[room]`, all of them.
+        place: the token's.
+    """
     return (places > place) | (places <= place - cache.window)
 
 

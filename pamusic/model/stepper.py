@@ -14,8 +14,9 @@ Shapes: `batch`; `heads` of width `head_dim`; `d` width; `vocab` ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +30,33 @@ from pamusic.model.precision import product
 from pamusic.model.recall import Memory
 from pamusic.model.rotary import rotated, rotation
 
+Norm = Callable[[Tensor], Tensor]
+Addition = Callable[[Tensor, Tensor], Tensor]
 Factors = tuple[Tensor, Tensor]  # `[n, head_dim]` each, of `n` positions: of each dimension and of its partner
 
 TURNS = 128  # positions whose rotation is computed at a time
 KEPT_TURNS = 32  # times so many are kept: readers of the same weights may stand far apart
 
 
+class Operations:
+    """In which operations a step is written: in the fewest of a CPU's."""
+
+    @staticmethod
+    def norm(width: int, eps: float, like: Tensor) -> Norm:
+        """RMS norm over a last axis of so many, as a unit vector: what is missing stands in the weights behind it."""
+        return partial(unit, least=like.new_full((1,), (eps * width) ** 0.5))
+
+    @staticmethod
+    def adding(weight: Tensor, precision: str) -> Addition:
+        """`x` `[rows, out]` and the product of a weight `[out, in]` with `y` `[rows, in]`; `x` may be overwritten."""
+        multiplied = product(weight, precision)
+        return lambda x, y: x + multiplied(y)
+
+
 class Stepper:
     """`read`, and `latents` and `logits` for one token a row. Holds a copy of the weights as they were at first."""
+
+    operations: type[Operations] = Operations
 
     @torch.inference_mode()
     def __init__(self, model: PerceiverAR, precision: str = "fp32", kernel: Kernel | None = None) -> None:
@@ -52,7 +72,7 @@ class Stepper:
         assert kernel is None or model.embedding.weight.dtype == torch.float32, "a kernel reads no other numbers"
         self._config = model.config
         embedding, width = model.embedding.weight, model.config.d_model
-        self._least = _least(embedding, width, eps)
+        self._norm = self.operations.norm(width, eps, embedding)
         self._latents = model.to_latents(embedding)  # [vocab, d]
         context = model.context_norm(embedding)
         shape = (len(embedding), cross.num_heads, cross.head_dim)
@@ -60,13 +80,17 @@ class Stepper:
         self._keys, self._values = cross.key_norm(cross.key(context).view(shape)), cross.value(context).view(shape)
         self._queries_keys = torch.stack([queries * cross.head_dim**-0.5, self._keys], dim=1)
         self._num_turned = num_turned(cross.head_dim, fraction)
-        self._cross_turn = _Turn(embedding.new_ones(2, cross.head_dim), fraction)
+        self._cross_turn = Turns(embedding.new_ones(2, cross.head_dim), fraction)
         self._kernel = kernel
-        self._cross_tail = _Tail(model.cross, precision) if kernel is None else _KernelTail(model.cross, eps, kernel)
+        self._cross_tail: _Tail | _KernelTail = (
+            _Tail(model.cross, self._norm, self.operations, precision)
+            if kernel is None
+            else _KernelTail(model.cross, eps, kernel)
+        )
         self._ledger, self._recall = deepcopy(model.ledger), deepcopy(model.recall)
         blocks = [layer for layer in model.layers if isinstance(layer, Block)]
         self._layers: Sequence[_Layer | _KernelLayer] = (
-            [_Layer(block, fraction, precision, eps) for block in blocks]
+            [_Layer(block, fraction, self._norm, self.operations, precision, eps) for block in blocks]
             if kernel is None
             else [_KernelLayer(block, fraction, eps, kernel) for block in blocks]
         )
@@ -119,7 +143,7 @@ class Stepper:
         assert isinstance(caches.cross, ContextCache)
         queries, keys = turned(looked_up(self._queries_keys, ids), self._cross_turn.at(caches.position)).unbind(1)
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
-        x = self._cross_tail(looked_up(self._latents, ids), caches.cross.attended(queries), self._least)
+        x = self._cross_tail(looked_up(self._latents, ids), caches.cross.attended(queries))
         caches.position += 1
         if caches.memory is not None:
             caches.memory.step(ids)
@@ -131,8 +155,8 @@ class Stepper:
     def logits(self, x: Tensor, caches: Caches) -> Tensor:
         """Logits `[batch, vocab]` of what `latents` gave for the last ids, one more latent in each of the layers."""
         for layer, cache in zip(self._layers, caches.layers, strict=True):
-            x = layer(x, layer.turn.at(caches.position - 1), cache, self._least)
-        head = self._head(unit(x, self._least))
+            x = layer(x, layer.turn.at(caches.position - 1), cache)
+        head = self._head(self._norm(x))
         return head if caches.memory is None else self._said(head, caches.memory.shares())
 
     def _said(self, head: Tensor, shares: Tensor) -> Tensor:
@@ -145,31 +169,34 @@ class Stepper:
 class _Layer:
     """A self-attention block, for one token."""
 
-    def __init__(self, block: Block, fraction: float, precision: str, eps: float) -> None:
+    def __init__(
+        self, block: Block, fraction: float, norm: Norm, operations: type[Operations], precision: str, eps: float
+    ) -> None:
         self._num_heads, self._head_dim = block.attention.num_heads, block.attention.head_dim
-        self._least_of_heads = _least(block.mlp_norm.weight, self._head_dim, eps)
+        self._norm, self._norm_of_heads = norm, operations.norm(self._head_dim, eps, block.mlp_norm.weight)
         self._project = product(_projection(block), precision)
         self.turn = _turn_of(block, fraction)
-        self._tail = _Tail(block, precision)
+        self._tail = _Tail(block, norm, operations, precision)
 
-    def __call__(self, x: Tensor, turn: Turn, cache: Attended, least: Tensor) -> Tensor:
-        parts = self._project(unit(x, least)).to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
-        queries, keys = turned(unit(parts[:, :2], self._least_of_heads), turn).unbind(1)
+    def __call__(self, x: Tensor, turn: Turn, cache: Attended) -> Tensor:
+        parts = self._project(self._norm(x)).to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
+        queries, keys = turned(self._norm_of_heads(parts[:, :2]), turn).unbind(1)
         cache.append(keys[:, :, None], parts[:, 2, :, None])
-        return self._tail(x, cache.attended(queries), least)
+        return self._tail(x, cache.attended(queries))
 
 
 class _Tail:
     """What follows the heads of a block: their output, the MLP, and the residual stream around both."""
 
-    def __init__(self, block: Block, precision: str) -> None:
-        self._output = product(block.attention.output.weight, precision)
-        self._up = product(_up(block), precision)
-        self._down = product(block.mlp.down.weight, precision)
+    def __init__(self, block: Block, norm: Norm, operations: type[Operations], precision: str) -> None:
+        self._norm, self._up = norm, product(_up(block), precision)
+        self._with_output, self._with_down = (
+            operations.adding(weight, precision) for weight in (block.attention.output.weight, block.mlp.down.weight)
+        )
 
-    def __call__(self, x: Tensor, heads: Tensor, least: Tensor) -> Tensor:
-        x = x + self._output(heads.flatten(1))
-        return x + self._down(self._up(unit(x, least)).relu_().square_())
+    def __call__(self, x: Tensor, heads: Tensor) -> Tensor:
+        x = self._with_output(x, heads.flatten(1))
+        return self._with_down(x, self._up(self._norm(x)).relu_().square_())
 
 
 class _KernelLayer:
@@ -178,7 +205,7 @@ class _KernelLayer:
     def __init__(self, block: Block, fraction: float, eps: float, kernel: Kernel) -> None:
         self._block, self.turn, self._kernel = _in_bytes(block, eps), _turn_of(block, fraction), kernel
 
-    def __call__(self, x: Tensor, turn: Turn, cache: Attended, least: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, turn: Turn, cache: Attended) -> Tensor:
         assert isinstance(cache, ByteCache)
         return self._kernel.step(self._block, x, cache.opened(), turn)
 
@@ -189,7 +216,7 @@ class _KernelTail:
     def __init__(self, block: Block, eps: float, kernel: Kernel) -> None:
         self._block, self._kernel = _in_bytes(block, eps), kernel
 
-    def __call__(self, x: Tensor, heads: Tensor, least: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, heads: Tensor) -> Tensor:
         return self._kernel.finish(self._block, x, heads.flatten(1))
 
 
@@ -216,42 +243,44 @@ def _up(block: Block) -> Tensor:
     return block.mlp.up.weight * block.mlp_norm.weight * len(block.mlp_norm.weight) ** 0.5
 
 
-def _turn_of(block: Block, fraction: float) -> _Turn:
+def _turn_of(block: Block, fraction: float) -> Turns:
     attention = block.attention
     gains = [attention.query_norm.weight, attention.key_norm.weight * attention.head_dim**0.5]
-    return _Turn(torch.stack(gains), fraction)
+    return Turns(torch.stack(gains), fraction)
 
 
-class _Turn:
+class Turns:
     """Rotations of queries and keys of one head's width at any position, with their gains."""
 
     def __init__(self, gains: Tensor, fraction: float) -> None:
-        """`gains` are those of queries and keys, `[2, head_dim]`."""
-        self._gains, self._fraction = gains, fraction
-        turned = num_turned(gains.shape[1], fraction)
-        partner = torch.arange(gains.shape[1])
+        """`gains` are those of queries and keys, `[2, head_dim]`, of one layer or of many: `[layers, 2, head_dim]`."""
+        self.gains, self._fraction = gains, fraction
+        turned = num_turned(gains.shape[-1], fraction)
+        partner = torch.arange(gains.shape[-1])
         partner[:turned] = partner[:turned].roll(turned // 2)
         self._partner = partner.to(gains.device)
-        self._gains_of_partners = gains[:, self._partner]
         self._tables: dict[int, Turn] = {}  # by the number of their first position over `TURNS`
 
     def at(self, position: int) -> Turn:
         """Factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is, for `turned`."""
-        table = self._tables.get(position // TURNS) or self._table(position // TURNS)
-        return table[0][position % TURNS], table[1][position % TURNS], self._partner
+        own, partners, partner = self.around(position)
+        return own[position % TURNS], partners[position % TURNS], partner
+
+    def around(self, position: int) -> Turn:
+        """The same of those `TURNS` positions, one after another from a multiple of it on, among which one is."""
+        number = position // TURNS
+        return self._tables.get(number) or self._table(number)
 
     def _table(self, number: int) -> Turn:
         positions = torch.arange(number * TURNS, (number + 1) * TURNS)
-        own, partners = factors(positions, self._gains.shape[1], self._fraction)
+        device = self.gains.device
+        own, partners = (each.to(device) for each in factors(positions, self.gains.shape[-1], self._fraction))
         if len(self._tables) == KEPT_TURNS:
             del self._tables[next(iter(self._tables))]  # the oldest
-        self._tables[number] = self.by((own.to(self._gains.device), partners.to(self._gains.device)))
+        own, partners = (each.view(-1, *[1] * self.gains.dim(), each.shape[-1]) for each in (own, partners))
+        gains, of_partners = (each.unsqueeze(-2) for each in (self.gains, self.gains[..., self._partner]))
+        self._tables[number] = own * gains, partners * of_partners, self._partner
         return self._tables[number]
-
-    def by(self, by: Factors) -> Turn:
-        """The same of all positions whose factors these are, `[n, 2, 1, head_dim]`."""
-        own, partners = (each[:, None, None] for each in by)
-        return own * self._gains[:, None], partners * self._gains_of_partners[:, None], self._partner
 
 
 def factors(positions: Tensor, head_dim: int, fraction: float) -> Factors:
@@ -269,8 +298,3 @@ def num_turned(head_dim: int, fraction: float) -> int:
 def looked_up(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of a table `[vocab, ...]`. Indexing would take an id below 0 from the table's end; this refuses it."""
     return table.index_select(0, ids.flatten()).unflatten(0, ids.shape)
-
-
-def _least(like: Tensor, width: int, eps: float) -> Tensor:
-    """What keeps `unit` from dividing by zero, as `eps` does in a norm of a mean."""
-    return like.new_full((1,), (eps * width) ** 0.5)
