@@ -7,11 +7,14 @@ from corpora import small_corpus
 from models import tiny_config
 
 from pamusic.checkpoint import Checkpoint, save_checkpoint
+from pamusic.errors import UsageError
 from pamusic.model.config import LedgerConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.shipped import tokenizers_folder
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.matching import NOTHING, nearest_ids
 from pamusic.tokens.tokenizer import load_tokenizer
+from pamusic.tokens.vocabulary import load_vocabulary
 from pamusic.training.carrying import carried
 from pamusic.training.runs import new_run
 
@@ -46,6 +49,46 @@ def test_what_a_vocabulary_has_no_room_for_goes_to_the_nearest_it_has():
     low, high = (PERFORMANCE.id("note_on", pitch) for pitch in (0, 127))
     assert meaning(low, of=PERFORMANCE, among=PIANO) == ("note_on", 21)
     assert meaning(high, of=PERFORMANCE, among=PIANO) == ("note_on", 108)
+
+
+@pytest.fixture
+def coarse(tmp_path):
+    """The piano's vocabulary with steps of 20 ms, a pedal that is down or up, and other loudnesses."""
+    text = (tokenizers_folder() / "piano.toml").read_text()
+    changes = {"step_ms = 10": "step_ms = 20", "bins = 43": "bins = 64", "last = 43": "last = 64"}
+    changes['kind = "sustain" # the right pedal, up, a third down, two thirds down, or down\nfirst = 0\nlast = 3'] = (
+        'kind = "sustain"\nfirst = 0\nlast = 1'
+    )
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "coarse.toml").write_text(text)
+    return load_vocabulary(tmp_path / "coarse.toml")
+
+
+@pytest.mark.parametrize(
+    ("event", "nearest"),
+    [
+        (("time_shift", 5), ("time_shift", 2)),  # 50 ms; 40 is as near as 60
+        (("time_shift", 6), ("time_shift", 3)),
+        (("time_shift", 1), ("time_shift", 1)),
+        (("sustain", 0), ("sustain", 0)),
+        (("sustain", 1), ("sustain", 0)),  # a third
+        (("sustain", 2), ("sustain", 1)),
+        (("sustain", 3), ("sustain", 1)),
+        (("velocity", 43), ("velocity", 64)),
+    ],
+)
+def test_near_is_of_what_is_meant_not_of_numbers(coarse, event, nearest):
+    assert meaning(PIANO.id(*event), among=coarse) == nearest
+
+
+def test_of_two_as_near_it_is_the_lower_one(coarse):
+    # Bins of two velocities, whose middle is 21, 27, 33 …, between those of three, whose middle is 19.5, 22.5 …
+    for velocity_bin in (11, 14, 17, 20, 23, 26):
+        middle, below = 2 * velocity_bin - 0.5, (2 * velocity_bin - 1) // 3
+        assert middle - (3 * below - 1) == 3 * (below + 1) - 1 - middle
+        assert meaning(coarse.id("velocity", velocity_bin), of=coarse, among=PIANO) == ("velocity", below)
 
 
 def test_each_id_of_a_vocabulary_is_nearest_to_itself():
@@ -89,6 +132,12 @@ def test_music_without_pedals_is_to_carried_weights_what_it_was_to_those_before(
     torch.testing.assert_close(carried_logits[..., ~shared], average.expand(-1, -1, 8), atol=1e-5, rtol=1e-5)
 
 
+def test_events_there_were_none_of_begin_as_random_as_those_of_a_new_model(trained):
+    pedals = carried(trained, load_tokenizer("piano")).model.embedding.weight[PIANO.id("sustain", 0) :][:8]
+    assert 0.8 < pedals.std() < 1.2
+    assert len({tuple(row) for row in pedals.tolist()}) == 8
+
+
 def test_the_ledger_and_the_gate_keep_what_they_know(trained):
     piano = carried(trained, load_tokenizer("piano")).model
     before, now = (model.ledger.weight.unflatten(1, (-1, 8)) for model in (trained.model, piano))
@@ -117,3 +166,6 @@ def test_a_run_on_a_corpus_of_another_tokenizer_begins_with_what_is_carried_over
     expected = carried(trained, load_tokenizer("piano")).model.state_dict()
     assert all(torch.equal(begun[name], expected[name]) for name in expected)
     assert any(not torch.equal(weight, begun[name]) for name, weight in trainer.model.state_dict().items())
+    assert trainer.training.lr == pytest.approx(0.012)
+    with pytest.raises(UsageError, match=r"has events that .* has yet to learn, .*; leave --only out"):
+        new_run(corpus.path, weights=str(tmp_path / "trained"), only="recall")

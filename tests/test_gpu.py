@@ -117,13 +117,14 @@ def test_ahead_of_the_host_rows_are_what_they_are_in_step_with_it(monkeypatch, n
 
 def test_nobody_waits_for_a_token_that_was_drawn():
     """Once all is recorded, a token of two rows looks at no number on the card."""
-    model = tiny_model(vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad"), num_latents=64).cuda()
+    shape = {"vocab_size": len(VOCABULARY), "pad_id": VOCABULARY.id("pad"), "context_length": 512, "num_latents": 256}
+    model = tiny_model(**shape).cuda()
     rows = generate_rows(model, [VOCABULARY.id("start")], **of_vocabulary(VOCABULARY), num_rows=2, seed=0)
-    for _ in range(20):
+    for _ in range(100):
         next(rows)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(10):
+        for _ in range(60):  # past the first 128 positions, up to which turns are known
             next(rows)
     finally:
         torch.cuda.set_sync_debug_mode("default")

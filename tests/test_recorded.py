@@ -4,15 +4,21 @@ import pytest
 import torch
 from models import VOCAB, N, outspoken_model, piece
 from recording import operations_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from pamusic.model.config import RecallConfig
 from pamusic.model.reader import REFILLS, Reader
 from pamusic.model.recorded import RecordedStepper
+from pamusic.model.stepper import TURNS, Turns
+
+RECALL = RecallConfig(num_slots=5, first_opening=0, first_of_kinds=(5, 10, 14), far=4, like=0.5, sharp=8.0)
 
 
-def both(model, **how):
+def both(model, precision="fp32", **how):
     """A reader, and one that records."""
-    reader, recording = Reader(model, **how), Reader(model, **how)
-    recording._stepper = RecordedStepper(model, record=operations_of)
+    reader, recording = (Reader(model, precision=precision, **how) for _ in range(2))
+    recording._stepper = RecordedStepper(model, precision, record=operations_of)
     recording._begin()
     return reader, recording
 
@@ -32,8 +38,36 @@ def test_a_recorded_step_says_what_a_step_says(policy, prime_length, num_layers)
         assert close(reader.step([ids[place]]), recording.step([ids[place]])), f"token {place}"
 
 
-def test_rows_are_recorded_anew_when_others_go_on():
-    model, ids = outspoken_model(ledger=None), piece(60)
+def test_with_halved_weights_it_says_nearly_what_a_step_with_halved_weights_says():
+    reader, recording = both(outspoken_model(3), "bf16")
+    ids = piece(200)
+    differences, spread = [], []
+    for id in ids:
+        said = reader.step([id])
+        differences.append((said - recording.step([id])).abs().max().item())
+        spread.append(said.std().item())
+    assert max(differences) < 0.05 * min(spread)
+
+
+class OnTheCard(TorchDispatchMode):
+    """In which nothing is computed on the CPU, so that nothing has to be sent from there."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        assert all(each.device.type == "meta" for each in tree_leaves(result) if isinstance(each, torch.Tensor))
+        return result
+
+
+def test_turns_are_made_where_they_are_needed():
+    turns = Turns(torch.ones(3, 2, 16, device="meta"), 0.25)
+    with OnTheCard():
+        own, of_partners, _ = turns.around(1000)
+    assert own.shape == of_partners.shape == (TURNS, 3, 2, 1, 16)
+
+
+@pytest.mark.parametrize("parts", [{"ledger": None}, {"recall": RECALL}])
+def test_rows_are_recorded_anew_when_others_go_on(parts):
+    model, ids = outspoken_model(**parts), piece(60)
     reader, recording = both(model)
     randomness = torch.Generator().manual_seed(2)
 

@@ -100,8 +100,9 @@ def _packed(weight: Tensor) -> Tensor:
 
 
 def _wide(weight: Tensor) -> Tensor:
-    """A weight `[out, in]` for `F.linear`, laid out so that its longer side is contiguous."""
-    return weight.t().contiguous().t() if weight.shape[0] > weight.shape[1] else weight.contiguous()
+    """A copy of a weight `[out, in]` for `F.linear`, laid out so that its longer side is contiguous."""
+    weight = weight.clone(memory_format=torch.contiguous_format)
+    return weight.t().contiguous().t() if weight.shape[0] > weight.shape[1] else weight
 
 
 @cache

@@ -2,7 +2,9 @@
 
 On such a card a step of one piece is bound by the operations that it starts, not by what they read. What a CUDA graph
 plays again has the shapes and addresses of when it was recorded, so here:
-- a cache is looked at with all its room, and what is not visible is masked; places and the position stand in a tensor;
+- a cache is looked at with all its room, and what is not visible is masked; places stand in tensors;
+- what turns queries and keys at a position stands in a table, of as many positions as `Turns` makes at a time: the
+  position in that is in a tensor, and the host writes the next table over it when they have passed;
 - the context is kept as keys and values, which are read in an order that never changes: adding up by id, as `Stepper`
   does, a card does in any order, and the same seed must give the same music;
 - other rows take another recording, since their caches lie elsewhere.
@@ -62,7 +64,7 @@ class FewKernels(Operations):
     def adding(weight: Tensor, precision: str) -> Addition:
         """As of `Operations`, in one where the weights are float32; `x` is overwritten."""
         if precision == "fp32":
-            transposed = weight.t()
+            transposed = weight.clone().t()
             return lambda x, y: x.addmm_(y, transposed)
         multiplied = product(weight, precision)
         return lambda x, y: x.add_(multiplied(y))

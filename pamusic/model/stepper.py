@@ -272,9 +272,10 @@ class Turns:
         return self._tables.get(number) or self._table(number)
 
     def _table(self, number: int) -> Turn:
-        positions = torch.arange(number * TURNS, (number + 1) * TURNS)
-        device = self.gains.device
-        own, partners = (each.to(device) for each in factors(positions, self.gains.shape[-1], self._fraction))
+        positions = torch.arange(
+            number * TURNS, (number + 1) * TURNS, device=self.gains.device
+        )  # no card is waited for
+        own, partners = factors(positions, self.gains.shape[-1], self._fraction)
         if len(self._tables) == KEPT_TURNS:
             del self._tables[next(iter(self._tables))]  # the oldest
         own, partners = (each.view(-1, *[1] * self.gains.dim(), each.shape[-1]) for each in (own, partners))

@@ -12,24 +12,26 @@ NOTHING = -1  # where the other vocabulary has no event of that kind
 def nearest_ids(vocabulary: Vocabulary, among: Vocabulary) -> np.ndarray:
     """`[vocab]`, int64: for each id the nearest of its kind among another vocabulary's; `NOTHING` where there is none.
 
-    Near is: in semitones for keys, milliseconds for time, the share of the loudest for velocity and of the deepest for
-    pedals; of two as near it is the lower one.
+    Near is in semitones for keys, milliseconds for time, MIDI velocities for loudness, shares of the way for pedals.
+    Of two as near it is the lower one.
     """
     nearest = np.full(len(vocabulary), NOTHING, np.int64)
     others = {events.kind: events for events in among.ranges}
     for events in vocabulary.ranges:
         if (other := others.get(events.kind)) is not None:
             here, there = _measures(events, vocabulary), _measures(other, among)
-            found = np.abs(here[:, None] - there).argmin(axis=1)
+            above = np.searchsorted(there, here).clip(max=len(there) - 1)
+            below = (above - 1).clip(min=0)
+            found = np.where(here - there[below] <= there[above] - here, below, above)
             nearest[events.start : events.start + len(events)] = other.start + found
     return nearest
 
 
 def _measures(events: EventRange, vocabulary: Vocabulary) -> np.ndarray:
-    """`[k]`, float64: what the values of a range measure, in units that all vocabularies share."""
+    """`[k]`, float64, ascending: what the values of a range measure, in units that all vocabularies share."""
     values = np.arange(events.first, events.last + 1, dtype=np.float64)
     if events.kind == "time_shift":
         return values * vocabulary.time_step_ms
     if events.kind == "velocity":
-        return np.minimum((values - 0.5) * vocabulary.velocity_bin_width, 127) / 127
+        return (values - 0.5) * vocabulary.velocity_bin_width
     return values / events.last if events.kind in vocabulary.pedals else values

@@ -23,7 +23,8 @@ def carried(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
 
     Every id begins with the weights of the one that meant most nearly the same (`tokens.matching.nearest_ids`), in the
     embedding, the head and the ledger. Kinds of events that there were none of begin with an embedding as random as a
-    new model's, and are as likely as the average id. All other weights are as they were.
+    new model's, and have the average of all logits. All other weights are as they were: the ledger's ages stay ages in
+    steps, however long a step is now.
     """
     before, vocabulary = checkpoint.tokenizer.vocabulary, tokenizer.vocabulary
     nearest = torch.from_numpy(nearest_ids(vocabulary, among=before))

@@ -21,6 +21,7 @@ from pamusic.files import REMEDIES, free_folder
 from pamusic.model.config import LedgerConfig, ModelConfig, RecallConfig, preset
 from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
+from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.carrying import carried
 from pamusic.training.config import TrainingConfig
@@ -70,13 +71,18 @@ def new_run(
     corpus = open_corpus(corpus_path)
     changes = {name: value for name, value in changes.items() if value is not None}
     source = None if weights is None else load_checkpoint(find_checkpoint(weights))
-    started_from = None
+    started_from, carries = None, False
     if source is not None:
         started_from = source.title
         if source.tokenizer.fingerprint != corpus.tokenizer.fingerprint:
-            started_from += f", carried over from {source.tokenizer.name} to {corpus.tokenizer.name} events"
-            source = carried(source, corpus.tokenizer)
-        changes = {**_for_tuning(corpus, source.model.config, changes), **changes}
+            started_from += f", carried over from {_names(source.tokenizer, corpus.tokenizer)} events"
+            if changes.get("only"):
+                raise UsageError(
+                    f"{corpus.path} has events that {weights} has yet to learn, with all of it, not its"
+                    f" {changes['only']} alone; leave --only out"
+                )
+            source, carries = carried(source, corpus.tokenizer), True
+        changes = {**_for_tuning(corpus, source.model.config, changes, carries), **changes}
     if compile is None and changes.get("steps", TrainingConfig.steps) < WORTH_COMPILING:
         compile = False
     ranks = rank_from_environment()
@@ -176,14 +182,24 @@ def resumed_run(
     return trainer
 
 
-def _for_tuning(corpus: Corpus, model: ModelConfig, changes: dict[str, Any]) -> dict[str, Any]:
-    """What serves to tune trained weights on what may be a small corpus: gently, not for long, not past the best."""
+def _names(before: Tokenizer, now: Tokenizer) -> str:
+    """From which tokenizer to which; their fingerprints, too, where one would take them for the same."""
+    if before.name != now.name:
+        return f"{before.name} to {now.name}"
+    return f"{before.name} ({before.fingerprint}) to {now.name} ({now.fingerprint})"
+
+
+def _for_tuning(corpus: Corpus, model: ModelConfig, changes: dict[str, Any], carries: bool) -> dict[str, Any]:
+    """What serves to tune trained weights on what may be a small corpus: gently, not for long, not past the best.
+
+    Faster where they are carried over to other events, which have to be learned.
+    """
     tokens = sum(corpus.pieces[piece].num_tokens for piece in corpus.split("train"))
     a_step = changes.get("batch_size", TrainingConfig.batch_size) * changes.get("num_latents", model.num_latents)
     steps = min(2000, max(100, 10 * tokens // a_step))
     return {
         "steps": steps,
-        "lr": TrainingConfig.lr / 10,
+        "lr": TrainingConfig.lr * (0.6 if carries else 0.1),
         "warmup_steps": 20,
         "validate_every": max(10, steps // 20),
         "patience": 5,
