@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from pamusic import __version__
+from pamusic.cli.average import average
 from pamusic.cli.benchmark import benchmark
 from pamusic.cli.compare import compare
 from pamusic.cli.doctor import doctor
@@ -103,6 +104,7 @@ app.command()(inspect)
 app.command()(tokenize)
 app.command()(train)
 app.command()(runs)
+app.command()(average)
 app.command()(evaluate)
 app.command()(sample)
 app.command()(replay)

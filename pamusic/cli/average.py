@@ -1,0 +1,33 @@
+"""`pamusic average`: the mean of several checkpoints. Knows options and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from pamusic.cli.terminal import result, say
+from pamusic.errors import PamusicError, UsageError
+
+
+def average(
+    checkpoints: Annotated[list[str], Argument(help="Two or more: names, or folders of checkpoints or of runs.")],
+    out: Annotated[Path, Option("--out", "-o", help="The checkpoint's folder.")] = Path("average"),
+    force: Annotated[bool, Option("--force", help="Replace a checkpoint that is there.")] = False,
+) -> None:
+    """Take the mean of weights that began with the same ones; it predicts better than each of them."""
+    from pamusic.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+    from pamusic.training.averaging import averaged
+
+    if len(checkpoints) < 2:
+        raise UsageError(f"a mean is of two or more; we got {checkpoints[0]} alone")
+    if out.exists():
+        if not (out / "config.json").is_file():
+            raise PamusicError(f"{out}: exists and is no checkpoint; choose another folder with --out")
+        if not force:
+            raise PamusicError(f"{out}: there is a checkpoint; replace it with --force, or choose another --out")
+    mean = averaged([load_checkpoint(find_checkpoint(name)) for name in checkpoints])
+    save_checkpoint(out, mean.model, mean.tokenizer, about=mean.about)
+    say(f"the mean of {', '.join(checkpoints)}; what it is worth tells pamusic evaluate {out}")
+    result(out)

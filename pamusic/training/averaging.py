@@ -1,0 +1,49 @@
+"""The mean of trained weights: what several runs from the same beginning agree on.
+
+Runs that begin with the same weights end in the same valley of the loss, each somewhat off to its side, and their mean
+is lower than any of them: a model soup (Wortsman et al. 2022, arXiv:2203.05482). Weights that have nothing to do with
+each other have no mean worth anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pamusic.checkpoint import Checkpoint
+from pamusic.errors import PamusicError
+from pamusic.model.perceiver_ar import PerceiverAR
+
+
+def averaged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """A checkpoint in memory, whose weights are the mean of others'; the rest is as of the first.
+
+    Args:
+        checkpoints: at least one.
+
+    Raises:
+        PamusicError: their models have other shapes, or their ids other meanings.
+    """
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        if other.tokenizer.fingerprint != first.tokenizer.fingerprint:
+            raise PamusicError(
+                f"{other.path} reads {other.tokenizer.name} events ({other.tokenizer.fingerprint}), {first.path}"
+                f" {first.tokenizer.name} ({first.tokenizer.fingerprint}); only weights of the same have a mean"
+            )
+        differs = [
+            f"{name} {before} and {value}"
+            for name, value in vars(other.model.config).items()
+            if value != (before := getattr(first.model.config, name))
+        ]
+        if differs:
+            raise PamusicError(
+                f"{first.path} and {other.path} are models of other shapes ({', '.join(differs)}); only weights of one"
+                " shape have a mean"
+            )
+    states = [each.model.state_dict() for each in checkpoints]
+    model = PerceiverAR(first.model.config)
+    model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
+    about = {"mean_of": [{"checkpoint": each.title, "step": each.about.get("step")} for each in checkpoints]}
+    return Checkpoint(first.path, model.eval(), first.tokenizer, about)
