@@ -52,7 +52,7 @@ class RecordedCaches(Caches):
 
 
 class FewKernels(Operations):
-    """The same in the fewest of a card's, each of which takes two microseconds, however little it does."""
+    """The same in the fewest of a card's kernels: each takes its microseconds, however little it does."""
 
     @staticmethod
     def norm(width: int, eps: float, like: Tensor) -> Norm:
