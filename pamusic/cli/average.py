@@ -16,7 +16,7 @@ def average(
     out: Annotated[Path, Option("--out", "-o", help="The checkpoint's folder.")] = Path("average"),
     force: Annotated[bool, Option("--force", help="Replace a checkpoint that is there.")] = False,
 ) -> None:
-    """Take the mean of weights that began with the same ones; it predicts better than each of them."""
+    """Take the mean of weights that began with the same ones; it may predict better than each of them."""
     from pamusic.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
     from pamusic.training.averaging import averaged
 

@@ -101,8 +101,9 @@ def _packed(weight: Tensor) -> Tensor:
 
 def _wide(weight: Tensor) -> Tensor:
     """A copy of a weight `[out, in]` for `F.linear`, laid out so that its longer side is contiguous."""
-    weight = weight.clone(memory_format=torch.contiguous_format)
-    return weight.t().contiguous().t() if weight.shape[0] > weight.shape[1] else weight
+    is_tall = weight.shape[0] > weight.shape[1]
+    laid_out = (weight.t() if is_tall else weight).clone(memory_format=torch.contiguous_format)
+    return laid_out.t() if is_tall else laid_out
 
 
 @cache

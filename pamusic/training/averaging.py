@@ -1,8 +1,8 @@
 """The mean of trained weights: what several runs from the same beginning agree on.
 
-Runs that begin with the same weights end in the same valley of the loss, each somewhat off to its side, and their mean
-is lower than any of them: a model soup (Wortsman et al. 2022, arXiv:2203.05482). Weights that have nothing to do with
-each other have no mean worth anything.
+Runs that begin with the same weights may end in the same valley of the loss, each somewhat off to its side, and then
+their mean is lower than any of them: a model soup (Wortsman et al. 2022, arXiv:2203.05482). So it was for `small` and
+the leg that began with it (`docs/experiments.md`). Weights that have nothing to do with each other have no such mean.
 """
 
 from __future__ import annotations
