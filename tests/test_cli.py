@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from answers import one_line_error
 from typer.models import OptionInfo
 from typer.testing import CliRunner
 
@@ -122,6 +123,23 @@ def test_a_reader_that_went_away_is_no_matter():
     done = run(BrokenPipeError())
 
     assert (done.exit_code, done.output) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sample", "--length", "0"], ("--length", "0", "pamusic sample --help")),
+        (["sample", "--num", "many"], ("--num", "many")),
+        (["sample", "--seconds"], ("--seconds", "requires an argument")),
+        (["doctor", "--nope"], ("--nope", "pamusic doctor --help")),
+        (["evaluate"], ("checkpoint", "pamusic evaluate --help")),
+        (["evaluate", "small", "--split", "rest"], ("--split", "rest", "validation")),
+        (["sampel"], ("sampel", "see pamusic --help")),
+    ],
+)
+def test_words_that_a_command_does_not_know_are_answered_in_one_line(words, told):
+    line = one_line_error(CliRunner().invoke(app, words), code=2)
+    assert all(each in line for each in told), line
 
 
 def test_wrong_usage_is_exit_2():

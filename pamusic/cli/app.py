@@ -4,7 +4,7 @@ Knows the commands by name; each stands in a file of its own, and imports what i
 
     exit 0    done
     exit 1    a `PamusicError`, or a disk that is full or forbidden: one line, no traceback
-    exit 2    wrong usage, by typer or by a `UsageError`
+    exit 2    wrong usage, by typer or by a `UsageError`: one line, too
     exit 130  interrupted from the keyboard;  141  nobody reads our output any more;  143  told to end (SIGTERM)
 
 Anything else is our bug and keeps its traceback.
@@ -44,6 +44,8 @@ from pamusic.files import FULL, REMEDIES
 # The state of somebody's disk, not of our program, wherever it is met.
 OUTSIDE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
+Misuse: type[Exception] = typer.BadParameter.__mro__[1]  # what a parser raises: click's, or that of typer's copy of it
+
 
 class PamusicGroup(TyperGroup):
     """Turns what a person can put right into one line, in the shell and in a test runner alike."""
@@ -54,6 +56,9 @@ class PamusicGroup(TyperGroup):
         except PamusicError as error:
             say(f"pamusic: error: {error}")
             raise typer.Exit(error.exit_code) from None
+        except Misuse as error:
+            say(f"pamusic: error: {_misuse(error)}")
+            raise typer.Exit(2) from None
         except BrokenPipeError:
             _let_go_of_output()
             raise typer.Exit(141) from None
@@ -115,6 +120,15 @@ app.command()(originality)
 app.command()(compare)
 app.command()(benchmark)
 app.command()(doctor)
+
+
+def _misuse(error: Any) -> str:
+    """What is wrong with the words of a command, what we got where it does not say so itself, and where to look."""
+    words = " ".join(error.format_message().split()).rstrip(".")
+    details: list[Any] = getattr(error.__cause__, "errors", list)()  # of typers that check values by pydantic
+    got = next((repr(detail["input"]) for detail in details if "input" in detail), "")
+    not_so = f", not {got}" if got and got not in words else ""
+    return f"{words}{not_so}; see {error.ctx.command_path if error.ctx else 'pamusic'} --help"
 
 
 def _named(error: OSError) -> str:
