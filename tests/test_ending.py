@@ -5,7 +5,7 @@ import torch
 from models import END, PAD, START, outspoken_model
 
 from pamusic.generation.config import SamplingConfig
-from pamusic.generation.ending import BARRED, SURE, Ending
+from pamusic.generation.ending import BARRED, SURE, Ending, Pauses
 from pamusic.generation.grammar import Rules
 from pamusic.generation.sampler import generate, generate_rows
 from pamusic.tokens.grammar import grammar_arrays
@@ -24,16 +24,65 @@ def test_the_end_is_barred_then_ever_more_likely_then_sure():
         return ENDING.bias(numbers(shares), torch.full((len(shares),), closes)).tolist()
 
     assert biases(0, 0.999, closes=False) == [BARRED] * 2
-    assert biases(1, 1.1, closes=False) == pytest.approx([0, 10])
+    assert biases(1, 1.075, 1.15, closes=False) == pytest.approx([0, 10, 20])
     assert biases(1, 1.2, 2, closes=True) == [SURE] * 3
 
 
-def test_it_closes_at_a_breath_that_may_be_the_shorter_the_later_it_comes():
-    shares = numbers([0.999, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3])
-    waited = numbers([60.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0])
+def test_it_closes_at_a_breath_as_long_as_the_longest_lately_and_the_shorter_the_later_it_comes():
+    shares = numbers([0.999, 1.0, 1.05, 1.1, 1.125, 1.15, 1.3])
+    longest = numbers([0.1, 2.0, 2.0, 0.6, 3.0, 5.0, 5.0])
+    waited = numbers([60.0, 2.0, 4 / 3, 0.2, 0.5, 0.0, 0.0])
 
-    assert ENDING.closes(shares, waited + 1e-9).tolist() == [False] + [True] * 6
-    assert ENDING.closes(shares, waited - 1e-3).tolist() == [False] * 6 + [True]
+    assert ENDING.closes(shares, waited + 1e-9, longest).tolist() == [False] + [True] * 6
+    assert ENDING.closes(shares, waited - 1e-3, longest).tolist() == [False] * 6 + [True]
+
+
+ID = VOCABULARY.id
+WAIT = {seconds: ID("time_shift", round(seconds * 100)) for seconds in (0.25, 0.5, 1.0)}
+STRIKE = [ID("velocity", 9), ID("note_on", 60)]
+
+
+def pauses(prime, num_rows=1):
+    arrays = Rules(**grammar_arrays(VOCABULARY))
+    return Pauses(arrays, VOCABULARY.seconds_of_id.tolist(), prime, num_rows)
+
+
+def test_waiting_begins_with_each_stroke_and_the_prime_counts():
+    found = pauses([WAIT[1.0], ID("note_on", 60), WAIT[0.5]], num_rows=2)
+    assert found.waited().tolist() == [0.5, 0.5]
+    found.advance(torch.tensor([ID("note_off", 60), ID("note_on", 62)]))
+    found.advance(torch.tensor([WAIT[0.25]] * 2))
+    assert found.waited().tolist() == [0.75, 0.25]
+    assert pauses([WAIT[1.0]]).waited().tolist() == [1.0]
+    assert pauses([]).waited().tolist() == [0.0]
+
+
+def test_a_pause_counts_from_the_stroke_that_ends_it_and_fades():
+    found = pauses([*STRIKE, WAIT[1.0], WAIT[1.0]])
+    assert found.longest().tolist() == [0.0]
+    found.advance(torch.tensor([ID("note_on", 62)]))
+    assert found.longest().tolist() == [2.0]
+    for _ in range(30):
+        found.advance(torch.tensor([WAIT[1.0]]))
+    assert found.longest().item() == pytest.approx(2 / 2.718282)
+
+
+def test_pauses_are_those_of_each_row_and_of_a_prime_what_they_are_one_by_one():
+    rows = [
+        [*STRIKE, WAIT[1.0], WAIT[0.5], *STRIKE, WAIT[0.25], *STRIKE, *STRIKE, WAIT[0.5], ID("note_off", 60)],
+        [WAIT[0.5], *STRIKE, WAIT[0.25], *STRIKE, WAIT[1.0], WAIT[1.0], *STRIKE, WAIT[1.0], *STRIKE],
+    ]
+    rows = [row + [ID("velocity", 3)] * (20 - len(row)) for row in rows]
+    found = pauses([], num_rows=3)
+    for ids in zip(rows[0], rows[1], rows[1], strict=True):
+        found.advance(torch.tensor(ids))
+    found.select(torch.tensor([2, 0]))
+
+    for place, row in enumerate((rows[1], rows[0])):
+        alone = pauses(row)
+        for together, expected in zip(found.states(), alone.states(), strict=True):
+            assert together[place].item() == pytest.approx(expected.item(), rel=1e-12)
+    assert found.longest()[0] > 1.9 > found.longest()[1] > 1.4
 
 
 def test_closing_comes_after_the_wanted_length_and_before_the_deadline():
@@ -50,18 +99,18 @@ def quiet_model():
 
 
 def test_without_rules_it_ends_by_the_known_odds():
-    """All 24 logits are 0: after step n the end has the odds exp(20 * (n / 100 - 1) / 0.2) to the other 21."""
+    """All 24 logits are 0: after step n the end has the odds exp(20 * (n / 100 - 1) / 0.15) to the other 21."""
     lengths = [
         len(list(generate(quiet_model(), [START], seed=seed, length=100, end_id=END, ending=ENDING,
                           barred_ids=[START, PAD], sampling=SamplingConfig(top_p=1))))
         for seed in range(60)
     ]  # fmt: skip
-    odds = torch.tensor([20 * (n / 100 - 1) / 0.2 for n in range(100, 120)]).exp()
+    odds = torch.tensor([20 * (n / 100 - 1) / 0.15 for n in range(100, 115)]).exp()
     survives = torch.cumprod(21 / (21 + odds), 0)
     expected = 100 + survives.sum().item()
 
     assert min(lengths) >= 100
-    assert max(lengths) <= 120
+    assert max(lengths) <= 115
     assert sum(lengths) / 60 == pytest.approx(expected, abs=0.6)
 
 
@@ -92,27 +141,32 @@ def test_by_a_grammar_keys_are_let_go_and_none_is_struck_before_the_end(seed):
 
     assert 400 <= len(ids) <= 500
     last_stroke = max(place for place, kind in enumerate(events) if kind == "note_on")
-    assert last_stroke <= 480
+    assert last_stroke <= 460
     assert "velocity" not in events[last_stroke:]
     assert "note_off" in events[last_stroke:]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_after_a_breath_nothing_is_struck(seed):
-    """Before the time at which closing begins in any case; but a velocity that was there is followed by its stroke."""
-    ending, wanted = Ending(breath=0.8, closing=3.0, deadline=4.0), 5.0
+def test_after_a_breath_nothing_is_struck_and_what_sounds_is_held(seed):
+    """Before closing begins in any case. But a velocity that was there is followed by its stroke, and a time shift by
+    something else: by the grammar no shift follows one that is not the longest."""
+    ending, wanted = Ending(closing=3.0, deadline=4.0), 5.0
     ids = piano(seed, seconds=wanted, ending=ending)
-    now, struck, last, closed_at = 0.0, 0.0, "", None
+    now, last, closed_at, let_go = 0.0, "", None, 0
+    lately = pauses([])
     for id in ids:
         kind, _ = VOCABULARY.event(id)
-        if ending.closes(numbers([now / wanted]), numbers([now - struck])):
+        if ending.closes(numbers([now / wanted]), lately.waited(), lately.longest()):
             closed_at = closed_at or now
             assert kind != "velocity"
             assert kind != "note_on" or last == "velocity"
-        now += VOCABULARY.seconds_of_id[id]
-        struck, last = now if kind == "note_on" else struck, kind
+            assert kind != "note_off" or lately.waited() >= ending.holds or (last == "time_shift" and not let_go)
+            let_go += kind == "note_off"
+        lately.advance(torch.tensor([id]))
+        now, last = now + VOCABULARY.seconds_of_id[id], kind
 
     assert wanted <= closed_at < 3 * wanted
+    assert let_go > 3
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -139,7 +193,7 @@ def test_each_row_ends_by_itself():
     lengths = [sum(id is not None for id in row) for row in rows]
 
     assert len(set(lengths)) > 1
-    assert all(50 <= length <= 60 for length in lengths)
+    assert all(50 <= length <= 58 for length in lengths)
 
 
 def test_it_needs_to_know_an_end_and_a_length():

@@ -73,15 +73,6 @@ def test_each_row_has_its_own_keys():
     assert not found[1].any()
 
 
-def test_waiting_begins_with_each_stroke_and_the_prime_counts():
-    held, _ = followed([ids("time_shift", 100), ids("note_on", 60), ids("time_shift", 50)], num_rows=2)
-    assert held.waited().tolist() == [0.5, 0.5]
-    held.advance(torch.tensor([ids("note_off", 60), ids("note_on", 62)]))
-    held.advance(torch.tensor([ids("time_shift", 25)] * 2))
-    assert held.waited().tolist() == [0.75, 0.25]
-    assert followed([ids("time_shift", 100)])[0].waited().tolist() == [1.0]
-
-
 @pytest.mark.parametrize("num_rows", [1, 3])
 def test_a_key_that_sounds_is_not_struck(num_rows):
     model, length = tiny_model(vocab_size=len(VOCABULARY), pad_id=ids("pad")), 600

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pamusic.generation.config import SamplingConfig
-from pamusic.generation.ending import BARRED, Ending
+from pamusic.generation.ending import BARRED, Ending, Pauses
 from pamusic.generation.filters import filtered
 from pamusic.generation.grammar import Grammar, Rules
 from pamusic.generation.held import Held
@@ -86,11 +86,18 @@ class Draws:
         self._passed = on_device([passed] * num_rows, torch.float64)
         self._grammar: Grammar | None = None
         self._held: Held | None = None
+        self._pauses: Pauses | None = None
         if rules is not None:
             self._needs_opening = torch.from_numpy(rules.needs_opening).to(self._device)
             self._grammar = Grammar(rules, prime_ids, num_rows, self._device)
-            if seconds_of_id is not None and (self._sampling.let_go or ending is not None):
+            if seconds_of_id is not None and self._sampling.let_go:
                 self._held = Held(rules, seconds_of_id, prime_ids, num_rows, self._device)
+            if seconds_of_id is not None and ending is not None:
+                self._pauses = Pauses(rules, seconds_of_id, prime_ids, num_rows, self._device)
+                # Ids that close, and those that wait for less than they might, after which rules may allow no more.
+                hurries = torch.tensor([0 < each < max(seconds_of_id) for each in seconds_of_id])
+                hurries[rules.first_closing : rules.first_closing + rules.num_slots] = True
+                self._hurries = on_device(hurries, torch.bool)
         self._logits: Tensor | None = None
         self._play: Callable[[], Tensor] | None = None
 
@@ -127,15 +134,18 @@ class Draws:
         index = torch.tensor(rows, device=self._device)
         self._randomness = [self._randomness[row] for row in rows]
         self._numbers, self._passed = self._numbers[index], self._passed[index]
-        for follower in (self._grammar, self._held):
-            if follower is not None:
-                follower.select(index)
+        for follower in self._followers():
+            follower.select(index)
         self._logits = self._play = None
 
     def _changing(self) -> list[Tensor]:
         """What another draw changes."""
-        followers = [follower for follower in (self._grammar, self._held) if follower is not None]
-        return [self._place, self._count, self._passed, *(state for each in followers for state in each.states())]
+        states = (state for each in self._followers() for state in each.states())
+        return [self._place, self._count, self._passed, *states]
+
+    def _followers(self) -> list[Grammar | Held | Pauses]:
+        """Those who follow the ids of each row."""
+        return [each for each in (self._grammar, self._held, self._pauses) if each is not None]
 
     def _drawn(self, at_first: Tensor | None = None) -> Tensor:
         """What is recorded, without `at_first`: ids, `[vocab]`, that are barred in addition, for once."""
@@ -150,11 +160,15 @@ class Draws:
             barred = _without(barred, self._openings(self._grammar.is_open()))
         if ending is not None:
             shares = torch.maximum(self._count / self._length, self._passed / self._seconds)
-            closes = ending.closes(shares, torch.zeros_like(shares) if self._held is None else self._held.waited())
+            pauses = self._pauses
+            waited = torch.zeros_like(shares) if pauses is None else pauses.waited()
+            closes = ending.closes(shares, waited, torch.ones_like(shares) if pauses is None else pauses.longest())
             if rules is not None:
                 barred = _without(barred, self._openings(closes[:, None].expand(-1, rules.num_slots)))
+            if pauses is not None:
+                barred = _without(barred, self._hurries & (closes & (waited < ending.holds))[:, None])
         favoured = logits
-        if self._held is not None and self._sampling.let_go:
+        if self._held is not None:
             favoured = self._held.favoured(logits, self._sampling.let_go)
         left = favoured.masked_fill(barred, BARRED)
         if self._end_id is not None:
@@ -169,9 +183,8 @@ class Draws:
             self._count += 1
             if self._seconds_of_id is not None:
                 self._passed += self._seconds_of_id[ids]
-        for follower in (self._grammar, self._held):
-            if follower is not None:
-                follower.advance(ids)
+        for follower in self._followers():
+            follower.advance(ids)
         return ids.masked_fill(logits.sum(-1).isnan(), ASTRAY)
 
     def _openings(self, slots: Tensor) -> Tensor:

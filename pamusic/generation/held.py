@@ -40,36 +40,28 @@ class Held:
         passed, slot = np.cumsum(np.array(seconds_of_id)[prime]), slot_of_id[prime]
         opened = np.zeros(slots + 1)
         np.maximum.at(opened, slot, passed)
-        last = passed[slot < slots][-1:]
 
         def of_rows(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(device).repeat(num_rows, 1)
 
         self._slot_of_id = torch.from_numpy(slot_of_id).to(device)
         self._seconds = torch.tensor(seconds_of_id, dtype=torch.float64, device=device)
-        # The seconds now, at the last opening of any slot, and at that of each: `[rows, 1]` twice, `[rows, slots + 1]`.
-        self._now, self._last = (of_rows(each if len(each) else np.zeros(1)) for each in (passed[-1:], last))
-        self._opened = of_rows(opened)
+        # The seconds now, `[rows, 1]`, and at the last opening of each slot, `[rows, slots + 1]`.
+        self._now, self._opened = of_rows(passed[-1:] if len(passed) else np.zeros(1)), of_rows(opened)
 
     def advance(self, ids: Tensor) -> None:
         """Follows one more id in each row; `[rows]`, int64."""
         ids = ids[:, None]
         self._now += self._seconds[ids]
-        slot = self._slot_of_id[ids]
-        self._opened.scatter_(1, slot, self._now)
-        self._last.copy_(torch.where(slot < self._opened.shape[1] - 1, self._now, self._last))
+        self._opened.scatter_(1, self._slot_of_id[ids], self._now)
 
     def states(self) -> list[Tensor]:
         """The tensors that change as ids are followed."""
-        return [self._now, self._last, self._opened]
+        return [self._now, self._opened]
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
-        self._now, self._last, self._opened = (each[rows] for each in self.states())
-
-    def waited(self) -> Tensor:
-        """`[rows]`, float64: seconds since something was opened last; since the beginning where nothing was."""
-        return (self._now - self._last)[:, 0]
+        self._now, self._opened = (each[rows] for each in self.states())
 
     def favoured(self, logits: Tensor, let_go: float) -> Tensor:
         """Logits `[rows, vocab]` with closing the likelier the longer ago a slot was opened last.

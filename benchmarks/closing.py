@@ -1,0 +1,80 @@
+"""Where `--end` would bring pieces to a close.
+
+    python benchmarks/closing.py CORPUS [--split validation] [--seconds 60 180]
+
+Pieces of a split are followed as if they were being sampled with a wanted length. Where closing begins, the piece is in
+a pause: how long it is, and how many pauses in the tolerated time after the wanted length are as long or longer, tells
+how good a place that is. Beside it the first pause after the wanted length. Medians (and the middle eight of ten) over
+the pieces that go on for long enough, as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pamusic.generation.ending import Ending, Pauses
+from pamusic.generation.grammar import Rules
+from pamusic.tokens.corpus import Corpus, open_corpus
+from pamusic.tokens.grammar import grammar_arrays
+
+
+def closing_at(ids: np.ndarray, pauses: Pauses, seconds_of_id: np.ndarray, ending: Ending, wanted: float) -> float:
+    """The second in which closing begins; infinite if the piece is over before."""
+    now = 0.0
+    for id in ids.tolist():
+        pauses.advance(torch.tensor([id]))
+        now += seconds_of_id[id]
+        share = torch.tensor([now / wanted], dtype=torch.float64)
+        if ending.closes(share, pauses.waited(), pauses.longest()):
+            return now
+    return float("inf")
+
+
+def table(corpus: Corpus, split: str, wanted: float) -> list[str]:
+    """The rows of one wanted length."""
+    vocabulary, ending = corpus.tokenizer.vocabulary, Ending()
+    rules, seconds_of_id = Rules(**grammar_arrays(vocabulary)), vocabulary.seconds_of_id
+    found: dict[str, list[tuple[float, float, float]]] = {"at a breath": [], "at the first pause": []}
+    for index in corpus.split(split):
+        ids = corpus.piece(index)
+        passed = np.cumsum(seconds_of_id[ids])
+        opens = (ids >= rules.first_opening) & (ids < rules.first_opening + rules.num_slots)
+        onsets = np.unique(passed[opens].round(3))
+        if not len(onsets) or onsets[-1] < wanted * ending.deadline:
+            continue
+        tolerated = np.diff(onsets)[(onsets[:-1] > wanted) & (onsets[:-1] < wanted * ending.closing)]
+        at = closing_at(ids, Pauses(rules, seconds_of_id.tolist(), [], 1), seconds_of_id, ending, wanted)
+        for how, second in (("at a breath", at), ("at the first pause", wanted)):
+            upcoming = int(np.searchsorted(onsets, second - 1e-3))  # which the last time shift may have reached
+            pause = onsets[upcoming] - onsets[max(0, upcoming - 1)]
+            found[how].append((second / wanted, pause, (tolerated >= pause - 1e-6).sum()))
+
+    lines = []
+    for how, rows in found.items():
+        quantiles = np.quantile(np.array(rows), [0.1, 0.5, 0.9], axis=0).T
+        cells = [
+            f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+            for (low, middle, high), digits in zip(quantiles, (3, 2, 0), strict=True)
+        ]
+        lines.append(f"| {wanted:g} | {len(rows)} | {how} | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[60.0, 180.0])
+    words = parser.parse_args()
+    print("| seconds wanted | pieces | closing | share of them | seconds of the pause | pauses as long or longer |")
+    print("|---" * 6 + "|")
+    for wanted in words.seconds:
+        print("\n".join(table(open_corpus(words.corpus), words.split, wanted)))
+
+
+if __name__ == "__main__":
+    main()
