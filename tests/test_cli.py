@@ -135,6 +135,7 @@ def test_a_reader_that_went_away_is_no_matter():
         (["evaluate"], ("checkpoint", "pamusic evaluate --help")),
         (["evaluate", "small", "--split", "rest"], ("--split", "rest", "validation")),
         (["sampel"], ("sampel", "see pamusic --help")),
+        (["--nope"], ("--nope", "see pamusic --help")),
     ],
 )
 def test_words_that_a_command_does_not_know_are_answered_in_one_line(words, told):

@@ -50,6 +50,14 @@ Misuse: type[Exception] = typer.BadParameter.__mro__[1]  # what a parser raises:
 class PamusicGroup(TyperGroup):
     """Turns what a person can put right into one line, in the shell and in a test runner alike."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:  # the help
+            return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except Misuse as error:
+            raise _told(error) from None
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -57,8 +65,7 @@ class PamusicGroup(TyperGroup):
             say(f"pamusic: error: {error}")
             raise typer.Exit(error.exit_code) from None
         except Misuse as error:
-            say(f"pamusic: error: {_misuse(error)}")
-            raise typer.Exit(2) from None
+            raise _told(error) from None
         except BrokenPipeError:
             _let_go_of_output()
             raise typer.Exit(141) from None
@@ -122,13 +129,14 @@ app.command()(benchmark)
 app.command()(doctor)
 
 
-def _misuse(error: Any) -> str:
-    """What is wrong with the words of a command, what we got where it does not say so itself, and where to look."""
+def _told(error: Any) -> typer.Exit:
+    """Says what is wrong with the words of a command, what we got where that does not, and where to look."""
     words = " ".join(error.format_message().split()).rstrip(".")
     details: list[Any] = getattr(error.__cause__, "errors", list)()  # of typers that check values by pydantic
     got = next((repr(detail["input"]) for detail in details if "input" in detail), "")
     not_so = f", not {got}" if got and got not in words else ""
-    return f"{words}{not_so}; see {error.ctx.command_path if error.ctx else 'pamusic'} --help"
+    say(f"pamusic: error: {words}{not_so}; see {error.ctx.command_path if error.ctx else 'pamusic'} --help")
+    return typer.Exit(2)
 
 
 def _named(error: OSError) -> str:
