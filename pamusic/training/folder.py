@@ -124,6 +124,15 @@ class RunFolder:
             return str(path)
 
 
+def trained_in(run: Path) -> bool:
+    """Whether another process trains in a run's folder now, as far as the system tells."""
+    try:
+        with (run / LOCK).open("r+b") as lock:
+            return not locked(lock)
+    except OSError:
+        return False
+
+
 @contextmanager
 def read_state(run: Path, device: torch.device) -> Iterator[dict[str, Any]]:
     """Lends the state of a run, with its tensors on a device; whoever cannot take it up need not say so.

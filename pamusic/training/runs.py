@@ -25,7 +25,7 @@ from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.carrying import carried
 from pamusic.training.config import TrainingConfig
-from pamusic.training.folder import FORMAT, STATE
+from pamusic.training.folder import FORMAT, STATE, trained_in
 from pamusic.training.machine import Machine, choose_machine
 from pamusic.training.memory import available_memory, memory_needed
 from pamusic.training.ranks import Ranks, join, local_device, rank_from_environment, ranks_on_this_machine
@@ -167,9 +167,12 @@ def resumed_run(
     branches = out is not None and out.resolve() != run.resolve()
     if out is not None and branches and ranks.first:
         _check_place(out, force=force)
+    goes_on = branches and trained_in(run)
     trainer = Trainer(out or run, corpus, model, training, machine, resume_from=run, ranks=ranks)
     now = {"training": asdict(training), "model": asdict(model), "machine": machine.about()}
     trainer.started_from = about["started_from"]
+    if goes_on:
+        trainer.remark = f"{run} is still being trained; this goes on from what it saved last, at step {trainer.step}"
     trainer.differences = _differences({**about, "training": asdict(before), "model": asdict(model_before)}, now)
     if model != model_before:
         trainer.best_nats = math.inf  # it was measured on other windows

@@ -71,6 +71,7 @@ class Trainer:
         self._folder, self.corpus = RunFolder(run, ranks), corpus
         self.differences: list[str] = []  # from the run that this one goes on from
         self.started_from: str | None = None  # for people: what a run began with
+        self.remark: str | None = None  # for people, too, on what this one goes on from
         self.latent_tokens, self.seconds, self.best_nats = 0, 0.0, math.inf
         self._best_step = 0
         self._losses: list[Tensor] = []  # since the last row at a fixed step
@@ -141,6 +142,8 @@ class Trainer:
             lines.insert(1, f"begins with the weights of {self.started_from}")
         if self.differences:
             lines.append(f"otherwise than before: {', '.join(self.differences)}")
+        if self.remark is not None:
+            lines.append(self.remark)
         if not self._validation:
             lines.append("the corpus has no validation pieces: the last weights are kept, not the best")
         return lines
