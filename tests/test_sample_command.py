@@ -346,7 +346,8 @@ def test_an_unknown_checkpoint(sample):
 def test_a_place_one_cannot_write_to_is_told_before_anything_is_composed(sample, prime, tmp_path):
     began = time.perf_counter()
 
-    assert "it is a folder" in one_line_error(sample("--length", 10**9, "-o", tmp_path))
+    for folder in (tmp_path, ".", "/"):
+        assert "it is a folder" in one_line_error(sample("--length", 10**9, "-o", folder))
     assert "a file, not a folder" in one_line_error(sample("--length", 10**9, "-o", prime / "out.mid"))
     assert f"is {prime} itself" in one_line_error(sample("--length", 10**9, "--prime", prime, "-o", prime))
     assert time.perf_counter() - began < 10

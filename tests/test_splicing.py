@@ -87,6 +87,33 @@ def test_new_music_stands_in_the_files_ticks_on_a_track_and_channel_of_its_own()
     ]
 
 
+@pytest.mark.parametrize("set_up_in", [0, 1, 2])
+def test_what_is_new_sounds_as_a_channel_that_several_tracks_play(set_up_in):
+    """As of a notation program: both hands on one channel, and what it sounds like in one of the tracks."""
+    set_up = [(0, program(4)), (0, control(60, 7)), (0, control(20, 10))]
+    tracks = [[], [(0, note_on(60)), (480, note_off(60))], [(0, note_on(48)), (480, note_off(48))]]
+    tracks[set_up_in] = [*set_up, *tracks[set_up_in]]
+    out = spliced(midi_file(*tracks, ticks_per_quarter=480), Seam(0.5, MUSIC), tracks="all")
+
+    head = timed(out, 3)[1:4]
+    assert head == [(0, control(60, 7, channel=1)), (0, control(20, 10, channel=1)), (0, program(4, channel=1))]
+
+
+def test_on_one_track_what_is_new_is_in_tune():
+    def bent(pitch):
+        return mido.Message("pitchwheel", pitch=pitch)
+
+    file = midi_file([(0, note_on(60)), (100, bent(4000)), (480, note_off(60))], ticks_per_quarter=480)
+    out = spliced(file, Seam(0.5, MUSIC), tracks="piano", one_track=True)
+    assert timed(out, 0)[:5] == [
+        (0, note_on(60)),
+        (100, bent(4000)),
+        (480, note_off(60)),
+        (480, bent(0)),
+        (480, note_on(72, 80)),
+    ]
+
+
 def test_tempi_after_the_cut_are_left_out_and_the_last_one_before_it_holds():
     out = spliced(FILE, Seam(0.75, MUSIC), tracks="piano", cut=0.75)
 

@@ -53,11 +53,10 @@ def outputs(out: Path | None, default: Path, num: int, *, sources: Sequence[Path
         raise UsageError(f"standard output takes one file, not {num}; name one with --out, they will be numbered")
     if num > 1 and out is not None and (not out.name or out.is_dir() or (out.exists() and not out.is_file())):
         raise PamusicError(f"{out}: is no name for {num} files; name one with --out, they will be numbered")
-    numbered = [
-        out.with_stem(f"{out.stem}-{number:0{len(str(num))}}") for number in range(1, num + 1) if out is not None
-    ]
+    places = [(out, default)] * num
+    if num > 1 and out is not None:
+        places = [(None, out.with_stem(f"{out.stem}-{number:0{len(str(num))}}")) for number in range(1, num + 1)]
     with ExitStack() as stack:
-        places = [(out, default)] * num if out is None or num == 1 else [(None, each) for each in numbered]
         backwards = [stack.enter_context(output(*place, sources=sources, kind=kind)) for place in places[::-1]]
         yield backwards[::-1]
 

@@ -108,7 +108,7 @@ def spliced(
     kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
     states = [_states(track) for track in kept]
     taken = _taken(file, tracks)
-    channels = {channel: state for each in states for channel, state in each.items()}
+    channels = _states(sorted((timed for track in kept for timed in track), key=lambda timed: timed[0]))
     home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
     free = [channel for channel in range(16) if channel != DRUMS and channel not in channels]
     one_track = one_track or not free
@@ -133,6 +133,8 @@ def spliced(
         after.append(timed)
     if one_track:
         after[home[0]] += new
+        if home[1] in channels and channels[home[1]].bend:
+            after[home[0]].append((first_tick, MOVES, mido.Message("pitchwheel", pitch=0, channel=channel)))
     out = mido.MidiFile(type=file.type, ticks_per_beat=file.ticks_per_beat)
     for track, timed in zip(kept, after, strict=True):
         now = track[-1][0] if track else 0
@@ -181,12 +183,13 @@ class _Clock:
 
 @dataclass
 class _State:
-    """What a channel is in the middle of: keys that are down and how often, pedals, other controls, its program."""
+    """What a channel is in the middle of: keys that are down and how often, pedals, controls, its program, its bend."""
 
     keys: dict[int, int] = field(default_factory=dict)
     pedals: dict[int, int] = field(default_factory=dict)
     sound: dict[int, int] = field(default_factory=dict)
     program: int = 0
+    bend: int = 0
 
 
 def _read(data: bytes) -> mido.MidiFile | None:
@@ -208,7 +211,7 @@ def _is_stroke(message: mido.Message) -> bool:
 
 
 def _states(timed: list[tuple[int, mido.Message]]) -> dict[int, _State]:
-    """What each channel of a track is in the middle of after these messages; a release ends all strokes of its key."""
+    """What each channel is in the middle of after these messages; a release ends all strokes of its key."""
     states: dict[int, _State] = {}
     for _, message in timed:
         kind = message.type
@@ -224,6 +227,8 @@ def _states(timed: list[tuple[int, mido.Message]]) -> dict[int, _State]:
             of[message.control] = message.value
         elif kind == "program_change":
             state.program = message.program
+        elif kind == "pitchwheel":
+            state.bend = message.pitch
     for state in states.values():
         state.pedals = {control: value for control, value in state.pedals.items() if value}
     return states
