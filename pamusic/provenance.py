@@ -11,18 +11,20 @@ import hashlib
 import json
 import platform
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pamusic import __version__
 from pamusic.errors import PamusicError
-from pamusic.music.splicing import texts
+from pamusic.music.splicing import texts, without_texts
 
 if TYPE_CHECKING:
     from pamusic.checkpoint import Checkpoint
 
 FORMAT = 1
 SIGN = "pamusic "
+CODE = ("generation", "model", "music", "tokens")  # the packages that the music of the same draws depends on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ def provenance(options: dict[str, Any], checkpoint: Checkpoint, prime: bytes | N
         prime_sha256=None if prime is None else sha256(prime),
         made_on={
             "pamusic": __version__,
+            "code": _code(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "device": str(checkpoint.model.head.weight.device),
@@ -133,8 +136,22 @@ def differences(before: Provenance, now: Provenance) -> list[str]:
     return found
 
 
+def has_music_of(data: bytes, other: bytes) -> bool:
+    """Whether two files have the same messages, but for the records of how they were made."""
+    return without_texts(data, SIGN) == without_texts(other, SIGN)
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Short for the source of what composes: between two versions it changes, too."""
+    here, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(path for name in CODE for path in (here / name).iterdir() if path.suffix in (".py", ".cpp")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def _broken(name: str) -> Provenance:

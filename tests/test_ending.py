@@ -4,14 +4,16 @@ import pytest
 import torch
 from models import END, PAD, START, outspoken_model
 
+from pamusic.composition import of_vocabulary
 from pamusic.generation.config import SamplingConfig
+from pamusic.generation.draws import Draws
 from pamusic.generation.ending import BARRED, SURE, Ending, Pauses
 from pamusic.generation.grammar import Rules
 from pamusic.generation.sampler import generate, generate_rows
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
 
-VOCABULARY = load_tokenizer("performance").vocabulary
+VOCABULARY, PIANO = (load_tokenizer(name).vocabulary for name in ("performance", "piano"))
 ENDING = Ending()
 
 
@@ -42,9 +44,8 @@ WAIT = {seconds: ID("time_shift", round(seconds * 100)) for seconds in (0.25, 0.
 STRIKE = [ID("velocity", 9), ID("note_on", 60)]
 
 
-def pauses(prime, num_rows=1):
-    arrays = Rules(**grammar_arrays(VOCABULARY))
-    return Pauses(arrays, VOCABULARY.seconds_of_id.tolist(), prime, num_rows)
+def pauses(prime, num_rows=1, vocabulary=VOCABULARY):
+    return Pauses(Rules(**grammar_arrays(vocabulary)), vocabulary.seconds_of_id.tolist(), prime, num_rows)
 
 
 def test_waiting_begins_with_each_stroke_and_the_prime_counts():
@@ -122,13 +123,13 @@ def test_greedily_it_ends_as_soon_as_the_bias_has_made_the_end_the_likeliest():
         assert len(ids) == length + 1
 
 
-def piano(seed, **how):
-    model = outspoken_model(vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad"))
+def piano(seed, vocabulary=VOCABULARY, **how):
+    model = outspoken_model(vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"))
     torch.nn.init.zeros_(model.head.weight)
     return list(
         generate(
-            model, [VOCABULARY.id("start")], seed=seed, end_id=VOCABULARY.id("end"),
-            rules=Rules(**grammar_arrays(VOCABULARY)), seconds_of_id=VOCABULARY.seconds_of_id.tolist(), **how,
+            model, [vocabulary.id("start")], seed=seed, end_id=vocabulary.id("end"),
+            rules=Rules(**grammar_arrays(vocabulary)), seconds_of_id=vocabulary.seconds_of_id.tolist(), **how,
         )
     )  # fmt: skip
 
@@ -147,26 +148,87 @@ def test_by_a_grammar_keys_are_let_go_and_none_is_struck_before_the_end(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_after_a_breath_nothing_is_struck_and_what_sounds_is_held(seed):
-    """Before closing begins in any case. But a velocity that was there is followed by its stroke, and a time shift by
-    something else: by the grammar no shift follows one that is not the longest."""
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, PIANO], ids=["performance", "piano"])
+def test_after_a_breath_nothing_is_struck_and_what_sounds_is_held(vocabulary, seed):
+    """Long before closing begins in any case, when a velocity that was there would be followed by its stroke."""
     ending, wanted = Ending(closing=3.0, deadline=4.0), 5.0
-    ids = piano(seed, seconds=wanted, ending=ending)
-    now, last, closed_at, let_go = 0.0, "", None, 0
-    lately = pauses([])
+    ids = piano(seed, vocabulary, seconds=wanted, ending=ending)
+    now, closed_at, let_go = 0.0, None, 0
+    lately = pauses([], vocabulary=vocabulary)
     for id in ids:
-        kind, _ = VOCABULARY.event(id)
+        kind, _ = vocabulary.event(id)
         if ending.closes(numbers([now / wanted]), lately.waited(), lately.longest()):
             closed_at = closed_at or now
-            assert kind != "velocity"
-            assert kind != "note_on" or last == "velocity"
-            assert kind != "note_off" or lately.waited() >= ending.holds or (last == "time_shift" and not let_go)
+            assert kind not in ("velocity", "note_on")
+            assert kind == "time_shift" or lately.waited() >= ending.holds
             let_go += kind == "note_off"
         lately.advance(torch.tensor([id]))
-        now, last = now + VOCABULARY.seconds_of_id[id], kind
+        now += vocabulary.seconds_of_id[id]
 
     assert wanted <= closed_at < 3 * wanted
     assert let_go > 3
+
+
+def played(vocabulary, opening, phrase, wanted, sureness=50.0):
+    """What is drawn when a model is sure of a phrase, over and over, and of nothing else; and whether it ended."""
+    ids = [vocabulary.id("start")]
+    how = {name: value for name, value in of_vocabulary(vocabulary).items() if name != "barred_ids"}
+    barred = torch.zeros(len(vocabulary), dtype=torch.bool)
+    barred[[ids[0], vocabulary.id("pad")]] = True
+    sampling = SamplingConfig(let_go=0.0, top_p=1.0)
+    draws = Draws(ids, num_rows=1, seed=0, barred=barred, sampling=sampling, seconds=wanted, ending=ENDING, **how)
+    script = [vocabulary.id(*event) for event in opening]
+    while vocabulary.seconds_of_id[ids].sum() < 1.25 * wanted:
+        script = script or [vocabulary.id(*event) for event in phrase]
+        logits = torch.zeros(1, len(vocabulary))
+        logits[0, script[0]] = sureness
+        ids.append(draws.draw(logits).item())
+        if ids[-1] == vocabulary.id("end"):
+            return [vocabulary.event(id) for id in ids[1:-1]], True
+        if ids[-1] == script[0] or vocabulary.seconds_of_id[[ids[-1], script[0]]].all():  # a wait is a wait
+            script = script[1:]
+    return [vocabulary.event(id) for id in ids[1:]], False
+
+
+DRY = [("note_on", 60), ("time_shift", 25), ("note_off", 60), ("time_shift", 75)]
+LEGATO = [
+    ("note_off", 64), ("note_on", 60), ("time_shift", 50), ("note_off", 60), ("note_on", 64), ("time_shift", 50)
+]  # fmt: skip
+
+
+def seconds_of(events):
+    return sum(steps for kind, steps in events if kind == "time_shift") / 100
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, PIANO], ids=["performance", "piano"])
+def test_in_a_silence_it_ends_at_once(vocabulary):
+    """Where the phrase pauses longest, instead of that pause."""
+    events, ended = played(vocabulary, [("velocity", 9)], DRY, 10.0)
+    assert ended
+    assert events[-3:] == DRY[:3]
+    assert 9 < seconds_of(events) <= 10 < seconds_of([*events, *DRY])  # the silence is there when the time is over
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, PIANO], ids=["performance", "piano"])
+def test_in_a_line_that_never_stops_the_last_note_is_held(vocabulary):
+    events, ended = played(vocabulary, [("velocity", 9), ("note_on", 64), ("time_shift", 50)], LEGATO, 20.0)
+    assert ended
+    (_, pitch) = events[-5]
+    assert events[-5:] == [("note_on", pitch), *[("time_shift", 100)] * 3, ("note_off", pitch)]
+    assert 19 < seconds_of(events[:-5]) <= 21
+
+
+def test_what_the_pedal_holds_rings_on():
+    """The pedal is not moved because something has to be; it is lifted when all has rung for a while."""
+    opening = [("velocity", 9), ("sustain", 3)]
+    events, ended = played(PIANO, opening, DRY, 30.0, sureness=12.0)
+    last = max(place for place, (kind, _) in enumerate(events) if kind == "note_on")
+    rest = events[last + 1 :]
+    lifted = next(place for place, (kind, _) in enumerate(rest) if kind == "sustain")
+    assert ended
+    assert seconds_of(events[: last + 1]) < 1.15 * 30
+    assert 2.5 <= seconds_of(rest[:lifted]) <= 7
+    assert [event for event in rest if event[0] == "sustain"][-1] == ("sustain", 0)
 
 
 @pytest.mark.parametrize("seed", range(3))

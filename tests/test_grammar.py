@@ -141,6 +141,14 @@ class PlainGrammar:
     def may_soft(self, depth):
         return self.may_pedal("soft", depth)
 
+    def is_done(self):
+        return self.may_end(0)
+
+    def wakes(self):
+        """A pedal goes down, or further."""
+        events = map(self.vocabulary.event, range(len(self.vocabulary)))
+        return [kind in self.depth and depth > self.depth[kind] for kind, depth in events]
+
     def barred(self):
         events = [self.vocabulary.event(id) for id in range(len(self.vocabulary))]
         keeping = [self.keeps_the_rules(*event) for event in events]
@@ -174,6 +182,7 @@ def test_the_arrays_say_what_the_words_say(tokenizer, seed, recklessness):
         barred = row.barred().tolist()
         differing = [vocabulary.event(i) for i, (a, b) in enumerate(zip(barred, plain.barred(), strict=True)) if a != b]
         assert not differing, [vocabulary.event(id) for id in ids[:place]]
+        assert (row.is_done().item(), row.wakes().tolist()) == (plain.is_done(), plain.wakes())
         row.advance((id,))
         plain.follow(*vocabulary.event(id))
 
@@ -187,6 +196,8 @@ def test_many_rows_at_once_say_what_each_says_alone(tokenizer, seed, recklessnes
 
     for ids in zip(*pieces, strict=True):
         assert torch.equal(together.barred(), torch.stack([row.barred().clone() for row in each]))
+        assert torch.equal(together.is_done(), torch.stack([row.is_done() for row in each]))
+        assert torch.equal(together.wakes(), torch.stack([row.wakes() for row in each]))
         together.advance(torch.tensor(ids))
         for row, id in zip(each, ids, strict=True):
             row.advance((id,))

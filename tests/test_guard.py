@@ -262,6 +262,23 @@ def test_a_piece_that_comes_to_its_close_is_no_longer_watched():
     assert alarms == []
 
 
+def test_what_can_no_longer_be_taken_back_is_let_out_at_once():
+    """Past the wanted length, while the piece is brought to its close."""
+    drawn, waiting = [], []
+    rows = compose_many(
+        composer(0), seed=1, seconds=10.0, ending=Ending(closing=1.6, deadline=1.7), sampling=ANY,
+        guard=Guard(held=100.0, look_back=4.0), keeping=lambda row, kept: drawn.append(kept.num_drawn),
+    )  # fmt: skip
+    passed = 0.0
+    for place, (id,) in enumerate(rows, start=1):
+        passed += SECONDS[id]
+        waiting.append((passed, drawn[-1] - place))
+    assert max(behind for at, behind in waiting if at < 5) > 20
+    after = [behind for at, behind in waiting if at > 10.5]
+    assert len(after) > 20
+    assert not any(after)
+
+
 @pytest.mark.parametrize(("guard", "sampling"), [(STRICT, GREEDY), (Guard(held=5.0), ANY)], ids=["loops", "held"])
 def test_what_there_is_at_any_moment_can_be_made_again(guard, sampling):
     """Held back or not, with all that was taken back on the way, from the number of draws alone."""

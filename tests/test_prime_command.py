@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import mido
 import numpy as np
 import pytest
 from answers import one_line_error
@@ -200,7 +201,23 @@ def test_other_versions_are_named_and_it_goes_on(sample, tmp_path):
 
     assert done.exit_code == 0, done.stderr
     assert f"the music may differ: torch {now}, then {'0' * len(now)}" in done.stderr
-    assert done.stderr.splitlines()[-1] == "not the same bytes as out.mid"
+    assert done.stderr.splitlines()[-1] == "the same music as out.mid, and another record of how it was made"
+
+
+def test_other_code_is_named_and_what_came_of_it(sample, tmp_path):
+    assert sample("-o", "out.mid").exit_code == 0
+    file = mido.MidiFile("out.mid")
+    record = next(message for message in file.tracks[0] if message.type == "text")
+    now = json.loads(record.text.removeprefix(SIGN))["made_on"]["code"]
+    record.text = record.text.replace(now, "before")
+    struck = next(message for track in file.tracks for message in track if message.type == "note_on")
+    struck.velocity ^= 1
+    file.save("out.mid")
+    done = replay("out.mid")
+
+    assert done.exit_code == 0, done.stderr
+    assert f"the music may differ: code {now}, then before" in done.stderr
+    assert done.stderr.splitlines()[-1] == "not the same music as out.mid"
 
 
 def test_the_record_says_all_that_the_music_depends_on(sample, checkpoints, tmp_path):
@@ -216,7 +233,7 @@ def test_the_record_says_all_that_the_music_depends_on(sample, checkpoints, tmp_
     assert record["options"]["length"] == 60
     assert record["tokenizer"] == "performance"
     assert len(record["weights_sha256"]) == len(record["prime_sha256"]) == 64
-    assert set(record["made_on"]) == {"pamusic", "torch", "threads", "device", "machine"}
+    assert set(record["made_on"]) == {"pamusic", "code", "torch", "threads", "device", "machine"}
     assert os.fsencode(tmp_path.parent.parent) not in out.replace(os.fsencode(checkpoints["performance"]), b"")
 
 

@@ -288,8 +288,28 @@ def test_a_temperature_of_a_class_is_for_its_kind_of_event_alone(checkpoint, opt
         assert (len(ids) == 1) == (other == kind), other
 
 
-def test_the_model_may_see_less_and_work_on_fewer(sample):
-    assert sample("--length", 100, "--context-length", 16, "--num-latents", 3, "--temperature", 0).exit_code == 0
+def test_the_model_may_see_less_and_work_on_fewer(sample, checkpoint, tmp_path):
+    """The options reach the composer: the piece is the one that it composes so, and another than without them."""
+    less = {"--context-length": 16, "--num-latents": 3}
+    for words in ([], [word for option in less.items() for word in option]):
+        how = ("--length", 100, "--seed", 1, "--precision", "fp32", "--no-compile")
+        assert sample(*how, *words, "-o", f"{len(words)}.mid").exit_code == 0
+    pieces = [read_midi(tmp_path / name).notes.tolist() for name in ("0.mid", "4.mid")]
+    composer = load_checkpoint(checkpoint)
+    ids = compose(composer, seed=1, length=100, context_length=16, num_latents=3)
+    expected = composer.tokenizer.decode(np.array(list(ids)))
+    assert pieces[0] != pieces[1]
+    assert [note[2:] for note in pieces[1]] == expected.notes[["pitch", "velocity"]].tolist()
+
+
+def test_notes_that_the_model_has_no_keys_for_are_told(sample, tmp_path):
+    piano = random_checkpoint(tmp_path / "piano", load_tokenizer("piano"))
+    low = [(0, note_on(10)), (384, note_off(10)), (384, note_on(60)), (768, note_off(60))]
+    (tmp_path / "low.mid").write_bytes(midi_file([(0, program(0)), *low]))
+    told = "the model does not hear 1 of the prime's 2 notes: piano knows pitches 21 to 108"
+
+    assert told in sample("--prime", "low.mid", "--length", 5, "--checkpoint", piano).stderr.splitlines()
+    assert told not in sample("--prime", "low.mid", "--length", 5).stderr
 
 
 @pytest.mark.parametrize(
@@ -309,6 +329,8 @@ def test_the_model_may_see_less_and_work_on_fewer(sample):
         (["--temperature", "warm"], "--temperature"),
         (["--seed", str(2**63)], "--seed"),
         (["--num", "0"], "--num"),
+        (["--num", "3", "--temperature", "0"], "leaves nothing to chance, so all 3 pieces would be one"),
+        (["--best-of", "3", "--temperature", "0"], "leaves nothing to chance"),
         (["--num", "2", "--best-of", "4"], "--num keeps all pieces, --best-of some of them"),
         (["--keep", "2"], "say --best-of with as many or more"),
         (["--best-of", "2", "--keep", "3"], "--keep 3 is of the pieces that --best-of draws"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ def compose_file(
     from pamusic.music.midi import parsed_tracks
     from pamusic.provenance import differences, provenance, sha256
     from pamusic.tokens.continuation import as_midi, streaming
-    from pamusic.tokens.prime import Cut
+    from pamusic.tokens.prime import Cut, unheard
     from pamusic.training.machine import choose_machine
 
     o = SimpleNamespace(**options)
@@ -69,7 +70,9 @@ def compose_file(
     check_kind(out, "MIDI", (".mid", ".midi"))
     if o.one_track and o.continuation_only:
         raise UsageError("--one-track is of a file with the prime in it, --continuation-only leaves it out; take one")
-    num = o.best_of or o.num
+    num, ending = o.best_of or o.num, Ending() if o.end else None
+    if num > 1 and o.temperature == 0 and again is None:
+        raise UsageError(f"--temperature 0 leaves nothing to chance, so all {num} pieces would be one; ask for one")
     rows = range(o.keep or 1 if o.best_of else num) if again is None else [again.row]
     try:
         sampling = SamplingConfig(
@@ -90,7 +93,7 @@ def compose_file(
             precision = resolved(o.precision, who.model.head.weight.device, kernel is not None)
             drawn = compose_many(
                 who, opening, cut=cut, seed=o.seed, num=num, length=o.length, seconds=o.seconds, may_end=o.may_end,
-                ending=Ending() if o.end else None, sampling=sampling,
+                ending=ending, sampling=sampling,
                 num_latents=o.num_latents, context_length=o.context_length, refill=o.refill, precision=precision,
                 kernel=kernel,
                 guard=Guard() if o.guard else None, alarmed=hearing.alarmed, keeping=hearing.keeping,
@@ -99,8 +102,10 @@ def compose_file(
         except ValueError as error:
             raise UsageError(str(error)) from None
         say(f"{who.title}, seed {o.seed}")
+        if opening is not None and (told := unheard(who.tokenizer, opening, cut)):
+            say(told)
         began = time.perf_counter()
-        stop_at = None if o.end else o.seconds
+        stop_at = o.seconds if ending is None or o.seconds is None else o.seconds * ending.deadline
         decoder = streaming(who.tokenizer, prime=opening, cut=cut, seconds=stop_at)
         got = collected(ears.heard(drawn, decoder), num, o.length, hearing)
         was_lost = ears.quiet()
@@ -143,7 +148,8 @@ def compose_file(
         if opening is not None and not is_kept and not o.continuation_only:
             say("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
     ids = [id for piece in pieces for id in piece]
-    passed = who.tokenizer.vocabulary.seconds_of_id[ids].sum()
+    seconds = (who.tokenizer.vocabulary.seconds_of_id[piece].sum() for piece in pieces)
+    passed = sum(min(each, stop_at or inf) for each in seconds)
     say(f"{len(ids):,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
     fast = f"{len(ids) / took:.0f} tokens/s, {passed / took:.1f} times real time"
     say(f"{fast}; interrupted" if got.interrupted else fast)

@@ -30,7 +30,7 @@ def replay(
 
     from pamusic.checkpoint import find_checkpoint
     from pamusic.music.midi import file_bytes
-    from pamusic.provenance import check_weights, read_provenance
+    from pamusic.provenance import check_weights, has_music_of, read_provenance
 
     before = file_bytes(file)
     record = read_provenance(before, str(file))
@@ -56,7 +56,12 @@ def replay(
     if isinstance(threads := record.made_on.get("threads"), int) and 0 < threads <= MOST_THREADS:
         torch.set_num_threads(threads)
     again = compose_file(out, file, options, record)
-    say("the same, byte for byte" if again == before else f"not the same bytes as {file}")
+    if again == before:
+        say("the same, byte for byte")
+    elif has_music_of(again, before):
+        say(f"the same music as {file}, and another record of how it was made")
+    else:
+        say(f"not the same music as {file}")
 
 
 def _fits(value: object, hint: Any) -> bool:

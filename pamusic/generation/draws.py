@@ -9,13 +9,13 @@ stands in tensors on one device, so a CUDA card records a draw once and plays it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from math import inf
 
 import torch
 from torch import Tensor
 
+from pamusic.generation.closing import Closing
 from pamusic.generation.config import SamplingConfig
-from pamusic.generation.ending import BARRED, Ending, Pauses
+from pamusic.generation.ending import BARRED, Ending
 from pamusic.generation.filters import filtered
 from pamusic.generation.grammar import Grammar, Rules
 from pamusic.generation.held import Held
@@ -64,8 +64,8 @@ class Draws:
                 ending: as for `generate_rows`, which has looked at them.
         """
         self._device = torch.device(device)
-        self._sampling, self._rules, self._ending = sampling or SamplingConfig(), rules, ending
-        self._end_id, self._end_after, self._length, self._seconds = end_id, end_after, length or inf, seconds or inf
+        self._sampling, self._rules = sampling or SamplingConfig(), rules
+        self._end_id, self._end_after = end_id, end_after
         self._record = record
         self._randomness = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
         self._num_drawn, self._num_left = num_drawn, 0  # ids, and random numbers
@@ -78,26 +78,24 @@ class Draws:
         at_first[list(barred_at_first)] = True
         self._at_first: Tensor | None = on_device(at_first, torch.bool) if at_first.any() else None
         self._classes = None if class_of_id is None else on_device(class_of_id, torch.int64)
-        self._seconds_of_id = None if seconds_of_id is None else on_device(seconds_of_id, torch.float64)
         self._end_raised = on_device([BARRED], torch.float32)
         self._numbers = torch.zeros(num_rows, NUMBERS, device=self._device)
         self._place = on_device([0], torch.int64)
-        self._count = on_device([num_drawn], torch.float64)
-        self._passed = on_device([passed] * num_rows, torch.float64)
         self._grammar: Grammar | None = None
         self._held: Held | None = None
-        self._pauses: Pauses | None = None
+        self._closing: Closing | None = None
         if rules is not None:
             self._needs_opening = torch.from_numpy(rules.needs_opening).to(self._device)
             self._grammar = Grammar(rules, prime_ids, num_rows, self._device)
             if seconds_of_id is not None and self._sampling.let_go:
                 self._held = Held(rules, seconds_of_id, prime_ids, num_rows, self._device)
-            if seconds_of_id is not None and ending is not None:
-                self._pauses = Pauses(rules, seconds_of_id, prime_ids, num_rows, self._device)
-                # Ids that close, and those that wait for less than they might, after which rules may allow no more.
-                hurries = torch.tensor([0 < each < max(seconds_of_id) for each in seconds_of_id])
-                hurries[rules.first_closing : rules.first_closing + rules.num_slots] = True
-                self._hurries = on_device(hurries, torch.bool)
+        if ending is not None:
+            assert end_id is not None
+            self._closing = Closing(
+                ending, prime_ids, vocab_size=len(barred), num_rows=num_rows, end_id=end_id, length=length,
+                seconds=seconds, num_drawn=num_drawn, passed=passed, rules=rules, seconds_of_id=seconds_of_id,
+                device=self._device,
+            )  # fmt: skip
         self._logits: Tensor | None = None
         self._play: Callable[[], Tensor] | None = None
 
@@ -133,7 +131,7 @@ class Draws:
         """Goes on with these rows of more than one."""
         index = torch.tensor(rows, device=self._device)
         self._randomness = [self._randomness[row] for row in rows]
-        self._numbers, self._passed = self._numbers[index], self._passed[index]
+        self._numbers = self._numbers[index]
         for follower in self._followers():
             follower.select(index)
         self._logits = self._play = None
@@ -141,48 +139,48 @@ class Draws:
     def _changing(self) -> list[Tensor]:
         """What another draw changes."""
         states = (state for each in self._followers() for state in each.states())
-        return [self._place, self._count, self._passed, *states]
+        return [self._place, *states]
 
-    def _followers(self) -> list[Grammar | Held | Pauses]:
+    def _followers(self) -> list[Grammar | Held | Closing]:
         """Those who follow the ids of each row."""
-        return [each for each in (self._grammar, self._held, self._pauses) if each is not None]
+        return [each for each in (self._grammar, self._held, self._closing) if each is not None]
 
     def _drawn(self, at_first: Tensor | None = None) -> Tensor:
         """What is recorded, without `at_first`: ids, `[vocab]`, that are barred in addition, for once."""
         assert self._logits is not None
-        logits, rules, ending = self._logits, self._rules, self._ending
-        barred = self._barred.expand(len(logits), -1)
+        logits, closing = self._logits, self._closing
+        barred = self._barred.repeat(len(logits), 1)
         if self._grammar is not None:
-            barred = self._grammar.barred() | barred
+            barred |= self._grammar.barred()
+        raised = self._end_raised
+        if closing is not None:
+            stage = closing.stage(None if self._grammar is None else self._grammar.is_done())
+            raised = torch.maximum(raised, closing.raised(stage))
+        if self._end_id is not None:
+            barred[:, self._end_id] |= raised == BARRED
         if at_first is not None:
             barred = _without(barred, at_first)
         if self._grammar is not None:
             barred = _without(barred, self._openings(self._grammar.is_open()))
-        if ending is not None:
-            shares = torch.maximum(self._count / self._length, self._passed / self._seconds)
-            pauses = self._pauses
-            waited = torch.zeros_like(shares) if pauses is None else pauses.waited()
-            closes = ending.closes(shares, waited, torch.ones_like(shares) if pauses is None else pauses.longest())
-            if rules is not None:
-                barred = _without(barred, self._openings(closes[:, None].expand(-1, rules.num_slots)))
-            if pauses is not None:
-                barred = _without(barred, self._hurries & (closes & (waited < ending.holds))[:, None])
+        if closing is not None:
+            if self._rules is not None and self._grammar is not None:
+                closes = stage.closes[:, None]
+                new = self._openings(closes.expand(-1, self._rules.num_slots)) | (self._grammar.wakes() & closes)
+                barred = _without(barred, new)
+            barred = _without(barred, closing.hurries(stage))
         favoured = logits
         if self._held is not None:
             favoured = self._held.favoured(logits, self._sampling.let_go)
         left = favoured.masked_fill(barred, BARRED)
+        if closing is not None:
+            left = closing.urged(left, stage)
         if self._end_id is not None:
-            raised = self._end_raised
-            if ending is not None:
-                raised = torch.maximum(raised, ending.bias(shares, closes).to(left))
             left[:, self._end_id] += raised
         kept = filtered(left, self._sampling, self._classes)
         ids = _where_it_falls(kept, self._numbers.index_select(1, self._place))
+        if closing is not None:
+            ids = closing.settled(ids, stage)
         self._place += 1
-        if ending is not None:
-            self._count += 1
-            if self._seconds_of_id is not None:
-                self._passed += self._seconds_of_id[ids]
         for follower in self._followers():
             follower.advance(ids)
         return ids.masked_fill(logits.sum(-1).isnan(), ASTRAY)

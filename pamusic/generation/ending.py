@@ -1,10 +1,9 @@
-"""How a piece is brought to a close near the length that was wanted. Knows numbers only.
+"""When a piece is brought to a close, near the length that was wanted. Knows numbers only; `closing.py` does it.
 
-Lengths are shares of the wanted one, whether that was told in ids or in seconds. Before it the end is barred; from
-there on its logit is raised, more and more, and the piece closes at the next breath: once nothing was opened for as
-long as its pauses are lately, or, the later it is, for less, nothing new is opened, what is open is held for a moment
-and let go, and the end is taken as soon as the rules allow it. At the deadline it stops, with what is open left for its
-reader to close.
+Lengths are shares of the wanted one, whether that was told in ids or in seconds. Before it the end is barred, but for a
+silence that lasts until then; from there on its logit is raised, more and more, and the piece closes at the next
+breath: once nothing was opened for as long as its pauses are lately, or, the later it is, for less. At the deadline it
+stops, with what is open left for its reader to close.
 """
 
 from __future__ import annotations
@@ -32,14 +31,16 @@ class Ending:
             from 0 at the wanted length.
         closing: at this share of it closing begins in any case; from the wanted length on the pause that it takes
             falls evenly to 0.
-        holds: seconds after the last opening before what is open then is closed, where the rules allow to wait. In
-            MAESTRO's validation and test pieces it is 2.6 in the median, 1.0 to 5.0 in the middle half.
+        holds: seconds from the last opening to when what goes on then is let go, or less where the deadline comes
+            before. In MAESTRO's validation and test pieces it is 2.6 in the median, 1.0 to 5.0 in the middle half.
+        urges: nats by which ids that wait become less likely with each second after that.
         deadline: at this share it stops, come what may.
     """
 
     most: float = 20.0
     closing: float = 1.15
     holds: float = 2.5
+    urges: float = 2.0
     deadline: float = 1.25
 
     def __post_init__(self) -> None:
@@ -54,6 +55,10 @@ class Ending:
             waited, longest: as of `Pauses`, `[rows]`.
         """
         return (shares >= 1) & (waited >= longest * (self.closing - shares) / (self.closing - 1))
+
+    def holding(self, shares: Tensor, waited: Tensor) -> Tensor:
+        """Whether what goes on in a row that closes is held, `[rows]`, bool; arguments as for `closes`."""
+        return (waited < self.holds) & (shares < (self.closing + self.deadline) / 2)
 
     def bias(self, shares: Tensor, closes: Tensor) -> Tensor:
         """What is added to the logit of the end, `[rows]`, at these shares of the wanted length, `[rows]`."""
@@ -104,6 +109,10 @@ class Pauses:
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
         self._now, self._last, self._longest = (each[rows] for each in self.states())
+
+    def after(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """`waited` and `longest` as they would be after ids, `[rows]`, int64, that open nothing."""
+        return self.waited() + self._seconds[ids], self._longest * self._fading[ids]
 
     def waited(self) -> Tensor:
         """`[rows]`, float64: seconds since something was opened last; since the beginning where nothing was."""

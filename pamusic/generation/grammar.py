@@ -37,6 +37,7 @@ class Rules:
         first_states: `[machines]`, int64, where each machine begins; their states are counted through.
         next_state: `[states, columns]`, int64.
         barred: `[states, columns]`, bool.
+        lingers: `[states]`, int64, how much goes on in a state though no slot be open.
         first_opening, first_closing: the ids that open and close slot 0; the other slots' follow one by one.
         num_slots: how many there are.
         most_open: how many openings a slot holds at most, 1 or 2; one that is open once and opened anew begins anew.
@@ -50,6 +51,7 @@ class Rules:
     first_states: np.ndarray
     next_state: np.ndarray
     barred: np.ndarray
+    lingers: np.ndarray
     first_opening: int
     first_closing: int
     num_slots: int
@@ -114,6 +116,15 @@ class Row:
         """`[slots]`, bool."""
         return torch.from_numpy(self._oldest > 0)
 
+    def is_done(self) -> Tensor:
+        """A bool: whether no slot is open and nothing lingers."""
+        return torch.tensor(not self._num_open and not self._rules.lingers[self._states].any())
+
+    def wakes(self) -> Tensor:
+        """`[vocab]`, bool: the ids after which more lingers than now."""
+        more = self._rules.lingers[self._rules.next_state[self._states]] > self._rules.lingers[self._states][:, None]
+        return torch.from_numpy(more.any(0)[self._rules.column_of_id])
+
     def barred(self) -> Tensor:
         """`[vocab]`, bool; it is overwritten by the next call."""
         barred = self._barred
@@ -145,7 +156,7 @@ class Rows:
         self._rules = rules
         self._column, self._is_tick = on_device(rules.column_of_id), on_device(rules.is_tick)
         self._next_state, self._barred_columns = on_device(rules.next_state), on_device(rules.barred)
-        self._needs_opening = on_device(rules.needs_opening)
+        self._lingers, self._needs_opening = on_device(rules.lingers), on_device(rules.needs_opening)
         self._needs_all_closed = on_device(rules.needs_all_closed)
         opens, closes = (torch.full((vocab,), slots, device=device) for _ in range(2))  # the last slot is nobody's
         opens[rules.first_opening : rules.first_opening + slots] = torch.arange(slots, device=device)
@@ -208,6 +219,15 @@ class Rows:
         """`[rows, slots]`, bool."""
         return self._oldest[:, : self._rules.num_slots] > 0
 
+    def is_done(self) -> Tensor:
+        """`[rows]`, bool: whether no slot is open and nothing lingers."""
+        return ~(self.is_open().any(1) | self._lingers[self._states].any(1))
+
+    def wakes(self) -> Tensor:
+        """`[rows, vocab]`, bool: the ids after which more lingers than now."""
+        more = self._lingers[self._next_state[self._states]] > self._lingers[self._states][:, :, None]
+        return more.any(1).index_select(1, self._column)
+
     @torch.inference_mode()
     def barred(self) -> Tensor:
         """`[rows, vocab]`, bool."""
@@ -255,6 +275,16 @@ class Grammar:
         """`[rows, slots]`, bool: which slots are open."""
         is_open = self._followed.is_open()
         return is_open[None] if isinstance(self._followed, Row) else is_open
+
+    def is_done(self) -> Tensor:
+        """`[rows]`, bool: in which nothing goes on."""
+        is_done = self._followed.is_done()
+        return is_done[None] if isinstance(self._followed, Row) else is_done
+
+    def wakes(self) -> Tensor:
+        """`[rows, vocab]`, bool: the ids after which more lingers than now."""
+        wakes = self._followed.wakes()
+        return wakes[None] if isinstance(self._followed, Row) else wakes
 
     def barred(self) -> Tensor:
         """`[rows, vocab]`, bool; it may be overwritten by the next call."""

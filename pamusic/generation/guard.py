@@ -248,7 +248,7 @@ def guarded(
                 keeping(Kept(num_drawn, turn, new, len(new)))
                 if num_drawn >= stop_after:
                     break
-                while seconds[num_out] <= watch.now - guard.look_back:
+                while num_out < len(new) and (is_over or seconds[num_out] <= watch.now - guard.look_back):
                     yield new[num_out]
                     num_out += 1
             if trouble is None:

@@ -165,6 +165,14 @@ def texts(data: bytes) -> list[str]:
     return [message.text for tick, message in _timed(file.tracks[0]) if tick == 0 and message.type == "text"]
 
 
+def without_texts(data: bytes, sign: str) -> list[list[tuple[int, mido.Message]]]:
+    """The messages at the ticks of each track of a file that mido wrote, but for texts that begin with a sign."""
+    return [
+        [each for each in _timed(track) if each[1].type != "text" or not each[1].text.startswith(sign)]
+        for track in mido.MidiFile(file=io.BytesIO(data)).tracks
+    ]
+
+
 class _Clock:
     """Seconds -> ticks, through a tempo map; the inverse of `tempo_map`."""
 

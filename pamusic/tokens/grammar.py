@@ -35,6 +35,7 @@ class _Machine:
     def __init__(self, num_states: int, num_columns: int) -> None:
         self.next_state = np.full((num_states, num_columns), STAYS, np.int64)
         self.barred = np.zeros((num_states, num_columns), bool)
+        self.lingers = np.zeros(num_states, np.int64)
 
     def shifted(self, by: int) -> np.ndarray:
         """Next states, counted on from `by`; `STAYS` becomes the state itself."""
@@ -86,6 +87,7 @@ def grammar_arrays(vocabulary: Vocabulary) -> dict[str, Any]:
         "first_states": firsts,
         "next_state": np.concatenate([m.shifted(first) for m, first in zip(machines, firsts.tolist(), strict=True)]),
         "barred": np.concatenate([machine.barred for machine in machines]),
+        "lingers": np.concatenate([machine.lingers for machine in machines]),
         "first_opening": presses.start,
         "first_closing": releases.start,
         "num_slots": len(presses),
@@ -182,4 +184,5 @@ def _pedal(vocabulary: Vocabulary, columns: _Columns, kind: str, deepest: int) -
                 lasted = age + steps >= shortest
                 machine.next_state[state, column] = depth if lasted else young(depth, up, next_to, age + steps)
         machine.barred[state, columns.of("end")] = depth != 0
+        machine.lingers[state] = depth
     return machine

@@ -106,6 +106,18 @@ def read_part(prime: Performance, cut: Cut) -> Performance:
     return prime.cropped(cut.start, float("inf")) if cut.start else prime
 
 
+def unheard(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> str:
+    """For people: how many of the notes that are read the vocabulary has no keys for; empty where it has all."""
+    pitch, keys = read_part(prime, cut).notes["pitch"], tokenizer.vocabulary.range("note_on")
+    num_outside = int(((pitch < keys.first) | (pitch > keys.last)).sum())
+    if not num_outside:
+        return ""
+    return (
+        f"the model does not hear {num_outside:,} of the prime's {len(pitch):,} notes: {tokenizer.name} knows pitches"
+        f" {keys.first} to {keys.last}"
+    )
+
+
 def end_of_prime(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> float:
     """Seconds at which the prime's ids end; a key that is let go a little later, off the grid, is waited for."""
     read = read_part(prime, cut)
