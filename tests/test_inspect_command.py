@@ -97,7 +97,7 @@ def test_tracks_are_chosen_as_in_the_other_commands(tmp_path):
     by_default, both, first = (told(tmp_path / "a.mid", *words) for words in ((), ("--tracks", "all"), ("--tracks", 1)))
 
     assert by_default["playing"]["pitches"] == [60, 60]
-    assert by_default["repairs"] == ["1 note of other instruments, left out"]
+    assert by_default["repairs"] == ["1 note of other parts, left out"]
     assert both["playing"]["num_notes"] == both["round_trips"][0]["num_notes"] == 2
     assert first["playing"]["pitches"] == [72, 72]
     assert [(track["channel"], track["taken"]) for track in first["file"]["tracks"]] == [(2, True), (1, False)]

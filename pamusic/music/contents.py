@@ -36,7 +36,7 @@ KINDS = {
     ),
     "notes without length": ("note released as it was struck", "notes released as they were struck", "left out"),
     "patterns": ("pattern (format 2)", "patterns (format 2)", "put one behind the other"),
-    "other instruments": ("note of other instruments", "notes of other instruments", "left out"),
+    "other instruments": ("note of other parts", "notes of other parts", "left out"),
 }
 
 

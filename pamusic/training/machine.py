@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from textwrap import shorten
 
 import torch
 
@@ -117,7 +118,7 @@ def _checked(device: str) -> str:
     try:
         torch.zeros(1, device=device).tolist()  # `meta` makes tensors too, but cannot say what is in them
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0][:100]
+        reason = shorten(str(error).splitlines()[0], 100, placeholder=" …")
         raise PamusicError(f"device {device!r} cannot be used ({reason}); this machine has {_best_device()}") from None
     return device
 
