@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import mido
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 import pamusic
 from pamusic.cli.app import app
+from pamusic.generation.guard import Guard
 from pamusic.music.midi import read_midi
 from pamusic.tokens.tokenizer import load_tokenizer
 
@@ -60,10 +62,14 @@ def test_what_is_heard_is_what_is_in_the_file_and_the_file_is_as_without_a_port(
     assert np.median(np.abs(late)) < 0.05
 
 
-def test_what_a_guard_lets_pass_is_what_is_heard(sample, backend):
-    done = sample("--seconds", 2, "--seed", 1, "--guard", "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
+def test_what_a_guard_lets_pass_is_what_is_heard(sample, backend, monkeypatch):
+    """While it goes on composing, and takes back what it held."""
+    monkeypatch.setattr("pamusic.generation.guard.Guard", partial(Guard, held=2.0, look_back=1.0, step=0.5))
+    how = ("--seconds", 5, "--seed", 1, "--let-go", 0, "--guard")
+    done = sample(*how, "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
 
     assert done.exit_code == 0, done.stderr
+    assert "guard, seed 1: a key held from second" in done.stderr
     assert strokes([message for _, _, message in backend.SENT]) == in_file("out.mid") != []
 
 
