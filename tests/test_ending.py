@@ -196,6 +196,12 @@ LEGATO = [
 ]  # fmt: skip
 
 
+QUICK = [
+    ("note_on", 60), ("time_shift", 2), ("note_on", 64), ("time_shift", 6), ("note_off", 60), ("note_off", 64),
+    ("time_shift", 12),
+]  # fmt: skip
+
+
 def seconds_of(events):
     return sum(steps for kind, steps in events if kind == "time_shift") / 100
 
@@ -216,6 +222,15 @@ def test_in_a_line_that_never_stops_the_last_note_is_held(vocabulary):
     (_, pitch) = events[-5]
     assert events[-5:] == [("note_on", pitch), *[("time_shift", 100)] * 3, ("note_off", pitch)]
     assert 19 < seconds_of(events[:-5]) <= 21
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, PIANO], ids=["performance", "piano"])
+def test_a_quick_dry_passage_ends_with_a_chord_that_is_held(vocabulary):
+    """In place of breaking off between two of its notes; the chord's notes belong together."""
+    events, ended = played(vocabulary, [("velocity", 9)], QUICK, 20.0)
+    assert ended
+    assert events[-8:] == [*QUICK[:3], *[("time_shift", 100)] * 3, ("note_off", 60), ("note_off", 64)]
+    assert 20 < seconds_of(events[:-8]) < 21
 
 
 def test_what_the_pedal_holds_rings_on():

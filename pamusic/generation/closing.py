@@ -1,11 +1,13 @@
 """Rows of a batch brought to a close, when `ending.py` says so. Knows numbers only.
 
-From the breath on nothing new is opened. What goes on is held for a moment, then let go as the model likes, and the end
-is taken as soon as all is done.
+A breath comes with an id that waits, and it is looked for before that id is taken, while something can still be done
+about it: after a short wait the rules allow no other and no end, and something would have to follow that was not meant.
 
-A breath comes with an id that waits, and it is looked for before that id is taken. After a short wait the rules allow
-no other and no end, so something would have to follow at once that was not meant: in place of it comes the end where
-all is done, and else the longest wait that there is.
+- Where something goes on, the longest wait that there is comes in its place. From then on nothing new is opened; what
+  goes on is held for a moment, then let go as the model likes, and the end is taken as soon as all is done.
+- Where nothing does, and the breath is long enough for a rest, the end comes in its place.
+- Where nothing does for less than that, as in the gaps of a quick, dry passage, to stop would be to break off. So what
+  is opened after it is the last, and it is that which is held.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ class Stage(NamedTuple):
         waited: seconds since something was opened.
         closes: whether nothing new is opened.
         done: whether nothing goes on.
+        raised: whether the end is raised.
     """
 
     shares: Tensor
     waited: Tensor
     closes: Tensor
     done: Tensor
+    raised: Tensor
 
 
 class Closing:
@@ -71,6 +75,9 @@ class Closing:
         self._waits = self._seconds > 0
         self._longest_wait = self._seconds.argmax()
         self._is_shorter = torch.arange(vocab_size, device=device) != self._longest_wait
+        # Whether what is opened next is the last, and whether it was; the second of the opening before it.
+        self._is_last, self._was_last = (torch.zeros(num_rows, dtype=torch.bool, device=device) for _ in range(2))
+        self._last_before = torch.zeros(num_rows, dtype=torch.float64, device=device)
         self._pauses: Pauses | None = None
         if rules is not None and seconds_of_id is not None:
             self._pauses = Pauses(rules, seconds_of_id, prime_ids, num_rows, device)
@@ -80,9 +87,11 @@ class Closing:
         shares = torch.maximum(self._count / self._length, self._passed / self._wanted)
         if self._pauses is None or done is None:
             nothing = torch.zeros_like(shares)
-            return Stage(shares, nothing, self._ending.closes(shares, nothing, nothing + 1), nothing > 0)
+            closes = self._ending.closes(shares, nothing, nothing + 1)
+            return Stage(shares, nothing, closes, nothing > 0, nothing == 0)
         waited = self._pauses.waited()
-        return Stage(shares, waited, self._ending.closes(shares, waited, self._pauses.longest()), done)
+        closes = self._was_last | (self._ending.closes(shares, waited, self._pauses.longest()) & ~self._is_last)
+        return Stage(shares, waited, closes, done, closes | ~self._is_last)
 
     def hurries(self, stage: Stage) -> Tensor:
         """What does not hold what goes on, `[rows, vocab]`, bool, where that is to be held."""
@@ -93,7 +102,8 @@ class Closing:
 
     def raised(self, stage: Stage) -> Tensor:
         """What is added to the logit of the end, `[rows]`, float32."""
-        return self._ending.bias(stage.shares, stage.closes).float()
+        bias = self._ending.bias(stage.shares, stage.closes)
+        return torch.where(stage.raised, bias, bias.clamp(max=0.0)).float()
 
     def urged(self, logits: Tensor, stage: Stage) -> Tensor:
         """Logits, `[rows, vocab]`, with waiting the rarer the longer what goes on could have been let go."""
@@ -104,10 +114,20 @@ class Closing:
         """What is taken in place of ids that were drawn, `[rows]`, int64."""
         if self._pauses is None:
             return ids
+        ending, waits = self._ending, self._waits[ids]
         shares = torch.maximum((self._count + 1) / self._length, (self._passed + self._seconds[ids]) / self._wanted)
-        breath = self._waits[ids] & self._ending.closes(shares, *self._pauses.after(ids))
-        ids = torch.where(breath & ~stage.closes, self._longest_wait, ids)
-        return ids.masked_fill(breath & stage.done, self._end_id)
+        waited, longest = self._pauses.after(ids)
+        breath = waits & ending.closes(shares, waited, longest) & ~self._is_last & ~stage.closes
+        rests = breath & (waited > ending.rest - 1e-6)
+        opened = self._pauses.last() > self._last_before
+        last_opened = waits & self._is_last & ~stage.closes & opened & (waited > ending.spread)
+        ends = stage.done & (rests | (waits & stage.closes))
+        holds = ~stage.done & (breath | last_opened)
+        becomes_last = breath & stage.done & ~rests
+        self._last_before.copy_(torch.where(becomes_last, self._pauses.last(), self._last_before))
+        self._is_last |= becomes_last
+        self._was_last |= last_opened
+        return torch.where(holds, self._longest_wait, ids).masked_fill(ends, self._end_id)
 
     def advance(self, ids: Tensor) -> None:
         """Follows one more id in each row; `[rows]`, int64."""
@@ -118,10 +138,12 @@ class Closing:
 
     def states(self) -> list[Tensor]:
         """The tensors that change as ids are followed."""
-        return [self._count, self._passed, *(self._pauses.states() if self._pauses is not None else [])]
+        own = [self._count, self._passed, self._is_last, self._was_last, self._last_before]
+        return own + (self._pauses.states() if self._pauses is not None else [])
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
-        self._passed = self._passed[rows]
+        own = (self._passed, self._is_last, self._was_last, self._last_before)
+        self._passed, self._is_last, self._was_last, self._last_before = (each[rows] for each in own)
         if self._pauses is not None:
             self._pauses.select(rows)

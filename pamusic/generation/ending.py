@@ -34,6 +34,8 @@ class Ending:
         holds: seconds from the last opening to when what goes on then is let go, or less where the deadline comes
             before. In MAESTRO's validation and test pieces it is 2.6 in the median, 1.0 to 5.0 in the middle half.
         urges: nats by which ids that wait become less likely with each second after that.
+        rest: seconds from the last opening after which a silence is a rest, and the piece may end where it stands.
+        spread: seconds within which openings belong together.
         deadline: at this share it stops, come what may.
     """
 
@@ -41,6 +43,8 @@ class Ending:
     closing: float = 1.15
     holds: float = 2.5
     urges: float = 2.0
+    rest: float = 1.0
+    spread: float = 0.05
     deadline: float = 1.25
 
     def __post_init__(self) -> None:
@@ -113,6 +117,10 @@ class Pauses:
     def after(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """`waited` and `longest` as they would be after ids, `[rows]`, int64, that open nothing."""
         return self.waited() + self._seconds[ids], self._longest * self._fading[ids]
+
+    def last(self) -> Tensor:
+        """`[rows]`, float64: the second of the last opening; 0 where there was none."""
+        return self._last
 
     def waited(self) -> Tensor:
         """`[rows]`, float64: seconds since something was opened last; since the beginning where nothing was."""
