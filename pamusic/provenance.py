@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SIGN = "pamusic "
-CODE = ("generation", "model", "music", "tokens")  # the packages that the music of the same draws depends on
+CODE = ("generation", "model", "music", "tokens")  # the packages that music depends on, beside `composition.py`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +127,9 @@ def check_weights(record: Provenance, path: Path) -> None:
 def differences(before: Provenance, now: Provenance) -> list[str]:
     """What the numbers may depend on and is not as it was, in words."""
     found = [
-        f"{name} {now.made_on.get(name)}, then {was}"
-        for name, was in before.made_on.items()
-        if now.made_on.get(name) != was
+        f"{name} {now.made_on.get(name)}, then {before.made_on.get(name, 'unknown')}"
+        for name in {**now.made_on, **before.made_on}
+        if now.made_on.get(name) != before.made_on.get(name)
     ]
     if before.options.get("compile") and not now.options.get("compile"):
         found.append("no C++ compiler that works, then one")
@@ -149,7 +149,8 @@ def sha256(data: bytes) -> str:
 def _code() -> str:
     """Short for the source of what composes: between two versions it changes, too."""
     here, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(path for name in CODE for path in (here / name).iterdir() if path.suffix in (".py", ".cpp")):
+    paths = [here / "composition.py", *(path for name in CODE for path in (here / name).iterdir())]
+    for path in sorted(path for path in paths if path.suffix in (".py", ".cpp")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
     return digest.hexdigest()[:12]
 

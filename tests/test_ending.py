@@ -169,14 +169,14 @@ def test_after_a_breath_nothing_is_struck_and_what_sounds_is_held(vocabulary, se
     assert let_go > 3
 
 
-def played(vocabulary, opening, phrase, wanted, sureness=50.0):
+def played(vocabulary, opening, phrase, wanted, sureness=50.0, seed=0):
     """What is drawn when a model is sure of a phrase, over and over, and of nothing else; and whether it ended."""
     ids = [vocabulary.id("start")]
     how = {name: value for name, value in of_vocabulary(vocabulary).items() if name != "barred_ids"}
     barred = torch.zeros(len(vocabulary), dtype=torch.bool)
     barred[[ids[0], vocabulary.id("pad")]] = True
     sampling = SamplingConfig(let_go=0.0, top_p=1.0)
-    draws = Draws(ids, num_rows=1, seed=0, barred=barred, sampling=sampling, seconds=wanted, ending=ENDING, **how)
+    draws = Draws(ids, num_rows=1, seed=seed, barred=barred, sampling=sampling, seconds=wanted, ending=ENDING, **how)
     script = [vocabulary.id(*event) for event in opening]
     while vocabulary.seconds_of_id[ids].sum() < 1.25 * wanted:
         script = script or [vocabulary.id(*event) for event in phrase]
@@ -196,6 +196,7 @@ LEGATO = [
 ]  # fmt: skip
 
 
+DRY_NOTE = [("note_on", 60), ("time_shift", 8), ("note_off", 60), ("time_shift", 12)]
 QUICK = [
     ("note_on", 60), ("time_shift", 2), ("note_on", 64), ("time_shift", 6), ("note_off", 60), ("note_off", 64),
     ("time_shift", 12),
@@ -231,6 +232,36 @@ def test_a_quick_dry_passage_ends_with_a_chord_that_is_held(vocabulary):
     assert ended
     assert events[-8:] == [*QUICK[:3], *[("time_shift", 100)] * 3, ("note_off", 60), ("note_off", 64)]
     assert 20 < seconds_of(events[:-8]) < 21
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_dry_phrase_does_not_break_off_because_the_end_is_likelier(seed):
+    """The model thinks little of an end, 12 nats less than of what it plays; in a gap of the phrase that stays so."""
+    phrase = [*(DRY_NOTE * 20), ("note_on", 62), ("time_shift", 20), ("note_off", 62), ("time_shift", 80)]
+    events, ended = played(VOCABULARY, [("velocity", 9)], phrase, 30.0, sureness=12.0, seed=seed)
+    last = max(place for place, (kind, _) in enumerate(events) if kind == "note_on")
+    assert ended
+    assert seconds_of(events[last:]) >= 2.5 or events[last:] == phrase[-4:-1]
+
+
+def test_a_silence_that_only_a_pedal_breaks_ends_it_too():
+    """After a gap behind which a chord should have come, but none does."""
+    gap = [("sustain", 3), ("time_shift", 30), ("sustain", 0), *[("time_shift", 100)] * 40]
+    events, ended = played(PIANO, [("velocity", 9)], [*(DRY_NOTE * 150), *gap], 29.9)
+    assert ended
+    assert ("sustain", 0) in events
+    assert seconds_of(events) < 32
+
+
+def test_after_half_a_lift_no_key_has_to_go_down():
+    """Soon after a pedal has moved it goes no further, so a short wait behind that would leave nothing but strokes."""
+    opening = [("sustain", 3), ("velocity", 9), ("note_on", 60), ("time_shift", 50), ("note_off", 60)]
+    opening += [("time_shift", 100)] * 9
+    for seed in range(4):
+        events, ended = played(PIANO, opening, [("sustain", 1), ("time_shift", 2), ("note_on", 64)], 9.0, seed=seed)
+        assert ended
+        assert [event for event in events if event[0] != "time_shift"][-2:] == [("sustain", 1), ("sustain", 0)]
+        assert ("time_shift", 2) not in events
 
 
 def test_what_the_pedal_holds_rings_on():

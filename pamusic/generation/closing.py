@@ -22,6 +22,8 @@ from torch import Tensor
 from pamusic.generation.ending import Ending, Pauses
 from pamusic.generation.grammar import Rules
 
+TOUCH = 1e-6  # seconds by which sums of them may be off
+
 
 class Stage(NamedTuple):
     """How far rows are, `[rows]` each.
@@ -31,7 +33,7 @@ class Stage(NamedTuple):
         waited: seconds since something was opened.
         closes: whether nothing new is opened.
         done: whether nothing goes on.
-        raised: whether the end is raised.
+        raised: whether the end is raised: in a rest, and while it closes.
     """
 
     shares: Tensor
@@ -91,14 +93,19 @@ class Closing:
             return Stage(shares, nothing, closes, nothing > 0, nothing == 0)
         waited = self._pauses.waited()
         closes = self._was_last | (self._ending.closes(shares, waited, self._pauses.longest()) & ~self._is_last)
-        return Stage(shares, waited, closes, done, closes | ~self._is_last)
+        return Stage(shares, waited, closes, done, closes | (~self._is_last & (waited > self._ending.rest - TOUCH)))
 
-    def hurries(self, stage: Stage) -> Tensor:
-        """What does not hold what goes on, `[rows, vocab]`, bool, where that is to be held."""
-        if self._pauses is None:
+    def hurries(self, stage: Stage, is_open: Tensor | None) -> Tensor:
+        """What is barred in rows that close, so that nothing has to follow it at once, `[rows, vocab]`, bool.
+
+        Where what goes on is held, that is all but the longest wait; where no slot is open (`is_open`, `[rows, slots]`)
+        but something lingers, all shorter waits: there may be nothing else that the rules allow behind them.
+        """
+        if self._pauses is None or is_open is None:
             return self._is_shorter & False
         holding = stage.closes & ~stage.done & self._ending.holding(stage.shares, stage.waited)
-        return self._is_shorter & holding[:, None]
+        lingers = stage.closes & ~is_open.any(1)
+        return self._is_shorter & (holding[:, None] | (self._waits & lingers[:, None]))
 
     def raised(self, stage: Stage) -> Tensor:
         """What is added to the logit of the end, `[rows]`, float32."""
@@ -117,16 +124,17 @@ class Closing:
         ending, waits = self._ending, self._waits[ids]
         shares = torch.maximum((self._count + 1) / self._length, (self._passed + self._seconds[ids]) / self._wanted)
         waited, longest = self._pauses.after(ids)
-        breath = waits & ending.closes(shares, waited, longest) & ~self._is_last & ~stage.closes
-        rests = breath & (waited > ending.rest - 1e-6)
-        opened = self._pauses.last() > self._last_before
-        last_opened = waits & self._is_last & ~stage.closes & opened & (waited > ending.spread)
-        ends = stage.done & (rests | (waits & stage.closes))
+        is_rest = waits & (waited > ending.rest - TOUCH)
+        silent = is_rest & (shares >= 1) & self._is_last  # nothing was opened after all
+        breath = waits & ending.closes(shares, waited, longest) & (~self._is_last | silent) & ~stage.closes
+        opened = (self._pauses.last() > self._last_before) & ~stage.done & (waited > ending.spread)
+        last_opened = waits & self._is_last & ~stage.closes & opened
+        ends = stage.done & ((breath & is_rest) | (waits & stage.closes))
         holds = ~stage.done & (breath | last_opened)
-        becomes_last = breath & stage.done & ~rests
+        becomes_last = breath & stage.done & ~is_rest
         self._last_before.copy_(torch.where(becomes_last, self._pauses.last(), self._last_before))
         self._is_last |= becomes_last
-        self._was_last |= last_opened
+        self._was_last |= last_opened | (breath & silent & ~stage.done)
         return torch.where(holds, self._longest_wait, ids).masked_fill(ends, self._end_id)
 
     def advance(self, ids: Tensor) -> None:

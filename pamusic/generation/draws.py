@@ -160,14 +160,16 @@ class Draws:
             barred[:, self._end_id] |= raised == BARRED
         if at_first is not None:
             barred = _without(barred, at_first)
+        is_open: Tensor | None = None
         if self._grammar is not None:
-            barred = _without(barred, self._openings(self._grammar.is_open()))
+            is_open = self._grammar.is_open()
+            barred = _without(barred, self._openings(is_open))
         if closing is not None:
             if self._rules is not None and self._grammar is not None:
                 closes = stage.closes[:, None]
                 new = self._openings(closes.expand(-1, self._rules.num_slots)) | (self._grammar.wakes() & closes)
                 barred = _without(barred, new)
-            barred = _without(barred, closing.hurries(stage))
+            barred = _without(barred, closing.hurries(stage, is_open))
         favoured = logits
         if self._held is not None:
             favoured = self._held.favoured(logits, self._sampling.let_go)

@@ -1,9 +1,9 @@
 """When a piece is brought to a close, near the length that was wanted. Knows numbers only; `closing.py` does it.
 
 Lengths are shares of the wanted one, whether that was told in ids or in seconds. Before it the end is barred, but for a
-silence that lasts until then; from there on its logit is raised, more and more, and the piece closes at the next
-breath: once nothing was opened for as long as its pauses are lately, or, the later it is, for less. At the deadline it
-stops, with what is open left for its reader to close.
+silence that lasts until then; from there on its logit is raised in rests, more and more, and the piece closes at the
+next breath: once nothing was opened for as long as its pauses are lately, or, the later it is, for less. At the
+deadline it stops, with what is open left for its reader to close.
 """
 
 from __future__ import annotations

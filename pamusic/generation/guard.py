@@ -4,7 +4,8 @@ Knows numbers: which ids open and close slots (`Rules`) and how many seconds pas
 is noticed of one row, `Watch` tells as a `Trouble`. `guarded` then forgets what was drawn since some seconds before the
 trouble began, reads what is left anew, as a prime, and goes on with other draws. A slot that stays open is closed:
 its beginning is too far back to be forgotten. What a reader of the row has been given is never taken back: an id is let
-out when `look_back` seconds have been drawn after it, so a stream comes so much later; `Kept` is what there is already.
+out when `look_back` seconds have been drawn after it, so a stream comes so much later, or once the row is beyond the
+wanted length, where nothing is taken back; `Kept` is what there is already.
 All draws, also those after a trouble, follow from the seed. What is kept grows with the row, by its ids.
 
 A loop is told from openings alone. Those of one moment are a chord; a loop is the same chords coming again at the same

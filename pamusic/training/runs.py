@@ -167,7 +167,7 @@ def resumed_run(
     branches = out is not None and out.resolve() != run.resolve()
     if out is not None and branches and ranks.first:
         _check_place(out, force=force)
-    goes_on = branches and trained_in(run)
+    goes_on = branches and ranks.first and trained_in(run)
     trainer = Trainer(out or run, corpus, model, training, machine, resume_from=run, ranks=ranks)
     now = {"training": asdict(training), "model": asdict(model), "machine": machine.about()}
     trainer.started_from = about["started_from"]
