@@ -1,11 +1,15 @@
-"""Where `--end` would bring pieces to a close.
+"""Where `--end` would bring pieces to a close, and where it brought some.
 
     python benchmarks/closing.py CORPUS [--split validation] [--seconds 60 180]
+    python benchmarks/closing.py SAMPLES --composed --seconds 60
 
 Pieces of a split are followed as if they were being sampled with a wanted length. Where closing begins, the piece is in
 a pause: how long it is, and how many pauses in the tolerated time after the wanted length are as long or longer, tells
 how good a place that is. Beside it the first pause after the wanted length. Medians (and the middle eight of ten) over
 the pieces that go on for long enough, as Markdown.
+
+Of MIDI files that were composed with `--end` it tells where the last key is struck, where the sound ends, and how long
+the last stroke's sound, the longest of what goes on then, lasts; of the wanted length, and in seconds.
 """
 
 from __future__ import annotations
@@ -16,10 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pamusic.evaluation.statistics import Heard
 from pamusic.generation.ending import Ending, Pauses
 from pamusic.generation.grammar import Rules
+from pamusic.music.midi import read_midi
 from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.tokens.grammar import grammar_arrays
+from pamusic.tokens.sources import find_sources
 
 
 def closing_at(ids: np.ndarray, pauses: Pauses, seconds_of_id: np.ndarray, ending: Ending, wanted: float) -> float:
@@ -55,13 +62,26 @@ def table(corpus: Corpus, split: str, wanted: float) -> list[str]:
 
     lines = []
     for how, rows in found.items():
-        quantiles = np.quantile(np.array(rows), [0.1, 0.5, 0.9], axis=0).T
-        cells = [
-            f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-            for (low, middle, high), digits in zip(quantiles, (3, 2, 0), strict=True)
-        ]
-        lines.append(f"| {wanted:g} | {len(rows)} | {how} | {' | '.join(cells)} |")
+        lines.append(f"| {wanted:g} | {len(rows)} | {how} | {' | '.join(cells(np.array(rows), (3, 2, 0)))} |")
     return lines
+
+
+def cells(rows: np.ndarray, digits: tuple[int, ...]) -> list[str]:
+    """Of each column of `[pieces, columns]` the median, and the middle eight of ten."""
+    return [
+        f"{middle:.{n}f} ({low:.{n}f} to {high:.{n}f})"
+        for (low, middle, high), n in zip(np.quantile(rows, [0.1, 0.5, 0.9], axis=0).T, digits, strict=True)
+    ]
+
+
+def composed(folder: Path, wanted: float) -> str:
+    """The row of the files of a folder."""
+    found = []
+    for source in find_sources([folder])[0]:
+        heard = Heard(read_midi(source.read(), source.name))
+        last, end = heard.onset.max(), heard.offset.max()
+        found.append((last / wanted, end / wanted, end - last))
+    return f"| {wanted:g} | {len(found)} | {' | '.join(cells(np.array(found), (3, 3, 1)))} |"
 
 
 def main() -> None:
@@ -69,7 +89,14 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--split", default="validation")
     parser.add_argument("--seconds", type=float, nargs="+", default=[60.0, 180.0])
+    parser.add_argument("--composed", action="store_true", help="what is given are composed MIDI files")
     words = parser.parse_args()
+    if words.composed:
+        print("| seconds wanted | pieces | last stroke, share | end of sound, share | seconds it rings |")
+        print("|---" * 5 + "|")
+        for wanted in words.seconds:
+            print(composed(words.corpus, wanted))
+        return
     print("| seconds wanted | pieces | closing | share of them | seconds of the pause | pauses as long or longer |")
     print("|---" * 6 + "|")
     for wanted in words.seconds:
