@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -80,23 +81,30 @@ def holding(path, held, over):
         over.wait()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="locks as POSIX does")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
-    corpus, run = small_corpus(tmp_path / "c"), tmp_path / "run"
-    run.mkdir()
+@contextmanager
+def trained_in_elsewhere(run):
+    """Another process holds the lock of a run's folder."""
     fork = multiprocessing.get_context("fork")
     held, over = fork.Event(), fork.Event()
     other = fork.Process(target=holding, args=(run / LOCK, held, over))
     other.start()
     try:
         assert held.wait(60)
-        with pytest.raises(PamusicError, match="another process still trains in it"):
-            begun_or_resumed(run, corpus)
-        assert [path.name for path in run.iterdir()] == [LOCK]
+        yield
     finally:
         over.set()
         other.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="locks as POSIX does")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    corpus, run = small_corpus(tmp_path / "c"), tmp_path / "run"
+    run.mkdir()
+    with trained_in_elsewhere(run):
+        with pytest.raises(PamusicError, match="another process still trains in it"):
+            begun_or_resumed(run, corpus)
+        assert [path.name for path in run.iterdir()] == [LOCK]
     begun_or_resumed(run, corpus)
     assert train_rows(run)[-1][0] == SETTINGS.steps
 
@@ -109,16 +117,8 @@ def test_a_branch_from_a_run_that_still_goes_on_says_from_where_it_begins(tmp_pa
     more = {"out": tmp_path / "branch", "steps": SETTINGS.steps + 5}
     told = f"{run} is still being trained; this goes on from what it saved last, at step {SETTINGS.steps}"
     assert told not in resumed_run(run, **more).plan()
-    fork = multiprocessing.get_context("fork")
-    held, over = fork.Event(), fork.Event()
-    other = fork.Process(target=holding, args=(run / LOCK, held, over))
-    other.start()
-    try:
-        assert held.wait(60)
+    with trained_in_elsewhere(run):
         assert told in resumed_run(run, **more).plan()
-    finally:
-        over.set()
-        other.join()
 
 
 def test_a_run_stopped_between_two_rows_of_its_table_loses_none(tmp_path):
