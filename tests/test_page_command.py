@@ -179,7 +179,8 @@ def test_what_is_begun_from_nothing_is_new_all_of_it(checkpoint, tmp_path):
     "words",
     [
         "--seed 5",
-        "--seed 5 --minutes 0.05 --top-p 0.9 --guard",
+        "--seed 5 --minutes 0.05 --top-p 0.9 --no-guard",
+        "--seed 5 --guard",
         "--prime 'a prime.mid' --prime-to 2.5 --one-track --seed 5 --temperature 0.9",
     ],
 )
@@ -214,29 +215,29 @@ def test_of_many_pieces_each_tells_its_seed(checkpoint, tmp_path):
 
 
 def test_defaults_are_left_out_of_a_command():
-    now = {"seed": 3, "precision": "auto", "let_go": 1.0}
+    now = {"seed": 3, "precision": "auto", "let_go": 1.0, "guard": True}
 
     assert command({**now, "num": 1, "length": 4096, "temperature": 1.0, "prime": None}) == "pamusic sample --seed 3"
     assert command({**now, "temperature": 0.95, "may_end": False}) == "pamusic sample --seed 3 --temperature 0.95"
+    assert command({**now, "num": 2, "guard": False}) == "pamusic sample --seed 3 --num 2"
     assert command({**now, "length": None, "seconds": 180.0, "minutes": 3.0, "end": True}) == (
         "pamusic sample --seed 3 --minutes 3 --end"
     )
 
 
 def test_what_a_record_is_too_old_to_tell_was_as_it_was_then():
-    assert command({"seed": 3}) == "pamusic sample --seed 3 --let-go 0 --precision fp32"
+    assert command({"seed": 3}) == "pamusic sample --seed 3 --let-go 0 --no-guard --precision fp32"
 
 
 def test_a_command_says_that_nothing_was_compiled_where_something_could_have_been():
-    now = {"seed": 3, "let_go": 1.0, "compile": False}
+    now = {"seed": 3, "let_go": 1.0, "guard": True, "compile": False}
     assert command({**now, "precision": "int8"}) == "pamusic sample --seed 3 --precision int8 --no-compile"
     assert command({**now, "precision": "fp32"}) == "pamusic sample --seed 3 --precision fp32"
 
 
 def test_a_command_holds_no_words_but_its_own():
-    assert command({"prime": "a b.mid; rm -rf ~", "--evil": "x", "precision": "auto", "let_go": 1.0}) == (
-        "pamusic sample --prime 'a b.mid; rm -rf ~'"
-    )
+    record = {"prime": "a b.mid; rm -rf ~", "--evil": "x", "precision": "auto", "let_go": 1.0, "guard": True}
+    assert command(record) == "pamusic sample --prime 'a b.mid; rm -rf ~'"
 
 
 @pytest.mark.parametrize("record", ["{}", '{"format": 9}', "no JSON", '{"format": 1, "options": 3}'])

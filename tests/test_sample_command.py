@@ -28,7 +28,7 @@ from pamusic.generation.config import SamplingConfig
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.music.performance import PEDALS, Performance
 from pamusic.music.splicing import texts
-from pamusic.provenance import SIGN
+from pamusic.provenance import SIGN, read_provenance
 from pamusic.tokens.prime import prime_ids
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import CLASSES, KINDS
@@ -227,6 +227,26 @@ def test_a_guard_tells_what_it_takes_back_and_its_piece_can_be_made_again(sample
     assert json.loads(record.removeprefix(SIGN))["alarms"] == len(alarms)
     again = CliRunner().invoke(app, ["replay", "out.mid"])
     assert again.stderr.splitlines()[-1] == "the same, byte for byte"
+
+
+@pytest.mark.parametrize(
+    ("words", "is_guarded"),
+    [
+        ([], True),
+        (["--num", 1, "-o", "-"], True),
+        (["--no-guard"], False),
+        (["--num", 2], False),
+        (["--num", 2, "--guard"], True),
+        (["--best-of", 2], False),
+        (["--best-of", 1], True),
+    ],
+)
+def test_one_piece_is_guarded_unless_it_is_said(sample, tmp_path, words, is_guarded):
+    done = sample("--length", 20, "--seed", 1, *words)
+
+    assert done.exit_code == 0, done.stderr
+    data = done.stdout_bytes if "-" in words else (tmp_path / done.stdout.split()[0]).read_bytes()
+    assert read_provenance(data, "it").options["guard"] is is_guarded
 
 
 def test_the_piece_may_end_by_itself(sample, tmp_path):

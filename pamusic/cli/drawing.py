@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ class Hearing:
 
     def __init__(self, seed: int) -> None:
         self.kept: dict[int, Kept] = {}  # by the number of the piece; the last moment of each, whole at any time
+        self.moved: Callable[[int], object] = lambda by: None  # hears by how many ids there are more, or less
         self._seed = seed
 
     def alarmed(self, row: int, alarm: Alarm) -> None:
@@ -33,7 +34,9 @@ class Hearing:
 
     def keeping(self, row: int, kept: Kept) -> None:
         """Takes what there is of a piece."""
+        before = self.kept.get(row)
         self.kept[row] = kept
+        self.moved(kept.num_ids - (before.num_ids if before is not None else 0))
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,12 @@ def collected(drawn: Iterable[list[int | None]], num: int, total: int | None, he
     steps: list[list[int | None]] = []  # of whole steps, so that an interruption leaves all pieces of a batch as long
     stopped: KeyboardInterrupt | SystemExit | None = None
     try:
-        for ids in progress(drawn, total=total, what="sample", unit="token"):
-            steps.append(ids)
+        with progress(total=total and total * num, what="sample", unit="token") as bar:
+            hearing.moved = bar.update  # by what a guard holds back, too
+            for ids in drawn:
+                steps.append(ids)
+                if not hearing.kept:
+                    bar.update(num)
     except (KeyboardInterrupt, SystemExit) as stop:
         stopped = stop
     interrupted = int(stopped.code or 0) if isinstance(stopped, SystemExit) else INTERRUPTED * (stopped is not None)

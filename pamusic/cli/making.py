@@ -47,6 +47,7 @@ def command(options: dict[str, Any]) -> str:
         implied = (name == "length" and value == DEFAULT_LENGTH) or (name == "seconds" and options.get("minutes"))
         # Only with weights in bytes is anything compiled; a record tells what was done, not what was asked for.
         implied = implied or (name == "compile" and options.get("precision") != "int8")
+        implied = implied or (name == "guard" and value == ((options.get("best_of") or options.get("num", 1)) == 1))
         if name in APART or value is None or value == parameter.default or implied:
             continue
         option = "--" + name.replace("_", "-")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from typer import Argument, Option
 
@@ -66,7 +66,7 @@ def replay(
 
 def _fits(value: object, hint: Any) -> bool:
     """Whether an option of this type can have this value, as it stands in a file."""
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
+    if isinstance(value, bool):
+        return hint is bool or bool in get_args(hint)  # and not int, of which it is one
     like = [value, *([0.0] if isinstance(value, int) else [Path()] if isinstance(value, str) else [])]
     return any(isinstance(each, hint) for each in like)

@@ -24,7 +24,7 @@ Model = partial(Option, rich_help_panel="Who composes")
 Prime = partial(Option, rich_help_panel="The prime")
 Live = partial(Option, rich_help_panel="Heard while it is made")
 APART = ("out", "port", "ahead")  # options that the music does not depend on: a file does not tell them
-BEFORE = {"precision": "fp32", "compile": False, "let_go": 0.0}  # what a file that does not say had
+BEFORE = {"precision": "fp32", "compile": False, "let_go": 0.0, "guard": False}  # what a file that does not say had
 
 
 def sample(
@@ -55,7 +55,10 @@ def sample(
     temperature_pitch: Annotated[float, Draw(help="On top, for which key to strike.")] = 1.0,
     temperature_velocity: Annotated[float, Draw(help="On top, for how loud.")] = 1.0,
     let_go: Annotated[float, Draw(help="Old notes end the likelier, by this many nats at most; 0: no more.")] = 1.0,
-    guard: Annotated[bool, Draw("--guard", help="Take back loops and silences, let go of stuck keys.")] = False,
+    guard: Annotated[
+        bool | None,
+        Draw("--guard/--no-guard", help="Take back loops and silences, let go of stuck keys. (default: for one piece)"),
+    ] = None,
     checkpoint: Annotated[str | None, Model(help="Name or folder. (default: newest run, else what ships)")] = None,
     context_length: Annotated[
         int | None, Model(min=1, max=MOST_CONTEXT, help="Tokens seen. (default: as trained)")
@@ -90,5 +93,6 @@ def sample(
             raise UsageError(f"--{name} is a number above 0, not {asked:g}")
     options["seconds"] = seconds if minutes is None else 60 * minutes
     options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
+    options["guard"] = (best_of or num) == 1 and port is None if guard is None else guard
     options["seed"] = secrets.randbelow(2**31) if seed is None else seed
     compose_file(out, Path("sample.mid"), options, port=port, ahead=ahead or DEFAULT_AHEAD)
