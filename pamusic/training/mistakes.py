@@ -2,7 +2,8 @@
 
 A model that composes reads its own mistakes, which no real piece shows: a key that was not let go with its chord, a
 note too many, a bar too fast. What it does then it has never learned, and one mistake leads to the next: pieces get
-denser and denser. So it is shown music that has such mistakes, and learns, from where they end, how it goes on.
+denser and denser. So it is shown music that has such mistakes, and learns, from where they end, how it goes on. All of
+them add; with as many that take away it got denser again (`docs/experiments.md`).
 """
 
 from __future__ import annotations
