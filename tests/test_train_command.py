@@ -128,6 +128,8 @@ def test_bad_input_is_answered_in_one_line(in_folder):
     assert "no corpus there; make one: pamusic tokenize" in refused("train", "nowhere")
     assert "tiny, small, medium, base" in misused("train", "--size", "huge")
     assert "num_latents is 1 to context_length" in misused("train", "--context-length", 64, "--num-latents", 65)
+    assert "num_layers is 0 to 1,000" in misused("train", *TINY, "--num-layers", 1001)
+    assert "trained weights keep their num_layers" in misused("train", "--from", "small", "--num-layers", 2)
     assert "lr is above 0" in misused("train", *TINY, "--lr", 0)
     assert "steps is at least 1" in misused("train", *TINY, "--steps", 0)
     assert "precision is one of" in misused("train", *TINY, "--precision", "int4")

@@ -37,6 +37,7 @@ def train(
     warmup_steps: Annotated[int | None, Recipe(help="First updates, with a rising rate.")] = None,
     ema_decay: Annotated[float | None, Recipe(help="Of the averaged weights; 0: none. (default: 0.999)")] = None,
     patience: Annotated[int | None, Recipe(help="End after so many validations without a new best.")] = None,
+    num_layers: Annotated[int | None, Recipe(help="Layers of the stack; with --from: more than there are.")] = None,
     prefix_dropout: Annotated[float | None, Recipe(help="Share of the prefix left out of a window.")] = None,
     dropout: Annotated[float | None, Recipe(help="Of what layers add to the stream.")] = None,
     ledger: Annotated[bool | None, Recipe(help="Tell the model which keys are down. (default: yes)")] = None,
@@ -44,9 +45,7 @@ def train(
     only: Annotated[str | None, Recipe(help="Train this part alone: recall, ledger, head … (default: all)")] = None,
     transpose: Annotated[int | None, Recipe(min=0, help="Move windows by at most this many semitones.")] = None,
     stretch: Annotated[float | None, Recipe(help="Play windows at most this share slower or faster.")] = None,
-    mistakes: Annotated[
-        float | None, Recipe(help="Share of a cooldown's windows with mistakes to recover from.")
-    ] = None,
+    mistakes: Annotated[float | None, Recipe(help="Share of a cooldown's windows with mistakes to mend.")] = None,
     validate_every: Annotated[int | None, Recipe(help="Updates between validations.")] = None,
     sample_every: Annotated[int | None, Recipe(min=1, help="Updates between samples to listen to.")] = None,
     device: Annotated[str, Machine(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -63,7 +62,7 @@ def train(
 
     asked: dict[str, Any] = {
         "size": size, "steps": steps, "batch_size": batch_size, "context_length": context_length,
-        "num_latents": num_latents, "lr": lr, "seed": seed, "cooldown_steps": cooldown_steps,
+        "num_latents": num_latents, "num_layers": num_layers, "lr": lr, "seed": seed, "cooldown_steps": cooldown_steps,
         "warmup_steps": warmup_steps, "ema_decay": ema_decay, "patience": patience, "prefix_dropout": prefix_dropout,
         "dropout": dropout, "transpose_down": transpose, "transpose_up": transpose, "stretch": stretch,
         "mistakes": mistakes, "ledger": ledger, "recall": recall, "only": only, "validate_every": validate_every,

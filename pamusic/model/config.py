@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+MOST_LAYERS = 1000  # deeper than any that was trained; a slip of the finger would make layers for hours
+
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerConfig:
@@ -104,7 +106,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.num_latents <= self.context_length:
             raise ValueError(f"num_latents is 1 to context_length ({self.context_length}), not {self.num_latents}")
+        if not 0 <= self.num_layers <= MOST_LAYERS:
+            raise ValueError(f"num_layers is 0 to {MOST_LAYERS:,}, not {self.num_layers}")
         for heads in (self.num_heads, self.cross_num_heads):
+            if heads < 1 or self.d_model < 8:
+                raise ValueError(f"d_model is at least 8, and has heads; not {self.d_model} with {heads} of them")
             if self.d_model % heads or (self.d_model // heads) % 8:
                 raise ValueError(f"{heads} heads do not divide d_model {self.d_model} into multiples of 8")
         if not 0 < self.rotary_fraction <= 1:

@@ -26,6 +26,7 @@ from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.carrying import carried
 from pamusic.training.config import TrainingConfig
 from pamusic.training.folder import FORMAT, STATE, trained_in
+from pamusic.training.growing import grown
 from pamusic.training.machine import Machine, choose_machine
 from pamusic.training.memory import available_memory, memory_needed
 from pamusic.training.ranks import Ranks, join, local_device, rank_from_environment, ranks_on_this_machine
@@ -63,6 +64,7 @@ def new_run(
         changes: fields of `TrainingConfig` and of `ModelConfig`; None leaves the default. `ledger` is whether there is
             one; by default there is, or with `weights` whatever they have. They can be given one that they had not.
             `recall` is whether there is that; by default there is not, or with `weights` as they have it.
+            `num_layers` may be more than the weights have: they are grown.
 
     Raises:
         PamusicError: the corpus, the weights or the place do not serve.
@@ -98,7 +100,10 @@ def new_run(
         else:
             before = source.model.config  # it can be given what it had not: at first that says next to nothing
             ledger, recall = (getattr(before, name) or shape.get(name) for name in ("ledger", "recall"))
-            model = _changed(replace(before, ledger=ledger, recall=recall), shape)
+            num_layers = max(before.num_layers, shape.get("num_layers", 0))
+            model = _changed(replace(before, ledger=ledger, recall=recall, num_layers=num_layers), shape)
+            if num_layers > before.num_layers:
+                started_from = f"{started_from}, grown from {before.num_layers} to {num_layers} layers"
         steps = changes.get("steps", TrainingConfig.steps)
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except (ValueError, OverflowError) as error:
@@ -107,7 +112,7 @@ def new_run(
         training = replace(training, micro_batch=_what_fits(model, training, machine, ranks))
     if out is not None and ranks.first:
         _check_place(out, force=force)
-    begin = None if source is None else source.model.state_dict()
+    begin = None if source is None else grown(source, model.num_layers).model.state_dict()
     trainer = Trainer(out or RUNS / size, corpus, model, training, machine, weights=begin, ranks=ranks)
     trainer.started_from = started_from
     if out is not None and ranks.first:
