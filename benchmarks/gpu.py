@@ -25,7 +25,12 @@ from pamusic.training.config import TrainingConfig
 from pamusic.training.machine import choose_machine, describe
 
 HERE = Path(__file__).parent
-RECALL = RecallConfig(num_slots=128, first_opening=0, first_of_kinds=(128, 256, 356, 388, 389, 390))
+RECALL = RecallConfig(
+    num_slots=128,
+    first_opening=0,
+    first_closing=128,
+    numbers=((256, 100), (356, 32)),
+)
 MOST = 2e-3  # of logits with a spread of 1: float32 sums in another order
 
 

@@ -12,7 +12,15 @@ from pamusic.model.reader import REFILLS, Reader
 from pamusic.model.recorded import RecordedStepper
 from pamusic.model.stepper import TURNS, Turns
 
-RECALL = RecallConfig(num_slots=5, first_opening=0, first_of_kinds=(5, 10, 14), far=4, like=0.5, sharp=8.0)
+RECALL = RecallConfig(
+    num_slots=5,
+    first_opening=0,
+    first_closing=5,
+    numbers=((10, 4),),
+    far=4,
+    like=0.5,
+    sharp=8.0,
+)
 
 
 def both(model, precision="fp32", **how):

@@ -27,30 +27,37 @@ class LedgerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecallConfig:
-    """Which ids open a slot, where the kinds of ids begin, and what is alike.
+    """Which ids open a slot, which close one, which are numbers, and what is alike.
 
     Attributes:
         num_slots: how many there are.
-        first_opening: the id that opens slot 0; the others' follow one by one.
-        first_of_kinds: the first id of each kind but the first kind, ascending.
+        first_opening, first_closing: the ids that open and that close slot 0; the others' follow one by one.
+        numbers: the ids that are numbers in a row, as first and count of each row.
         decay: what an opening weighs in a state, as a share of what the next one does.
         like: the cosine of two states at which a copy weighs as much as doubt.
         sharp: how much more a copy weighs that is more alike: in nats for a cosine higher by 1.
         far: ids back from which on is copied.
+        reach: slots around the one opened last of which a state consists, to each side.
+        spread: steps by which numbers differ that are near by a share of 1/e; at 0 only the same ids are.
     """
 
     num_slots: int
     first_opening: int
-    first_of_kinds: tuple[int, ...]
-    decay: float = 0.85
+    first_closing: int
+    numbers: tuple[tuple[int, int], ...]
+    decay: float = 0.8
     like: float = 0.97
     sharp: float = 100.0
     far: int = 128
+    reach: int = 40
+    spread: float = 1.5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "first_of_kinds", tuple(self.first_of_kinds))  # JSON has lists
-        if self.num_slots < 1 or self.far < 1 or list(self.first_of_kinds) != sorted(self.first_of_kinds):
-            raise ValueError(f"recall has slots, kinds in ascending order, and looks back 1 id or more, not {self}")
+        object.__setattr__(self, "numbers", tuple((first, count) for first, count in self.numbers))  # JSON has lists
+        if min(self.num_slots, self.far, self.reach) < 1:
+            raise ValueError(f"recall has slots, a reach, and looks back 1 id or more, not {self}")
+        if not 0 <= self.spread < 1000:
+            raise ValueError(f"what recall takes for near spreads by 0 to 1,000 steps, not {self.spread}")
         if not (0 < self.decay < 1 and -1 <= self.like <= 1 and 0 < self.sharp * max(1 - self.like, 1e-3) <= 50):
             raise ValueError(f"recall has a decay between 0 and 1, a cosine, and a sharpness that counts, not {self}")
 
@@ -128,9 +135,11 @@ class ModelConfig:
             if min(*of_slots, self.ledger.first_tick) < 0 or max(ends) > self.vocab_size:
                 raise ValueError(f"a ledger is of ids 0 to {self.vocab_size - 1}, not {self.ledger}")
         if self.recall is not None:
-            opening = self.recall.first_opening
-            if opening < 0 or opening + self.recall.num_slots > self.vocab_size:
+            of_slots = (self.recall.first_opening, self.recall.first_closing)
+            if min(of_slots) < 0 or max(of_slots) + self.recall.num_slots > self.vocab_size:
                 raise ValueError(f"recall is of ids 0 to {self.vocab_size - 1}, not {self.recall}")
+            if any(first < 0 or count < 1 or first + count > self.vocab_size for first, count in self.recall.numbers):
+                raise ValueError(f"numbers of recall are of ids 0 to {self.vocab_size - 1}, not {self.recall.numbers}")
 
     def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
         """The same weights at another context or number of latents; latents never exceed the context."""

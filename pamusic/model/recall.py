@@ -1,27 +1,30 @@
 """What followed where the music stood as it does now: copied from far back in the context, as far as that is trusted.
 
-Knows ids that open a slot and the kinds of ids; not what they are.
+Knows ids that open a slot or close it and ids that are numbers; not what they are.
 
 Why: a key of the cross-attention is made of one id and its place, and so is a query. So it can find an id, or a
 distance, but no passage: what was played before when these notes had just been played (that takes a match of several
 ids, which attention needs two layers for, and here only the latents have more than one). All that a trained model read
 beyond its latents was worth 0.001 nats to it (`docs/experiments.md`). Music repeats itself over minutes; hence this.
 
-How: a state is the slots opened last, each weighing `decay` times what the next one does. Where the state of an earlier
-position is like that of a later one, by their cosine, and the last id is of the same kind, what followed there is a
-copy of what may follow here. Copies are weighted by likeness, against a doubt that weighs as much as one copy at a
-likeness of `like`; a gate learned from the latent says how far to trust what is left, and the rest is what the layers
-say: a pointer mixture (See et al. 2017, arXiv:1704.04368), over a cache as of Grave et al. 2017 (arXiv:1612.04426).
-States are counted, not learned: all that is trained is the gate. What is nearer than `far` is left to the latents: a
-state changes only where a slot is opened, so between two openings everything would look like a copy of itself.
+How: a state is the slots opened last, as distances from the last of them, each weighing `decay` times what the next one
+does: so a passage has the same states wherever it is played. What followed an earlier position is a copy of what may
+follow here, moved by as many slots as lie between the two. It weighs the more the higher the cosine of their states is,
+and the nearer its last id, moved, is to the last one here: ids are near if they are the same, or numbers a few steps
+apart. Copies stand against a doubt that weighs as much as one of them at a likeness of `like`; and of a number those
+beside it have a part, for nobody plays a note twice as long and as loud to the last step. A gate learned from the
+latent says how far to trust what is left, and the rest is what the layers say: a pointer mixture (See et al. 2017,
+arXiv:1704.04368), over a cache as of Grave et al. 2017 (arXiv:1612.04426). States are counted, not learned: all that is
+trained is the gate. What is nearer than `far` is left to the latents: a state changes only where a slot is opened, so
+between two openings everything would look like a copy of itself.
 
 Past the end of the context an entry of a `Memory` still knows the whole state in which it followed, where one pass over
 what is visible has to begin with none: the two differ by what left the window while a state still weighs it.
 
-One id at a time, nothing is looked through again: when a slot is opened, the product of the state with every earlier
-one is `decay` times what it was plus what that one has of this slot (`Memory`).
+One id at a time, states are compared only when a slot is opened (`Memory`): at all others the present is as it was.
 
-Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `vocab` ids.
+Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `width` of a state, twice `reach` and one;
+`vocab` ids.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from pamusic.model.config import RecallConfig
 
 FORGOTTEN = 1e-7  # of a state: openings that weigh less are more than float32 tells
 DOUBT = -4.0  # of the gate at first, as a logit
+NEXT_TO_NOTHING = 2e-9  # of a copy: as many as a context has would weigh 1e-5 of doubt
 LEAST = -30.0  # nats: what weighs less weighs nothing; exponentials of still less are slow to compute
 MOST_WHOLE = 2.0**40  # of a weight as a whole number: with room in 64 bits for the sum of 2 ** 22
 QUERIES = 256  # positions that are asked for at a time: their likenesses with the whole context are held at once
@@ -47,16 +51,21 @@ class Recall(nn.Module):
     """Which ids follow, judged by what followed what is like the present; and the gate that trusts it."""
 
     slot_of_id: Tensor
-    kind_of_id: Tensor
+    moved: Tensor
+    beside: Tensor
+    parts: Tensor
 
     def __init__(self, config: RecallConfig, vocab_size: int, d_model: int) -> None:
         super().__init__()
         slot_of_id = torch.full((vocab_size,), config.num_slots)  # the last slot is nobody's
         slot_of_id[config.first_opening : config.first_opening + config.num_slots] = torch.arange(config.num_slots)
-        kind_of_id = torch.bucketize(torch.arange(vocab_size), torch.tensor(config.first_of_kinds), right=True)
-        for name, table in {"slot_of_id": slot_of_id, "kind_of_id": kind_of_id}.items():
+        moved, beside = _moved(config, vocab_size).flatten(), _beside(config, vocab_size)
+        parts = beside[:-1, :-1] / beside[:-1, :-1].sum(0)  # `[vocab, vocab copied]`
+        tables = {"slot_of_id": slot_of_id, "moved": moved, "beside": beside, "parts": parts}
+        for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
         self.config, self.num_slots, self.vocab_size = config, config.num_slots, vocab_size
+        self.width = 2 * config.reach + 1
         self.lags = ceil(log(FORGOTTEN) / log(config.decay))  # openings of which a state consists
         self.gate = nn.Linear(d_model, 1)
         nn.init.zeros_(self.gate.weight)
@@ -91,8 +100,9 @@ class Recall(nn.Module):
     def _shares(self, ids: Tensor, n: int) -> Tensor:
         """`forward` of one row."""
         m, far, shares = len(ids), self.config.far, torch.zeros(n, self.vocab_size, device=ids.device)
-        states, number = self.states(ids)
-        states, kinds = F.normalize(states, dim=1), self.kind_of_id[ids]
+        states, last, number = self.states(ids)
+        states, last = F.normalize(self.around(states, last), dim=1), last[number]
+        before, told = self.told(ids[:-1], last[:-1]), self.told(ids[1:], last[:-1])
         for first in range(max(m - n, far), m, QUERIES):  # before `far` there is nothing to look back to
             stop = min(first + QUERIES, m)
             asked, seen = torch.arange(first, stop, device=ids.device), torch.arange(stop - far, device=ids.device)
@@ -102,32 +112,61 @@ class Recall(nn.Module):
             else:
                 weights = self.weights(_products(states[number[asked]], states))
             weights = weights.index_select(1, number[seen])
-            weights.masked_fill_((kinds[seen] != kinds[asked, None]) | (seen > asked[:, None] - far), 0)
-            shares[asked - (m - n)] = self.shared(ids[seen + 1].expand_as(weights), weights)
+            weights.masked_fill_(seen > asked[:, None] - far, 0)
+            now = (ids[asked, None], last[asked, None])
+            shares[asked - (m - n)] = self.shared(before[seen], told[seen], *now, weights, look=_can_be_looked_at(ids))
         return shares
 
     def weights(self, like: Tensor) -> Tensor:
         """Of copies by the cosines of states, in their place."""
         return like.sub_(self.config.like).mul_(self.config.sharp).clamp_(min=LEAST).exp_()
 
-    def shared(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """`[n, vocab]`: what each id has of all that its copies, `[n, k]` ids and weights, and doubt weigh together."""
-        if _adds_in_any_order(ids):  # then whole numbers, whose sum is the same in each
-            one = MOST_WHOLE / exp(self.config.sharp * (1 - self.config.like))
-            whole = torch.zeros(len(ids), self.vocab_size, dtype=torch.int64, device=ids.device)
-            summed = (whole.scatter_add_(1, ids, (weights.double() * one).long()).double() / one).float()
+    def told(self, ids: Tensor, last: Tensor) -> Tensor:
+        """What `shared` is told of ids and of the slots opened last there, all int64 of one shape.
+
+        With the slot opened last now added, it is where in `moved` stands what becomes of an id.
+        """
+        return ids * (2 * self.num_slots - 1) + (self.num_slots - 1) - last
+
+    def shared(self, before: Tensor, told: Tensor, ids: Tensor, last: Tensor, weights: Tensor, *, look: bool) -> Tensor:
+        """`[n, vocab]`: what each id has of all that its copies and doubt weigh together.
+
+        Args:
+            before: `[n, k]` or `[k]`, of the ids after which copies came, as of `told`.
+            told: the same of the ids that came.
+            ids: `[n, 1]`, the last ones now.
+            last: `[n, 1]`, the slots opened last now.
+            weights: `[n, k]`, by the cosines of states.
+            look: whether numbers may be looked at, which is faster on a CPU: few copies weigh anything.
+        """
+        n, room = len(weights), self.vocab_size + 1
+        if look:
+            rows, places = (weights > NEXT_TO_NOTHING).nonzero(as_tuple=True)
         else:
-            summed = torch.zeros(len(ids), self.vocab_size, device=ids.device).scatter_add_(1, ids, weights)
+            rows, places = (torch.arange(size, device=ids.device) for size in weights.shape)
+            rows = rows[:, None]
+        weights, before, told = (each.expand(n, -1)[rows, places] for each in (weights, before, told))
+        ids, last = ids[rows, 0], last[rows, 0]
+        weights = weights * self.beside[ids, self.moved[before + last]]
+        copies = (rows * room + self.moved[told + last]).flatten()
+        if _adds_in_any_order(weights):  # then whole numbers, whose sum is the same in each
+            one = MOST_WHOLE / exp(self.config.sharp * (1 - self.config.like))
+            whole = torch.zeros(n * room, dtype=torch.int64, device=ids.device)
+            summed = (whole.scatter_add_(0, copies, (weights.flatten().double() * one).long()).double() / one).float()
+        else:
+            summed = torch.zeros(n * room, device=ids.device).scatter_add_(0, copies, weights.flatten())
+        summed = summed.view(n, room)
+        summed = _products(summed[:, :-1], self.parts)
         return summed / (1 + summed.sum(1, keepdim=True))
 
-    def states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The states after each number of openings in a row, and those numbers after each id.
+    def states(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the slots weigh after each number of openings in a row, which was opened last, and those numbers.
 
         Args:
             ids: `[m]`.
 
         Returns:
-            `[k, slots]`, float32, of 0 openings, 1, 2 … and `[m]`, int64.
+            `[k, slots]`, float32, of 0 openings, 1, 2 …; `[k]`, int64 (0 after none); and after each id `[m]`, int64.
         """
         slots = self.slot_of_id[ids]
         number = (slots < self.num_slots).cumsum(0)
@@ -138,46 +177,56 @@ class Recall(nn.Module):
         states = torch.zeros(num + 1, self.num_slots + 1, device=ids.device)
         for before, weight in zip(opened.unfold(0, self.lags, 1)[1:].T, weights, strict=True):
             states.scatter_add_(1, before[:, None], weight.expand(num + 1, 1))  # one each: a card keeps to their order
-        return states[:, :-1], number
+        last = opened[self.lags :]
+        return states[:, :-1], torch.where(last < self.num_slots, last, 0), number
+
+    def around(self, states: Tensor, last: Tensor) -> Tensor:
+        """States `[k, width]`, as distances from the slots opened last, `[k]`, of what slots weigh, `[k, slots]`."""
+        places = last[:, None] + torch.arange(self.width, device=last.device)
+        return F.pad(states, (self.config.reach, self.config.reach)).gather(1, places)
 
 
 class Memory:
     """What can be recalled, one id after the other; one row for each of a batch.
 
-    An entry is an id, the kind of the one before it, and the state in which it followed.
+    An entry is an id, the one before it, and the state in which it followed.
     """
 
     def __init__(self, recall: Recall, batch: int, window: int) -> None:
         """Begins empty; the last `window` ids are visible."""
         device, room = recall.slot_of_id.device, window + spare(window)
         self._recall = recall
-        states = torch.zeros(batch, recall.num_slots + 1, room, device=device)
+        states = torch.zeros(batch, room, recall.width, device=device)
         numbers = [torch.zeros(batch, room, device=device) for _ in range(2)]  # norms, and products with the state
-        ids = [torch.zeros(batch, room, dtype=torch.int64, device=device) for _ in range(2)]  # and kinds
+        told = [
+            torch.zeros(batch, room, dtype=torch.int64, device=device) for _ in range(2)
+        ]  # of the ids before, and of ids
         self._places = torch.arange(room, device=device)
-        self._kept = Kept([states, *numbers, *ids], (2, 1, 1, 1, 1), window)
-        self._state = torch.zeros(batch, recall.num_slots + 1, device=device)
-        self._kind = torch.full((batch, 1), -1, device=device)
+        self._kept = Kept([states, *numbers, *told], (1, 1, 1, 1, 1), window)
+        self._slots = torch.zeros(batch, recall.num_slots + 1, device=device)  # what each weighs; the last is nobody's
+        self._last = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+        self._id = torch.full((batch, 1), recall.vocab_size, device=device)  # none
 
     @torch.no_grad()
     def enter(self, ids: Tensor) -> None:
         """Takes the next ids, `[batch, m]`, all at once."""
         recall = self._recall
-        before, ends = [], []
-        for row, state in zip(ids, self._state, strict=True):
-            states, number = recall.states(row)
+        before, all_states, told, slots, lasts = torch.cat([self._id, ids[:, :-1]], dim=1), [], [], [], []
+        for row, before_row, own, last_slot in zip(ids, before, self._slots, self._last, strict=True):
+            states, last, number = recall.states(row)
+            last = torch.where(torch.arange(len(last), device=ids.device) > 0, last, last_slot)
             faded = recall.config.decay ** torch.arange(len(states), device=ids.device, dtype=torch.float32)
-            states = F.pad(states, (0, 1)) + faded[:, None] * state
+            states = states + faded[:, None] * own[:-1]
             number = F.pad(number, (1, 0))
-            before.append(states[number[:-1]])
-            ends.append(states[number[-1]])
-        states, self._state = torch.stack(before).mT, torch.stack(ends)
-        kinds = torch.cat([self._kind, recall.kind_of_id[ids]], dim=1)
-        self._kind = kinds[:, -1:].clone()
-        norms = torch.linalg.vector_norm(states, dim=1)
-        self._kept.append(states, norms, torch.zeros_like(norms), ids, kinds[:, :-1])
-        states, _, products, *_ = self._kept.last(len(self._kept))
-        products.copy_((self._state[:, None] @ states)[:, 0])
+            all_states.append(recall.around(states, last)[number[:-1]])
+            told.append(recall.told(torch.stack([before_row, row]), last[number[:-1]]))
+            slots.append(states[number[-1]])
+            lasts.append(last[number[-1:]])
+        self._slots, self._last, self._id = F.pad(torch.stack(slots), (0, 1)), torch.stack(lasts), ids[:, -1:].clone()
+        states = torch.stack(all_states)
+        norms = torch.linalg.vector_norm(states, dim=2)
+        self._kept.append(states, norms, torch.zeros_like(norms), *torch.stack(told, dim=1))
+        self._compare(self._kept.last(len(self._kept)))
 
     @torch.no_grad()
     def step(self, ids: Tensor) -> None:
@@ -190,7 +239,7 @@ class Memory:
         """`[batch, vocab]`, of what follows now, as of `Recall`."""
         num = len(self._kept) - (self._recall.config.far - 1)
         if num <= 0:
-            return torch.zeros(len(self._state), self._recall.vocab_size, device=self._state.device)
+            return torch.zeros(len(self._slots), self._recall.vocab_size, device=self._slots.device)
         seen = self._kept.last(len(self._kept))
         return self._shares([each.narrow(axis, 0, num) for each, axis in zip(seen, self._kept.axes, strict=True)])
 
@@ -206,17 +255,22 @@ class Memory:
         It can be recorded, and then does what it has to at any place.
         """
         recall, whole = self._recall, self._kept.tensors
-        slots = recall.slot_of_id[ids][:, None]
-        norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
-        entry = (self._state[:, :, None], norm, norm.square(), ids[:, None], self._kind)
+        state = self._state()
+        norm = torch.linalg.vector_norm(state, dim=1, keepdim=True)
+        told = (recall.told(each, self._last) for each in (self._id, ids[:, None]))
+        entry = (state[:, None], norm, norm.square(), *told)
         for tensor, axis, new in zip(whole, self._kept.axes, entry, strict=True):
             tensor.index_copy_(axis, place, new)
-        fades = torch.where(slots < recall.num_slots, recall.config.decay, 1.0)
-        states, _, products, *_ = seen or whole
-        products.mul_(fades).add_(states[torch.arange(len(ids), device=ids.device), slots[:, 0]])
-        self._state.mul_(fades).scatter_add_(1, slots, torch.ones_like(norm))
-        self._state[:, -1] = 0
-        self._kind.copy_(recall.kind_of_id[ids][:, None])
+        slots = recall.slot_of_id[ids][:, None]
+        opens = slots < recall.num_slots
+        self._slots.mul_(torch.where(opens, recall.config.decay, 1.0)).scatter_add_(1, slots, torch.ones_like(norm))
+        self._slots[:, -1] = 0
+        self._last.copy_(torch.where(opens, slots, self._last))
+        self._id.copy_(ids[:, None])
+        if seen is None or not _can_be_looked_at(ids):
+            self._compare(whole)
+        elif opens.any():
+            self._compare(seen, opens[:, 0].nonzero()[:, 0].tolist())
 
     @torch.no_grad()
     def shares_at(self, place: Tensor) -> Tensor:
@@ -227,25 +281,66 @@ class Memory:
 
     def changing(self) -> list[Tensor]:
         """What `step_at` changes in such a way that to do it twice is not to do it once."""
-        return [self._state, self._kind, self._kept.tensors[2]]
+        return [self._slots, self._last, self._id]
+
+    def _state(self) -> Tensor:
+        """`[batch, width]`."""
+        return self._recall.around(self._slots[:, :-1], self._last[:, 0])
+
+    def _compare(self, entries: list[Tensor], rows: list[int] | None = None) -> None:
+        """Writes the products of what is now and the states of entries; of some rows, or of all."""
+        states, _, products, *_ = entries
+        state = self._state()[:, :, None]
+        if rows is None or len(rows) == len(states):
+            products.copy_(torch.bmm(states, state)[:, :, 0])
+        else:  # the others' are as they were
+            for row in rows:
+                torch.mv(states[row], state[row, :, 0], out=products[row])
 
     def _shares(self, entries: list[Tensor], hidden: Tensor | None = None) -> Tensor:
-        _, norms, products, ids, kinds = entries
-        norm = torch.linalg.vector_norm(self._state, dim=1, keepdim=True)
+        _, norms, products, before, told = entries
+        norm = torch.linalg.vector_norm(self._state(), dim=1, keepdim=True)
         weights = self._recall.weights(products / (norms * norm).clamp(min=1e-12))
-        other = kinds != self._kind
-        return self._recall.shared(ids, weights.masked_fill_(other if hidden is None else other | hidden, 0))
+        if hidden is not None:
+            weights.masked_fill_(hidden, 0)
+        look = hidden is None and _can_be_looked_at(weights)
+        return self._recall.shared(before, told, self._id, self._last, weights, look=look)
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these rows, `[n]`."""
         self._kept.select(rows)
-        self._state, self._kind = self._state[rows], self._kind[rows]
+        self._slots, self._last, self._id = self._slots[rows], self._last[rows], self._id[rows]
 
     def rows(self, rows: slice) -> Memory:
         """Some rows, in the same memory, to be asked."""
         some = copy(self)
-        some._kept, some._state, some._kind = self._kept.rows(rows), self._state[rows], self._kind[rows]
+        some._kept, some._id = self._kept.rows(rows), self._id[rows]
+        some._slots, some._last = self._slots[rows], self._last[rows]
         return some
+
+
+def _moved(config: RecallConfig, vocab_size: int) -> Tensor:
+    """Which id each is, moved by each number of slots, `[vocab + 1, 2 * slots - 1]`; `vocab_size`, none, if none is."""
+    ids, by = torch.arange(vocab_size + 1)[:, None], torch.arange(1 - config.num_slots, config.num_slots)
+    moved = ids.expand(-1, len(by))
+    for first in (config.first_opening, config.first_closing):
+        slots = ids - first
+        is_slot, is_there = (
+            (0 <= slots) & (slots < config.num_slots),
+            (0 <= slots + by) & (slots + by < config.num_slots),
+        )
+        moved = torch.where(is_slot, torch.where(is_there, ids + by, vocab_size), moved)
+    return moved
+
+
+def _beside(config: RecallConfig, vocab_size: int) -> Tensor:
+    """How near ids are to each other, `[vocab + 1, vocab + 1]`, from 0 to 1; nothing is near to none, the last."""
+    beside = torch.eye(vocab_size + 1)
+    beside[-1] = 0
+    for first, count in config.numbers if config.spread else ():
+        places = torch.arange(count)
+        beside[first : first + count, first : first + count] = (-(places - places[:, None]).abs() / config.spread).exp()
+    return beside
 
 
 def _products(some: Tensor, others: Tensor) -> Tensor:

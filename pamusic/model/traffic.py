@@ -13,6 +13,7 @@ from pamusic.model.precision import num_bytes
 from pamusic.model.stepper import num_turned
 
 FLOAT, ID = 4, 8  # bytes of a number in a cache, and of an id
+OPENINGS = 0.25  # share of ids that open a slot; in MAESTRO, performance events
 
 
 def step_bytes(
@@ -39,6 +40,7 @@ def step_bytes(
     d = config.d_model
     matrices = d * d * ((1 + 2 * config.mlp_ratio) + config.num_layers * (4 + 2 * config.mlp_ratio))
     tables = config.vocab_size * d * FLOAT * (1 if recorded else 3)  # the head; keys and values of ids
+    tables += 0 if config.recall is None else config.vocab_size**2 * FLOAT  # which ids are near which
     tables += 0 if config.ledger is None else config.ledger.num_slots * NUM_AGES * d * FLOAT
     turned = config.cross_num_heads * num_turned(d // config.cross_num_heads, config.rotary_fraction)
     seen = turned + FLOAT * config.cross_num_heads if in_bytes else turned * FLOAT  # of a position's keys
@@ -49,6 +51,7 @@ def step_bytes(
         caches = room * 2 * d * FLOAT
     if config.recall is not None:
         entries = config.context_length + spare(config.context_length) if recorded else num_seen
-        caches += entries * (3 * FLOAT + 2 * ID)  # of each: norm, product, a slot of its state; id, kind
+        compared = (2 * config.recall.reach + 1) * (1 if recorded else OPENINGS)  # numbers of its state
+        caches += round(entries * ((2 + compared) * FLOAT + 2 * ID))  # of each: norm, product; id, kind
     weights = matrices * (1 if in_bytes else num_bytes(precision, num_rows))
     return weights + tables + num_rows * caches

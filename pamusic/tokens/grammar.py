@@ -112,10 +112,14 @@ def ledger_ranges(vocabulary: Vocabulary) -> dict[str, int]:
 
 
 def recall_ranges(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Where keys go down and kinds of ids begin, as the fields of `model.config.RecallConfig`."""
-    presses, kinds = vocabulary.range("note_on"), vocabulary.kind_of_id
-    begins = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
-    return {"num_slots": len(presses), "first_opening": presses.start, "first_of_kinds": tuple(begins.tolist())}
+    """Where keys go down and up, and which ids are numbers, as the fields of `model.config.RecallConfig`."""
+    presses, releases, *numbers = (vocabulary.range(kind) for kind in ("note_on", "note_off", "time_shift", "velocity"))
+    return {
+        "num_slots": len(presses),
+        "first_opening": presses.start,
+        "first_closing": releases.start,
+        "numbers": tuple((ids.start, len(ids)) for ids in numbers),
+    }
 
 
 def _order(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
