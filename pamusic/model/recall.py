@@ -198,11 +198,9 @@ class Memory:
         self._recall = recall
         states = torch.zeros(batch, room, recall.width, device=device)
         numbers = [torch.zeros(batch, room, device=device) for _ in range(2)]  # norms, and products with the state
-        told = [
-            torch.zeros(batch, room, dtype=torch.int64, device=device) for _ in range(2)
-        ]  # of the ids before, and of ids
+        before, told = (torch.zeros(batch, room, dtype=torch.int64, device=device) for _ in range(2))
         self._places = torch.arange(room, device=device)
-        self._kept = Kept([states, *numbers, *told], (1, 1, 1, 1, 1), window)
+        self._kept = Kept([states, *numbers, before, told], (1, 1, 1, 1, 1), window)
         self._slots = torch.zeros(batch, recall.num_slots + 1, device=device)  # what each weighs; the last is nobody's
         self._last = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         self._id = torch.full((batch, 1), recall.vocab_size, device=device)  # none
@@ -250,9 +248,10 @@ class Memory:
 
     @torch.no_grad()
     def step_at(self, place: Tensor, ids: Tensor, seen: list[Tensor] | None = None) -> None:
-        """`step` at a place, `[1]`, changing all in place and looking at no number; `seen` is all there is, by default.
+        """`step` at a place, `[1]`, changing all in place.
 
-        It can be recorded, and then does what it has to at any place.
+        With nothing `seen` it looks at no number, and all there is is compared: so it can be recorded, and then does
+        what it has to at any place.
         """
         recall, whole = self._recall, self._kept.tensors
         state = self._state()
@@ -268,7 +267,7 @@ class Memory:
         self._last.copy_(torch.where(opens, slots, self._last))
         self._id.copy_(ids[:, None])
         if seen is None or not _can_be_looked_at(ids):
-            self._compare(whole)
+            self._compare(seen or whole)
         elif opens.any():
             self._compare(seen, opens[:, 0].nonzero()[:, 0].tolist())
 
@@ -325,10 +324,8 @@ def _moved(config: RecallConfig, vocab_size: int) -> Tensor:
     moved = ids.expand(-1, len(by))
     for first in (config.first_opening, config.first_closing):
         slots = ids - first
-        is_slot, is_there = (
-            (0 <= slots) & (slots < config.num_slots),
-            (0 <= slots + by) & (slots + by < config.num_slots),
-        )
+        is_slot = (0 <= slots) & (slots < config.num_slots)
+        is_there = (0 <= slots + by) & (slots + by < config.num_slots)
         moved = torch.where(is_slot, torch.where(is_there, ids + by, vocab_size), moved)
     return moved
 
