@@ -326,6 +326,15 @@ def test_blocks_that_are_scored_recall_what_was_read_before():
     assert torch.allclose(found, model(ids), atol=1e-3)
 
 
+def test_shares_are_the_same_whatever_weights_are():
+    model, ids = model_that_recalls(), torch.tensor([repeating(60)])
+    expected = model.recall(ids, 60)
+    rounded = model.to(torch.bfloat16)
+    assert rounded.recall.gate.weight.dtype == torch.bfloat16
+    assert torch.equal(rounded.recall(ids, 60), expected)
+    assert rounded(ids).isfinite().all()
+
+
 def test_what_comes_again_is_foreseen_and_the_gate_learns_to_trust_it():
     """Random openings, twice: a model that says nothing learns from its gate alone to copy the second time."""
     model = model_that_recalls(num_layers=0, context_length=128)

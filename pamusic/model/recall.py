@@ -29,8 +29,10 @@ Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from math import ceil, exp, log
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +72,14 @@ class Recall(nn.Module):
         self.gate = nn.Linear(d_model, 1)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, DOUBT)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As of any module, but shares are of float32 whatever weights are: their tables change no more than place."""
+        exact = {"beside": self.beside, "parts": self.parts}
+        super()._apply(fn, recurse)
+        for name, table in exact.items():
+            setattr(self, name, table.to(self.slot_of_id.device))
+        return self
 
     @torch.compiler.disable
     @torch.no_grad()
