@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from pamusic.provenance import Provenance
 
 
+def is_one_piece(num: int, best_of: int | None) -> bool:
+    """Whether no more than one is drawn; such a piece has a guard, unless a port hears it."""
+    return (best_of or num) == 1
+
+
 def compose_file(
     out: Path | None,
     default: Path,

@@ -7,6 +7,7 @@ import shlex
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from pamusic.cli.composing import is_one_piece
 from pamusic.cli.sample import APART, BEFORE, DEFAULT_LENGTH, sample
 from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError
@@ -47,7 +48,8 @@ def command(options: dict[str, Any]) -> str:
         implied = (name == "length" and value == DEFAULT_LENGTH) or (name == "seconds" and options.get("minutes"))
         # Only with weights in bytes is anything compiled; a record tells what was done, not what was asked for.
         implied = implied or (name == "compile" and options.get("precision") != "int8")
-        implied = implied or (name == "guard" and value == ((options.get("best_of") or options.get("num", 1)) == 1))
+        one = is_one_piece(options.get("num", 1), options.get("best_of"))
+        implied = implied or (name == "guard" and value == one)
         if name in APART or value is None or value == parameter.default or implied:
             continue
         option = "--" + name.replace("_", "-")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from typer import Option
 
-from pamusic.cli.composing import compose_file
+from pamusic.cli.composing import compose_file, is_one_piece
 from pamusic.cli.live import LIST, list_ports
 from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
 from pamusic.errors import UsageError
@@ -80,7 +80,7 @@ def sample(
         return
     if ahead is not None and port is None:
         raise UsageError("--ahead is of music that is heard on a port; say which with --port")
-    if port is not None and (best_of or num) > 1:
+    if port is not None and not is_one_piece(num, best_of):
         raise UsageError(f"--port plays one piece, not {best_of or num}; leave out --num and --best-of")
     if minutes is not None and seconds is not None:
         raise UsageError("--minutes and --seconds both say how long; give one of them")
@@ -93,6 +93,6 @@ def sample(
             raise UsageError(f"--{name} is a number above 0, not {asked:g}")
     options["seconds"] = seconds if minutes is None else 60 * minutes
     options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
-    options["guard"] = (best_of or num) == 1 and port is None if guard is None else guard
+    options["guard"] = is_one_piece(num, best_of) and port is None if guard is None else guard
     options["seed"] = secrets.randbelow(2**31) if seed is None else seed
     compose_file(out, Path("sample.mid"), options, port=port, ahead=ahead or DEFAULT_AHEAD)
