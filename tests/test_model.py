@@ -115,6 +115,11 @@ def test_shapes_that_cannot_be_are_refused():
         {"num_latents": 65},
         {"num_latents": 0},
         {"num_heads": 3},
+        {"num_heads": 0},
+        {"num_heads": -2},
+        {"d_model": 0},
+        {"num_layers": -1},
+        {"num_layers": 1001},
         {"rotary_fraction": 0},
         {"dropout": 1.0},
     ):

@@ -248,7 +248,7 @@ def _changed(model: ModelConfig, shape: dict[str, Any]) -> ModelConfig:
     """
     fixed = {name for name in shape if name not in MODEL_CHANGES and shape[name] != getattr(model, name)}
     if fixed:
-        raise ValueError(f"trained weights keep their {', '.join(sorted(fixed))}")
+        raise ValueError(f"trained weights keep their {', '.join(sorted(fixed))}; leave out what would change that")
     return replace(model, **shape)
 
 
