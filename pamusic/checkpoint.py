@@ -110,7 +110,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     try:
         model = PerceiverAR(ModelConfig.from_json(about["model"]))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise PamusicError(f"{path}: config.json does not describe a model ({error}); restore the folder") from None
+        raise PamusicError(
+            f"{path}: config.json does not describe a model that this version of pamusic knows ({error}); restore the"
+            " folder, or take the version that wrote it"
+        ) from None
     if model.config.vocab_size != len(tokenizer.vocabulary):
         raise PamusicError(
             f"{path}: its model has {model.config.vocab_size} ids and its tokenizer {len(tokenizer.vocabulary)};"

@@ -87,6 +87,14 @@ def test_a_configuration_of_nonsense_is_refused(saved):
         refused(saved)
 
 
+def test_a_model_that_another_version_knew_is_refused_by_what_it_has(saved):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "model": {**config["model"], "first_of_kinds": [1, 2]}}))
+    words = refused(saved)
+    assert "first_of_kinds" in words
+    assert "the version that wrote it" in words
+
+
 def test_weights_of_another_model_are_refused(saved, tmp_path):
     save_checkpoint(tmp_path / "wide", tiny_model(d_model=64), load_tokenizer("performance"), about={})
     (saved / "model.safetensors").write_bytes((tmp_path / "wide" / "model.safetensors").read_bytes())

@@ -52,6 +52,6 @@ def step_bytes(
     if config.recall is not None:
         entries = config.context_length + spare(config.context_length) if recorded else num_seen
         compared = (2 * config.recall.reach + 1) * (1 if recorded else OPENINGS)  # numbers of its state
-        caches += round(entries * ((2 + compared) * FLOAT + 2 * ID))  # of each: norm, product; id, kind
+        caches += round(entries * ((2 + compared) * FLOAT + 2 * ID))  # of each: norm, product; id, the one before
     weights = matrices * (1 if in_bytes else num_bytes(precision, num_rows))
     return weights + tables + num_rows * caches
