@@ -52,6 +52,12 @@ def test_what_is_there_is_replaced_only_if_it_is_to_be_and_is_a_checkpoint(here)
     assert (here / "c" / "model.safetensors").read_bytes() != before
 
 
+def test_other_files_in_a_checkpoints_folder_are_left_alone(here):
+    (here / "c" / "notes.txt").write_text("mine")
+    assert "has other files in it than a checkpoint (notes.txt)" in one_line_error(run("a", "b", "-o", "c", "--force"))
+    assert (here / "c" / "notes.txt").read_text() == "mine"
+
+
 def test_what_has_no_mean_is_refused(here):
     save_checkpoint(here / "deep", tiny_model(num_layers=3), load_tokenizer("performance"), about={})
     piano = load_tokenizer("piano")

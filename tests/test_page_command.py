@@ -223,6 +223,8 @@ def test_defaults_are_left_out_of_a_command():
     assert command({**now, "length": None, "seconds": 180.0, "minutes": 3.0, "end": True}) == (
         "pamusic sample --seed 3 --minutes 3 --end"
     )
+    assert command({**now, "length": 4096, "seconds": 5.0}) == "pamusic sample --seed 3 --length 4096 --seconds 5"
+    assert command({**now, "checkpoint": "./mine-1.0"}) == "pamusic sample --seed 3 --checkpoint ./mine-1.0"
 
 
 def test_what_a_record_is_too_old_to_tell_was_as_it_was_then():

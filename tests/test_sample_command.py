@@ -15,7 +15,7 @@ import pretty_midi
 import pytest
 import symusic
 from answers import one_line_error
-from builders import midi_file, note_off, note_on, program
+from builders import control, midi_file, note_off, note_on, program
 from models import random_checkpoint
 from typer.testing import CliRunner
 
@@ -196,6 +196,25 @@ def test_of_many_pieces_the_best_are_kept_and_each_can_be_made_again(sample, pri
     assert sorted(seeds) == [3, 4, 5, 6, 7]
     assert [seed - 3 for seed in seeds[:2]] == rows
     assert [cells[1].strip() for cells in told if cells[2].strip()] == ["yes", "yes", "", "", ""]
+
+
+def test_pieces_are_compared_with_what_was_heard_of_the_prime(sample, tmp_path):
+    """What comes behind the cut, here the pedal a minute later, is no part of it."""
+    rng = np.random.default_rng(1)
+    played = [(tick, note) for k in range(120) for tick, note in _stroke(40 * k, int(rng.integers(40, 90)))]
+    (tmp_path / "short.mid").write_bytes(midi_file(played))
+    (tmp_path / "long.mid").write_bytes(midi_file([*played, (60_000, control(127)), (60_100, control(0))]))
+    told = [
+        sample("--prime", name, "--prime-to", 6, "--best-of", 3, "--length", 60, "--seed", 3).stderr.splitlines()
+        for name in ("short.mid", "long.mid")
+    ]
+    short, long = ([line for line in lines if line.startswith("│")] for lines in told)
+    assert len(short) >= 3
+    assert short == long
+
+
+def _stroke(tick, pitch):
+    return [(tick, note_on(pitch, 70)), (tick + 35, note_off(pitch))]
 
 
 def test_one_is_kept_without_a_number_and_goes_down_a_pipe(sample):

@@ -130,6 +130,45 @@ def test_what_nobody_speaks_of_ends_at_the_cut():
     assert timed(out, 0)[3:] == [(384, note_off(60)), (384, note_off(60)), (384, control(0, SOFT))]
 
 
+@pytest.mark.parametrize(
+    ("events", "kept", "added"),
+    [
+        ([(384, note_on(60)), (432, note_on(60)), (432, note_off(60))], [60], [(460, note_off(60))]),
+        ([(384, note_on(60)), (432, note_on(60)), (440, note_off(60)), (600, note_off(60))], [], [(450, note_off(60))]),
+        ([(384, note_on(60)), (400, note_off(60)), (410, note_off(60)), (420, note_on(60))], [], [(450, note_off(60))]),
+        ([(384, note_on(60)), (400, note_off(60)), (410, note_off(60))], [], []),
+    ],
+    ids=["released in the tick of the next stroke", "one of two released", "released twice before", "released twice"],
+)
+def test_no_stroke_is_left_without_a_release(events, kept, added):
+    """As we pair strokes and releases, and as sequencers do that count them."""
+    file = midi_file([*events, (700, control(0))])
+    releases = dict.fromkeys(kept, 460 / 768)
+    out = spliced(file, Seam(450 / 768, Performance(), releases), tracks="piano", cut=450 / 768)
+
+    before = [each for each in events if each[0] < 450]
+    assert timed(out, 0) == [*before, *added]
+    strikes = sum(message.type == "note_on" for _, message in timed(out, 0))
+    assert sum(message.type == "note_off" for _, message in timed(out, 0)) >= strikes
+
+
+def test_on_one_track_what_never_ended_makes_room_for_what_is_new():
+    file = midi_file([(0, note_on(60)), (0, note_on(64)), (384, note_off(64))])
+    seam = Seam(0.5, performance((0.0, 0.5, 60, 80)))
+    out = spliced(file, seam, tracks="piano", one_track=True)
+
+    assert strokes(out) == [(0, 60, 0, 384), (0, 60, 384, 768), (0, 64, 0, 384)]
+
+
+def test_on_one_track_a_release_in_another_track_does_not_meet_the_stroke():
+    right, left = [(0, note_on(60)), (100, note_off(60))], [(0, note_on(64)), (700, note_off(64))]
+    seam = Seam(0.5, performance((0.0, 0.5, 64, 80)), {64: 0.75})
+    out = spliced(midi_file(right, left), seam, tracks="piano", cut=0.5, one_track=True)
+
+    assert timed(out, 1) == [(0, note_on(64)), (383, note_off(64))]
+    assert timed(out, 0)[2:] == [(384, note_on(64, 80)), (768, note_off(64))]
+
+
 def test_on_one_track_a_key_is_let_go_before_it_is_struck_anew_and_the_pedal_with_the_first_note():
     seam = Seam(1.25, performance((0.25, 1.0, 64, 70)), {64: 2.0}, ends(3.0))
     out = spliced(FILE, seam, tracks="piano", cut=1.25, one_track=True)
@@ -218,6 +257,49 @@ def test_a_file_that_had_to_be_mended_cannot_be_kept():
     damaged = tune(1)[:-4]
     assert spliced(damaged, seam, tracks="piano", repairs=read_and_mend(damaged)[1], cut=2.0) is None
     assert spliced(b"RIFF" + tune(1), seam, tracks="piano", cut=2.0) is None
+
+
+def test_a_status_that_goes_on_behind_a_sysex_is_not_kept_wrongly():
+    """Which mido takes for more of the sysex."""
+    track = b"\0\x90\x3c\x40\x60\xf0\x02\x43\xf7\x60\x3c\0\0\xff\x2f\0"
+    file = b"MThd\0\0\0\x06\0\0\0\x01\0\x60MTrk" + len(track).to_bytes(4, "big") + track
+    assert len(read_midi(file)) == 1
+    assert spliced(file, Seam(1.0, MUSIC), tracks="piano") is None
+
+
+def test_messages_of_live_midi_are_left_out():
+    live = [(100, mido.Message(kind)) for kind in ("clock", "start", "stop", "tune_request")]
+    notes = [(0, note_on(60)), (200, note_off(60))]
+    track = b"".join(
+        bytes([delta, *message.bytes()])
+        for delta, message in [(0, notes[0][1]), (100, live[0][1]), *((0, each) for _, each in live[1:])]
+    )
+    track += b"\x64" + bytes(notes[1][1].bytes()) + b"\0\xff\x2f\0"
+    file = b"MThd\0\0\0\x06\0\0\0\x01\x01\x80MTrk" + len(track).to_bytes(4, "big") + track
+    assert timed(spliced(file, Seam(0.5, MUSIC), tracks="piano"), 0) == notes
+
+
+def test_two_tracks_in_a_file_that_says_it_has_one_are_kept():
+    file = bytearray(midi_file([(0, note_on(60)), (96, note_off(60))], [(0, note_on(50)), (96, note_off(50))]))
+    file[9] = 0
+    seam = Seam(0.5, MUSIC)
+    assert len(strokes(spliced(bytes(file), seam, tracks="piano", one_track=True))) == 4
+
+
+def test_parts_that_have_no_note_are_not_counted():
+    switches = [(0, note_on(20)), (0, note_off(20))]
+    reeds = [(0, program(20, channel=1)), (0, note_on(60, channel=1)), (96, note_off(60, channel=1))]
+    strings = [(0, program(48, channel=2)), (0, note_on(60, channel=2)), (96, note_off(60, channel=2))]
+    out = spliced(midi_file(switches, reeds, strings), Seam(0.5, MUSIC), tracks=(2,))
+
+    assert [message.program for _, message in timed(out, 3) if message.type == "program_change"] == [48]
+
+
+def test_what_is_new_is_as_loud_as_the_last_stroke_was():
+    fade = [(100, control(60, 7)), (200, control(30, 7)), (300, control(0, 7))]
+    file = midi_file([(0, control(90, 7)), (0, note_on(60)), (150, note_on(64)), *fade[1:], (384, note_off(60))])
+    out = spliced(file, Seam(0.5, MUSIC), tracks="piano", cut=0.5)
+    assert (0, control(90, 7, channel=1)) in timed(out, 1)
 
 
 def test_a_text_is_the_last_thing_at_tick_0():

@@ -17,7 +17,7 @@ def average(
     force: Annotated[bool, Option("--force", help="Replace a checkpoint that is there.")] = False,
 ) -> None:
     """Take the mean of weights that began with the same ones; it may predict better than each of them."""
-    from pamusic.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+    from pamusic.checkpoint import PARTS, find_checkpoint, load_checkpoint, save_checkpoint
     from pamusic.training.averaging import averaged
 
     if len(checkpoints) < 2:
@@ -25,6 +25,11 @@ def average(
     if out.exists():
         if not (out / "config.json").is_file():
             raise PamusicError(f"{out}: exists and is no checkpoint; choose another folder with --out")
+        if others := sorted({each.name for each in out.iterdir()} - PARTS):
+            raise PamusicError(
+                f"{out}: has other files in it than a checkpoint ({', '.join(others[:3])}); move them away, or choose"
+                " another folder with --out"
+            )
         if not force:
             raise PamusicError(f"{out}: there is a checkpoint; replace it with --force, or choose another --out")
     mean = averaged([load_checkpoint(find_checkpoint(name)) for name in checkpoints])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from pamusic.cli.terminal import say, table
@@ -39,11 +40,10 @@ def chosen(
     from pamusic.composition import nats_of
     from pamusic.evaluation.ranking import can_be_measured, ranked, targets
     from pamusic.tokens.continuation import continuation
-    from pamusic.tokens.prime import read_part
 
     say(f"comparing {len(pieces)} pieces")
     music = [continuation(who.tokenizer, ids, prime=prime, cut=cut, seconds=seconds) for ids in pieces]
-    heard = None if prime is None else read_part(prime, cut)
+    heard = None if prime is None else prime.cropped(cut.start, inf if cut.end is None else cut.end)
     wanted = targets(heard, with_pedal=who.tokenizer.vocabulary.sustain == "played")
     standings = ranked(music, nats_of(who, pieces, prime, cut, **compute), wanted)
     rows = [

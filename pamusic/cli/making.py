@@ -45,7 +45,8 @@ def command(options: dict[str, Any]) -> str:
     words = ["pamusic", "sample"]
     for name, parameter in inspect.signature(sample).parameters.items():
         value = options.get(name, BEFORE.get(name, parameter.default))
-        implied = (name == "length" and value == DEFAULT_LENGTH) or (name == "seconds" and options.get("minutes"))
+        implied = name == "length" and value == DEFAULT_LENGTH and options.get("seconds") is None
+        implied = implied or (name == "seconds" and options.get("minutes") is not None)
         # Only with weights in bytes is anything compiled; a record tells what was done, not what was asked for.
         implied = implied or (name == "compile" and options.get("precision") != "int8")
         one = is_one_piece(options.get("num", 1), options.get("best_of"))
@@ -56,7 +57,7 @@ def command(options: dict[str, Any]) -> str:
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option.removeprefix('--')}")
         else:
-            words += [option, str(value).removesuffix(".0")]
+            words += [option, f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)]
     return shlex.join(words)
 
 

@@ -12,7 +12,7 @@ from pamusic.cli.composing import compose_file
 from pamusic.cli.output import MOST_AT_ONCE, STREAM
 from pamusic.cli.sample import APART, BEFORE, sample
 from pamusic.cli.terminal import say
-from pamusic.errors import PamusicError
+from pamusic.errors import PamusicError, UsageError
 
 MOST_THREADS = 1024  # of those a record may name: no machine has more, and to ask for too many ends the process
 
@@ -47,6 +47,8 @@ def replay(
     has_end = options["length"] is not None or options["seconds"] is not None
     if not (has_row and has_end and options["seed"] is not None and 0 <= options["seed"] < 2**63):
         raise PamusicError(f"{file}: its record was changed (no seed, no end or no such piece); take the original")
+    if prime is not None and options["prime"] is None:
+        raise UsageError(f"{file} was begun from nothing; leave --prime out")
     options["checkpoint"] = checkpoint or options["checkpoint"]
     if options["prime"] is not None:
         options["prime"] = prime or Path(options["prime"])

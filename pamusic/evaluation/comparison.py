@@ -4,7 +4,7 @@ Task: two sets of MIDI files. Convention: that of Yang and Lerch 2020, "On the e
 music". Two pieces are as far apart in a statistic as `statistics.distance` says. The distances of all pairs of real
 pieces are one distribution, those of each real piece to each generated one another; each becomes a density by a
 Gaussian kernel, its width by Scott's rule. Metrics: the area under both densities (1: the generated pieces stand among
-the real ones as these do), and the Kullback-Leibler divergence, in nats, of the second from the first.
+the real ones as these do), and the Kullback-Leibler divergence, in nats, of the first from the second.
 
 Differences from their code (mgeval): both densities stand on one grid, where theirs computes the divergence of two
 vectors that were taken at different distances; the histograms of distances are made smooth on that grid, which is
@@ -167,8 +167,8 @@ def compared(real: Set, generated: Set) -> list[Compared]:
 
 
 def overlap_and_divergence(within: np.ndarray, between: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Of two sets of distances, `[n]` and `[m]`: the area under both densities, the divergence of the second from the
-    first, in nats, the grid and the densities, as in `Compared`."""
+    """Of two sets of distances, `[n]` and `[m]`: the area under both densities, the divergence of the first from the
+    second, in nats, the grid and the densities, as in `Compared`."""
     low, high = (float(end(np.concatenate([within, between]))) for end in (np.min, np.max))
     widths = [max(float(each.std()) * len(each) ** -0.2, 1e-12) for each in (within, between)]
     edges = np.linspace(low - 3 * max(widths), high + 3 * max(widths), GRID + 1)

@@ -5,7 +5,7 @@ Knows ids that open a slot or close it and ids that are numbers; not what they a
 Why: a key of the cross-attention is made of one id and its place, and so is a query. So it can find an id, or a
 distance, but no passage: what was played before when these notes had just been played (that takes a match of several
 ids, which attention needs two layers for, and here only the latents have more than one). All that a trained model read
-beyond its latents was worth 0.001 nats to it (`docs/experiments.md`). Music repeats itself over minutes; hence this.
+beyond its latents was worth 0.003 nats at most (`docs/experiments.md`). Music repeats itself over minutes; hence this.
 
 How: a state is the slots opened last, as distances from the last of them, each weighing `decay` times what the next one
 does: so a passage has the same states wherever it is played. What followed an earlier position is a copy of what may

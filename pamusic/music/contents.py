@@ -74,6 +74,7 @@ class Part:
         onset, offset, pitch, velocity: of its notes, `[num_notes]`, int64; the first two in ticks.
         pedal: `[num_pedal, 3]` tick, control and value of the pedals' messages, int64, in the order of the file.
         channel: 0 to 15; None where it was read by symusic, which does not keep it.
+        track: its number, from 0 on; None where `channel` is.
     """
 
     program: int
@@ -85,6 +86,7 @@ class Part:
     velocity: np.ndarray
     pedal: np.ndarray
     channel: int | None = None
+    track: int | None = None
 
     def __len__(self) -> int:
         """The number of notes."""

@@ -83,7 +83,7 @@ def read_leniently(data: bytes, name: str) -> Contents:
         log.add("number of tracks", len(tracks))
     if has_patterns and len(tracks) > 1:
         log.add("patterns", len(tracks))
-    parts = [part for track in tracks for part in track.parts() if len(part)]
+    parts = [part for number, track in enumerate(tracks) for part in track.parts(number) if len(part)]
     tempos = dict(sorted((tempo for track in tracks for tempo in track.tempos), key=itemgetter(0)))
     return Contents(
         ticks_per_quarter,
@@ -228,15 +228,16 @@ class _Track:
     def num_parts(self) -> int:
         return len(self._notes)
 
-    def parts(self) -> list[Part]:
-        """What it plays, lower channels and programs first."""
+    def parts(self, number: int) -> list[Part]:
+        """What it plays, as the track of a number, lower channels and programs first."""
         parts = []
         for channel, program in sorted(self._notes):
             notes = np.array(self._notes[channel, program], np.int64).reshape(-1, 4).T
             pedal = np.array(self._pedal[channel, program], np.int64).reshape(-1, 3)
             onset, offset, pitch, velocity = notes
             name = readable(self._name)
-            parts.append(Part(program, channel == DRUMS, name, onset, offset, pitch, velocity, pedal, channel))
+            heard = (onset, offset, pitch, velocity, pedal)
+            parts.append(Part(program, channel == DRUMS, name, *heard, channel=channel, track=number))
         return parts
 
     def _read(self, data: bytes, is_whole: bool) -> None:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import mido
 import numpy as np
 
-from pamusic.music.contents import Repair
-from pamusic.music.midi import PIANO_PROGRAMS, Tracks, tempo_map
+from pamusic.music.contents import Contents, Repair
+from pamusic.music.midi import Tracks, chosen_parts, tempo_map
 from pamusic.music.performance import PEDAL, PEDALS, Performance, notes_in_order, pedal_in_order
 from pamusic.music.repair import DEFAULT_TEMPO, DRUMS, read_leniently
 
@@ -79,7 +79,7 @@ def spliced(
 ) -> bytes | None:
     """A Standard MIDI File: the messages of another one before a cut, then the music of a seam.
 
-    None for a file that mido cannot read, or that had to be mended: its messages cannot be kept.
+    None for a file that had to be mended, or that mido does not read as we do: its messages cannot be kept.
 
     Args:
         data: the other file.
@@ -95,6 +95,8 @@ def spliced(
     if file is None:
         return None
     contents = read_leniently(data, "the prime")
+    if not _keeps(file, contents):
+        return None
     first_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(seam.start, rounding=np.rint)
     cut_tick = first_tick + 1
     if cut is not None:
@@ -107,7 +109,8 @@ def spliced(
 
     kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
     states = [_states(track) for track in kept]
-    taken = _taken(file, tracks)
+    chosen = chosen_parts(contents.parts, tracks, "the prime")
+    taken = list(dict.fromkeys((part.track or 0, part.channel or 0) for part in chosen))
     channels = _states(sorted((timed for track in kept for timed in track), key=lambda timed: timed[0]))
     home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
     free = [channel for channel in range(16) if channel != DRUMS and channel not in channels]
@@ -116,15 +119,22 @@ def spliced(
 
     seam = seam.merged() if one_track else seam
     new = list(_strokes(seam, tick_of, channel))
+    struck = {(tick, message.note) for tick, kind, message in new if kind == BEGINS and one_track}
     after: list[Timed] = []
     for number, its_states in enumerate(states):
         timed: Timed = []
         for its_channel, state in its_states.items():
             place = number, its_channel
             releases, pedal = (seam.releases, seam.pedal) if place in taken else ({}, seam.pedal[:0])
-            for pitch, count in sorted(state.keys.items()):
-                end = max(tick_of(releases[pitch]), cut_tick) if pitch in releases else cut_tick
-                timed += [(end, ENDS, mido.Message("note_off", note=pitch, velocity=64, channel=its_channel))] * count
+            for pitch, key in sorted(state.keys.items()):
+                last = max(key.strokes, default=-1)
+                end = cut_tick if cut is not None else max(first_tick, last + 1)
+                if key.strokes and pitch in releases:
+                    end = max(tick_of(releases[pitch]), end)
+                if number != home[0] and its_channel == channel and (end, pitch) in struck:
+                    end = max(end - 1, last + 1)  # of two tracks, a player may take the stroke before the release
+                release = mido.Message("note_off", note=pitch, velocity=64, channel=its_channel)
+                timed += [(end, ENDS, release)] * max(len(key.strokes), key.num_unanswered)
             for control in sorted(state.pedals):
                 if control not in pedal["control"]:
                     timed.append((first_tick, MOVES, _moved(its_channel, control, 0)))
@@ -190,49 +200,108 @@ class _Clock:
 
 
 @dataclass
-class _State:
-    """What a channel is in the middle of: keys that are down and how often, pedals, controls, its program, its bend."""
+class _Key:
+    """A key in the middle of a track.
 
-    keys: dict[int, int] = field(default_factory=dict)
+    Attributes:
+        strokes: the ticks of those that are open as `read_leniently` pairs them.
+        num_unanswered: how many more strokes than releases it had: so many some sequencers hold open.
+    """
+
+    strokes: list[int] = field(default_factory=list)
+    num_unanswered: int = 0
+
+    def strike(self, tick: int) -> None:
+        """A stroke."""
+        self.strokes.append(tick)
+        self.num_unanswered += 1
+
+    def release(self, tick: int) -> None:
+        """Ends the strokes of earlier ticks, and forgets those of its own where there is no earlier one."""
+        was_down = any(stroke < tick for stroke in self.strokes)
+        self.strokes = [stroke for stroke in self.strokes if stroke == tick and was_down]
+        self.num_unanswered = max(0, self.num_unanswered - 1)
+
+
+@dataclass
+class _State:
+    """What a channel is in the middle of.
+
+    Attributes:
+        keys: by pitch.
+        pedals: those that are down, and how far.
+        controls: all others.
+        sound: what they were at its last stroke, before it was faded out, say.
+        struck: the tick of that.
+        program, bend: as they are.
+    """
+
+    keys: dict[int, _Key] = field(default_factory=dict)
     pedals: dict[int, int] = field(default_factory=dict)
+    controls: dict[int, int] = field(default_factory=dict)
     sound: dict[int, int] = field(default_factory=dict)
+    struck: int = -1
     program: int = 0
     bend: int = 0
 
 
 def _read(data: bytes) -> mido.MidiFile | None:
+    """What mido makes of a file, without the messages of live MIDI, which have no place in one."""
     try:
         file = mido.MidiFile(file=io.BytesIO(data))
     except (OSError, EOFError, ValueError, KeyError, IndexError, mido.KeySignatureError):
         return None
-    return file if file.type in (0, 1) else None
+    if file.type not in (0, 1):
+        return None
+    if len(file.tracks) != 1:
+        file.type = 1
+    for number, track in enumerate(file.tracks):
+        if any(_is_live(message) for message in track):
+            file.tracks[number] = _track([each for each in _timed(track, with_end=True) if not _is_live(each[1])])
+    return file
 
 
-def _timed(track: mido.MidiTrack) -> list[tuple[int, mido.Message]]:
-    """The messages of a track at their ticks, without its end."""
+def _is_live(message: mido.Message) -> bool:
+    """Whether it is a message of the system that is no sysex: a clock, a start, a request to tune."""
+    return not (message.is_meta or message.type == "sysex" or hasattr(message, "channel"))
+
+
+def _keeps(file: mido.MidiFile, contents: Contents) -> bool:
+    """Whether what mido writes again is what we have read; it takes a status behind a sysex for another, say."""
+    again = read_leniently(_bytes(file), "the prime")
+    is_alike = again.repairs == contents.repairs and len(again.parts) == len(contents.parts)
+    return is_alike and all(
+        np.array_equal(getattr(now, name), getattr(before, name))
+        for now, before in zip(again.parts, contents.parts, strict=True)
+        for name in ("track", "channel", "program", "onset", "offset", "pitch", "velocity", "pedal")
+    )
+
+
+def _timed(track: mido.MidiTrack, with_end: bool = False) -> list[tuple[int, mido.Message]]:
+    """The messages of a track at their ticks, by default without its end."""
     ticks = np.cumsum([message.time for message in track], dtype=np.int64).tolist()
-    return [(tick, message) for tick, message in zip(ticks, track, strict=True) if message.type != "end_of_track"]
-
-
-def _is_stroke(message: mido.Message) -> bool:
-    return message.type == "note_on" and message.velocity > 0
+    timed = zip(ticks, track, strict=True)
+    return [(tick, message) for tick, message in timed if with_end or message.type != "end_of_track"]
 
 
 def _states(timed: list[tuple[int, mido.Message]]) -> dict[int, _State]:
-    """What each channel is in the middle of after these messages; a release ends all strokes of its key."""
+    """What each channel is in the middle of after these messages."""
     states: dict[int, _State] = {}
-    for _, message in timed:
+    for tick, message in timed:
         kind = message.type
         if message.is_meta or kind == "sysex" or not hasattr(message, "channel"):
             continue
         state = states.setdefault(message.channel, _State())
         if kind == "note_on" and message.velocity:
-            state.keys[message.note] = state.keys.get(message.note, 0) + 1
+            state.keys.setdefault(message.note, _Key()).strike(tick)
+            state.sound, state.struck = state.controls, tick
         elif kind in ("note_on", "note_off"):
-            state.keys.pop(message.note, None)
+            state.keys.setdefault(message.note, _Key()).release(tick)
+        elif kind == "control_change" and message.control in PEDALS:
+            state.pedals[message.control] = message.value
         elif kind == "control_change":
-            of = state.pedals if message.control in PEDALS else state.sound
-            of[message.control] = message.value
+            state.controls = {**state.controls, message.control: message.value}
+            state.sound = state.controls if tick == state.struck else state.sound
         elif kind == "program_change":
             state.program = message.program
         elif kind == "pitchwheel":
@@ -240,24 +309,6 @@ def _states(timed: list[tuple[int, mido.Message]]) -> dict[int, _State]:
     for state in states.values():
         state.pedals = {control: value for control, value in state.pedals.items() if value}
     return states
-
-
-def _taken(file: mido.MidiFile, tracks: Tracks) -> list[tuple[int, int]]:
-    """(track, channel) of the parts that were taken, counted as `read_and_mend` counts them."""
-    parts: set[tuple[int, int, int]] = set()
-    for number, track in enumerate(file.tracks):
-        program = [0] * 16
-        for message in track:
-            if message.type == "program_change":
-                program[message.channel] = message.program
-            elif _is_stroke(message):
-                parts.add((number, message.channel, program[message.channel]))
-    in_order = sorted(parts)
-    if isinstance(tracks, tuple):
-        in_order = [in_order[number - 1] for number in sorted(set(tracks)) if number <= len(in_order)]
-    else:
-        in_order = [part for part in in_order if part[1] != DRUMS and (tracks == "all" or part[2] in PIANO_PROGRAMS)]
-    return list(dict.fromkeys(part[:2] for part in in_order))
 
 
 def _strokes(seam: Seam, tick_of: Callable[[float], int], channel: int) -> Iterator[tuple[int, int, mido.Message]]:
