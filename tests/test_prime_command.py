@@ -182,7 +182,7 @@ def test_what_cannot_be_made_again_is_told_in_a_line(sample, checkpoints, tmp_pa
     assert sample("--checkpoint", "mine", "-o", "out.mid").exit_code == 0
 
     assert "does not say how it was made" in one_line_error(replay("plain.mid"))
-    assert "was begun from nothing; leave --prime out" in one_line_error(replay("out.mid", "--prime", "plain.mid"))
+    assert "was begun from nothing; leave --prime out" in one_line_error(replay("out.mid", "--prime", "plain.mid"), 2)
     random = random_checkpoint(tmp_path / "other", load_tokenizer("piano"))
     assert "has other weights" in one_line_error(replay("out.mid", "--checkpoint", random))
     shutil.rmtree(tmp_path / "mine")

@@ -301,8 +301,8 @@ def test_with_a_vocabulary_of_pedals_the_file_has_pedals(sample, prime, tmp_path
     values = set(follows["value"].tolist())
     assert values <= {0, 42, 85, 127}
     assert values & {42, 85}  # half pedal
-    for control in PEDALS:
-        assert not music.pedal["value"][music.pedal["control"] == control][-1:].any()
+    for number in PEDALS:
+        assert not music.pedal["value"][music.pedal["control"] == number][-1:].any()
 
 
 def test_what_is_no_music_is_never_drawn(checkpoint):
