@@ -36,7 +36,7 @@ def raised(both, let_go=3.0):
     held, grammar = both
     sounding = grammar.is_open()
     logits = torch.randn(len(sounding), len(VOCABULARY), generator=torch.Generator().manual_seed(0))
-    found = (held.favoured(logits, let_go) - logits).round(decimals=5)
+    found = (held.favoured(logits, let_go, sounding) - logits).round(decimals=5)
     first = ids("note_off", 0)
     found[:, first : first + 128] *= sounding
     return found
@@ -51,6 +51,25 @@ def test_a_release_gains_by_each_doubling_of_the_notes_age(hundredths, by):
     assert found[ids("note_off", 60)].item() == pytest.approx(by, abs=1e-5)
     found[ids("note_off", 60)] = 0
     assert not found.any()
+
+
+@pytest.mark.parametrize(("num_keys", "times"), [(1, 1), (8, 1), (9, 1.375), (12, 2.5), (16, 4), (24, 7)])
+def test_where_many_keys_are_down_each_gains_more(num_keys, times):
+    keys = [ids("note_on", 40 + key) for key in range(num_keys)]
+    found = raised(followed([*keys, ids("time_shift", 100)]))[0]
+
+    first = ids("note_off", 40)
+    assert found[first : first + num_keys].tolist() == pytest.approx([times] * num_keys, abs=1e-4)
+    found[first : first + num_keys] = 0
+    assert not found.any()
+
+
+def test_each_row_is_crowded_by_itself():
+    both = followed([*(ids("note_on", 40 + key) for key in range(8)), *[ids("time_shift", 100)] * 2], num_rows=2)
+    advance(both, [ids("note_on", 60), ids("note_off", 40)])
+    found = raised(both)
+    assert found[0, ids("note_off", 41)].item() == pytest.approx(2 * 1.375, abs=1e-4)
+    assert found[1, ids("note_off", 41)].item() == pytest.approx(2, abs=1e-4)
 
 
 def test_what_was_let_go_and_struck_anew_is_young():

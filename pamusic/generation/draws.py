@@ -171,8 +171,8 @@ class Draws:
                 barred = _without(barred, new)
             barred = _without(barred, closing.hurries(stage, is_open))
         favoured = logits
-        if self._held is not None:
-            favoured = self._held.favoured(logits, self._sampling.let_go)
+        if self._held is not None and is_open is not None:
+            favoured = self._held.favoured(logits, self._sampling.let_go, is_open)
         left = favoured.masked_fill(barred, BARRED)
         if closing is not None:
             left = closing.urged(left, stage)

@@ -4,7 +4,8 @@ Knows slots, which some ids open and some close, and the seconds that pass with 
 
 A model that composes meets states that no piece showed it, and loses track of what it left open: of a slot that was
 left open by mistake it has little to go by. So a closing id can be given a weight that grows with the age of its slot:
-none up to `YOUNG` seconds, then the more by each doubling, up to `OLD`.
+none up to `YOUNG` seconds, then the more by each doubling, up to `OLD`. Where more than `MANY` slots are open, which
+is when a model begins to leave ever more of them, the weight of each grows with their number.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch import Tensor
 from pamusic.generation.grammar import Rules
 
 YOUNG, OLD = 0.5, 4.0  # seconds
+MANY = 8  # slots; a hand or two, and what a pedal holds
+CROWDED = 3.0  # times more, for every `MANY` of them beyond
 
 
 class Held:
@@ -63,15 +66,18 @@ class Held:
         """Goes on with these rows, `[n]`."""
         self._now, self._opened = (each[rows] for each in self.states())
 
-    def favoured(self, logits: Tensor, let_go: float) -> Tensor:
-        """Logits `[rows, vocab]` with closing the likelier the longer ago a slot was opened last.
+    def favoured(self, logits: Tensor, let_go: float, is_open: Tensor) -> Tensor:
+        """Logits `[rows, vocab]` with closing the likelier the longer ago a slot was opened, and the more are open.
 
         Args:
             logits: of a model.
-            let_go: by how much ids that close slots of at least `OLD` seconds are raised; those of younger ones less.
+            let_go: by how much ids that close slots of at least `OLD` seconds are raised, where no more than `MANY` are
+                open; those of younger ones less.
+            is_open: which slots are, `[rows, slots]`.
         """
         age = (self._now - self._opened[:, :-1]).clamp(YOUNG, OLD)
-        weight = (age / YOUNG).log2() * let_go / log2(OLD / YOUNG)
+        crowd = (is_open.sum(1, keepdim=True) - MANY).clamp(min=0) * (CROWDED / MANY)
+        weight = (age / YOUNG).log2() * (let_go / log2(OLD / YOUNG)) * (1 + crowd)
         logits = logits.clone()
         logits[:, self._closings] += weight.to(logits)
         return logits
