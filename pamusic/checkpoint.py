@@ -26,12 +26,7 @@ from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 
 FORMAT = 1
-PARTS = {
-    "model.safetensors",
-    "config.json",
-    "tokenizer.toml",
-    "README.md",
-}  # files of a checkpoint; the last may be missing
+PARTS = {"model.safetensors", "config.json", "tokenizer.toml", "README.md"}  # files; there need be no card
 RUNS = Path("runs")
 BEST, LAST = "best", "last"  # the two checkpoints of a run
 
