@@ -53,7 +53,7 @@ def test_a_release_gains_by_each_doubling_of_the_notes_age(hundredths, by):
     assert not found.any()
 
 
-@pytest.mark.parametrize(("num_keys", "times"), [(1, 1), (8, 1), (9, 1.375), (12, 2.5), (16, 4), (24, 7)])
+@pytest.mark.parametrize(("num_keys", "times"), [(1, 1), (8, 1), (9, 6), (10, 11), (24, 81)])
 def test_where_many_keys_are_down_each_gains_more(num_keys, times):
     keys = [ids("note_on", 40 + key) for key in range(num_keys)]
     found = raised(followed([*keys, ids("time_shift", 100)]))[0]
@@ -68,7 +68,7 @@ def test_each_row_is_crowded_by_itself():
     both = followed([*(ids("note_on", 40 + key) for key in range(8)), *[ids("time_shift", 100)] * 2], num_rows=2)
     advance(both, [ids("note_on", 60), ids("note_off", 40)])
     found = raised(both)
-    assert found[0, ids("note_off", 41)].item() == pytest.approx(2 * 1.375, abs=1e-4)
+    assert found[0, ids("note_off", 41)].item() == pytest.approx(2 * 6, abs=1e-4)
     assert found[1, ids("note_off", 41)].item() == pytest.approx(2, abs=1e-4)
 
 

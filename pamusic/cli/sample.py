@@ -54,7 +54,7 @@ def sample(
     temperature_time: Annotated[float, Draw(help="On top, for how long to wait; not for whether.")] = 1.0,
     temperature_pitch: Annotated[float, Draw(help="On top, for which key to strike.")] = 1.0,
     temperature_velocity: Annotated[float, Draw(help="On top, for how loud.")] = 1.0,
-    let_go: Annotated[float, Draw(help="Old notes end the likelier, by so many nats or more; 0: no more.")] = 1.0,
+    let_go: Annotated[float, Draw(help="Old notes end the likelier, by so many nats or more; 0: no more.")] = 0.15,
     guard: Annotated[
         bool | None,
         Draw("--guard/--no-guard", help="Take back loops and silences, let go of stuck keys. (default: for one piece)"),

@@ -35,7 +35,7 @@ class SamplingConfig:
     top_p: float = 0.99
     min_p: float = 0.0
     typical_p: float = 1.0
-    let_go: float = 1.0
+    let_go: float = 0.15
 
     def __post_init__(self) -> None:
         for whose, temperature in [

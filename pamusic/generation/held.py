@@ -21,7 +21,7 @@ from pamusic.generation.grammar import Rules
 
 YOUNG, OLD = 0.5, 4.0  # seconds
 MANY = 8  # slots; a hand or two, and what a pedal holds
-CROWDED = 3.0  # times more, for every `MANY` of them beyond
+CROWDED = 5.0  # times more, for each of them beyond
 
 
 class Held:
@@ -76,7 +76,7 @@ class Held:
             is_open: which slots are, `[rows, slots]`.
         """
         age = (self._now - self._opened[:, :-1]).clamp(YOUNG, OLD)
-        crowd = (is_open.sum(1, keepdim=True) - MANY).clamp(min=0) * (CROWDED / MANY)
+        crowd = (is_open.sum(1, keepdim=True) - MANY).clamp(min=0) * CROWDED
         weight = (age / YOUNG).log2() * (let_go / log2(OLD / YOUNG)) * (1 + crowd)
         logits = logits.clone()
         logits[:, self._closings] += weight.to(logits)
