@@ -88,7 +88,13 @@ def test_the_command_prints_a_line_each_or_json(tmp_path):
 
 def test_what_it_would_not_heed_is_refused(tmp_path):
     words = ["evaluate", "tiny", "corpus"]
-    for others in (["--sweep"], ["--plot", str(tmp_path / "x.png")], ["--block", "4"], ["--precision", "bf16"]):
+    for others in (
+        ["--sweep"],
+        ["--plot", str(tmp_path / "x.png")],
+        ["--block", "4"],
+        ["--precision", "bf16"],
+        ["--keys", "2"],
+    ):
         done = CliRunner().invoke(app, [*words, "--cache-drift", *others])
         assert done.exit_code == 2
         assert "leave out --sweep" in done.stderr

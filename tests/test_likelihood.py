@@ -9,9 +9,10 @@ from corpora import small_corpus
 from models import LEDGER, tiny_model
 
 from pamusic.errors import PamusicError
-from pamusic.evaluation.likelihood import STRETCHES, Likelihood, evaluate, score
+from pamusic.evaluation.likelihood import STRETCHES, Likelihood, evaluate, in_keys, score
 from pamusic.evaluation.sweep import contexts_and_latents, sweep
 from pamusic.model.flops import forward_flops, scoring_flops, training_flops
+from pamusic.tokens.tokenizer import load_tokenizer
 
 
 @torch.inference_mode()
@@ -79,6 +80,40 @@ def test_the_stretches_of_a_piece_add_up_to_the_whole(tmp_path):
     for stretch in total.by_position():
         assert stretch["tokens"] == len(by_hand[stretch["from"]])
         assert stretch["nats_per_token"] == pytest.approx(np.mean(by_hand[stretch["from"]]), abs=1e-4)
+
+
+def transposed(tokens, semitones):
+    """By hand: ids 0 to 127 strike keys, 128 to 255 let them go."""
+    return np.array([(id + semitones) % 128 + id // 128 * 128 if id < 256 else id for id in tokens])
+
+
+def test_in_several_keys_a_token_costs_what_the_mean_of_its_probabilities_says(tmp_path):
+    corpus, model = small_corpus(tmp_path / "c"), tiny_model(num_layers=2)
+    total = evaluate(model, corpus, "train", num_keys=4)
+
+    nats = right = 0
+    for piece in corpus.split("train"):
+        tokens = np.concatenate([[388], corpus.piece(piece), [389]])
+        scores = [score(model, transposed(tokens, semitones)) for semitones in (0, 1, -1, 2)]
+        nats -= np.log(np.mean([np.exp(-costs) for costs, _ in scores], axis=0)).sum()
+        right += scores[0][1].sum()
+    assert total.nats == pytest.approx(nats)
+    assert total.num_correct == right
+    assert total.num_tokens == evaluate(model, corpus, "train").num_tokens
+
+
+@pytest.mark.parametrize("name", ["performance", "piano"])
+def test_in_another_key_no_two_ids_are_one_and_only_pitches_move(name):
+    vocabulary = load_tokenizer(name).vocabulary
+    keys = in_keys(vocabulary, 5)
+    assert keys[0].tolist() == list(range(len(vocabulary)))
+    for key, semitones in zip(keys[1:], [1, -1, 2, -2], strict=True):
+        assert sorted(key) == list(range(len(vocabulary)))
+        for kind in ("note_on", "note_off"):
+            assert key[vocabulary.id(kind, 60)] == vocabulary.id(kind, 60 + semitones)
+        for kind in ("start", "end", "time_shift", "velocity"):
+            pitches = vocabulary.range(kind)
+            assert (key[pitches.start : pitches.start + len(pitches)] == pitches.start + np.arange(len(pitches))).all()
 
 
 def test_a_sweep_compares_the_same_tokens(tmp_path):

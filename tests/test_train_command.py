@@ -79,6 +79,10 @@ def test_evaluate_gives_the_same_numbers_as_a_table_and_as_json(in_folder):
     assert table.stdout == f"{numbers['nats_per_token']:.4f}\n"
     assert numbers["num_pieces"] == 1
     assert numbers["block"] == 8
+    assert numbers["num_keys"] == 1
+    keys = json.loads(pamusic("evaluate", "run", "--precision", "fp32", "--keys", 3, "--json").stdout)
+    assert (keys["num_keys"], keys["num_tokens"]) == (3, numbers["num_tokens"])
+    assert 0 < abs(keys["nats_per_token"] - numbers["nats_per_token"]) < 0.2
     fewer = json.loads(pamusic("evaluate", "run", "--precision", "fp32", "--num-latents", 4, "--json").stdout)
     assert fewer["num_tokens"] == numbers["num_tokens"]
     assert fewer["num_latents"] == 4
@@ -145,6 +149,7 @@ def test_bad_input_is_answered_in_one_line(in_folder):
     assert "keep their size" in misused("train", "--resume", "nowhere", "--size", "tiny")
     refused("evaluate", "small", "--split", "rest", code=2)
     assert "a block is at most the latents" in misused("evaluate", "small", "--block", 4096)
+    assert "leave out --sweep, or --keys 3" in misused("evaluate", "small", "--sweep", "--keys", 3)
     assert not (in_folder / "runs").exists()
 
 

@@ -30,6 +30,7 @@ def evaluate(
     pieces: Annotated[int | None, Option(min=1, help="Only so many, spread evenly. (default: all)")] = None,
     block: Annotated[int | None, Compute(min=1, help="Tokens scored at a time (default: latents / 2).")] = None,
     num_latents: Annotated[int | None, Compute(min=1, help="Use so many latents.")] = None,
+    keys: Annotated[int, Compute(min=1, max=12, help="Average over the piece in so many keys.")] = 1,
     context_length: Annotated[int | None, Compute(min=2, max=MOST_CONTEXT, help="Use so much context.")] = None,
     device: Annotated[str, Compute(help="auto, cpu, cuda, mps.")] = "auto",
     precision: Annotated[str, Compute(help="auto, bf16, fp32.")] = "auto",
@@ -41,14 +42,15 @@ def evaluate(
 ) -> None:
     """Score every token of a split once, with all that precedes it up to the context."""
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
-    from pamusic.cli.scores import check_drift, tell_drift, tell_scores
+    from pamusic.cli.scores import check_drift, check_keys, tell_drift, tell_scores
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
     from pamusic.evaluation.pictures import likelihood_picture
     from pamusic.tokens.corpus import open_corpus
     from pamusic.training.machine import choose_machine
 
-    check_drift(cache_drift, drift_tokens, unheeded=sweep or plot or block or precision == "bf16")
+    check_drift(cache_drift, drift_tokens, unheeded=sweep or plot or block or keys > 1 or precision == "bf16")
+    check_keys(keys, sweep)
     machine = choose_machine(device, precision, compile=False)
     loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
     opened = open_corpus(corpus)
@@ -65,7 +67,7 @@ def evaluate(
         say(f"{loaded.path} on {split} of {corpus}: {shape}")
     about: dict[str, Any] = {
         "checkpoint": str(loaded.path), "corpus": opened.fingerprint, "split": str(split), "precision": precision,
-        "context_length": config.context_length, "num_latents": config.num_latents,
+        "context_length": config.context_length, "num_latents": config.num_latents, "num_keys": keys,
     }  # fmt: skip
     if cache_drift:
         tell_drift(loaded.model, opened, about, pieces or 2, drift_tokens, as_json=as_json)
@@ -82,7 +84,7 @@ def evaluate(
 
         total = likelihood.evaluate(
             model, opened, split, block=block, num_latents=num_latents, context_length=context_length,
-            num_pieces=pieces, progress=tell,
+            num_pieces=pieces, num_keys=keys, progress=tell,
         )  # fmt: skip
         points = []
         if sweep:

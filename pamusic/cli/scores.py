@@ -32,9 +32,17 @@ def tell_scores(total: Likelihood, points: list[Point], about: dict[str, Any], *
 def check_drift(asked: bool, num_tokens: int | None, unheeded: object) -> None:
     """Refuses options that `--cache-drift` would not heed, or that are nothing without it."""
     if asked and unheeded:
-        raise UsageError("--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --block and bf16")
+        raise UsageError(
+            "--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --block, --keys and bf16"
+        )
     if num_tokens is not None and not asked:
         raise UsageError("--drift-tokens is of --cache-drift; give both or none")
+
+
+def check_keys(num_keys: int, sweep: bool) -> None:
+    """Refuses several keys where they would not be heeded."""
+    if sweep and num_keys > 1:
+        raise UsageError(f"--sweep scores each piece in its own key; leave out --sweep, or --keys {num_keys}")
 
 
 def tell_drift(
