@@ -215,7 +215,7 @@ def test_of_many_pieces_each_tells_its_seed(checkpoint, tmp_path):
 
 
 def test_defaults_are_left_out_of_a_command():
-    now = {"seed": 3, "precision": "auto", "let_go": 1.0, "guard": True}
+    now = {"seed": 3, "precision": "auto", "let_go": 0.15, "guard": True}
 
     assert command({**now, "num": 1, "length": 4096, "temperature": 1.0, "prime": None}) == "pamusic sample --seed 3"
     assert command({**now, "temperature": 0.95, "may_end": False}) == "pamusic sample --seed 3 --temperature 0.95"
@@ -232,13 +232,13 @@ def test_what_a_record_is_too_old_to_tell_was_as_it_was_then():
 
 
 def test_a_command_says_that_nothing_was_compiled_where_something_could_have_been():
-    now = {"seed": 3, "let_go": 1.0, "guard": True, "compile": False}
+    now = {"seed": 3, "let_go": 0.15, "guard": True, "compile": False}
     assert command({**now, "precision": "int8"}) == "pamusic sample --seed 3 --precision int8 --no-compile"
     assert command({**now, "precision": "fp32"}) == "pamusic sample --seed 3 --precision fp32"
 
 
 def test_a_command_holds_no_words_but_its_own():
-    record = {"prime": "a b.mid; rm -rf ~", "--evil": "x", "precision": "auto", "let_go": 1.0, "guard": True}
+    record = {"prime": "a b.mid; rm -rf ~", "--evil": "x", "precision": "auto", "let_go": 0.15, "guard": True}
     assert command(record) == "pamusic sample --prime 'a b.mid; rm -rf ~'"
 
 

@@ -135,9 +135,9 @@ def evaluate(
             score(model, key[tokens], block=block, num_latents=num_latents, context_length=context_length)
             for key in keys
         ]
-        nats = math.log(num_keys) - np.logaddexp.reduce([-costs for costs, _ in scores])
-        correct = scores[0][1]
-        check_numbers(nats)
+        costs, correct = np.stack([nats for nats, _ in scores]), scores[0][1]
+        check_numbers(costs)
+        nats = math.log(num_keys) - np.logaddexp.reduce(-costs)
         done += len(nats)
         position = np.arange(from_position, len(nats))
         nats, correct = nats[from_position:], correct[from_position:]
