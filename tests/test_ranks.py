@@ -55,7 +55,7 @@ def test_two_processes_have_the_losses_of_one_with_weights_whole_or_spread(start
         assert [(row.step, row.split) for row in rows] == [(row.step, row.split) for row in one]
         for alone, shared in zip(one, rows, strict=True):
             # Muon iterates in bfloat16, and of spread matrices sums in another order.
-            assert shared.nats_per_token == pytest.approx(alone.nats_per_token, abs=1e-5 if name == "two" else 1e-3)
+            assert shared.nats_per_token == pytest.approx(alone.nats_per_token, abs=1e-4 if name == "two" else 1e-3)
 
     goes_on = {"a": ("spread", ALONE), "b": ("spread", TWO)}  # what is on disk is whole
     for out, (name, how) in goes_on.items():
