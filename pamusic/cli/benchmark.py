@@ -35,10 +35,10 @@ def benchmark(
     import torch
 
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
+    from pamusic.device import choose_machine
     from pamusic.kernels import kernel_for
     from pamusic.model.precision import resolved
     from pamusic.speed import machine, read_bandwidth, speed
-    from pamusic.training.machine import choose_machine
 
     where = choose_machine(device, "fp32", compile=False).device
     try:

@@ -53,6 +53,7 @@ def compose_file(
     """
     from pamusic.checkpoint import find_checkpoint, load_checkpoint, shipped_checkpoints
     from pamusic.composition import compose_many
+    from pamusic.device import choose_machine
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
     from pamusic.generation.guard import Guard
@@ -62,7 +63,6 @@ def compose_file(
     from pamusic.provenance import differences, provenance, sha256
     from pamusic.tokens.continuation import as_midi, streaming
     from pamusic.tokens.prime import Cut, unheard
-    from pamusic.training.machine import choose_machine
 
     o = SimpleNamespace(**options)
     tracks, cut = parsed_tracks(o.tracks), Cut(o.prime_from or 0.0, o.prime_to)

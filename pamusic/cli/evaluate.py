@@ -43,11 +43,11 @@ def evaluate(
     """Score every token of a split once, with all that precedes it up to the context."""
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
     from pamusic.cli.scores import check_drift, check_keys, tell_drift, tell_scores
+    from pamusic.device import choose_machine
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
     from pamusic.evaluation.pictures import likelihood_picture
     from pamusic.tokens.corpus import open_corpus
-    from pamusic.training.machine import choose_machine
 
     check_drift(cache_drift, drift_tokens, unheeded=sweep or plot or block or keys > 1 or precision == "bf16")
     check_keys(keys, sweep)

@@ -81,7 +81,6 @@ class Recall(nn.Module):
             setattr(self, name, table.to(self.slot_of_id.device))
         return self
 
-    @torch.compiler.disable
     @torch.no_grad()
     def forward(self, ids: Tensor, n: int) -> Tensor:
         """Shares of the ids that followed, `[batch, n, vocab]`, float32, for the last `n` of all that is visible.
