@@ -25,7 +25,7 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 # Settings of ONEDNN_MAX_CPU_ISA under which oneDNN uses no bf16 units, whatever the processor has.
 ISAS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 SLOW_BF16 = (
-    "this CPU has no bf16 units, so bf16 products take 20 to 100 times as long as in fp32; leave out --precision bf16"
+    "this CPU has no bf16 units: large products in bf16 take 20 to 100 times as long as in fp32; leave out --precision"
 )
 
 

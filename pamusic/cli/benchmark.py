@@ -35,7 +35,7 @@ def benchmark(
     import torch
 
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
-    from pamusic.device import choose_machine
+    from pamusic.device import choose_machine, cost_of
     from pamusic.kernels import kernel_for
     from pamusic.model.precision import resolved
     from pamusic.speed import machine, read_bandwidth, speed
@@ -48,6 +48,8 @@ def benchmark(
     who = load_checkpoint(find_checkpoint(checkpoint), where)
     kernel = kernel_for(who.model, precision, say) if compile else None
     precision = resolved(precision, where, kernel is not None)
+    if told := cost_of(precision, where):
+        say(told)
     config = who.model.config
     contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
     bandwidth = read_bandwidth(where)

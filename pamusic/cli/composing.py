@@ -53,7 +53,7 @@ def compose_file(
     """
     from pamusic.checkpoint import find_checkpoint, load_checkpoint, shipped_checkpoints
     from pamusic.composition import compose_many
-    from pamusic.device import choose_machine
+    from pamusic.device import choose_machine, cost_of
     from pamusic.generation.config import SamplingConfig
     from pamusic.generation.ending import Ending
     from pamusic.generation.guard import Guard
@@ -107,6 +107,8 @@ def compose_file(
         except ValueError as error:
             raise UsageError(str(error)) from None
         say(f"{who.title}, seed {o.seed}")
+        if told := cost_of(precision, who.model.head.weight.device):
+            say(told)
         if opening is not None and (told := unheard(who.tokenizer, opening, cut)):
             say(told)
         began = time.perf_counter()

@@ -43,7 +43,7 @@ def evaluate(
     """Score every token of a split once, with all that precedes it up to the context."""
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
     from pamusic.cli.scores import check_drift, check_keys, tell_drift, tell_scores
-    from pamusic.device import choose_machine
+    from pamusic.device import choose_machine, cost_of
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
     from pamusic.evaluation.pictures import likelihood_picture
@@ -63,6 +63,8 @@ def evaluate(
         raise UsageError(f"a block is at most the latents ({config.num_latents}), not {block}")
     precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # of refills alone
     shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
+    if told := cost_of(precision, machine.device):
+        say(told)
     if opened.split(split):
         say(f"{loaded.path} on {split} of {corpus}: {shape}")
     about: dict[str, Any] = {
