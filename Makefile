@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PRIME := docs/prime.mid
 
-.PHONY: demo examples test
+.PHONY: check-cuda demo examples test
 
 # A minute of music that goes on from PRIME, as MIDI and as sound.
 demo:
@@ -48,3 +48,14 @@ test:
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest
+
+# What can be checked of the CUDA path without a card: shapes, types and devices, with PyTorch's CUDA build (several
+# gigabytes; about 3 minutes to install from a fast index). Not part of `make test`.
+check-cuda:
+	rm -rf .venv-cuda
+	$(PYTHON) -m venv .venv-cuda
+	grep -v '^torch==' constraints.txt > .venv-cuda/constraints.txt
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-cuda/constraints.txt 'torch>=2.9'
+	.venv-cuda/bin/python -c "import sys, torch; sys.exit(None if torch.version.cuda else 'pip gave a CPU build of PyTorch')"
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-cuda/constraints.txt -e . pytest hypothesis
+	.venv-cuda/bin/python -m pytest tests/test_fake_device.py

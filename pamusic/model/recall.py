@@ -227,7 +227,7 @@ class Memory:
             number = F.pad(number, (1, 0))
             all_states.append(recall.around(states, last)[number[:-1]])
             told.append(recall.told(torch.stack([before_row, row]), last[number[:-1]]))
-            slots.append(states[number[-1]])
+            slots.append(states[number[-1:]][0])
             lasts.append(last[number[-1:]])
         self._slots, self._last, self._id = F.pad(torch.stack(slots), (0, 1)), torch.stack(lasts), ids[:, -1:].clone()
         states = torch.stack(all_states)
