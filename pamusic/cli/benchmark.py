@@ -15,7 +15,7 @@ AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
 
 
 def benchmark(
-    checkpoint: Annotated[str | None, Argument(help="Name or folder. (default: as pamusic sample takes)")] = None,
+    checkpoint: Annotated[str | None, Argument(help="Name, folder, or latest. (default: small)")] = None,
     context_length: Annotated[
         list[int] | None,
         Option(min=2, max=MOST_CONTEXT, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)"),

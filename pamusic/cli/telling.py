@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,14 @@ class TrainingTeller:
     def close(self) -> None:
         """Takes the bar away."""
         self._bar.close()
+
+
+def sampling_command(run: Path) -> str:
+    """Return the command that samples from a run, and the shorter name that the newest one has."""
+    from pamusic.checkpoint import LATEST, RUNS
+
+    command = f"pamusic sample --checkpoint {shlex.quote(str(run))}"
+    return f"{command} (or --checkpoint {LATEST}, the newest run)" if run.parent == RUNS else command
 
 
 def duration(seconds: float) -> str:

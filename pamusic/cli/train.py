@@ -18,7 +18,7 @@ Machine = partial(Option, rich_help_panel="This machine")
 
 def train(
     corpus: Annotated[Path | None, Argument(help="The corpus' folder. (default: corpus)")] = None,
-    out: Annotated[Path | None, Option(help="The run's folder. (default: a free name under runs/)")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="The run's folder. (default: new, in runs/)")] = None,
     size: Annotated[str | None, Option(help="tiny, small, medium or base. (default: what suits here)")] = None,
     steps: Annotated[int | None, Option(help="Updates in all. (default: 6000)")] = None,
     max_minutes: Annotated[float | None, Option(min=0.0, help="Stop in order after this long.")] = None,
@@ -56,7 +56,7 @@ def train(
     compile: Annotated[bool | None, Machine(help="Compile the model first.")] = None,
 ) -> None:
     """Train a model on a corpus. Stopped at any time, it leaves a checkpoint to sample from and to go on from."""
-    from pamusic.cli.telling import TrainingTeller
+    from pamusic.cli.telling import TrainingTeller, sampling_command
     from pamusic.training.recipe import read_recipe
     from pamusic.training.runs import new_run, resumed_run
 
@@ -93,6 +93,7 @@ def train(
     if not outcome.complete:
         ending = f"; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}" if not trainer.cools else ""
         say(f"go on with --resume {trainer.run}{ending}")
+    say(f"sample from it with: {sampling_command(trainer.run)}")
     result(trainer.run)
     if outcome.interrupted and not outcome.complete:
         raise Exit(130)
