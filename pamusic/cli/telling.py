@@ -101,6 +101,8 @@ def tell_corpus(summary: Summary, out: Path) -> None:
     """Tells what a corpus holds, and what was refused, doubled or done before."""
     from rich.table import Table
 
+    from pamusic.tokens.sources import MIN_PIECES_TO_VALIDATE
+
     table = Table()
     for column in ("split", "files", "notes", "hours", "tokens", "tokens a note"):
         table.add_column(column, justify="left" if column == "split" else "right")
@@ -112,6 +114,11 @@ def tell_corpus(summary: Summary, out: Path) -> None:
 
     if not summary.splits["train"].num_files:
         say("there is nothing to train on: of few files, their contents may send none there; add some")
+    elif not summary.splits["validation"].num_files:
+        say(
+            "warning: there is no validation piece, so training cannot tell which weights are best; add pieces (from"
+            f" {MIN_PIECES_TO_VALIDATE} different ones up a folder has one)"
+        )
     if summary.num_resumed:
         say(f"{summary.num_resumed:,} files had been done before an interruption")
     _tell_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)
