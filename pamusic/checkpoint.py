@@ -28,6 +28,8 @@ from pamusic.tokens.vocabulary import load_vocabulary
 FORMAT = 1
 PARTS = {"model.safetensors", "config.json", "tokenizer.toml", "README.md"}  # files; there need be no card
 RUNS = Path("runs")
+DEFAULT = "small"  # the checkpoint that is taken where none is named
+LATEST = "latest"  # in place of a name: the newest run that stopped in order
 BEST, LAST = "best", "last"  # the two checkpoints of a run
 
 
@@ -134,27 +136,22 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
 
 
 def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
-    """The folder of a checkpoint.
+    """Return the folder of a checkpoint.
 
     Args:
-        name: of a checkpoint that ships, which comes before a folder of that name; or the path of a checkpoint's or of
-            a run's folder (its best, else its last). By default the newest finished run, else the first that ships.
-        runs: where runs lie.
+        name: the name of a checkpoint that ships; or `LATEST`, the newest run in `runs` that stopped in order; or the
+            path of a checkpoint's folder or of a run's folder (its best, else its last). A name comes before a folder
+            of the same name; `./NAME` is the folder. None means `DEFAULT`.
+        runs: the folder of the runs.
 
     Raises:
         PamusicError: there is none; the error lists those there are.
     """
-    if name is None:
-        finished = [run for run in _runs(runs) if (run / "finished").is_file()]
-        if finished:
-            return _of_run(max(finished, key=lambda run: (run / "finished").stat().st_mtime))
-        if shipped := shipped_checkpoints():
-            return shipped[0]
-        raise PamusicError(
-            f"there is no checkpoint: none ships, and {runs}/ has no finished run; train one: pamusic train"
-        )
+    name = DEFAULT if name is None else name
     if shipped := [path for path in shipped_checkpoints() if path.name == name]:
         return shipped[0]
+    if name == LATEST:
+        return _of_run(_newest(runs))
     path = Path(name)
     if (recovered(path) / "config.json").is_file():
         return path
@@ -163,7 +160,7 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
     if Path(name).is_dir():
         raise PamusicError(f"{name}: is neither a checkpoint (no config.json in it) nor a run (no {BEST}/ or {LAST}/)")
     names = [path.name for path in shipped_checkpoints()] + [str(run) for run in _runs(runs)]
-    raise PamusicError(f"no checkpoint is called {name!r}; there is {', '.join(names) or 'none'}, or give a folder")
+    raise PamusicError(f"no checkpoint is called {name!r}; there is {', '.join(names) or 'none'}; or give a folder")
 
 
 def check_corpus(checkpoint: Checkpoint, corpus: Corpus) -> None:
@@ -183,6 +180,17 @@ def check_corpus(checkpoint: Checkpoint, corpus: Corpus) -> None:
 def shipped_checkpoints() -> list[Path]:
     """The folders of the checkpoints that ship, by name."""
     return sorted(path.parent for path in checkpoints_folder().glob("*/config.json"))
+
+
+def _newest(runs: Path) -> Path:
+    """Return the run that stopped in order last."""
+    finished = [run for run in _runs(runs) if (run / "finished").is_file()]
+    if not finished:
+        raise PamusicError(
+            f"{LATEST!r} is the newest run in {runs}/ that stopped in order, and there is none; train one with"
+            " pamusic train, or give the folder of a run"
+        )
+    return max(finished, key=lambda run: (run / "finished").stat().st_mtime)
 
 
 def _runs(runs: Path) -> list[Path]:

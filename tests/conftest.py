@@ -40,6 +40,12 @@ def backend():
 
 
 @pytest.fixture
+def no_better_soundfont(monkeypatch):
+    """What is heard does not depend on what is installed."""
+    monkeypatch.setattr("pamusic.music.soundfonts.usual_folders", list)
+
+
+@pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A folder of its own, which is where we are."""
     monkeypatch.chdir(tmp_path)

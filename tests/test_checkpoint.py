@@ -1,6 +1,7 @@
 """A checkpoint comes back as it was, and one that does not hold together is refused in one line."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -120,16 +121,18 @@ def test_what_ships_is_meant_by_its_name_and_what_is_mine_by_its_path(tmp_path, 
     assert find_checkpoint(f"./{shipped.name}") == Path(shipped.name)
 
 
-def test_the_newest_finished_run_comes_first(tmp_path):
-    import os
-
+def test_without_a_name_it_is_the_small_one_that_ships_and_latest_is_the_newest_run_that_stopped_in_order(tmp_path):
+    with pytest.raises(PamusicError, match=r"'latest' is the newest run in .* there is none; train one"):
+        find_checkpoint("latest", runs=tmp_path)
     for age, name in enumerate(("old", "new", "unfinished")):
         run = tmp_path / name
         save_checkpoint(run / "best", tiny_model(), load_tokenizer("performance"), about={})
         if name != "unfinished":
             (run / "finished").write_text("")
             os.utime(run / "finished", (age, age))
-    assert find_checkpoint(runs=tmp_path) == tmp_path / "new" / "best"
+    assert find_checkpoint("latest", runs=tmp_path) == tmp_path / "new" / "best"
+    assert find_checkpoint(runs=tmp_path).name == "small"
+    assert find_checkpoint(runs=tmp_path) in shipped_checkpoints()
 
 
 def test_a_corpus_of_another_tokenizer_is_refused_by_name(saved, tmp_path):

@@ -1,5 +1,6 @@
 """A corpus is a folder that is there entirely or not at all, and says what it was made with."""
 
+import hashlib
 import json
 import os
 import signal
@@ -99,6 +100,46 @@ def test_files_that_no_table_names_are_split_by_what_is_in_them(tmp_path):
     splits = [split_by_content(bytes([low, high])) for low in range(64) for high in range(64)]
     shares = [splits.count(split) / 4096 for split in ("train", "validation", "test")]
     assert np.allclose(shares, [0.8, 0.1, 0.1], atol=0.02)
+
+
+def splits_of(corpus):
+    return {piece.sha256: piece.split for piece in corpus.pieces}
+
+
+def test_from_five_files_up_a_folder_has_a_validation_piece(tmp_path):
+    """One of those that would be trained on moves, the same whatever the names; nothing else changes."""
+    for start in range(0, 200, 10):
+        files = {str(number): tune(start + number) for number in range(5)}
+        before = {hashlib.sha256(data).hexdigest(): split_by_content(data) for data in files.values()}
+        archives = [
+            zipped(tmp_path / f"{start}-{way}.zip", {f"{name}.mid": data for name, data in each.items()})
+            for way, each in enumerate((files, {str(9 - int(name)): data for name, data in files.items()}))
+        ]
+        one, two = (splits_of(made(tmp_path / archive.stem, archive)) for archive in archives)
+
+        assert one == two
+        assert "validation" in one.values()
+        changed = [before[each] for each in one if one[each] != before[each]]
+        assert changed == ([] if "validation" in before.values() else ["train"])
+        fewer = zipped(tmp_path / f"{start}-4.zip", {f"{name}.mid": files[name] for name in "0123"})
+        assert splits_of(made(tmp_path / f"{start}-4", fewer)).items() <= before.items()
+
+
+def test_what_is_moved_to_validation_is_no_copy_of_what_is_trained_on(tmp_path):
+    copies = zipped(tmp_path / "copies.zip", {f"{number}.mid": tune(0) for number in range(6)})
+    assert {piece.split for piece in made(tmp_path / "a", copies).pieces} == {split_by_content(tune(0))}
+
+    for start in range(10):
+        members = {f"{number}.mid": tune(start + number // 2) for number in range(7)}
+        pieces = made(tmp_path / f"b{start}", zipped(tmp_path / f"{start}.zip", members)).pieces
+        apart = {piece.content for piece in pieces if piece.split == "train"}
+        assert not apart & {piece.content for piece in pieces if piece.split == "validation"}
+
+
+def test_official_splits_stay_as_they_are(tmp_path):
+    corpus = made(tmp_path / "corpus", maestro_like(tmp_path / "maestro", splits=("train",) * 6))
+
+    assert {piece.split for piece in corpus.pieces} == {"train"}
 
 
 def test_archives_tell_other_programs_files_and_wrong_paths_apart(tmp_path):

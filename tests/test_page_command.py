@@ -217,7 +217,10 @@ def test_of_many_pieces_each_tells_its_seed(checkpoint, tmp_path):
 def test_defaults_are_left_out_of_a_command():
     now = {"seed": 3, "precision": "auto", "let_go": 0.15, "guard": True}
 
-    assert command({**now, "num": 1, "length": 4096, "temperature": 1.0, "prime": None}) == "pamusic sample --seed 3"
+    minute = {**now, "length": None, "seconds": 60.0}
+    assert command({**minute, "num": 1, "temperature": 1.0, "prime": None}) == "pamusic sample --seed 3"
+    assert command({**minute, "length": 500}) == "pamusic sample --seed 3 --length 500 --seconds 60"
+    assert command({**now, "length": 4096}) == "pamusic sample --seed 3 --length 4096"  # once the default
     assert command({**now, "temperature": 0.95, "may_end": False}) == "pamusic sample --seed 3 --temperature 0.95"
     assert command({**now, "num": 2, "guard": False}) == "pamusic sample --seed 3 --num 2"
     assert command({**now, "length": None, "seconds": 180.0, "minutes": 3.0, "end": True}) == (

@@ -13,6 +13,9 @@ from answers import one_line_error
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
+from pamusic.music.soundfonts import default_soundfont
+
+pytestmark = pytest.mark.usefixtures("no_better_soundfont")
 
 
 def midi_file(path, pitches=(69,), ticks=960, program=0):
@@ -37,7 +40,11 @@ def test_the_wav_file_lies_beside_the_midi_file(tmp_path):
 
     assert done.exit_code == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'a4.wav'}\n"
-    assert done.stderr == "4.0 seconds, played by midirenderer on TimGM6mb.sf2\n"
+    first, second = done.stderr.splitlines()
+    assert first == "4.0 seconds, played by midirenderer on TimGM6mb.sf2"
+    assert second.startswith(
+        "for a better piano install FluidR3_GM.sf2 (Debian, Ubuntu: apt install fluid-soundfont-gm;"
+    )
     with wave.open(str(tmp_path / "a4.wav")) as file:
         samples = np.frombuffer(file.readframes(file.getframerate()), "<i2").reshape(-1, 2).mean(axis=1)
     assert np.sqrt(np.mean(samples**2)) > 100
@@ -61,6 +68,17 @@ def test_it_reads_and_writes_pipes(tmp_path):
     assert done.exit_code == 0, done.stderr
     with wave.open(io.BytesIO(done.stdout_bytes)) as file:
         assert file.getnframes() == 4 * file.getframerate()
+
+
+def test_a_soundfont_of_ones_own_and_a_room_that_is_left_out(tmp_path):
+    midi = midi_file(tmp_path / "a4.mid")
+    own = tmp_path / "own.sf2"
+    own.write_bytes(default_soundfont().read_bytes())
+
+    done = render(midi, "--soundfont", own, "--dry", "-o", tmp_path / "dry.wav")
+    assert done.stderr == "4.0 seconds, played by midirenderer on own.sf2\n"
+    assert render(midi, "-o", tmp_path / "wet.wav").exit_code == 0
+    assert (tmp_path / "dry.wav").read_bytes() != (tmp_path / "wet.wav").read_bytes()
 
 
 def test_a_missing_file(tmp_path):

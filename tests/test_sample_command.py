@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import pamusic.cli.sample
 from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
+from pamusic.cli.asking import DEFAULT_SECONDS
 from pamusic.composition import compose, nats_of
 from pamusic.evaluation.likelihood import score
 from pamusic.generation.config import SamplingConfig
@@ -51,7 +52,7 @@ def test_the_defaults_are_the_samplers_own():
         "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p, "min_p": own.min_p,
         "typical_p": own.typical_p, "let_go": own.let_go,
     }  # fmt: skip
-    assert f"{pamusic.cli.sample.DEFAULT_LENGTH}," in CliRunner().invoke(app, ["sample", "--help"]).stdout
+    assert f"(default: {DEFAULT_SECONDS:.0f})" in CliRunner().invoke(app, ["sample", "--help"]).stdout
 
 
 def test_the_prime_comes_first_as_it_was_read(sample, prime, tmp_path):
@@ -169,6 +170,16 @@ def test_the_continuation_alone_begins_at_zero(sample, prime, tmp_path):
     whole, new = read_midi(tmp_path / "all.mid"), read_midi(tmp_path / "new.mid")
     assert np.allclose(whole.notes["onset"][2:], new.notes["onset"] + 1.5, atol=2e-3)
     assert len(new.pedal) == 0
+
+
+def test_without_a_length_it_is_a_minute_and_the_record_says_so(sample, tmp_path):
+    assert sample("--seed", 1, "--no-guard", "-o", "out.mid").exit_code == 0
+    assert sample("--seed", 1, "--no-guard", "--seconds", 60, "-o", "minute.mid").exit_code == 0
+
+    record = read_provenance((tmp_path / "out.mid").read_bytes(), "out.mid")
+    assert (record.options["seconds"], record.options["length"]) == (60, None)
+    assert (tmp_path / "out.mid").read_bytes() == (tmp_path / "minute.mid").read_bytes()
+    assert 50 < mido.MidiFile("out.mid").length < 60.001
 
 
 def test_seconds_are_kept(sample, tmp_path):

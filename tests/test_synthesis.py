@@ -9,16 +9,10 @@ import pytest
 
 from pamusic.errors import PamusicError
 from pamusic.music.performance import Performance
-from pamusic.music.synthesis import (
-    ENGINES,
-    MAX_SECONDS,
-    RING_OUT,
-    SAMPLE_RATE,
-    Sound,
-    default_soundfont,
-    synthesize,
-    wav_bytes,
-)
+from pamusic.music.soundfonts import BETTER, better_soundfonts, default_soundfont
+from pamusic.music.synthesis import ENGINES, MAX_SECONDS, RING_OUT, SAMPLE_RATE, Sound, synthesize, wav_bytes
+
+pytestmark = pytest.mark.usefixtures("no_better_soundfont")
 
 A4 = 69
 
@@ -42,6 +36,11 @@ def rms(samples: np.ndarray) -> float:
     return float(np.sqrt(np.mean(samples.astype(np.float64) ** 2)))
 
 
+def peak(samples: np.ndarray) -> float:
+    """In dBFS."""
+    return float(20 * np.log10(np.abs(samples.astype(np.float64)).max() / 32768))
+
+
 @pytest.fixture(params=["midirenderer", "fluidsynth"])
 def engine(request) -> str:
     if request.param == "fluidsynth" and shutil.which("fluidsynth") is None:
@@ -63,6 +62,8 @@ def test_a_sound_lasts_as_long_as_the_performance_and_rings_out(engine):
     assert sound.seconds == pytest.approx(2.0 + RING_OUT, abs=0.1)
     assert rms(sound.samples[:SAMPLE_RATE]) > 100
     assert rms(sound.samples[-SAMPLE_RATE // 10 :]) < 10
+    dry = synthesize(held(seconds=2.0), engine=engine, dry=True)
+    assert dry.seconds == sound.seconds
 
 
 def test_the_wav_file_is_16_bit_stereo():
@@ -74,14 +75,32 @@ def test_the_wav_file_is_16_bit_stereo():
     assert np.array_equal(samples, sound.samples)
 
 
-def test_loud_is_louder_than_soft_and_nothing_clips(engine):
+@pytest.mark.parametrize("dry", [True, False])
+def test_soft_or_loud_the_peak_is_one_decibel_below_full_scale(engine, dry):
     soft, loud, cluster = (
-        synthesize(performance, engine=engine).samples
-        for performance in (held(velocity=30), held(velocity=110), held(40, velocity=127, num_notes=40))
+        synthesize(performance, engine=engine, dry=dry).samples
+        for performance in (held(velocity=60), held(velocity=110), held(40, velocity=127, num_notes=40))
     )
 
-    assert rms(soft) < rms(loud) < rms(cluster)
-    assert np.abs(cluster.astype(int)).max() < 32767
+    for samples in (soft, loud, cluster):
+        assert peak(samples) == pytest.approx(-1, abs=0.01)
+
+
+def test_a_piece_keeps_its_own_loud_and_soft(engine):
+    onsets, velocities = np.array([0.0, 4.0]), np.array([40, 100])
+    piece = Performance.from_arrays(onsets, onsets + 1, np.array([A4, A4]), velocities)
+    samples = synthesize(piece, engine=engine).samples
+
+    assert 5 * rms(samples[:SAMPLE_RATE]) < rms(samples[4 * SAMPLE_RATE : 5 * SAMPLE_RATE])
+
+
+def test_a_room_makes_a_narrow_sound_wide_and_rings_where_a_note_has_ended(engine):
+    dry, wet = (synthesize(held(seconds=0.5), engine=engine, dry=dry).samples for dry in (True, False))
+
+    left_and_right = [np.corrcoef(samples.T.astype(float))[0, 1] for samples in (dry, wet)]
+    assert left_and_right[1] < left_and_right[0] - 0.1
+    after = slice(int(1.2 * SAMPLE_RATE), int(1.5 * SAMPLE_RATE))
+    assert rms(wet[after]) > 2 * rms(dry[after])
 
 
 def test_the_same_performance_sounds_the_same():
@@ -106,6 +125,22 @@ def test_hours_are_refused_before_they_fill_the_memory():
         synthesize(held(seconds=1e6))
 
     assert MAX_SECONDS < 1e6
+
+
+def test_a_better_soundfont_is_taken_where_one_is_installed_and_can_be_read(tmp_path, monkeypatch):
+    sf2, sf3 = (tmp_path / next(name for name in BETTER if name.endswith(kind)) for kind in (".sf2", ".sf3"))
+    for path in (sf2, sf3):
+        path.write_bytes(default_soundfont().read_bytes())
+    assert better_soundfonts("midirenderer", [tmp_path]) == [sf2]  # which reads no compressed samples
+    assert better_soundfonts("fluidsynth", [tmp_path / "none", tmp_path]) == [sf2, sf3]
+
+    monkeypatch.setattr("pamusic.music.soundfonts.usual_folders", lambda: [tmp_path])
+    assert synthesize(held(), engine="midirenderer").soundfont == sf2
+    own = tmp_path / "own.sf2"
+    own.write_bytes(default_soundfont().read_bytes())
+    assert synthesize(held(), engine="midirenderer", soundfont=own).soundfont == own
+    sf2.write_bytes(b"broken")
+    assert synthesize(held(), engine="midirenderer").soundfont == default_soundfont()
 
 
 def not_a_soundfont(path, good):

@@ -60,6 +60,22 @@ def test_where_nothing_can_be_trained_on_that_is_told(tmp_path):
     assert "there is nothing to train on" not in said["train"]
 
 
+def test_a_corpus_without_a_validation_piece_is_warned_about(tmp_path):
+    """From five files up it has one, and the table counts it."""
+    few, enough = (
+        pamusic("tokenize", folder_of_tunes(tmp_path / f"{num}", num, start=20), "-o", tmp_path / f"of-{num}")
+        for num in (2, 5)
+    )
+    assert {piece["split"] for piece in about(tmp_path / "of-2")["pieces"]} == {"train"}
+    assert "warning: there is no validation piece" in few.stderr
+    assert "warning" not in enough.stderr
+    rows = [line.split()[:2] for line in enough.stderr.replace("│", " ").splitlines()]
+    for split in ("train", "validation", "test"):
+        pieces = [piece for piece in about(tmp_path / "of-5")["pieces"] if piece["split"] == split]
+        assert [split, str(len(pieces))] in rows
+        assert pieces or split != "validation"
+
+
 def test_folders_archives_and_files_together_and_a_tokenizer_of_ones_own(tmp_path):
     folder = folder_of_tunes(tmp_path / "tunes", 2)
     archive = zipped(tmp_path / "tunes.zip", {"2.mid": tune(2)})

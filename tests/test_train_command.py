@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
+from pamusic.provenance import read_provenance
 
 TINY = ["--size", "tiny", "--context-length", "64", "--num-latents", "16", "--batch-size", "2", "--no-compile"]
 
@@ -54,6 +55,24 @@ def test_it_trains_on_the_corpus_just_made_and_prints_the_runs_folder(in_folder)
 
     again = pamusic("train", *TINY, "--steps", 2)
     assert again.stdout == "runs/tiny-2\n"
+
+
+def test_it_ends_with_the_command_that_samples_from_the_run(in_folder):
+    told = "sample from it with: pamusic sample --checkpoint "
+    apart = pamusic("train", *TINY, "--steps", 2, "-o", "my run")
+    trained = pamusic("train", *TINY, "--steps", 2)
+
+    assert apart.stderr.splitlines()[-1] == f"{told}'my run'"
+    assert trained.stderr.splitlines()[-1] == f"{told}runs/tiny (or --checkpoint latest, the newest run)"
+    how = ("--length", 20, "--seed", 1, "--device", "cpu")
+    for checkpoint, name in (("latest", "a.mid"), ("runs/tiny", "b.mid"), (None, "c.mid")):
+        words = ("--checkpoint", checkpoint) if checkpoint else ()
+        done = pamusic("sample", *how, *words, "-o", name)
+        assert done.exit_code == 0, done.output
+        assert ("small, which ships with pamusic" in done.stderr) == (checkpoint is None)
+    records = [read_provenance((in_folder / name).read_bytes(), name) for name in ("a.mid", "b.mid")]
+    assert records[0].options["checkpoint"] == "runs/tiny/best"  # for latest is another run tomorrow
+    assert records[0].weights_sha256 == records[1].weights_sha256
 
 
 def test_it_stops_in_time_and_goes_on_with_resume(in_folder):

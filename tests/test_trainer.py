@@ -107,7 +107,7 @@ def test_a_run_leaves_metrics_its_settings_and_two_checkpoints(tmp_path):
         assert load_checkpoint(run / which).model.config == tiny_config()
     assert (run / "finished").is_file()
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
-    assert find_checkpoint(None, runs=tmp_path) == run / "best"
+    assert find_checkpoint("latest", runs=tmp_path) == run / "best"
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_never_had_been(tmp_path):

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
-from pamusic.cli.terminal import progress, result, say, table
+from pamusic.cli.terminal import load_torch, progress, result, say, table
 from pamusic.errors import UsageError
 
 AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
 
 
 def benchmark(
-    checkpoint: Annotated[str | None, Argument(help="Name or folder. (default: as pamusic sample takes)")] = None,
+    checkpoint: Annotated[str | None, Argument(help="Name, folder, or latest. (default: small)")] = None,
     context_length: Annotated[
         list[int] | None,
         Option(min=2, max=MOST_CONTEXT, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)"),
@@ -32,6 +32,7 @@ def benchmark(
     """Measure how fast music is drawn, as pamusic sample draws it, and how near that is to the memory's limit."""
     from dataclasses import asdict
 
+    load_torch()
     import torch
 
     from pamusic.checkpoint import find_checkpoint, load_checkpoint

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Option
 
-from pamusic.cli.terminal import result, say, table
+from pamusic.cli.terminal import load_torch, result, say, table
 from pamusic.errors import UsageError
 
 
@@ -28,6 +28,8 @@ def doctor(
         say(f"measuring: {what}")
 
     from pamusic.device import choose_machine
+
+    load_torch()
     from pamusic.training.checkup import all_sizes, checkup, what_fits
     from pamusic.training.config import TrainingConfig
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from pamusic.cli.output import MOST_CONTEXT, picture
-from pamusic.cli.terminal import progress, say
+from pamusic.cli.terminal import load_torch, progress, say
 from pamusic.errors import UsageError
 
 Compute = partial(Option, rich_help_panel="Compute")
@@ -41,6 +41,7 @@ def evaluate(
     as_json: Annotated[bool, Shown("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score every token of a split once, with all that precedes it up to the context."""
+    load_torch()
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
     from pamusic.cli.scores import check_drift, check_keys, tell_drift, tell_scores
     from pamusic.device import choose_machine, cost_of

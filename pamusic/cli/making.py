@@ -7,8 +7,8 @@ import shlex
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from pamusic.cli.composing import is_one_piece
-from pamusic.cli.sample import APART, BEFORE, DEFAULT_LENGTH, sample
+from pamusic.cli.asking import DEFAULT_SECONDS, is_one_piece
+from pamusic.cli.sample import APART, BEFORE, sample
 from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError
 
@@ -45,7 +45,7 @@ def command(options: dict[str, Any]) -> str:
     words = ["pamusic", "sample"]
     for name, parameter in inspect.signature(sample).parameters.items():
         value = options.get(name, BEFORE.get(name, parameter.default))
-        implied = name == "length" and value == DEFAULT_LENGTH and options.get("seconds") is None
+        implied = name == "seconds" and value == DEFAULT_SECONDS and options.get("length") is None
         implied = implied or (name == "seconds" and options.get("minutes") is not None)
         # Only with weights in bytes is anything compiled; a record tells what was done, not what was asked for.
         implied = implied or (name == "compile" and options.get("precision") != "int8")

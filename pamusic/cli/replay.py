@@ -8,9 +8,10 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from typer import Argument, Option
 
-from pamusic.cli.composing import compose_file
-from pamusic.cli.output import MOST_AT_ONCE, STREAM
-from pamusic.cli.sample import APART, BEFORE, sample
+from pamusic.cli.composing import Composer
+from pamusic.cli.output import MOST_AT_ONCE, STREAM, check_kind
+from pamusic.cli.primes import MIDI_SUFFIXES
+from pamusic.cli.sample import APART, BEFORE, RECORDED, sample
 from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError, UsageError
 
@@ -38,7 +39,7 @@ def replay(
     known = {name: each.default for name, each in asked.items() if name not in APART}
     if unknown := sorted(record.options.keys() - known.keys()):
         raise PamusicError(f"{file}: was made with options that we do not know ({', '.join(unknown)}); update pamusic")
-    hints = get_type_hints(sample)
+    hints = {**get_type_hints(sample), **RECORDED}
     for name, value in record.options.items():
         if not _fits(value, hints[name]):
             raise PamusicError(f"{file}: its record was changed ({name} is {value!r}); take the original")
@@ -57,7 +58,8 @@ def replay(
     check_weights(record, find_checkpoint(options["checkpoint"]))
     if isinstance(threads := record.made_on.get("threads"), int) and 0 < threads <= MOST_THREADS:
         torch.set_num_threads(threads)
-    again = compose_file(out, file, options, record)
+    check_kind(out, "MIDI", MIDI_SUFFIXES)
+    again = Composer(options, again=record).compose(options["prime"], out, file)
     if again == before:
         say("the same, byte for byte")
     elif has_music_of(again, before):

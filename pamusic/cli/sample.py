@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Context, Option
 
-from pamusic.cli.composing import compose_file, is_one_piece
+from pamusic.cli.asking import completed, refuse_words
+from pamusic.cli.composing import compose_files
 from pamusic.cli.live import LIST, list_ports
 from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
-from pamusic.errors import UsageError
 
-DEFAULT_LENGTH = 4096  # about 100 seconds of music
 DEFAULT_AHEAD = 4.0  # the caches' refills take part of a second on a CPU
 Many = partial(Option, min=1, max=MOST_AT_ONCE)
 Long = partial(Option, rich_help_panel="How long")
@@ -23,20 +20,27 @@ Draw = partial(Option, rich_help_panel="How a token is drawn")
 Model = partial(Option, rich_help_panel="Who composes")
 Prime = partial(Option, rich_help_panel="The prime")
 Live = partial(Option, rich_help_panel="Heard while it is made")
-APART = ("out", "port", "ahead")  # options that the music does not depend on: a file does not tell them
+APART = ("words", "out", "port", "ahead")  # what the music does not depend on: a file does not record it
+RECORDED = {"prime": Path | None}  # types that differ in a record, which is of one prime
 BEFORE = {"precision": "fp32", "compile": False, "let_go": 0.0, "guard": False}  # what a file that does not say had
 
 
 def sample(
-    prime: Annotated[Path | None, Option(help="MIDI to go on from; - is stdin. (default: nothing)")] = None,
-    out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: sample.mid or a free name)")] = None,
+    words: Context,
+    prime: Annotated[
+        list[Path] | None, Option(help="MIDI to continue, or a folder; repeatable; - is stdin. (default: none)")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        Option("--out", "-o", help="A file, - for stdout, or a folder for many primes. (default: sample.mid)"),
+    ] = None,
     seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
     num: Annotated[int, Many(help="So many pieces at once, with this seed and the next ones.")] = 1,
     best_of: Annotated[int | None, Many(help="Of so many, which it ranks, only the best are kept.")] = None,
     keep: Annotated[int | None, Option(min=1, help="How many of them. (default: 1)")] = None,
-    length: Annotated[int | None, Long(min=1, help="New tokens. (default: 4096, or as --seconds need)")] = None,
-    seconds: Annotated[float | None, Long(help="Seconds of new music.")] = None,
-    minutes: Annotated[float | None, Long(help="Minutes of it.")] = None,
+    length: Annotated[int | None, Long(min=1, help="New tokens at most. (default: as --seconds need)")] = None,
+    seconds: Annotated[float | None, Long(help="Seconds of new music. (default: 60)")] = None,
+    minutes: Annotated[float | None, Long(help="Minutes of new music.")] = None,
     end: Annotated[bool, Long("--end", help="End it near that length, at 1.25 times it at the latest.")] = False,
     may_end: Annotated[bool, Long("--may-end", help="Let the piece end by itself before that.")] = False,
     tracks: Annotated[str, Prime(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
@@ -59,7 +63,7 @@ def sample(
         bool | None,
         Draw("--guard/--no-guard", help="Take back loops and silences, let go of stuck keys. (default: for one piece)"),
     ] = None,
-    checkpoint: Annotated[str | None, Model(help="Name or folder. (default: newest run, else what ships)")] = None,
+    checkpoint: Annotated[str | None, Model(help="Name, folder, or latest: the newest run. (default: small)")] = None,
     context_length: Annotated[
         int | None, Model(min=1, max=MOST_CONTEXT, help="Tokens seen. (default: as trained)")
     ] = None,
@@ -72,27 +76,12 @@ def sample(
     """Compose piano music into a MIDI file. Interrupted, it keeps what was composed so far.
 
     The prime stays as it is in its file: ticks, touch, pedals, tempi, other tracks, all up to the cut. A port hears
-    what is new alone.
+    what is new alone. Each of several primes gets a file of its own.
     """
     options = {name: value for name, value in locals().items() if name not in APART}
     if port == LIST:
         list_ports()
         return
-    if ahead is not None and port is None:
-        raise UsageError("--ahead is of music that is heard on a port; say which with --port")
-    if port is not None and not is_one_piece(num, best_of):
-        raise UsageError(f"--port plays one piece, not {best_of or num}; leave out --num and --best-of")
-    if minutes is not None and seconds is not None:
-        raise UsageError("--minutes and --seconds both say how long; give one of them")
-    if best_of is not None and num != 1:
-        raise UsageError("--num keeps all pieces, --best-of some of them; give one of the two")
-    if keep is not None and (best_of is None or keep > best_of):
-        raise UsageError(f"--keep {keep} is of the pieces that --best-of draws; say --best-of with as many or more")
-    for name, asked in (("seconds", seconds), ("minutes", minutes)):
-        if asked is not None and not 0 < 60 * asked < inf:
-            raise UsageError(f"--{name} is a number above 0, not {asked:g}")
-    options["seconds"] = seconds if minutes is None else 60 * minutes
-    options["length"] = DEFAULT_LENGTH if length is None and options["seconds"] is None else length
-    options["guard"] = is_one_piece(num, best_of) and port is None if guard is None else guard
-    options["seed"] = secrets.randbelow(2**31) if seed is None else seed
-    compose_file(out, Path("sample.mid"), options, port=port, ahead=ahead or DEFAULT_AHEAD)
+    refuse_words(words.args)
+    options = completed(options, prime or [], out=out, port=port, ahead=ahead)
+    compose_files(out, Path("sample.mid"), prime or [], options, port=port, ahead=ahead or DEFAULT_AHEAD)

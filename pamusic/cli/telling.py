@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,14 @@ class TrainingTeller:
         self._bar.close()
 
 
+def sampling_command(run: Path) -> str:
+    """Return the command that samples from a run, and the shorter name that the newest one has."""
+    from pamusic.checkpoint import LATEST, RUNS
+
+    command = f"pamusic sample --checkpoint {shlex.quote(str(run))}"
+    return f"{command} (or --checkpoint {LATEST}, the newest run)" if run.parent == RUNS else command
+
+
 def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return (
@@ -92,6 +101,8 @@ def tell_corpus(summary: Summary, out: Path) -> None:
     """Tells what a corpus holds, and what was refused, doubled or done before."""
     from rich.table import Table
 
+    from pamusic.tokens.sources import MIN_PIECES_TO_VALIDATE
+
     table = Table()
     for column in ("split", "files", "notes", "hours", "tokens", "tokens a note"):
         table.add_column(column, justify="left" if column == "split" else "right")
@@ -103,6 +114,11 @@ def tell_corpus(summary: Summary, out: Path) -> None:
 
     if not summary.splits["train"].num_files:
         say("there is nothing to train on: of few files, their contents may send none there; add some")
+    elif not summary.splits["validation"].num_files:
+        say(
+            "warning: there is no validation piece, so training cannot tell which weights are best; add pieces (from"
+            f" {MIN_PIECES_TO_VALIDATE} different ones up a folder has one)"
+        )
     if summary.num_resumed:
         say(f"{summary.num_resumed:,} files had been done before an interruption")
     _tell_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)

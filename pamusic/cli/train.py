@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from pamusic.cli.terminal import result, say
+from pamusic.cli.terminal import result, said_if_slow, say
 from pamusic.errors import UsageError
 
 Recipe = partial(Option, rich_help_panel="How it learns")
@@ -18,7 +18,7 @@ Machine = partial(Option, rich_help_panel="This machine")
 
 def train(
     corpus: Annotated[Path | None, Argument(help="The corpus' folder. (default: corpus)")] = None,
-    out: Annotated[Path | None, Option(help="The run's folder. (default: a free name under runs/)")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="The run's folder. (default: new, in runs/)")] = None,
     size: Annotated[str | None, Option(help="tiny, small, medium or base. (default: what suits here)")] = None,
     steps: Annotated[int | None, Option(help="Updates in all. (default: 6000)")] = None,
     max_minutes: Annotated[float | None, Option(min=0.0, help="Stop in order after this long.")] = None,
@@ -56,9 +56,10 @@ def train(
     compile: Annotated[bool | None, Machine(help="Compile the model first.")] = None,
 ) -> None:
     """Train a model on a corpus. Stopped at any time, it leaves a checkpoint to sample from and to go on from."""
-    from pamusic.cli.telling import TrainingTeller
-    from pamusic.training.recipe import read_recipe
-    from pamusic.training.runs import new_run, resumed_run
+    with said_if_slow("loading PyTorch and its compiler"):
+        from pamusic.cli.telling import TrainingTeller, sampling_command
+        from pamusic.training.recipe import read_recipe
+        from pamusic.training.runs import new_run, resumed_run
 
     asked: dict[str, Any] = {
         "size": size, "steps": steps, "batch_size": batch_size, "context_length": context_length,
@@ -68,8 +69,7 @@ def train(
         "mistakes": mistakes, "ledger": ledger, "recall": recall, "only": only, "validate_every": validate_every,
         "precision": precision, "micro_batch": micro_batch, "recompute": recompute, "shard": shard,
     }  # fmt: skip
-    given = {name: value for name, value in asked.items() if value is not None}
-    settings = {**(read_recipe(config) if config is not None else {}), **given}
+    settings = {**(read_recipe(config) if config else {}), **{n: v for n, v in asked.items() if v is not None}}
     where: dict[str, Any] = {"out": out, "device": device, "compile": compile, "force": force}
     if resume is not None and weights is not None:
         raise UsageError("--resume goes on with a run, --from begins one with another's weights; give one of them")
@@ -93,6 +93,7 @@ def train(
     if not outcome.complete:
         ending = f"; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}" if not trainer.cools else ""
         say(f"go on with --resume {trainer.run}{ending}")
+    say(f"sample from it with: {sampling_command(trainer.run)}")
     result(trainer.run)
     if outcome.interrupted and not outcome.complete:
         raise Exit(130)

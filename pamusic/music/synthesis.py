@@ -1,13 +1,13 @@
-"""Performance -> waveform, by playing it on a SoundFont.
+"""Performance -> waveform: played on a SoundFont, in a room, at full level.
 
 Knows two engines: midirenderer, which pip installs everywhere, and the FluidSynth program, which sounds better and is
 taken where it is found. Knows no MIDI files (`midi.py` does) and no names of output files. Both engines play at
-48,000 Hz, the only rate that midirenderer offers, so nothing is resampled.
+48,000 Hz, the only rate that midirenderer offers, so nothing is resampled. FluidSynth's own reverb and chorus are off:
+both engines sound in the same room (`reverb.py`).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import re
@@ -26,6 +26,8 @@ import numpy as np
 from pamusic.errors import PamusicError
 from pamusic.music.midi import midi_bytes
 from pamusic.music.performance import PEDAL, SUSTAIN, Performance
+from pamusic.music.reverb import in_a_room
+from pamusic.music.soundfonts import better_soundfonts, check_soundfont, default_soundfont
 
 SAMPLE_RATE = 48_000
 ENGINES = ("auto", "midirenderer", "fluidsynth")
@@ -33,8 +35,13 @@ MAX_SECONDS = 2 * 3600.0  # an hour takes 0.7 GB as a file and three times as mu
 
 RING_OUT = 3.0  # seconds after the last offset: by then a string of the default SoundFont has died away
 PEAK = 10 ** (-1 / 20)  # -1 dBFS: room for players that resample
-MAX_GAIN = 10 ** (12 / 20)  # both engines leave some 18 dB of room over a piano; this keeps soft music softer than loud
-FLUIDSYNTH_OPTIONS = ("-n", "-i", "-q", "-r", str(SAMPLE_RATE), "-T", "wav", "-O", "s16")
+MAX_GAIN = 10 ** (40 / 20)  # a single soft note needs as much; more would make the engines' 16-bit steps audible
+BLOCK = 60 * SAMPLE_RATE  # frames that are converted at a time
+FLUIDSYNTH_GAIN = "0.3"  # its default, 0.2, wastes bits; with this, forty keys at full velocity still do not clip
+FLUIDSYNTH_OPTIONS = (
+    *("-n", "-i", "-q", "-R", "0", "-C", "0", "-g", FLUIDSYNTH_GAIN),
+    *("-r", str(SAMPLE_RATE), "-T", "wav", "-O", "s16"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +63,16 @@ class Sound:
         return len(self.samples) / SAMPLE_RATE
 
 
-def synthesize(performance: Performance, *, soundfont: Path | None = None, engine: str = "auto") -> Sound:
-    """Plays a performance and lets its end ring out for `RING_OUT` seconds.
-
-    Raised to a peak of -1 dBFS, but by no more than 12 dB, and never lowered.
+def synthesize(
+    performance: Performance, *, soundfont: Path | None = None, engine: str = "auto", dry: bool = False
+) -> Sound:
+    """Play a performance in a room, and let its end ring out for `RING_OUT` seconds; its loudest sample is `PEAK`.
 
     Args:
         performance: what to play; it has notes.
-        soundfont: an `.sf2` file; by default TimGM6mb, which pretty_midi carries.
+        soundfont: an `.sf2` file; by default the best that is installed, else TimGM6mb, which pretty_midi carries.
         engine: one of `ENGINES`; `auto` takes FluidSynth where it is installed.
+        dry: leave the room out.
 
     Raises:
         PamusicError: too long, no such engine, a broken SoundFont, or one without a sound for these notes.
@@ -75,38 +83,26 @@ def synthesize(performance: Performance, *, soundfont: Path | None = None, engin
             f"({MAX_SECONDS / 3600:.0f}); cut it into parts"
         )
     engine = _chosen(engine)
-    soundfont = soundfont or default_soundfont()
-    _check_soundfont(soundfont)
     midi = midi_bytes(_ringing_out(performance))
-    waveform = (_play_with_fluidsynth if engine == "fluidsynth" else _play_with_midirenderer)(midi, soundfont)
-    samples = _samples(waveform)[: round((performance.duration + RING_OUT) * SAMPLE_RATE)]
-    if not samples.any():
-        raise PamusicError(f"{soundfont}: {engine} plays these notes without a sound; try another SoundFont")
-    return Sound(_levelled(samples), engine, soundfont)
+    num_frames = round((performance.duration + RING_OUT) * SAMPLE_RATE)
+    if soundfont is not None:
+        played = _played(midi, engine, soundfont)
+    else:
+        soundfont, played = _played_on_the_best(midi, engine)
+    return Sound(_levelled(played[:num_frames], dry=dry), engine, soundfont)
 
 
 def wav_bytes(sound: Sound) -> bytes:
-    """A WAV file: 16-bit PCM, stereo."""
+    """Return a WAV file: 16-bit PCM, stereo."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(2)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
-        file.writeframes(sound.samples.astype("<i2", copy=False).tobytes())
-    return buffer.getvalue()
-
-
-def default_soundfont() -> Path:
-    """TimGM6mb.sf2, found without importing pretty_midi.
-
-    Raises:
-        PamusicError: pretty_midi is not installed, or without its SoundFont.
-    """
-    package = importlib.util.find_spec("pretty_midi")
-    path = Path(package.origin).with_name("TimGM6mb.sf2") if package and package.origin else None
-    if path is None or not path.is_file():
-        raise PamusicError("the default SoundFont is missing; pip install pretty_midi, or give one with --soundfont")
-    return path
+        file.setnframes(len(sound.samples))
+        file.writeframesraw(b"")  # the header alone: `writeframes` would copy an hour of samples twice
+        header = buffer.getvalue()
+    return header + sound.samples.astype("<i2", copy=False).data.cast("B")
 
 
 def _chosen(engine: str) -> str:
@@ -120,21 +116,21 @@ def _chosen(engine: str) -> str:
     return engine
 
 
-def _check_soundfont(path: Path) -> None:
-    """Refuses what is no SoundFont: FluidSynth would go on without a word, and play on another."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-    except FileNotFoundError:
-        raise PamusicError(f"{path}: no such SoundFont; check the path") from None
-    except IsADirectoryError:
-        raise PamusicError(f"{path}: is a folder; give an .sf2 file") from None
-    except OSError as error:
-        raise PamusicError(f"{path}: cannot be read ({error.strerror})") from None
-    if head[:4] != b"RIFF" or head[8:] != b"sfbk":
-        raise PamusicError(f"{path}: is not a SoundFont (it begins with {head!r}); give an .sf2 file")
-    if int.from_bytes(head[4:8], "little") + 8 > path.stat().st_size:
-        raise PamusicError(f"{path}: is a truncated SoundFont; fetch it again")
+def _played_on_the_best(midi: bytes, engine: str) -> tuple[Path, np.ndarray]:
+    """The first SoundFont that plays, and its samples: one that is installed may be broken."""
+    for soundfont in better_soundfonts(engine):
+        with suppress(PamusicError):
+            return soundfont, _played(midi, engine, soundfont)
+    return default_soundfont(), _played(midi, engine, default_soundfont())
+
+
+def _played(midi: bytes, engine: str, soundfont: Path) -> np.ndarray:
+    """What an engine makes of a MIDI file: samples `[num_frames, 2]`, as they come."""
+    check_soundfont(soundfont)
+    samples = _samples((_play_with_fluidsynth if engine == "fluidsynth" else _play_with_midirenderer)(midi, soundfont))
+    if not samples.any():
+        raise PamusicError(f"{soundfont}: {engine} plays these notes without a sound; try another SoundFont")
+    return samples
 
 
 def _ringing_out(performance: Performance) -> Performance:
@@ -194,18 +190,32 @@ def _first_line(text: str) -> str:
 
 
 def _samples(waveform: bytes) -> np.ndarray:
-    """The samples `[num_frames, 2]` of an engine's WAV file, which is 16-bit and stereo."""
+    """The samples `[num_frames, 2]` of an engine's WAV file, which is 16-bit and stereo; a view, not a copy."""
     with wave.open(io.BytesIO(waveform)) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (2, 2, SAMPLE_RATE)
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+        num_frames = file.getnframes()
+    first = waveform.index(b"data") + 8
+    num_frames = min(num_frames, (len(waveform) - first) // 4)
+    return np.frombuffer(waveform, "<i2", 2 * num_frames, first).reshape(-1, 2)
 
 
-def _levelled(samples: np.ndarray) -> np.ndarray:
-    """Raised to `PEAK`, by `MAX_GAIN` at most; a minute at a time, since a float copy would take twice the memory."""
-    loudest = max(int(samples.max()), -int(samples.min()))
-    gain = min(MAX_GAIN, max(1.0, PEAK * 32767 / loudest))
+def _levelled(samples: np.ndarray, *, dry: bool) -> np.ndarray:
+    """The samples, in a room unless they stay dry, with a gain that makes the loudest `PEAK`.
+
+    Blocks are computed twice, first for the peak: all of them as floats would take four times the memory.
+    """
+
+    def blocks() -> Iterator[tuple[int, np.ndarray]]:
+        return _as_they_are(samples) if dry else in_a_room(samples, SAMPLE_RATE)
+
+    loudest = max(float(np.abs(block).max()) for _, block in blocks())
+    gain = min(MAX_GAIN, PEAK * 32767 / loudest)
     levelled = np.empty(samples.shape, np.int16)
-    for start in range(0, len(samples), 60 * SAMPLE_RATE):
-        part = slice(start, start + 60 * SAMPLE_RATE)
-        levelled[part] = np.rint(samples[part] * gain).clip(-32768, 32767)
+    for start, block in blocks():
+        levelled[start : start + len(block)] = np.rint(block * np.float32(gain)).clip(-32768, 32767)
     return levelled
+
+
+def _as_they_are(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(samples), BLOCK):
+        yield start, samples[start : start + BLOCK].astype(np.float32)

@@ -14,7 +14,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -26,6 +26,7 @@ SPLITS = ("train", "validation", "test")
 MIDI_ENDINGS = (".mid", ".midi")
 MAESTRO_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
 VALIDATION_SHARE = TEST_SHARE = 0.1  # of a folder without official splits: MAESTRO's own are 0.11 and 0.14
+MIN_PIECES_TO_VALIDATE = 5  # from so many pieces on, one is for validation whatever their contents say
 TAKEN_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound on memory
 
 # All that zipfile raises over broken archives.
@@ -150,11 +151,37 @@ def _each_once(sources: list[Source]) -> list[Source]:
 
 
 def split_by_content(data: bytes) -> str:
-    """The split of a file that has no official one: the same for the same bytes, whatever its name and neighbours."""
-    position = int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2**64
+    """Return the split of a file that has no official one: the same for the same bytes, whatever its name.
+
+    Of few files none may fall into validation; `nearest_to_validation` then says which one is moved there.
+    """
+    position = _position(hashlib.sha256(data).hexdigest())
     if position < TEST_SHARE:
         return "test"
     return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
+
+
+def nearest_to_validation(hashes: Sequence[str], splits: Sequence[str]) -> int:
+    """Return the index of the file that is moved to validation where none is there by its content.
+
+    It is the file of the training split whose hash is nearest to those of validation, so it depends on no name and no
+    order. Without training files it is the nearest of the others.
+
+    Args:
+        hashes: SHA-256 of each file, as hexadecimal digits.
+        splits: of each file, by `split_by_content`.
+    """
+
+    def distance(index: int) -> tuple[bool, float]:
+        position = _position(hashes[index])
+        return splits[index] != "train", max(position - TEST_SHARE - VALIDATION_SHARE, TEST_SHARE - position)
+
+    return min(range(len(hashes)), key=distance)
+
+
+def _position(sha256: str) -> float:
+    """A number from 0 to 1 that is as good as random, and depends on the content alone."""
+    return int(sha256[:16], 16) / 2**64
 
 
 def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:

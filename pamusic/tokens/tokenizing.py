@@ -26,7 +26,15 @@ from pamusic.music.midi import Tracks, read_and_mend
 from pamusic.tokens.corpus import Piece, content_of
 from pamusic.tokens.parallel import in_parallel
 from pamusic.tokens.reference import check_reference, ids_by_note_seq
-from pamusic.tokens.sources import SPLITS, Refusal, Source, find_sources, split_by_content
+from pamusic.tokens.sources import (
+    MIN_PIECES_TO_VALIDATE,
+    SPLITS,
+    Refusal,
+    Source,
+    find_sources,
+    nearest_to_validation,
+    split_by_content,
+)
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.writing import KEEP_AFTER, CorpusWriter, check_corpus_place, writing_corpus
 
@@ -55,11 +63,12 @@ class SplitCount:
     seconds: float = 0.0
     num_tokens: int = 0
 
-    def add(self, piece: Piece) -> None:
-        self.num_files += 1
-        self.num_notes += piece.num_notes
-        self.seconds += piece.seconds
-        self.num_tokens += piece.num_tokens
+    def add(self, piece: Piece, times: int = 1) -> None:
+        """Counts a piece, or with -1 takes it away again."""
+        self.num_files += times
+        self.num_notes += times * piece.num_notes
+        self.seconds += times * piece.seconds
+        self.num_tokens += times * piece.num_tokens
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,7 @@ class Summary:
     num_resumed: int = 0
     repaired: list[tuple[str, str]] = field(default_factory=list)  # name of the file, and words
     num_repairs: Counter[str] = field(default_factory=Counter)  # by kind
+    _pieces: list[Piece] = field(default_factory=list)  # in their order, while none is for validation
     _first: dict[int, tuple[str, str]] = field(default_factory=dict)  # content -> name and split of its first piece
 
     @property
@@ -113,12 +123,29 @@ class Summary:
         first = self._first.get(int(content_of(ids), 16))
         return first and first[0]
 
+    def move_one_to_validation(self) -> Piece | None:
+        """Choose a piece for validation where none is, of `MIN_PIECES_TO_VALIDATE` or more; None where none is moved.
+
+        A piece whose notes another piece has, too, is not chosen: it would be trained on.
+        """
+        times = Counter(piece.content for piece in self._pieces)
+        single = [piece for piece in self._pieces if times[piece.content] == 1]
+        is_due = not self.splits["validation"].num_files and len(self._pieces) >= MIN_PIECES_TO_VALIDATE
+        if not is_due or not single:
+            return None
+        piece = single[nearest_to_validation([each.sha256 for each in single], [each.split for each in single])]
+        self.splits[piece.split].add(piece, -1)
+        self.splits["validation"].add(piece)
+        return piece
+
     def take(self, entry: Piece | Refusal) -> None:
         """Counts what was written."""
         if isinstance(entry, Refusal):
             self.refused.append(entry)
             return
         self.splits[entry.split].add(entry)
+        if not self.splits["validation"].num_files:
+            self._pieces.append(entry)
         self._add_repairs(entry.name, entry.repairs)
         this = entry.name, sys.intern(entry.split)
         first = self._first.setdefault(int(entry.content, 16), this)
@@ -183,7 +210,10 @@ def tokenize(
                 progress(done, len(sources))
         if not summary.in_all.num_files:
             raise PamusicError(why_nothing(summary.refused))
+        is_split_by_content = all(source.split is None for source in sources)
+        moved = summary.move_one_to_validation() if is_split_by_content else None
         writer.close(
+            to_validation=moved,
             sources=[str(path) for path in paths],
             tracks=tracks,
             refused=[[refusal.name, refusal.reason] for refusal in summary.refused],

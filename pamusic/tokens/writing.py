@@ -123,8 +123,13 @@ class CorpusWriter:
         """Whether what there is should outlive a failure: it has pieces, and took `after` seconds or was resumed."""
         return self.num_pieces > 0 and (self.num_resumed > 0 or time.monotonic() - self._began >= after)
 
-    def close(self, **about: object) -> None:
-        """Completes the folder; `about` goes into `corpus.json`."""
+    def close(self, *, to_validation: Piece | None = None, **about: object) -> None:
+        """Complete the folder.
+
+        Args:
+            to_validation: a piece that was added, which changes its split.
+            about: what else goes into `corpus.json`.
+        """
         self._write_out()
         vocabulary = self._tokenizer.vocabulary
         (self._folder / "tokenizer.toml").write_text(vocabulary.toml(), encoding="utf-8")
@@ -142,7 +147,7 @@ class CorpusWriter:
             for line in self._journal:
                 kind, _, entry = line.rstrip().partition(b" ")
                 if kind == b"piece":
-                    file.write(separator + entry)
+                    file.write(separator + (entry if to_validation is None else _moved(entry, to_validation)))
                     separator = b",\n"
             file.write(b"\n]\n}\n")
         self.abandon()
@@ -153,6 +158,14 @@ class CorpusWriter:
         for file in (self._ids, self._journal):
             with suppress(OSError):
                 file.close()
+
+
+def _moved(entry: bytes, to_validation: Piece) -> bytes:
+    """A piece's line of the journal, with its new split if it is the piece that is moved."""
+    fields = json.loads(entry)
+    if fields["start"] == to_validation.start:
+        fields["split"] = "validation"
+    return json.dumps(fields).encode()
 
 
 @contextmanager

@@ -140,6 +140,8 @@ class Trainer:
             lines.insert(2, f"trains its {training.only} alone, {learned:,} numbers")
         if self.started_from is not None and not self.step:
             lines.insert(1, f"begins with the weights of {self.started_from}")
+        if self.machine.compile:
+            lines.append("the first step compiles the model, which takes about a minute")
         if self.differences:
             lines.append(f"otherwise than before: {', '.join(self.differences)}")
         if self.remark is not None:

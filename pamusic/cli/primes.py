@@ -1,0 +1,60 @@
+"""Several primes of one command: which files they are, and where each continuation goes. Knows paths and words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pamusic.cli.output import check_kind
+from pamusic.cli.terminal import say
+from pamusic.errors import PamusicError
+
+MIDI_SUFFIXES = (".mid", ".midi")
+
+
+def is_many(primes: Sequence[Path]) -> bool:
+    """Whether the primes are several: more than one was named, or a folder."""
+    return len(primes) > 1 or any(prime.is_dir() for prime in primes)
+
+
+def found_primes(named: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return the files that were named or that lie in a folder, each once; and why a folder gives none.
+
+    Whether a file can be read is not known yet.
+    """
+    from pamusic.tokens.sources import find_sources
+
+    found: list[Path] = []
+    failed: list[str] = []
+    for path in named:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        try:
+            sources, refused = find_sources([path])
+        except PamusicError as error:
+            failed.append(str(error))
+            continue
+        for refusal in refused:
+            say(f"{refusal.name}: {refusal.reason}")
+        found += [Path(source.path) for source in sources]
+    return list(dict.fromkeys(found)), failed
+
+
+def place_of(out: Path | None, default: Path) -> Callable[[Path], Path]:
+    """Return a function from a prime's path to the name that its continuation gets, if that is still free.
+
+    A folder takes files that are called as the primes are. A name such as `take.mid` makes `take-PRIME.mid`.
+
+    Args:
+        out: what the user asks for: a folder (an existing one, or a name without a suffix), a name, or None.
+        default: the name that is taken without `out`.
+
+    Raises:
+        PamusicError: `out` is neither a folder nor the name of a MIDI file.
+    """
+    if out is not None and (out.is_dir() or not (out.exists() or out.suffix)):
+        return lambda prime: out / f"{prime.stem}.mid"
+    check_kind(out, "MIDI", MIDI_SUFFIXES)
+    name = out or default
+    return lambda prime: name.with_stem(f"{name.stem}-{prime.stem}")
