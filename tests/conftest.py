@@ -17,7 +17,8 @@ from pamusic.music.midi import midi_bytes
 from pamusic.music.performance import PEDAL, SUSTAIN, Performance
 from pamusic.tokens.tokenizer import load_tokenizer
 
-# Models of tests are so small that a second thread costs more than it gives.
+# Models of tests are so small that a second thread costs more than it gives, here and in the programs that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 # Kernels are not looked for among the user's, and once made serve the next run, too: their name tells what made them.

@@ -425,16 +425,35 @@ def test_a_place_one_cannot_write_to_is_told_before_anything_is_composed(sample,
     assert time.perf_counter() - began < 10
 
 
-def started(checkpoint, *words, **streams):
-    words = ["sample", "--checkpoint", str(checkpoint), "--device", "cpu", *words]
-    return subprocess.Popen([sys.executable, "-m", "pamusic", *words], stderr=subprocess.PIPE, text=True, **streams)
+@pytest.fixture
+def started(checkpoint):
+    """Starts `pamusic sample` by that model; what still runs after the test is killed."""
+    running = []
+
+    def start(*words, **streams):
+        words = [sys.executable, "-m", "pamusic", "sample", "--checkpoint", str(checkpoint), "--device", "cpu", *words]
+        running.append(subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **streams))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def read_until(words, running):
+    """Reads standard error up to the line with these words; what comes first may be that something loads."""
+    line = running.stderr.readline()
+    while words not in line:
+        assert line, f"it ended before it said {words!r}"
+        line = running.stderr.readline()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("end", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)])
-def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path, end, status):
-    running = started(checkpoint, "--length", "1000000", "--seed", "1", "-o", "out.mid", stdout=subprocess.PIPE)
-    assert "seed 1" in running.stderr.readline()
+def test_interrupted_it_keeps_what_was_composed_so_far(started, tmp_path, end, status):
+    running = started("--length", "1000000", "--seed", "1", "-o", "out.mid", stdout=subprocess.PIPE)
+    read_until("seed 1", running)
     time.sleep(1)
     running.send_signal(getattr(signal, end))
     stdout, stderr = running.communicate(timeout=30)
@@ -450,11 +469,11 @@ def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path, end
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("num", [1, 3])
-def test_interrupted_under_a_guard_it_keeps_what_was_held_back(checkpoint, tmp_path, num):
+def test_interrupted_under_a_guard_it_keeps_what_was_held_back(started, tmp_path, num):
     """Nothing passes the guard before 30 seconds of music were drawn; of many pieces the first is drawn until then."""
     how = ("--length", "1000000", "--seed", "1", "--guard", "--num", str(num), "-o", "out.mid")
-    running = started(checkpoint, *how, stdout=subprocess.PIPE)
-    assert "seed 1" in running.stderr.readline()
+    running = started(*how, stdout=subprocess.PIPE)
+    read_until("seed 1", running)
     time.sleep(0.2)
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=30)
@@ -470,11 +489,10 @@ def test_interrupted_under_a_guard_it_keeps_what_was_held_back(checkpoint, tmp_p
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(checkpoint, tmp_path):
+def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(started, tmp_path):
     how = ("--length", "2000", "--best-of", "8", "--keep", "2", "--seed", "1", "-o", "out.mid")
-    running = started(checkpoint, *how, stdout=subprocess.PIPE)
-    while "comparing 8 pieces" not in (line := running.stderr.readline()):
-        assert line
+    running = started(*how, stdout=subprocess.PIPE)
+    read_until("comparing 8 pieces", running)
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=30)
 
@@ -485,9 +503,9 @@ def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(checkpoint, t
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_told_to_end_it_leaves_nothing_half_written(checkpoint, tmp_path):
-    running = started(checkpoint, "--length", "1000000", stdout=subprocess.PIPE)
-    running.stderr.readline()
+def test_told_to_end_it_leaves_nothing_half_written(started, tmp_path):
+    running = started("--length", "1000000", stdout=subprocess.PIPE)
+    read_until("seed", running)
     running.terminate()
     stdout, stderr = running.communicate(timeout=30)
 
@@ -496,10 +514,10 @@ def test_told_to_end_it_leaves_nothing_half_written(checkpoint, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
-def test_a_reader_that_has_gone_away_is_no_error_of_ours(checkpoint):
+def test_a_reader_that_has_gone_away_is_no_error_of_ours(started):
     read_end, write_end = os.pipe()
     os.close(read_end)
-    running = started(checkpoint, "--length", "20", "-o", "-", stdout=write_end)
+    running = started("--length", "20", "-o", "-", stdout=write_end)
     os.close(write_end)
     _, stderr = running.communicate(timeout=60)
 

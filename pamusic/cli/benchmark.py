@@ -42,13 +42,12 @@ def benchmark(
     from pamusic.speed import machine, read_bandwidth, speed
 
     where = choose_machine(device, "fp32", compile=False).device
-    try:
-        resolved(precision, where)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     who = load_checkpoint(find_checkpoint(checkpoint), where)
     kernel = kernel_for(who.model, precision, say) if compile else None
-    precision = resolved(precision, where, kernel is not None)
+    try:
+        precision = resolved(precision, where, kernel is not None)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if told := cost_of(precision, where):
         say(told)
     config = who.model.config
@@ -87,7 +86,8 @@ def benchmark(
             {
                 "context": each.context_length, "pieces": each.num, "MiB read a token": round(each.mib_per_token, 1),
                 "limit, tokens/s": round(each.limit), "reached": f"{each.share_of_limit:.0%}",
-                "tokens a CPU second": _rounded(each.tokens_per_cpu_second),
+                "tokens a CPU second": "too few to tell" if each.tokens_per_cpu_second is None
+                else f"{each.tokens_per_cpu_second:,.0f}",
             }
             for each in found
         ],
@@ -95,7 +95,3 @@ def benchmark(
     )  # fmt: skip
     for each in found:
         result(f"{each.context_length} {each.num} {each.tokens_per_second:.1f}")
-
-
-def _rounded(number: float | None) -> str:
-    return "too few to tell" if number is None else f"{number:,.0f}"

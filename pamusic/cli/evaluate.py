@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,17 +9,12 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from pamusic.cli.output import MOST_CONTEXT, picture
+from pamusic.cli.scores import Split, check_drift, check_keys, tell_drift, tell_scores
 from pamusic.cli.terminal import load_torch, progress, say
 from pamusic.errors import UsageError
 
 Compute = partial(Option, rich_help_panel="Compute")
 Shown = partial(Option, rich_help_panel="What is shown")
-
-
-class Split(StrEnum):
-    train = "train"
-    validation = "validation"
-    test = "test"
 
 
 def evaluate(
@@ -43,7 +37,6 @@ def evaluate(
     """Score every token of a split once, with all that precedes it up to the context."""
     load_torch()
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
-    from pamusic.cli.scores import check_drift, check_keys, tell_drift, tell_scores
     from pamusic.device import choose_machine, cost_of
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps

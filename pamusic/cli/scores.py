@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from pamusic.cli.terminal import progress, result, say, table
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from pamusic.evaluation.sweep import Point
     from pamusic.model.perceiver_ar import PerceiverAR
     from pamusic.tokens.corpus import Corpus
+
+
+class Split(StrEnum):
+    """The parts of a corpus, as options name them."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
 
 
 def tell_scores(total: Likelihood, points: list[Point], about: dict[str, Any], *, as_json: bool) -> None:
