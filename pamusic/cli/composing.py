@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from typer import Exit
 
 from pamusic.cli.choosing import chosen
-from pamusic.cli.drawing import INTERRUPTED, Drawn, Hearing, collected
+from pamusic.cli.drawing import Drawn, Hearing, collected
+from pamusic.cli.interrupting import INTERRUPTED
 from pamusic.cli.live import live
 from pamusic.cli.output import Output, check_kind, outputs
 from pamusic.cli.primes import MIDI_SUFFIXES, found_primes, is_many, place_of

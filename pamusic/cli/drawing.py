@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pamusic.cli.interrupting import INTERRUPTED
 from pamusic.cli.terminal import progress, say
 
 if TYPE_CHECKING:
     from pamusic.generation.guard import Alarm, Kept
 
-INTERRUPTED = 130  # the exit status of what Ctrl-C has ended
 TROUBLES = {"repetition": "a loop", "silence": "silence", "held": "a key held"}
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
+from pamusic.cli.interrupting import INTERRUPTED
 from pamusic.cli.terminal import result, say
 from pamusic.errors import UsageError
 
@@ -56,7 +57,7 @@ def train(
     compile: Annotated[bool | None, Machine(help="Compile the model first.")] = None,
 ) -> None:
     """Train a model on a corpus. Stopped at any time, it leaves a checkpoint to sample from and to go on from."""
-    from pamusic.cli.telling import TrainingTeller, sampling_command
+    from pamusic.cli.telling import TrainingTeller, tell_outcome
     from pamusic.training.recipe import read_recipe
     from pamusic.training.runs import new_run, resumed_run
 
@@ -68,8 +69,8 @@ def train(
         "mistakes": mistakes, "ledger": ledger, "recall": recall, "only": only, "validate_every": validate_every,
         "precision": precision, "micro_batch": micro_batch, "recompute": recompute, "shard": shard,
     }  # fmt: skip
-    given = {name: value for name, value in asked.items() if value is not None}
-    settings = {**(read_recipe(config) if config is not None else {}), **given}
+    settings = read_recipe(config) if config is not None else {}
+    settings |= {name: value for name, value in asked.items() if value is not None}
     where: dict[str, Any] = {"out": out, "device": device, "compile": compile, "force": force}
     if resume is not None and weights is not None:
         raise UsageError("--resume goes on with a run, --from begins one with another's weights; give one of them")
@@ -88,12 +89,7 @@ def train(
         say(line)
     with closing(TrainingTeller(trainer, sample_every)) as teller:
         outcome = trainer.train(teller, max_minutes=max_minutes, stopping=teller.stopping)
-    best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.3f} nats per token"
-    say(f"{'done' if outcome.complete else 'stopped'} at step {outcome.step}{best}")
-    if not outcome.complete:
-        ending = f"; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}" if not trainer.cools else ""
-        say(f"go on with --resume {trainer.run}{ending}")
-    say(f"sample from it with: {sampling_command(trainer.run)}")
+    tell_outcome(trainer, outcome)
     result(trainer.run)
     if outcome.interrupted and not outcome.complete:
-        raise Exit(130)
+        raise Exit(INTERRUPTED)
