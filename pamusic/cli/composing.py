@@ -43,7 +43,7 @@ def compose_files(
 ) -> None:
     """Compose from nothing, from one prime, or from each of several; every file records how it was made.
 
-    Several primes are continued one after the other. Those that fail are listed at the end.
+    Several primes are continued one after the other, with the same seed. Those that fail are listed at the end.
 
     Args:
         out: a file, or None; for several primes also a folder.
@@ -65,6 +65,8 @@ def compose_files(
     place = place_of(out, default)
     found, failed = found_primes(primes)
     num = len(found) + len(failed)
+    if failed and num == 1:
+        raise PamusicError(failed[0])
     if found:
         composer.announce()
     try:
