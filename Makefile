@@ -5,7 +5,7 @@
 PYTHON ?= python3
 PRIME := docs/prime.mid
 
-.PHONY: demo examples test
+.PHONY: check-cuda demo examples test
 
 # $(call environment,FOLDER,PACKAGES) makes an environment with PACKAGES in it. It is reused as long as Python, this
 # folder's place, constraints.txt and pyproject.toml are the same.
@@ -68,3 +68,14 @@ test:
 	.venv-test/bin/mypy
 	@echo "running the tests; the slowest of them train small models"
 	.venv-test/bin/python -m pytest
+
+# What can be checked of the CUDA path without a card: shapes, types and devices, with PyTorch's CUDA build (several
+# gigabytes; about 3 minutes to install from a fast index). Not part of `make test`.
+check-cuda:
+	rm -rf .venv-cuda
+	$(PYTHON) -m venv .venv-cuda
+	grep -v '^torch==' constraints.txt > .venv-cuda/constraints.txt
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-cuda/constraints.txt 'torch>=2.9'
+	.venv-cuda/bin/python -c "import sys, torch; sys.exit(None if torch.version.cuda else 'pip gave a CPU build of PyTorch')"
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-cuda/constraints.txt -e . pytest hypothesis
+	.venv-cuda/bin/python -m pytest tests/test_fake_device.py

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from pamusic.device import keep_freed_memory
 from pamusic.model.attention import attend, causal_mask
-from pamusic.training.machine import keep_freed_memory
 
 SHAPES = [(8, 4, 512, 512, 64), (8, 2, 512, 2048, 128), (8, 2, 512, 8192, 128), (4, 4, 1024, 3072, 128)]
 REPEATS = 7

@@ -29,13 +29,13 @@ import torch
 from torch import Tensor
 
 import pamusic
+from pamusic.device import choose_machine, describe, product_rate
 from pamusic.model.config import PRESETS, ModelConfig, preset
 from pamusic.model.flops import training_flops
 from pamusic.training.batches import Batch
-from pamusic.training.checkup import PERFORMANCE, matmul_flops
+from pamusic.training.checkup import PERFORMANCE
 from pamusic.training.config import TrainingConfig
 from pamusic.training.learner import Learner
-from pamusic.training.machine import choose_machine, describe
 from pamusic.training.memory import available_memory, memory_needed
 
 RESULTS = Path(__file__).parent / "results"
@@ -87,7 +87,7 @@ def measured(size: str, device: str, batch: int, way: dict, steps: int) -> dict:
         memory = torch.cuda.max_memory_allocated(machine.device)
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak = matmul_flops(machine.device, DTYPES[machine.precision])
+    peak = product_rate(machine.device, DTYPES[machine.precision], seconds=2.0)
     return {
         "windows": batch, "context": model.context_length, "latents": model.num_latents, "seconds": seconds,
         "precision": machine.precision, "compiled": learner.machine.compile, "flops": flops, "mfu": flops / peak,

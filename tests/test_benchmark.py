@@ -118,7 +118,7 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
 
 
 def test_with_a_kernel_weights_are_in_bytes_on_every_processor(who, monkeypatch):
-    monkeypatch.setattr("pamusic.model.precision.multiplies_bf16", lambda: False)
+    monkeypatch.setattr("pamusic.model.precision.has_fast_bf16", lambda device: False)
     how = {"context_length": 64, "num": 1, "bandwidth": 1e9, "tokens": 2}
 
     assert speed(who, **how, kernel=PlainKernel()).mib_per_token < 0.75 * speed(who, **how).mib_per_token

@@ -3,20 +3,25 @@
 import errno
 import subprocess
 import sys
+import time
 import typing
 from pathlib import Path
 
 import pytest
 import typer
 from answers import one_line_error
+from builders import performance
+from corpora import small_corpus
 from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 import pamusic
 from pamusic.cli.app import PamusicGroup, app
-from pamusic.cli.terminal import one_line
+from pamusic.cli.terminal import one_line, said_if_slow
 from pamusic.errors import PamusicError
+from pamusic.music.midi import midi_bytes
 
+COMPILER = ("torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "sympy")
 HEAVY = ("torch", "note_seq", "matplotlib", "symusic", "pretty_midi", "mido", "numpy")
 
 
@@ -172,3 +177,37 @@ def test_a_dozen_options_at_most_stand_before_the_fold():
         told = [each.__metadata__[0] for each in options if hasattr(each, "__metadata__")]
         before = [each for each in told if isinstance(each, OptionInfo) and each.rich_help_panel is None]
         assert len(before) <= 12, command.callback.__name__
+
+
+def test_what_takes_long_is_announced_and_what_does_not_is_not(capsys):
+    with said_if_slow("loading PyTorch", seconds=0.05):
+        time.sleep(0.3)
+    with said_if_slow("counting", seconds=5):
+        pass
+
+    assert capsys.readouterr().err == "loading PyTorch\n"
+
+
+def test_commands_that_do_not_train_import_no_compiler(checkpoint, tmp_path):
+    """`torch._dynamo` and what it brings take seconds to import."""
+    small_corpus(tmp_path / "corpus")
+    for number in range(5):
+        strokes = [(0.2 * i, 0.2 * i + 0.3, 50 + (i * (number + 3)) % 30, 64) for i in range(300)]
+        (tmp_path / f"{number}.mid").write_bytes(midi_bytes(performance(*strokes)))
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from pamusic.cli.app import app
+for words in (
+    ["sample", "--checkpoint", {str(checkpoint)!r}, "--length", "40", "-o", "out/new.mid"],
+    ["evaluate", {str(checkpoint)!r}, "corpus", "--split", "train"],
+    ["compare", ".", "."],
+):
+    done = CliRunner().invoke(app, words)
+    found = [name for name in {COMPILER} if name in sys.modules]
+    print(words[0], done.exit_code, found, done.stderr if done.exit_code else "")
+"""
+    (tmp_path / "out").mkdir()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+
+    assert done.stdout == "sample 0 [] \nevaluate 0 [] \ncompare 0 [] \n", done.stderr

@@ -18,6 +18,7 @@ FLOOR = {
     "errors": 0,
     "shipped": 0,
     "files": 0,
+    "device": 1,
     "music": 1,
     "tokens": 2,
     "page": 2,
@@ -39,6 +40,7 @@ DOORS = {"__init__", "__main__"}  # of the package itself: they may open on anyt
 STRANGERS = {
     *(("model", other) for other in ("music", "files", "shipped")),
     *(("generation", other) for other in ("music", "tokens")),
+    *((other, "device") for other in ("tokens", "page")),
 }
 NO_TORCH = {"errors", "shipped", "files", "music", "tokens", "page"}
 HEAVY = {"torch", "note_seq", "matplotlib", "symusic", "pretty_midi", "mido", "midirenderer", "numpy", "safetensors"}

@@ -6,6 +6,7 @@ from corpora import small_corpus
 from models import tiny_config, tiny_model
 
 from pamusic.composition import of_vocabulary
+from pamusic.device import choose_machine
 from pamusic.evaluation.likelihood import evaluate
 from pamusic.generation import sampler
 from pamusic.generation.draws import Draws
@@ -17,7 +18,6 @@ from pamusic.model.recall import Memory, Recall
 from pamusic.tokens.grammar import recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine import choose_machine
 from pamusic.training.metrics import TRAIN, read_metrics
 from pamusic.training.trainer import Trainer
 

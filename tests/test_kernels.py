@@ -247,7 +247,7 @@ def test_with_one_weights_are_in_bytes_by_themselves():
 def test_where_bfloat16_is_slow_latents_are_made_anew_in_float32(monkeypatch):
     model = wide()
     for is_fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("pamusic.model.reader.multiplies_bf16", lambda is_fast=is_fast: is_fast)
+        monkeypatch.setattr("pamusic.model.reader.has_fast_bf16", lambda device, is_fast=is_fast: is_fast)
         assert Reader(model, precision="int8", kernel=PlainKernel())._parallel.head.weight.dtype == dtype
 
 

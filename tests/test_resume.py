@@ -1,11 +1,13 @@
 """A run that is killed, whenever, goes on as if it never had been."""
 
+import json
 import multiprocessing
 import os
 import random
 import signal
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,11 +15,11 @@ from corpora import small_corpus
 from models import tiny_config
 
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
+from pamusic.device import Machine
 from pamusic.errors import PamusicError
 from pamusic.files import locked
 from pamusic.training.config import TrainingConfig
 from pamusic.training.folder import LOCK, STATE
-from pamusic.training.machine import Machine
 from pamusic.training.metrics import TRAIN, read_metrics
 from pamusic.training.runs import resumed_run
 from pamusic.training.trainer import Trainer
@@ -25,7 +27,7 @@ from pamusic.training.trainer import Trainer
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
 SETTINGS = TrainingConfig(
     steps=60, batch_size=2, warmup_steps=5, cooldown_steps=20, validate_every=15, validation_windows=4,
-    save_every_minutes=0.0, stretch=0.05,
+    save_every_minutes=0.0, stretch=0.05, precision="fp32",
 )  # fmt: skip
 SHAPE = tiny_config(dropout=0.1)
 KILLS = 20
@@ -151,10 +153,38 @@ def test_a_resumed_run_computes_as_before_and_says_what_is_set_otherwise(tmp_pat
     otherwise = resumed_run(tmp_path / "run", steps=200, context_length=32, precision="bf16")
     assert otherwise.differences == [
         "steps 60 -> 200",
-        "precision auto -> bf16",
+        "precision fp32 -> bf16",
         "context_length 64 -> 32",
         "precision fp32 -> bf16",
     ]
     assert "otherwise than before: steps 60 -> 200" in otherwise.plan()[-1]
     with pytest.raises(PamusicError, match="trained weights keep their num_layers"):
         resumed_run(tmp_path / "run", num_layers=9)
+
+
+@pytest.mark.parametrize(
+    ("asked", "before", "units", "now"),
+    [
+        ("auto", "bf16", "", "fp32"),  # from a processor with bf16 units to one without
+        ("auto", "fp32", "AMX", "bf16"),
+        ("bf16", "bf16", "", "fp32"),
+        ("bf16", "bf16", "AMX", "bf16"),
+        ("fp32", "fp32", "AMX", "fp32"),  # what was asked for stays, where it is no burden
+        ("fp16", "fp16", "", "fp32"),  # begun on a GPU
+    ],
+)
+def test_a_resumed_run_takes_the_fastest_precision_of_this_machine_and_says_so(
+    tmp_path, monkeypatch, asked, before, units, now
+):
+    corpus = small_corpus(tmp_path / "c")
+    Trainer(tmp_path / "run", corpus, SHAPE, replace(SETTINGS, precision=asked), CPU).train(max_minutes=0)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    about["machine"]["precision"] = before
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    monkeypatch.setattr("pamusic.device.cpu_bf16_units", lambda: units)
+
+    resumed = resumed_run(tmp_path / "run")
+
+    assert resumed.machine.precision == now
+    assert resumed.differences == ([] if before == now else [f"precision {before} -> {now}"])
+    assert any(f"precision {before} -> {now}" in line for line in resumed.plan()) == (before != now)

@@ -15,9 +15,9 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch._inductor.exc import InductorError
 
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
+from pamusic.device import Machine, choose_machine
 from pamusic.errors import PamusicError
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine import Machine, choose_machine
 from pamusic.training.runs import new_run, resumed_run
 from pamusic.training.schedule import rate
 from pamusic.training.trainer import Trainer

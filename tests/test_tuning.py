@@ -6,10 +6,10 @@ from corpora import small_corpus
 from models import tiny_config, tiny_model
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
+from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine import Machine
 from pamusic.training.metrics import read_metrics
 from pamusic.training.recipe import read_recipe
 from pamusic.training.runs import new_run, resumed_run

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from pamusic.cli.terminal import result, say
+from pamusic.cli.terminal import load_torch, result, say
 from pamusic.errors import PamusicError, UsageError
 
 
@@ -17,6 +17,7 @@ def average(
     force: Annotated[bool, Option("--force", help="Replace a checkpoint that is there.")] = False,
 ) -> None:
     """Take the mean of weights that began with the same ones; it may predict better than each of them."""
+    load_torch()
     from pamusic.checkpoint import PARTS, find_checkpoint, load_checkpoint, save_checkpoint
     from pamusic.training.averaging import averaged
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
-from pamusic.cli.terminal import progress, result, say, table
+from pamusic.cli.terminal import load_torch, progress, result, say, table
 from pamusic.errors import UsageError
 
 AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
@@ -32,13 +32,14 @@ def benchmark(
     """Measure how fast music is drawn, as pamusic sample draws it, and how near that is to the memory's limit."""
     from dataclasses import asdict
 
+    load_torch()
     import torch
 
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
+    from pamusic.device import choose_machine, cost_of
     from pamusic.kernels import kernel_for
     from pamusic.model.precision import resolved
     from pamusic.speed import machine, read_bandwidth, speed
-    from pamusic.training.machine import choose_machine
 
     where = choose_machine(device, "fp32", compile=False).device
     try:
@@ -48,6 +49,8 @@ def benchmark(
     who = load_checkpoint(find_checkpoint(checkpoint), where)
     kernel = kernel_for(who.model, precision, say) if compile else None
     precision = resolved(precision, where, kernel is not None)
+    if told := cost_of(precision, where):
+        say(told)
     config = who.model.config
     contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
     bandwidth = read_bandwidth(where)

@@ -21,7 +21,7 @@ from pamusic.cli.live import live
 from pamusic.cli.output import Output, check_kind, outputs
 from pamusic.cli.primes import MIDI_SUFFIXES, found_primes, is_many, place_of
 from pamusic.cli.reading import read_with_bytes
-from pamusic.cli.terminal import say
+from pamusic.cli.terminal import load_torch, say
 from pamusic.errors import PamusicError, UsageError
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class Composer:
         Raises:
             UsageError: an option has a wrong value, or two contradict each other.
         """
+        load_torch()
         from pamusic.generation.config import SamplingConfig
         from pamusic.generation.ending import Ending
         from pamusic.music.midi import parsed_tracks
@@ -150,9 +151,13 @@ class Composer:
 
     def announce(self) -> None:
         """Load the checkpoint, unless it is loaded, and say once which one it is."""
+        from pamusic.device import cost_of
+
         who = self._checkpoint
         if not self._is_announced:
             say(f"{who.title}, seed {self._o.seed}")
+            if told := cost_of(self._o.precision, who.model.head.weight.device):
+                say(told)
         self._is_announced = True
 
     def compose(self, prime: Path | None, out: Path | None, default: Path) -> bytes:
@@ -200,7 +205,7 @@ class Composer:
     @cached_property
     def _checkpoint(self) -> Checkpoint:
         from pamusic.checkpoint import load_checkpoint
-        from pamusic.training.machine import choose_machine
+        from pamusic.device import choose_machine
 
         return load_checkpoint(self._path, choose_machine(self._o.device, "fp32", compile=False).device)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Option
 
-from pamusic.cli.terminal import result, say, table
+from pamusic.cli.terminal import load_torch, result, say, table
 from pamusic.errors import UsageError
 
 
@@ -23,19 +23,25 @@ def doctor(
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what this machine has, what training takes in memory, and what fits."""
+
+    def on_step(what: str) -> None:
+        say(f"measuring: {what}")
+
+    from pamusic.device import choose_machine
+
+    load_torch()
     from pamusic.training.checkup import all_sizes, checkup, what_fits
     from pamusic.training.config import TrainingConfig
-    from pamusic.training.machine import choose_machine
 
     changes: dict[str, int | float | None] = {"context_length": context_length, "num_latents": num_latents}
     dropout = TrainingConfig.prefix_dropout if prefix_dropout is None else prefix_dropout
     try:
         training = TrainingConfig(batch_size=batch_size, prefix_dropout=dropout, recompute=recompute)
         sizes = {name: changes for name in all_sizes() if name == size or size is None}
-        fits = what_fits(choose_machine(device, precision), sizes or {str(size): changes}, training)
+        fits = what_fits(choose_machine(device, precision), sizes or {str(size): changes}, training, on_step)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    found = checkup(device)
+    found = checkup(device, on_step)
     if as_json:
         result(json.dumps({"machine": found, "fits": fits}))
         return

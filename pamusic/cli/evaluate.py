@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from pamusic.cli.output import MOST_CONTEXT, picture
-from pamusic.cli.terminal import progress, say
+from pamusic.cli.terminal import load_torch, progress, say
 from pamusic.errors import UsageError
 
 Compute = partial(Option, rich_help_panel="Compute")
@@ -41,13 +41,14 @@ def evaluate(
     as_json: Annotated[bool, Shown("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score every token of a split once, with all that precedes it up to the context."""
+    load_torch()
     from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
     from pamusic.cli.scores import check_drift, check_keys, tell_drift, tell_scores
+    from pamusic.device import choose_machine, cost_of
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
     from pamusic.evaluation.pictures import likelihood_picture
     from pamusic.tokens.corpus import open_corpus
-    from pamusic.training.machine import choose_machine
 
     check_drift(cache_drift, drift_tokens, unheeded=sweep or plot or block or keys > 1 or precision == "bf16")
     check_keys(keys, sweep)
@@ -63,6 +64,8 @@ def evaluate(
         raise UsageError(f"a block is at most the latents ({config.num_latents}), not {block}")
     precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # of refills alone
     shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
+    if told := cost_of(precision, machine.device):
+        say(told)
     if opened.split(split):
         say(f"{loaded.path} on {split} of {corpus}: {shape}")
     about: dict[str, Any] = {

@@ -31,13 +31,17 @@ def found_primes(named: Sequence[Path]) -> tuple[list[Path], list[str]]:
             found.append(path)
             continue
         try:
-            sources, refused = find_sources([path])
+            sources, refused = find_sources([path])[:2]
         except PamusicError as error:
             failed.append(str(error))
             continue
         for refusal in refused:
             say(f"{refusal.name}: {refusal.reason}")
-        found += [Path(source.path) for source in sources]
+        for source in sources:
+            if source.container is None:
+                found.append(Path(source.path))
+            else:
+                say(f"{source.where}: is in an archive, and left out; unpack it to continue it")
     return list(dict.fromkeys(found)), failed
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +35,24 @@ def result_bytes(data: bytes) -> None:
 def say(line: object) -> None:
     """One line for the person at the keyboard."""
     print(one_line(line), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def said_if_slow(words: str, seconds: float = 1.0) -> Iterator[None]:
+    """Say what is going on if the block takes longer than so many seconds."""
+    timer = Timer(seconds, say, (words,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def load_torch() -> None:
+    """Import PyTorch, which takes seconds on some machines, and then say so."""
+    with said_if_slow("loading PyTorch"):
+        import torch  # noqa: F401
 
 
 def one_line(text: object) -> str:

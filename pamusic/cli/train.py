@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Exit, Option
 
 from pamusic.cli.interrupting import INTERRUPTED
-from pamusic.cli.terminal import result, say
+from pamusic.cli.terminal import result, said_if_slow, say
 from pamusic.errors import UsageError
 
 Recipe = partial(Option, rich_help_panel="How it learns")
@@ -57,9 +57,10 @@ def train(
     compile: Annotated[bool | None, Machine(help="Compile the model first.")] = None,
 ) -> None:
     """Train a model on a corpus. Stopped at any time, it leaves a checkpoint to sample from and to go on from."""
-    from pamusic.cli.telling import TrainingTeller, tell_outcome
-    from pamusic.training.recipe import read_recipe
-    from pamusic.training.runs import new_run, resumed_run
+    with said_if_slow("loading PyTorch and its compiler"):
+        from pamusic.cli.telling import TrainingTeller, tell_outcome
+        from pamusic.training.recipe import read_recipe
+        from pamusic.training.runs import new_run, resumed_run
 
     asked: dict[str, Any] = {
         "size": size, "steps": steps, "batch_size": batch_size, "context_length": context_length,
@@ -69,8 +70,7 @@ def train(
         "mistakes": mistakes, "ledger": ledger, "recall": recall, "only": only, "validate_every": validate_every,
         "precision": precision, "micro_batch": micro_batch, "recompute": recompute, "shard": shard,
     }  # fmt: skip
-    settings = read_recipe(config) if config is not None else {}
-    settings |= {name: value for name, value in asked.items() if value is not None}
+    settings = {**(read_recipe(config) if config else {}), **{n: v for n, v in asked.items() if v is not None}}
     where: dict[str, Any] = {"out": out, "device": device, "compile": compile, "force": force}
     if resume is not None and weights is not None:
         raise UsageError("--resume goes on with a run, --from begins one with another's weights; give one of them")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from pamusic.errors import PamusicError
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -197,7 +198,6 @@ def check_numbers(nats: np.ndarray) -> None:
         raise PamusicError("the model's logits are not numbers; its training went astray, so take another checkpoint")
 
 
-@torch.inference_mode()
 def score(
     model: PerceiverAR,
     tokens: np.ndarray,
@@ -217,12 +217,29 @@ def score(
     Returns:
         Nats `[n - first]`, float64, and whether the most likely token was the right one `[n - first]`.
     """
+    piece = torch.from_numpy(np.asarray(tokens, np.int64)).to(model.embedding.weight.device)
+    nats, correct = costs(
+        model, piece, block=block, num_latents=num_latents, context_length=context_length, first=first
+    )
+    return nats.cpu().double().numpy(), correct.cpu().numpy()
+
+
+@torch.inference_mode()
+def costs(
+    model: PerceiverAR,
+    piece: Tensor,
+    *,
+    block: int | None = None,
+    num_latents: int | None = None,
+    context_length: int | None = None,
+    first: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Compute what `score` returns, as tensors on the device of `piece` `[n]`, without waiting for it."""
     config = model.config.resized(context_length=context_length, num_latents=num_latents)
     block = block or max(1, config.num_latents // 2)
     if not 1 <= block <= config.num_latents:
         raise ValueError(f"a block is 1 to num_latents ({config.num_latents}) tokens, not {block}")
-    device = model.embedding.weight.device
-    piece = torch.from_numpy(np.asarray(tokens, np.int64)).to(device)[None]
+    piece = piece[None]
     caches = model.new_caches(1, config.num_latents, config.context_length)
     num_scored = piece.shape[1] - 1
     nats, correct = [], []
@@ -241,4 +258,4 @@ def score(
         nats.append(F.cross_entropy(logits, targets, reduction="none"))
         correct.append(logits.argmax(-1) == targets)
         scored = stop
-    return torch.cat(nats).cpu().double().numpy(), torch.cat(correct).cpu().numpy()
+    return torch.cat(nats), torch.cat(correct)

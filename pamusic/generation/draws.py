@@ -74,9 +74,11 @@ class Draws:
             return torch.as_tensor(values).to(self._device, dtype)
 
         self._barred = on_device(barred, torch.bool)
-        at_first = torch.zeros_like(barred)
-        at_first[list(barred_at_first)] = True
-        self._at_first: Tensor | None = on_device(at_first, torch.bool) if at_first.any() else None
+        self._at_first: Tensor | None = None
+        if ids_at_first := list(barred_at_first):
+            at_first = torch.zeros_like(barred)
+            at_first[ids_at_first] = True
+            self._at_first = on_device(at_first, torch.bool)
         self._classes = None if class_of_id is None else on_device(class_of_id, torch.int64)
         self._end_raised = on_device([BARRED], torch.float32)
         self._numbers = torch.zeros(num_rows, NUMBERS, device=self._device)

@@ -113,7 +113,13 @@ class PerceiverAR(nn.Module):
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, tokens: Tensor, num_latents: int | None = None, kept: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        num_latents: int | None = None,
+        kept: Tensor | None = None,
+        recalled: Tensor | None = None,
+    ) -> Tensor:
         """Logits `[batch, n, vocab]` of the tokens that follow each of the last `n` positions.
 
         Args:
@@ -121,6 +127,7 @@ class PerceiverAR(nn.Module):
                 behind the last token of a piece too short to fill the latents, where nobody asks for its logits.
             num_latents: `n`; the configuration's by default, at most `m`.
             kept: `[batch, k]`, the positions of the prefix that are seen, in order, -1 for none; all by default.
+            recalled: `[batch, n, vocab]`, what `self.recall` gives for these tokens, where that was computed before.
         """
         m = tokens.shape[1]
         n = min(num_latents or self.config.num_latents, m)
@@ -144,7 +151,9 @@ class PerceiverAR(nn.Module):
         turn = self._rotation(own_positions, self.config.d_model // self.config.num_heads)
         for layer in self.layers:
             latents = checkpoint(layer, latents, turn, use_reentrant=False) if self.recompute else layer(latents, turn)
-        return self._said(latents, None if self.recall is None else self.recall(tokens, n))
+        if recalled is None and self.recall is not None:
+            recalled = self.recall(tokens, n)
+        return self._said(latents, recalled)
 
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0

@@ -7,7 +7,7 @@ C++ compiler is found, weights in bytes are multiplied by a kernel instead (`mod
 - fp32: as they are. The only one that is equal to the model, up to the order of sums.
 - bf16: 8 bits of mantissa, half as much to read; packed as oneDNN likes them, where this torch has it.
 - int8: a byte a weight and a scale a row, a quarter to read. For more than a few rows their product is slower than that
-  of bf16, so then the same bytes are multiplied as bf16, which gives the same up to rounding.
+  of bf16, so then the same bytes are multiplied as bf16, or as fp32 where the CPU has no bf16 units.
 
 What each costs in likelihood: `benchmarks/results/precision-*.md`.
 """
@@ -20,6 +20,8 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pamusic.device import has_fast_bf16
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 FEW = 3  # rows up to which products with bytes are the faster ones: measured for 1 to 32 rows of 256 to 1,024
@@ -46,7 +48,7 @@ def resolved(precision: str, device: torch.device | str, has_kernel: bool = Fals
     if precision == "int8" and not on_cpu:
         raise ValueError("precision int8 is for CPUs; take bf16 or fp32 here")
     if precision == "auto":
-        return "int8" if on_cpu and (has_kernel or multiplies_bf16()) else "fp32"
+        return "int8" if on_cpu and (has_kernel or has_fast_bf16(device)) else "fp32"
     return precision
 
 
@@ -61,8 +63,10 @@ def product(weight: Tensor, precision: str) -> Product:
 
 
 def num_bytes(precision: str, num_rows: int) -> int:
-    """Bytes that a product with so many rows reads of each weight held in a resolved precision."""
-    return {"fp32": 4, "bf16": 2, "int8": 1 if num_rows <= FEW else 2}[precision]
+    """Return the bytes that a product with so many rows reads of each weight held in a resolved precision."""
+    if precision == "int8" and num_rows > FEW:
+        precision = "bf16" if has_fast_bf16("cpu") else "fp32"
+    return {"fp32": 4, "bf16": 2, "int8": 1}[precision]
 
 
 class _Bytes:
@@ -79,11 +83,9 @@ class _Bytes:
         if x.shape[0] <= FEW and self._is_direct:
             return torch._weight_int8pack_mm(x.bfloat16(), self._bytes, self._scale)
         if self._many is None:
-            self._many = self._as_halves()
+            weight = self._bytes * self._scale[:, None]
+            self._many = product(weight.to(x.dtype), "bf16" if has_fast_bf16(x.device) else "fp32")
         return self._many(x)
-
-    def _as_halves(self) -> Product:
-        return _halved(self._bytes * self._scale[:, None])
 
 
 def _halved(weight: Tensor) -> Product:
@@ -104,13 +106,6 @@ def _wide(weight: Tensor) -> Tensor:
     is_tall = weight.shape[0] > weight.shape[1]
     laid_out = (weight.t() if is_tall else weight).clone(memory_format=torch.contiguous_format)
     return laid_out.t() if is_tall else laid_out
-
-
-@cache
-def multiplies_bf16() -> bool:
-    """Whether this processor has instructions for it: AVX512-BF16, AMX or ARM's; false where torch does not tell."""
-    tells = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(tell is not None and tell() for tell in tells)
 
 
 @cache

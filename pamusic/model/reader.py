@@ -28,9 +28,10 @@ from copy import copy, deepcopy
 import torch
 from torch import Tensor
 
+from pamusic.device import has_fast_bf16
 from pamusic.model.bytewise import Kernel
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
-from pamusic.model.precision import multiplies_bf16, resolved
+from pamusic.model.precision import resolved
 from pamusic.model.recorded import RecordedStepper
 from pamusic.model.stepper import Stepper
 from pamusic.model.threads import Threads
@@ -105,7 +106,7 @@ class Reader:
         self._slack = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
         device = model.head.weight.device
         precision = resolved(precision, device, kernel is not None)
-        is_halved = precision != "fp32" and (device.type != "cpu" or multiplies_bf16())
+        is_halved = precision != "fp32" and has_fast_bf16(device)
         self._parallel = deepcopy(model).to(torch.bfloat16) if is_halved else model
         self._stepper = (
             RecordedStepper(model, precision)

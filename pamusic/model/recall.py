@@ -81,7 +81,6 @@ class Recall(nn.Module):
             setattr(self, name, table.to(self.slot_of_id.device))
         return self
 
-    @torch.compiler.disable
     @torch.no_grad()
     def forward(self, ids: Tensor, n: int) -> Tensor:
         """Shares of the ids that followed, `[batch, n, vocab]`, float32, for the last `n` of all that is visible.
@@ -228,7 +227,7 @@ class Memory:
             number = F.pad(number, (1, 0))
             all_states.append(recall.around(states, last)[number[:-1]])
             told.append(recall.told(torch.stack([before_row, row]), last[number[:-1]]))
-            slots.append(states[number[-1]])
+            slots.append(states[number[-1:]][0])
             lasts.append(last[number[-1:]])
         self._slots, self._last, self._id = F.pad(torch.stack(slots), (0, 1)), torch.stack(lasts), ids[:, -1:].clone()
         states = torch.stack(all_states)

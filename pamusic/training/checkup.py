@@ -6,18 +6,18 @@ import importlib.util
 import os
 import platform
 import shutil
-import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 import pamusic
+from pamusic.device import Machine, choose_machine, cpu_bf16_units, has_compiler, product_rate
 from pamusic.model.config import PRESETS, LedgerConfig, preset
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine import Machine, choose_machine, has_compiler
 from pamusic.training.memory import available_memory, memory_needed
 
-SIDE = 2048  # of the matrices that are multiplied, the largest of `base` twice over
+PROBE_SECONDS = 1.0  # for the product rate of each precision
 PERFORMANCE: dict[str, Any] = {  # what a model of 388 performance events and three borders knows of them
     "vocab_size": 391,
     "pad_id": 390,
@@ -30,13 +30,17 @@ EXTRAS = {  # module -> what it is for
 }
 
 
-def checkup(device: str = "auto") -> dict[str, str]:
-    """What there is, by name, for a person to read.
+def checkup(device: str = "auto", on_step: Callable[[str], None] = lambda what: None) -> dict[str, str]:
+    """Describe the machine: name -> value, for a person to read.
+
+    Args:
+        device: as for `choose_machine`.
+        on_step: is called before what takes time.
 
     Raises:
         PamusicError: there is no such device.
     """
-    machine = choose_machine(device)
+    machine = choose_machine(device, probe=True)
     where = machine.device
     found = {
         "pamusic": f"{pamusic.__version__}, Python {platform.python_version()}, torch {torch.__version__}",
@@ -47,7 +51,8 @@ def checkup(device: str = "auto") -> dict[str, str]:
         "compiler": "found: models are compiled" if has_compiler() else "none: models are not compiled; install g++",
     }
     if where.type == "cpu":
-        found["CPU"] = f"{torch.backends.cpu.get_cpu_capability()}{_bf16_units()}"
+        units = cpu_bf16_units()
+        found["CPU"] = f"{torch.backends.cpu.get_cpu_capability()}, {f'{units} units' if units else 'no bf16 units'}"
     if where.type == "cuda":
         major, minor = torch.cuda.get_device_capability(where)
         found["card"] = f"{torch.cuda.get_device_name(where)}, compute capability {major}.{minor}"
@@ -58,7 +63,8 @@ def checkup(device: str = "auto") -> dict[str, str]:
     found["free memory"] = f"{available / 2**30:.1f} GiB" if available is not None else "not told"
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
-        found[f"products in {name}"] = f"{matmul_flops(where, dtype) / 1e12:.2f} TFLOP/s ({SIDE} x {SIDE})"
+        on_step(f"matrix products in {name}")
+        found[f"products in {name}"] = f"{product_rate(where, dtype, seconds=PROBE_SECONDS) / 1e12:.3f} TFLOP/s"
     synthesizer = "found" if shutil.which("fluidsynth") else "not found: midirenderer plays instead"
     found["FluidSynth"] = synthesizer
     for module, purpose in EXTRAS.items():
@@ -66,16 +72,23 @@ def checkup(device: str = "auto") -> dict[str, str]:
     return found
 
 
-def what_fits(machine: Machine, sizes: dict[str, dict[str, Any]], training: TrainingConfig) -> list[dict[str, str]]:
-    """What training each size needs, and how many windows fit at once.
+def what_fits(
+    machine: Machine,
+    sizes: dict[str, dict[str, Any]],
+    training: TrainingConfig,
+    on_step: Callable[[str], None] = lambda what: None,
+) -> list[dict[str, str]]:
+    """Predict the memory that training each size needs, and how many windows fit at once.
 
     Args:
         machine: where.
         sizes: names of presets, with changes to each.
         training: the settings; `batch_size` bounds what is at once.
+        on_step: is called before what takes time.
     """
     available, rows = available_memory(machine.device), []
     for size, changes in sizes.items():
+        on_step(f"memory of size {size}")
         model = preset(size, **PERFORMANCE, **changes)
         memory = memory_needed(model, training, machine)
         fits = None if available is None else memory.largest_micro_batch(available, training.batch_size)
@@ -93,39 +106,6 @@ def what_fits(machine: Machine, sizes: dict[str, dict[str, Any]], training: Trai
     return rows
 
 
-def matmul_flops(device: torch.device, dtype: torch.dtype, side: int = SIDE) -> float:
-    """Operations a second of large square products: the peak that a model's speed is measured against."""
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(4):
-        _wait(device)
-        began = time.perf_counter()
-        for _ in range(2):
-            left @ right
-        _wait(device)
-        best = min(best, (time.perf_counter() - began) / 2)
-    return 2 * side**3 / best
-
-
 def all_sizes() -> dict[str, dict[str, Any]]:
     """Every preset as it is."""
     return {size: {} for size in PRESETS}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _bf16_units() -> str:
-    """What the processor has for bf16 products, where Linux tells."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
-            flags = next(line for line in cpuinfo if line.startswith("flags")).split()
-    except (OSError, StopIteration):
-        return ""
-    units = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 bf16"}
-    has = [name for flag, name in units.items() if flag in flags]
-    return f", {' and '.join(has)} for bf16" if has else ", nothing of its own for bf16"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+from pamusic.device import PRECISIONS
 
 
 @dataclass(frozen=True, kw_only=True)

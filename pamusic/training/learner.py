@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+from pamusic.device import Machine, keep_freed_memory
 from pamusic.errors import PamusicError, UsageError, is_about_memory
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.batches import NOT_SCORED, Batch
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine import Machine, keep_freed_memory
 from pamusic.training.optimizers import Average, freeze_all_but, make_optimizers
 from pamusic.training.ranks import ALONE, Ranks, join
 from pamusic.training.schedule import rate
@@ -197,8 +197,11 @@ class Learner:
         for number, part in enumerate(parts, start=1):
             part = part.to(self.machine.device)
             with self._gradients_shared(number == len(parts)):
+                recalled = self._recalled(part.tokens)
                 with self.machine.autocast():
-                    loss, part_nats = (self._compiled or self._eager_loss)(part.tokens, part.targets, part.kept)
+                    loss, part_nats = (self._compiled or self._eager_loss)(
+                        part.tokens, part.targets, part.kept, recalled
+                    )
                 # DDP averages over ranks what is to be summed over them.
                 self.scaler.scale(loss * self.ranks.size / scored).backward()
             nats += part_nats.detach()
@@ -212,9 +215,16 @@ class Learner:
             return self._shared.no_sync()
         return nullcontext()
 
-    def _eager_loss(self, tokens: Tensor, targets: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _recalled(self, tokens: Tensor) -> Tensor | None:
+        """What the model recalls of its tokens: it has no gradient, and its loops are not for the compiler."""
+        recall = self.model.recall
+        return None if recall is None else recall(tokens, min(self.model.config.num_latents, tokens.shape[1]))
+
+    def _eager_loss(
+        self, tokens: Tensor, targets: Tensor, kept: Tensor | None, recalled: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Sums over scored tokens: what is minimised (with z-loss), and nats."""
-        logits = self._shared(tokens, kept=kept).float()
+        logits = self._shared(tokens, kept=kept, recalled=recalled).float()
         log_z = logits.logsumexp(-1)
         scored = targets != NOT_SCORED
         chosen = logits.gather(-1, targets.clamp(min=0)[..., None])[..., 0]

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pamusic.device import Machine
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine import Machine
 from pamusic.training.optimizers import freeze_all_but, inner_and_outer
 
 # A window takes more than it keeps, for the buffers of the backward pass: measured on two CPU cores, size small, not

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pamusic.errors import UsageError
 from pamusic.training.config import TrainingConfig
+from pamusic.training.muon import Muon
 from pamusic.training.sharding import put
 
 OUTER = ("embedding.", "ledger.", "recall.", "head.")  # matrices that are tables, or no wider than a number
@@ -23,7 +24,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
     inner, outer = inner_and_outer(model)
     rate, optimizers = config.lr * config.adamw_lr_ratio, list[torch.optim.Optimizer]()
     if inner:
-        optimizers.append(torch.optim.Muon(inner, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95))
+        optimizers.append(Muon(inner, lr=config.lr, weight_decay=config.weight_decay))
     if outer:
         fused = outer[0].device.type == "cuda"
         optimizers.append(torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=fused))

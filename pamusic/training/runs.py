@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pamusic.checkpoint import RUNS, find_checkpoint, load_checkpoint
+from pamusic.device import Machine, choose_machine, has_fast_bf16
 from pamusic.errors import PamusicError, UsageError
 from pamusic.files import REMEDIES, free_folder
 from pamusic.model.config import LedgerConfig, ModelConfig, RecallConfig, preset
@@ -27,7 +28,6 @@ from pamusic.training.carrying import carried
 from pamusic.training.config import TrainingConfig
 from pamusic.training.folder import FORMAT, STATE, trained_in
 from pamusic.training.growing import grown
-from pamusic.training.machine import Machine, choose_machine
 from pamusic.training.memory import available_memory, memory_needed
 from pamusic.training.ranks import Ranks, join, local_device, rank_from_environment, ranks_on_this_machine
 from pamusic.training.recipe import SHAPE
@@ -88,7 +88,7 @@ def new_run(
     if compile is None and changes.get("steps", TrainingConfig.steps) < WORTH_COMPILING:
         compile = False
     ranks = rank_from_environment()
-    machine = choose_machine(device, changes.get("precision", "auto"), compile)
+    machine = choose_machine(device, changes.get("precision", "auto"), compile, probe=True)
     machine = replace(machine, device=local_device(machine.device))
     size = size or ("medium" if machine.device.type == "cuda" else "small")
     shape = {name: changes.pop(name) for name in SHAPE if name in changes}
@@ -166,7 +166,7 @@ def resumed_run(
         training = replace(before, **changes)
     except (ValueError, TypeError) as error:
         raise UsageError(f"cannot go on so: {error}") from None
-    machine = _machine_as_before(about["machine"], device, changes.get("precision"), compile)
+    machine = _machine_as_before(about["machine"], device, changes.get("precision"), before.precision, compile)
     ranks = rank_from_environment()
     machine = replace(machine, device=local_device(machine.device))
     branches = out is not None and out.resolve() != run.resolve()
@@ -252,19 +252,25 @@ def _changed(model: ModelConfig, shape: dict[str, Any]) -> ModelConfig:
     return replace(model, **shape)
 
 
-def _machine_as_before(before: dict[str, Any], device: str, precision: str | None, compile: bool | None) -> Machine:
-    """The machine that a run was on, as far as it is there and nothing else is asked: so its arithmetic is the same."""
+def _machine_as_before(
+    before: dict[str, Any], device: str, precision: str | None, asked_before: str, compile: bool | None
+) -> Machine:
+    """Choose the machine that a run was on, as far as it is there and nothing else is asked.
+
+    A precision that was asked for is kept; `auto` is the fastest of this machine, which may differ from the last one's.
+    Half precision that was asked for is given up where it is slow or missing.
+    """
     torch.set_num_threads(min(before.get("threads") or torch.get_num_threads(), os.cpu_count() or 1))
     if compile is None and not before["compile"]:
         compile = False
     if device == "auto" and before["device"] == "cpu":
         device = "cpu"
-    try:
-        return choose_machine(device, precision or before["precision"], compile)
-    except PamusicError:
-        if precision is not None:
-            raise
-        return choose_machine(device, "auto", compile)  # fp16 of a run that goes on without its GPU
+    if precision is not None:
+        return choose_machine(device, precision, compile)
+    machine = choose_machine(device, "auto", compile)
+    is_possible = asked_before == "fp32" or (asked_before == "bf16" and has_fast_bf16(machine.device))
+    is_possible = is_possible or (asked_before == "fp16" and machine.device.type != "cpu")
+    return choose_machine(device, asked_before, compile) if is_possible else machine
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

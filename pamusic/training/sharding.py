@@ -7,6 +7,7 @@ its own forward pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,6 +36,14 @@ def gathered(tree: Any) -> Any:
     if isinstance(tree, list):
         return [gathered(branch) for branch in tree]
     return tree.full_tensor() if isinstance(tree, DTensor) else tree
+
+
+def applied_to_whole(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Apply a function to a tensor that may be spread, put together; spread the result alike. All ranks call it."""
+    if not isinstance(tensor, DTensor):
+        return function(tensor)
+    result = function(tensor.full_tensor())  # the same on each rank, which therefore keeps its own part of it
+    return distribute_tensor(result, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 def put(whole: Tensor, into: Tensor) -> None:

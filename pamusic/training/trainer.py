@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 
 import pamusic
 from pamusic.checkpoint import BEST, LAST, save_checkpoint
+from pamusic.device import Machine, describe
 from pamusic.errors import PamusicError
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -29,7 +30,6 @@ from pamusic.training.batches import NOT_SCORED, Batch, TrainingBatches, validat
 from pamusic.training.config import TrainingConfig
 from pamusic.training.folder import FORMAT, RunFolder, read_state
 from pamusic.training.learner import Learner
-from pamusic.training.machine import Machine, describe
 from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Row
 from pamusic.training.ranks import ALONE, Ranks, is_about_ranks, joined
 from pamusic.training.reporting import Outcome, Report, Validated
@@ -144,6 +144,8 @@ class Trainer:
             lines.insert(2, f"trains its {training.only} alone, {learned:,} numbers")
         if self.started_from is not None and not self.step:
             lines.insert(1, f"begins with the weights of {self.started_from}")
+        if self.machine.compile:
+            lines.append("the first step compiles the model, which takes about a minute")
         if self.differences:
             lines.append(f"otherwise than before: {', '.join(self.differences)}")
         if self.remark is not None:

@@ -1,0 +1,228 @@
+"""Choose what a machine computes with: device, precision, compiler. Knows torch; knows no model.
+
+This is the one place that answers whether a device multiplies bfloat16 fast (`has_fast_bf16`). A CPU without units for
+it computes such products through a reference kernel: 0.7 to 3 GFLOP/s where float32 reaches 50 to 100.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from textwrap import shorten
+
+import torch
+
+from pamusic.errors import PamusicError, UsageError
+
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+# Settings of ONEDNN_MAX_CPU_ISA under which oneDNN uses no bf16 units, whatever the processor has.
+ISAS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+SLOW_BF16 = (
+    "this CPU has no bf16 units: large products in bf16 take 20 to 100 times as long as in fp32; leave out --precision"
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The arithmetic of a run.
+
+    Attributes:
+        device: where tensors live.
+        precision: bf16, fp16 or fp32, resolved.
+        compile: whether the model is compiled.
+        why: how the precision was chosen, for a person to read.
+    """
+
+    device: torch.device
+    precision: str
+    compile: bool
+    why: str
+
+    def about(self) -> dict[str, str | bool | int]:
+        """What the arithmetic of a run depends on, for its record."""
+        return {
+            "device": str(self.device),
+            "precision": self.precision,
+            "compile": self.compile,
+            "threads": torch.get_num_threads(),
+        }
+
+    def autocast(self) -> AbstractContextManager:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
+
+
+def choose_machine(
+    device: str = "auto", precision: str = "auto", compile: bool | None = None, *, probe: bool = False
+) -> Machine:
+    """Resolve what the user left open.
+
+    Args:
+        device: `auto` takes CUDA, else the CPU; Metal (`mps`), which we never tried, only where it is asked for.
+        precision: `auto` takes bf16 where the device has units for it, fp16 on older CUDA cards, else fp32.
+        compile: by default where a compiler is found.
+        probe: time bf16 products on a CPU that should be fast at them, and take fp32 where they are not. Bounded to
+            0.2 s. Leave it out where results must not depend on a time.
+
+    Raises:
+        PamusicError: the device is not there, or cannot compute in this precision.
+        UsageError: there is no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    where = torch.device(_best_device() if device == "auto" else _checked(device))
+    if precision == "fp16" and where.type == "cpu":
+        raise PamusicError("fp16 needs a GPU; on a CPU use --precision bf16 or fp32")
+    if precision != "auto":
+        chosen, why = precision, cost_of(precision, where) or "as asked"
+    elif where.type == "cuda":
+        is_fast = has_fast_bf16(where)
+        chosen, why = ("bf16", "native") if is_fast else ("fp16", "with loss scaling; this card has no native bf16")
+    elif where.type == "cpu":
+        chosen, why = _cpu_precision(probe)
+    else:
+        chosen, why = "fp32", f"autocast on {where.type} is not relied on"
+    if where.type == "cuda":
+        # Who asks for fp32 gets it. Otherwise what autocast leaves in it may be multiplied with 10 bits of mantissa.
+        torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    if compile is None:
+        compile = where.type == "cuda" or (where.type == "cpu" and has_compiler())
+    return Machine(where, chosen, compile, why)
+
+
+def describe(machine: Machine) -> str:
+    """One line: what we train on."""
+    if machine.device.type == "cuda":
+        what = torch.cuda.get_device_name(machine.device)
+    else:
+        what = (
+            f"{torch.get_num_threads()} {machine.device.type} threads"
+            if machine.device.type == "cpu"
+            else machine.device.type
+        )
+    return f"{what}, {machine.precision} ({machine.why}), {'compiled' if machine.compile else 'not compiled'}"
+
+
+def has_fast_bf16(device: torch.device | str) -> bool:
+    """Return whether a device multiplies bfloat16 matrices in units made for it.
+
+    The answer follows from the processor and from the settings of PyTorch and oneDNN, never from a measurement: what
+    is computed must be the same tomorrow.
+    """
+    where = torch.device(device)
+    if where.type == "cuda":
+        return torch.cuda.get_device_capability(where) >= (8, 0)
+    return where.type == "cpu" and bool(cpu_bf16_units())
+
+
+def cost_of(precision: str, device: torch.device | str) -> str | None:
+    """Return one line on what a precision costs where the device has no units for it; None where it costs nothing."""
+    is_slow = precision == "bf16" and torch.device(device).type == "cpu" and not has_fast_bf16(device)
+    return SLOW_BF16 if is_slow else None
+
+
+@cache
+def cpu_bf16_units() -> str:
+    """Return the name of the CPU's units for bfloat16 products, or "" where it has none or PyTorch does not use them.
+
+    ATen and oneDNN must both be willing (`ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` can forbid it) and the
+    processor must have the units: oneDNN also takes bfloat16 on AVX-512 without them, and emulates it there.
+    """
+    try:
+        is_supported = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a build without oneDNN
+        return ""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", ""))
+    if not is_supported or limit.upper() in ISAS_WITHOUT_BF16:
+        return ""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return "Arm bf16"
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return ""
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX-512 bf16" if torch.cpu._is_avx512_bf16_supported() else ""
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, *, seconds: float, max_side: int = 2048) -> float:
+    """Return operations per second of square matrix products, measured within about so many seconds.
+
+    Sides double from 64 as long as the next size is expected to fit into the time left, so that a slow kernel is
+    never given a large product. A product of side `n` counts `2 n³` operations.
+    """
+    began, best, side = time.perf_counter(), 0.0, 64
+    while True:
+        left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        taken = []
+        for _ in range(4):  # the first one of a size may prepare what the next ones use
+            _synchronize(device)
+            start = time.perf_counter()
+            left @ right
+            _synchronize(device)
+            taken.append(time.perf_counter() - start)
+            if time.perf_counter() - began + taken[-1] > seconds:
+                break
+        best = max(best, 2 * side**3 / min(taken))
+        side *= 2
+        if side > max_side or time.perf_counter() - began + 4 * 8 * min(taken) > seconds:
+            return best
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc not to give freed memory back: on a CPU, each step would fault it in again, page by page."""
+    if sys.platform != "linux":
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        mmap_max, trim_threshold, top_pad = -4, -1, -2  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 256 * 2**20)
+    except (OSError, AttributeError):
+        return  # not glibc: nothing to tell
+
+
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _checked(device: str) -> str:
+    try:
+        torch.zeros(1, device=device).tolist()  # `meta` makes tensors too, but cannot say what is in them
+    except (RuntimeError, AssertionError, ValueError, ImportError) as error:
+        reason = shorten(str(error).splitlines()[0], 100, placeholder=" …")
+        raise PamusicError(f"device {device!r} cannot be used ({reason}); this machine has {_best_device()}") from None
+    return device
+
+
+def has_compiler() -> bool:
+    """Whether `torch.compile` will find one for the CPU."""
+    return any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++", "cl"))
+
+
+def _cpu_precision(probe: bool) -> tuple[str, str]:
+    """Precision of a CPU and the reason for it."""
+    units = cpu_bf16_units()
+    if not units:
+        return "fp32", "this CPU has no bf16 units"
+    if not probe:
+        return "bf16", f"{units} units"
+    cpu = torch.device("cpu")
+    speedup = product_rate(cpu, torch.bfloat16, seconds=0.1) / product_rate(cpu, torch.float32, seconds=0.1)
+    words = f"{units} units: {speedup:.1f} times the products of fp32"
+    return ("bf16", words) if speedup > 1 else ("fp32", words)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

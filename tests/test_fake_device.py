@@ -1,0 +1,175 @@
+"""Training, evaluation and sampling start all work of a step without a look at a number, and mix no devices.
+
+Run under `FakeTensorMode`: tensors have shapes, types and devices but no content, so code that reads a number between
+steps fails, and so does an operation on tensors of two devices. In a CPU build of PyTorch the tensors say that they are
+on the CPU; in a CUDA build (`make check-cuda`) that they are on a card, which need not be there.
+"""
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_config
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from pamusic.composition import of_vocabulary
+from pamusic.device import Machine
+from pamusic.evaluation.likelihood import costs
+from pamusic.generation.draws import Draws
+from pamusic.generation.ending import Ending
+from pamusic.model.config import LedgerConfig, RecallConfig
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.reader import Reader
+from pamusic.model.recorded import RecordedStepper
+from pamusic.model.stepper import TURNS
+from pamusic.tokens.grammar import ledger_ranges, recall_ranges
+from pamusic.tokens.tokenizer import load_tokenizer
+from pamusic.training.batches import Batch
+from pamusic.training.config import TrainingConfig
+from pamusic.training.learner import Learner
+
+DEVICE = torch.device("cuda" if torch.version.cuda else "cpu")
+PRECISIONS = ["fp32", "bf16"] if DEVICE.type == "cpu" else ["fp32"]  # autocast wants the card itself
+VOCABULARY = load_tokenizer("performance").vocabulary
+PARTS = {
+    "ledger": LedgerConfig(**ledger_ranges(VOCABULARY)),
+    "recall": RecallConfig(**recall_ranges(VOCABULARY), far=16),
+}
+SHAPE = tiny_config(vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad"), num_layers=2, **PARTS)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """The device; all tensors that a test makes are without content, small constants too."""
+    tensor = torch.tensor
+
+    def without_content(data, **how):
+        known = tensor(data, **how)
+        return torch.zeros(known.shape, dtype=known.dtype, device=known.device)
+
+    monkeypatch.setattr("torch.tensor", without_content)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device=None: (9, 0))
+    with FakeTensorMode():
+        yield DEVICE
+
+
+@pytest.fixture
+def backward(monkeypatch):
+    """Without a driver PyTorch cannot run a backward pass on a card: there, gradients have but shapes and devices."""
+    if DEVICE.type == "cpu":
+        return
+    made = []
+    monkeypatch.setattr(Built, "__init__", lambda self, config: (made.append(self), _build(self, config))[1])
+
+    def zero_gradients(loss):
+        assert loss.shape == ()
+        assert loss.device.type == DEVICE.type
+        for parameter in made[-1].parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    monkeypatch.setattr(torch.Tensor, "backward", zero_gradients)
+
+
+class Built(PerceiverAR):
+    """A model that is made on its device at once: modules of fake tensors cannot be moved."""
+
+    def __init__(self, config):
+        with DEVICE:
+            super().__init__(config)
+
+    def to(self, device):
+        assert device == DEVICE
+        return self
+
+
+_build = Built.__init__
+
+
+def devices_of(tree):
+    return {leaf.device.type for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_update_reads_no_number(fake, backward, monkeypatch, precision, kept):
+    adamw = torch.optim.AdamW
+    monkeypatch.setattr("torch.optim.AdamW", lambda *args, **how: adamw(*args, **{**how, "fused": True}))  # as on CUDA
+    monkeypatch.setattr("pamusic.training.learner.PerceiverAR", Built)
+    training = TrainingConfig(steps=9, batch_size=4, micro_batch=2)
+    learner = Learner(SHAPE, training, Machine(fake, precision, False, "for tests"))
+    positions = torch.zeros(4, 20, dtype=torch.int64) if kept else None
+    tokens, targets = (torch.zeros(4, n, dtype=torch.int64) for n in (64, 16))
+    for _ in range(3):
+        nats = learner.update(Batch(tokens, targets, positions))
+
+    assert nats.shape == ()
+    assert learner.step == 3
+    assert devices_of([nats, learner.grad_norm, learner.state_dict()["model"]]) == {fake.type}
+    moments = [state for optimizer in learner.optimizers for state in optimizer.state.values()]
+    assert devices_of(moments) <= {fake.type, "cpu"}  # AdamW counts its steps on either
+    assert len(moments) == sum(1 for _ in learner.model.parameters())
+
+
+def test_a_piece_is_scored_without_a_look_at_a_number(fake):
+    nats, correct = costs(Built(SHAPE).eval(), torch.zeros(200, dtype=torch.int64, device=fake))
+
+    assert nats.shape == correct.shape == (199,)
+    assert devices_of([nats, correct]) == {fake.type}
+
+
+@pytest.mark.parametrize("num_rows", [1, 3] if DEVICE.type == "cuda" else [3])  # one row has a plain twin on a CPU
+def test_a_recorded_step_and_a_draw_read_no_number(fake, monkeypatch, num_rows):
+    """What a CUDA graph records: past a refill, beyond the context and into the next table of rotations."""
+    monkeypatch.setattr("pamusic.model.stepper.deepcopy", lambda part: part)  # a copied fake tensor has another mode
+
+    def unrecorded(work, device, changed):
+        return work
+
+    network = Built(SHAPE).eval()
+    reader = Reader(network)
+    reader._stepper = RecordedStepper(network, record=unrecorded)
+    reader._begin()
+    how = {**of_vocabulary(VOCABULARY), "num_rows": num_rows, "seed": 3, "ending": Ending(), "seconds": 100.0}
+    barred = np.isin(np.arange(len(VOCABULARY)), how.pop("barred_ids"))
+    draws = Draws([VOCABULARY.id("start")], device=fake, barred=torch.from_numpy(barred), record=unrecorded, **how)
+    logits = reader.read([VOCABULARY.id("start")] * (TURNS - 5))
+    if num_rows > 1:
+        reader.select([0] * num_rows)
+        logits = logits.expand(num_rows, -1)
+    for _ in range(SHAPE.num_latents):
+        ids = draws.draw(logits)
+        logits = reader.step(ids.clamp(min=0))
+
+    assert ids.shape == (num_rows,)
+    assert logits.shape == (num_rows, len(VOCABULARY))
+    assert devices_of([ids, logits, reader.caches.cross.memory]) == {fake.type}
+
+
+def test_a_number_that_is_read_is_found(fake):
+    """The check can fail: it is what the tests above rest on."""
+    with pytest.raises(DataDependentOutputException):
+        torch.zeros(3, device=fake).sum().item()
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="takes a CUDA build of PyTorch: make check-cuda")
+def test_tensors_of_two_devices_are_found(fake):
+    with pytest.raises(RuntimeError, match="at least two devices"):
+        torch.zeros(3, device=fake) + torch.zeros(3)
+
+
+TYPES = {"embedding": torch.float32, "to_latents": torch.bfloat16, "cross": torch.bfloat16, "head": torch.bfloat16}
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="autocast wants the card itself")
+def test_under_autocast_products_and_the_stream_are_bfloat16_and_logits_float32(fake):
+    network, found = Built(SHAPE).train(), {}
+    for name, part in network.named_modules():
+        part.register_forward_hook(lambda part, args, out, name=name: found.update({name: out.dtype}))
+    with torch.autocast(fake.type, torch.bfloat16):
+        logits = network(torch.zeros(2, 64, dtype=torch.int64, device=fake))
+
+    assert {name: found[name] for name in TYPES} == TYPES
+    for part in ("query", "key", "value", "output"):
+        assert found[f"layers.0.attention.{part}"] == torch.bfloat16
+    assert logits.dtype == torch.float32  # recall mixes in float32
+    assert network.recall(torch.zeros(1, 64, dtype=torch.int64, device=fake), 4).dtype == torch.float32
