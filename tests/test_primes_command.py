@@ -1,5 +1,7 @@
 """`pamusic sample` with several primes, or a folder of them: a file each, as by a command of its own."""
 
+from pathlib import Path
+
 import pytest
 from answers import one_line_error
 from builders import folder_of_tunes, tune
@@ -7,6 +9,7 @@ from typer.testing import CliRunner
 
 import pamusic.checkpoint
 from pamusic.cli.app import app
+from pamusic.cli.primes import place_of
 from pamusic.music.midi import read_midi
 from pamusic.provenance import read_provenance
 
@@ -58,6 +61,21 @@ def test_a_folder_takes_files_that_are_called_as_their_primes_are(sample, primes
 
     assert done.exit_code == 0, done.stderr
     assert names(tmp_path / "new" / "ones") == ["0-2.mid", "0.mid", "1-2.mid", "1.mid", "2-2.mid", "2.mid"]
+
+
+@pytest.mark.parametrize(
+    ("out", "prime", "name"),
+    [
+        (None, "songs/a.b.mid", "sample-a.b.mid"),
+        ("take.midi", "a.MID", "take-a.midi"),
+        ("new", "songs/étude.mid.gz", "new/étude.mid"),
+        ("here.is/x.mid", "a", "here.is/x-a.mid"),
+    ],
+)
+def test_a_continuation_is_called_after_its_prime(out, prime, name):
+    place = place_of(None if out is None else Path(out), Path("sample.mid"))
+
+    assert place(Path(prime)) == Path(name)
 
 
 def test_nothing_that_is_there_is_overwritten(sample, primes, tmp_path):
