@@ -183,7 +183,10 @@ class Composer:
             self._tell_unheard(opening)
             began = time.perf_counter()
             decoder = streaming(who.tokenizer, prime=opening.performance, cut=self._cut, seconds=self._stop_at)
-            got = collected(ears.heard(steps, decoder), self._num, o.length, hearing)
+            got = collected(
+                ears.heard(steps, decoder), self._num, hearing, length=o.length, seconds=self._stop_at,
+                seconds_of_id=who.tokenizer.vocabulary.seconds_of_id.tolist(),
+            )  # fmt: skip
             was_lost = ears.quiet()
             took = time.perf_counter() - began
             got, rows = self._chosen(got, opening)
