@@ -14,7 +14,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import symusic
-from answers import one_line_error
+from answers import one_line_error, wait_for
 from builders import control, midi_file, note_off, note_on, program
 from models import random_checkpoint
 from typer.testing import CliRunner
@@ -434,7 +434,7 @@ def started(checkpoint, *words, **streams):
 @pytest.mark.parametrize(("end", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)])
 def test_interrupted_it_keeps_what_was_composed_so_far(checkpoint, tmp_path, end, status):
     running = started(checkpoint, "--length", "1000000", "--seed", "1", "-o", "out.mid", stdout=subprocess.PIPE)
-    assert "seed 1" in running.stderr.readline()
+    wait_for("seed 1", running)
     time.sleep(1)
     running.send_signal(getattr(signal, end))
     stdout, stderr = running.communicate(timeout=30)
@@ -454,7 +454,7 @@ def test_interrupted_under_a_guard_it_keeps_what_was_held_back(checkpoint, tmp_p
     """Nothing passes the guard before 30 seconds of music were drawn; of many pieces the first is drawn until then."""
     how = ("--length", "1000000", "--seed", "1", "--guard", "--num", str(num), "-o", "out.mid")
     running = started(checkpoint, *how, stdout=subprocess.PIPE)
-    assert "seed 1" in running.stderr.readline()
+    wait_for("seed 1", running)
     time.sleep(0.2)
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=30)
@@ -473,8 +473,7 @@ def test_interrupted_under_a_guard_it_keeps_what_was_held_back(checkpoint, tmp_p
 def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(checkpoint, tmp_path):
     how = ("--length", "2000", "--best-of", "8", "--keep", "2", "--seed", "1", "-o", "out.mid")
     running = started(checkpoint, *how, stdout=subprocess.PIPE)
-    while "comparing 8 pieces" not in (line := running.stderr.readline()):
-        assert line
+    wait_for("comparing 8 pieces", running)
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=30)
 
@@ -487,7 +486,7 @@ def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(checkpoint, t
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_told_to_end_it_leaves_nothing_half_written(checkpoint, tmp_path):
     running = started(checkpoint, "--length", "1000000", stdout=subprocess.PIPE)
-    running.stderr.readline()
+    wait_for("seed", running)
     running.terminate()
     stdout, stderr = running.communicate(timeout=30)
 
