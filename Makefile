@@ -1,21 +1,43 @@
-# All targets start from nothing but a Python and the network, and leave nothing outside this folder.
+# All targets start from nothing but a Python and the network. Outside this folder they write caches alone: pip's, what
+# torch compiles (in the folder for temporary files), and the step of sampling that is compiled for this machine (in
+# ~/.cache/pamusic/kernels, or where PAMUSIC_KERNELS says).
 
 PYTHON ?= python3
 PRIME := docs/prime.mid
 
 .PHONY: check-cuda demo examples test
 
-# A minute of music that goes on from PRIME, as MIDI and as sound.
+# $(call environment,FOLDER,PACKAGES) makes an environment with PACKAGES in it. It is reused as long as Python, this
+# folder's place, constraints.txt and pyproject.toml are the same.
+define environment
+@set -e; \
+wanted="$$(cat constraints.txt pyproject.toml | cksum) $$($(PYTHON) -VV | tr '\n' ' ') $(PYTHON) $(CURDIR) $(2)"; \
+if [ "$$(cat $(1)/made-of 2>/dev/null)" = "$$wanted" ]; then \
+	echo "using $(1), which was made before (remove it to make it anew)"; \
+else \
+	echo "making $(1), a Python environment"; \
+	rm -rf $(1); \
+	$(PYTHON) -m venv $(1); \
+	echo "installing pamusic and what it needs into $(1); this takes minutes the first time, and pip is silent"; \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(2)'; \
+	echo "$$wanted" > $(1)/made-of; \
+fi
+endef
+
+# A minute of music that continues PRIME and comes to an end, as MIDI and as sound.
 demo:
-	rm -rf .venv-demo
-	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	mkdir -p demo
-	.venv-demo/bin/pamusic sample --prime $(PRIME) --seconds 60 --seed 1 -o demo/demo.mid
+	$(call environment,.venv-demo,.)
+	@mkdir -p demo
+	@echo "composing a minute of music that continues $(PRIME)"
+	.venv-demo/bin/pamusic sample --checkpoint small --prime $(PRIME) --seconds 60 --end --seed 1 -o demo/demo.mid
+	@echo "playing it into a WAV file"
 	.venv-demo/bin/pamusic render demo/demo.mid -o demo/demo.wav
 	@echo
-	@echo "The music:  $(CURDIR)/demo/demo.mid"
+	@echo "The music:  $(CURDIR)/demo/demo.mid (open it in a DAW, or in MuseScore)"
 	@echo "Its sound:  $(CURDIR)/demo/demo.wav"
+	@for player in afplay pw-play paplay aplay; do \
+		if command -v $$player > /dev/null; then echo "Hear it:    $$player demo/demo.wav"; exit; fi; \
+	done; echo "Hear it:    open demo/demo.wav in any player or browser"
 
 # The pieces of examples/ anew, from the bundled checkpoint, and the page that plays them; examples/README.md says by what
 # rule. With PAMUSIC=pamusic, or another command, it makes no environment but takes that one.
@@ -24,9 +46,7 @@ EXAMPLE = $(PAMUSIC) sample --checkpoint small --precision fp32 --minutes 3 --en
 
 examples:
 ifeq ($(PAMUSIC), .venv-examples/bin/pamusic)
-	rm -rf .venv-examples
-	$(PYTHON) -m venv .venv-examples
-	.venv-examples/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(call environment,.venv-examples,.)
 endif
 	$(EXAMPLE) --seed 1 -o examples/nothing-1.mid
 	$(EXAMPLE) --seed 2 -o examples/nothing-2.mid
@@ -39,14 +59,14 @@ endif
 # Everything that must hold before a change is merged. Where there is a wheel of python-rtmidi, and jackd, ports are tested
 # on a real MIDI system; elsewhere those tests are skipped.
 test:
-	rm -rf .venv-test
-	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary :all: \
-		python-rtmidi || true
+	$(call environment,.venv-test,.[dev])
+	@.venv-test/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary :all: \
+		python-rtmidi || echo "there is no wheel of python-rtmidi, so tests of real MIDI ports are skipped"
+	@echo "checking style and types"
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
+	@echo "running the tests; the slowest of them train small models"
 	.venv-test/bin/python -m pytest
 
 # What can be checked of the CUDA path without a card: shapes, types and devices, with PyTorch's CUDA build (several

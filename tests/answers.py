@@ -1,4 +1,4 @@
-"""What a command says when it cannot do what it was asked."""
+"""What a command says: when it cannot do what it was asked, and while it works."""
 
 
 def one_line_error(done, code=1) -> str:
@@ -9,3 +9,9 @@ def one_line_error(done, code=1) -> str:
     assert done.stderr.startswith("pamusic: error: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
+
+
+def wait_for(words, running) -> None:
+    """Read what a process says until a line has these words: a slow machine says first what it is waiting for."""
+    while words not in (line := running.stderr.readline()):
+        assert line, f"{words!r} was never said"

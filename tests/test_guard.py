@@ -311,7 +311,7 @@ def test_interrupted_all_that_was_drawn_is_kept_also_what_was_held_back(draws):
             raise KeyboardInterrupt
 
     drawn = compose_many(composer(14), alarmed=hearing.alarmed, keeping=keeping, **how)
-    got = collected(drawn, 3, 600, hearing)
+    got = collected(drawn, 3, hearing, length=600, seconds=None, seconds_of_id=[])
 
     assert got.interrupted
     assert sum(got.num_drawn) == draws
@@ -327,7 +327,7 @@ def test_interrupted_before_anything_was_drawn_there_is_nothing_to_keep():
         yield
 
     with pytest.raises(KeyboardInterrupt):
-        collected(drawn(), 1, None, Hearing(14))
+        collected(drawn(), 1, Hearing(14), length=9, seconds=None, seconds_of_id=[])
 
 
 @pytest.mark.parametrize("wrong", [{"silence": 0}, {"step": 0}, {"step": 40}, {"times": 0}, {"tries": -1}])

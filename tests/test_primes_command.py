@@ -1,5 +1,7 @@
 """`pamusic sample` with several primes, or a folder of them: a file each, as by a command of its own."""
 
+from pathlib import Path
+
 import pytest
 from answers import one_line_error
 from builders import folder_of_tunes, tune
@@ -7,6 +9,7 @@ from typer.testing import CliRunner
 
 import pamusic.checkpoint
 from pamusic.cli.app import app
+from pamusic.cli.primes import place_of
 from pamusic.music.midi import read_midi
 from pamusic.provenance import read_provenance
 
@@ -60,6 +63,21 @@ def test_a_folder_takes_files_that_are_called_as_their_primes_are(sample, primes
     assert names(tmp_path / "new" / "ones") == ["0-2.mid", "0.mid", "1-2.mid", "1.mid", "2-2.mid", "2.mid"]
 
 
+@pytest.mark.parametrize(
+    ("out", "prime", "name"),
+    [
+        (None, "songs/a.b.mid", "sample-a.b.mid"),
+        ("take.midi", "a.MID", "take-a.midi"),
+        ("new", "songs/étude.mid.gz", "new/étude.mid"),
+        ("here.is/x.mid", "a", "here.is/x-a.mid"),
+    ],
+)
+def test_a_continuation_is_called_after_its_prime(out, prime, name):
+    place = place_of(None if out is None else Path(out), Path("sample.mid"))
+
+    assert place(Path(prime)) == Path(name)
+
+
 def test_nothing_that_is_there_is_overwritten(sample, primes, tmp_path):
     before = {path: path.read_bytes() for path in primes.iterdir()}
     (tmp_path / "take-0.mid").write_bytes(b"dear to somebody")
@@ -91,8 +109,7 @@ def test_where_all_fail_nothing_is_left_behind(sample, primes, tmp_path):
     assert "the prime lasts" in done.stderr
     assert done.stderr.splitlines()[-1].endswith("3 of 3 primes failed, as listed above; nothing is written")
     (tmp_path / "empty").mkdir()
-    done = sample("--prime", "empty", *HOW, "-o", "out")
-    assert "failed: empty: no MIDI file" in done.stderr
+    assert "empty: no MIDI file" in one_line_error(sample("--prime", "empty", *HOW, "-o", "out"))
     assert names(tmp_path) == ["empty", "songs"]
 
 
@@ -127,7 +144,8 @@ def test_a_shells_pattern_is_answered_with_how_to_write_it(sample, words, says):
 def test_what_takes_one_prime_takes_no_more(sample, primes, tmp_path, words):
     told = one_line_error(sample(*words, *HOW, input=tune(0)), 2)
 
-    assert " one prime, not several and no folder; give one file, or - alone, with --prime" in told
+    assert " works with one prime, and " in told
+    assert "give --prime once, with one file or -" in told
     assert names(tmp_path) == ["songs"]
 
 

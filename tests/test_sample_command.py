@@ -14,7 +14,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import symusic
-from answers import one_line_error
+from answers import one_line_error, wait_for
 from builders import control, midi_file, note_off, note_on, program
 from models import random_checkpoint
 from typer.testing import CliRunner
@@ -441,19 +441,11 @@ def started(checkpoint):
         process.communicate()
 
 
-def read_until(words, running):
-    """Reads standard error up to the line with these words; what comes first may be that something loads."""
-    line = running.stderr.readline()
-    while words not in line:
-        assert line, f"it ended before it said {words!r}"
-        line = running.stderr.readline()
-
-
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("end", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)])
 def test_interrupted_it_keeps_what_was_composed_so_far(started, tmp_path, end, status):
     running = started("--length", "1000000", "--seed", "1", "-o", "out.mid", stdout=subprocess.PIPE)
-    read_until("seed 1", running)
+    wait_for("seed 1", running)
     time.sleep(1)
     running.send_signal(getattr(signal, end))
     stdout, stderr = running.communicate(timeout=30)
@@ -473,7 +465,7 @@ def test_interrupted_under_a_guard_it_keeps_what_was_held_back(started, tmp_path
     """Nothing passes the guard before 30 seconds of music were drawn; of many pieces the first is drawn until then."""
     how = ("--length", "1000000", "--seed", "1", "--guard", "--num", str(num), "-o", "out.mid")
     running = started(*how, stdout=subprocess.PIPE)
-    read_until("seed 1", running)
+    wait_for("seed 1", running)
     time.sleep(0.2)
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=30)
@@ -492,7 +484,7 @@ def test_interrupted_under_a_guard_it_keeps_what_was_held_back(started, tmp_path
 def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(started, tmp_path):
     how = ("--length", "2000", "--best-of", "8", "--keep", "2", "--seed", "1", "-o", "out.mid")
     running = started(*how, stdout=subprocess.PIPE)
-    read_until("comparing 8 pieces", running)
+    wait_for("comparing 8 pieces", running)
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=30)
 
@@ -505,7 +497,7 @@ def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(started, tmp_
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_told_to_end_it_leaves_nothing_half_written(started, tmp_path):
     running = started("--length", "1000000", stdout=subprocess.PIPE)
-    read_until("seed", running)
+    wait_for("seed", running)
     running.terminate()
     stdout, stderr = running.communicate(timeout=30)
 

@@ -7,6 +7,8 @@ import signal
 import sys
 from contextlib import suppress
 
+from pamusic.cli.interrupting import INTERRUPTED, Interrupts, end_now
+
 
 def main() -> None:
     """Runs `pamusic` with the words it was called with, and exits."""
@@ -16,12 +18,19 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _end)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
             signal.signal(signal.SIGHUP, _hung_up)
+        can_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not in a shell's background
+        if can_interrupt:
+            signal.signal(signal.SIGINT, Interrupts())
         from pamusic.cli.app import app
 
-        app(prog_name="pamusic")
+        try:
+            app(prog_name="pamusic")
+        finally:
+            if can_interrupt:
+                signal.signal(signal.SIGINT, end_now)
     except KeyboardInterrupt:  # before a command has begun: the application itself sees to all later ones
         print("pamusic: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def _hung_up(number: int, frame: object) -> None:

@@ -118,7 +118,7 @@ app.command()(train)
 app.command()(runs)
 app.command()(average)
 app.command()(evaluate)
-app.command(context_settings={"allow_extra_args": True})(sample)  # which it refuses in words of its own
+app.command(context_settings={"allow_extra_args": True})(sample)  # to refuse them with an example
 app.command()(replay)
 app.command()(render)
 app.command()(page)

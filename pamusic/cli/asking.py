@@ -80,13 +80,10 @@ def _check_primes(options: dict[str, Any], primes: Sequence[Path], *, out: Path 
         raise UsageError("--one-track is of a file with the prime in it, --continuation-only leaves it out; take one")
     if not is_many(primes):
         return
-    for what, is_asked in (
-        ("--port plays", port is not None),
-        ("standard output takes", out == STREAM),
-        ("standard input is", STREAM in primes),
-    ):
+    given = f"{len(primes)} were given" if len(primes) > 1 else f"{primes[0]} is a folder"
+    for option, is_asked in (("--port", port is not None), ("-o -", out == STREAM), ("--prime -", STREAM in primes)):
         if is_asked:
-            raise UsageError(f"{what} one prime, not several and no folder; give one file, or - alone, with --prime")
+            raise UsageError(f"{option} works with one prime, and {given}; give --prime once, with one file or -")
 
 
 def _seconds(options: dict[str, Any]) -> float | None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from typer import Exit
 
 from pamusic.cli.choosing import chosen
-from pamusic.cli.drawing import INTERRUPTED, Drawn, Hearing, collected
+from pamusic.cli.drawing import Drawn, Hearing, collected
+from pamusic.cli.interrupting import INTERRUPTED
 from pamusic.cli.live import live
 from pamusic.cli.output import Output, check_kind, outputs
 from pamusic.cli.primes import MIDI_SUFFIXES, found_primes, is_many, place_of
@@ -42,7 +43,7 @@ def compose_files(
 ) -> None:
     """Compose from nothing, from one prime, or from each of several; every file records how it was made.
 
-    Several primes are continued one after the other. Those that fail are listed at the end.
+    Several primes are continued one after the other, with the same seed. Those that fail are listed at the end.
 
     Args:
         out: a file, or None; for several primes also a folder.
@@ -64,6 +65,8 @@ def compose_files(
     place = place_of(out, default)
     found, failed = found_primes(primes)
     num = len(found) + len(failed)
+    if failed and num == 1:
+        raise PamusicError(failed[0])
     if found:
         composer.announce()
     try:
@@ -180,7 +183,10 @@ class Composer:
             self._tell_unheard(opening)
             began = time.perf_counter()
             decoder = streaming(who.tokenizer, prime=opening.performance, cut=self._cut, seconds=self._stop_at)
-            got = collected(ears.heard(steps, decoder), self._num, o.length, hearing)
+            got = collected(
+                ears.heard(steps, decoder), self._num, hearing, length=o.length, seconds=self._stop_at,
+                seconds_of_id=who.tokenizer.vocabulary.seconds_of_id.tolist(),
+            )  # fmt: skip
             was_lost = ears.quiet()
             took = time.perf_counter() - began
             got, rows = self._chosen(got, opening)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pamusic.cli.interrupting import INTERRUPTED
 from pamusic.cli.terminal import progress, say
 
 if TYPE_CHECKING:
     from pamusic.generation.guard import Alarm, Kept
 
-INTERRUPTED = 130  # the exit status of what Ctrl-C has ended
 TROUBLES = {"repetition": "a loop", "silence": "silence", "held": "a key held"}
 
 
@@ -20,7 +20,9 @@ class Hearing:
 
     def __init__(self, seed: int) -> None:
         self.kept: dict[int, Kept] = {}  # by the number of the piece; the last moment of each, whole at any time
-        self.moved: Callable[[int], object] = lambda by: None  # hears by how many ids there are more, or less
+        self.moved: Callable[[float], object] = lambda by: None  # hears by how much there is more, or less
+        self.size_of: Callable[[int], float] = lambda id: 1  # what an id adds to that
+        self._sizes: dict[int, list[float]] = {}  # of a piece, up to each id
         self._seed = seed
 
     def alarmed(self, row: int, alarm: Alarm) -> None:
@@ -34,9 +36,13 @@ class Hearing:
 
     def keeping(self, row: int, kept: Kept) -> None:
         """Takes what there is of a piece."""
-        before = self.kept.get(row)
         self.kept[row] = kept
-        self.moved(kept.num_ids - (before.num_ids if before is not None else 0))
+        sizes = self._sizes.setdefault(row, [0])
+        before = sizes[-1]
+        del sizes[max(1, kept.num_ids) :]  # what was taken back; the last id is new
+        for id in kept.ids[len(sizes) - 1 : kept.num_ids]:
+            sizes.append(sizes[-1] + self.size_of(id))
+        self.moved(sizes[-1] - before)
 
 
 @dataclass(frozen=True)
@@ -56,21 +62,40 @@ class Drawn:
     interrupted: int
 
 
-def collected(drawn: Iterable[list[int | None]], num: int, total: int | None, hearing: Hearing) -> Drawn:
-    """What is drawn of `num` pieces until the end or an interruption.
+def collected(
+    drawn: Iterable[list[int | None]],
+    num: int,
+    hearing: Hearing,
+    *,
+    length: int | None,
+    seconds: float | None,
+    seconds_of_id: Sequence[float],
+) -> Drawn:
+    """Return what is drawn of `num` pieces until the end or an interruption; a bar shows how far it is.
+
+    Args:
+        drawn: the next id of each piece, None where it has ended.
+        num: how many pieces.
+        hearing: what the guard says.
+        length: ids of a piece at most; the bar counts these where it is given.
+        seconds: of music in a piece at most; otherwise the bar counts these.
+        seconds_of_id: for how long each id lets time pass.
 
     Raises:
         KeyboardInterrupt, SystemExit: by Ctrl-C, or told to end, and there is nothing yet.
     """
     steps: list[list[int | None]] = []  # of whole steps, so that an interruption leaves all pieces of a batch as long
     stopped: KeyboardInterrupt | SystemExit | None = None
+    total, unit = (seconds, " seconds of music") if length is None else (length, "token")
+    if length is None:
+        hearing.size_of = seconds_of_id.__getitem__
     try:
-        with progress(total=total and total * num, what="sample", unit="token") as bar:
+        with progress(total=total and total * num, what="sample", unit=unit, scaled=length is None) as bar:
             hearing.moved = bar.update  # by what a guard holds back, too
             for ids in drawn:
                 steps.append(ids)
                 if not hearing.kept:
-                    bar.update(num)
+                    bar.update(sum(hearing.size_of(id) for id in ids if id is not None))
     except (KeyboardInterrupt, SystemExit) as stop:
         stopped = stop
     interrupted = int(stopped.code or 0) if isinstance(stopped, SystemExit) else INTERRUPTED * (stopped is not None)

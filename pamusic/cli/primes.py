@@ -31,13 +31,17 @@ def found_primes(named: Sequence[Path]) -> tuple[list[Path], list[str]]:
             found.append(path)
             continue
         try:
-            sources, refused = find_sources([path])
+            sources, refused = find_sources([path])[:2]
         except PamusicError as error:
             failed.append(str(error))
             continue
         for refusal in refused:
             say(f"{refusal.name}: {refusal.reason}")
-        found += [Path(source.path) for source in sources]
+        for source in sources:
+            if source.container is None:
+                found.append(Path(source.path))
+            else:
+                say(f"{source.where}: is in an archive, and left out; unpack it to continue it")
     return list(dict.fromkeys(found)), failed
 
 
@@ -54,7 +58,12 @@ def place_of(out: Path | None, default: Path) -> Callable[[Path], Path]:
         PamusicError: `out` is neither a folder nor the name of a MIDI file.
     """
     if out is not None and (out.is_dir() or not (out.exists() or out.suffix)):
-        return lambda prime: out / f"{prime.stem}.mid"
+        return lambda prime: out / f"{_stem(prime)}.mid"
     check_kind(out, "MIDI", MIDI_SUFFIXES)
     name = out or default
-    return lambda prime: name.with_stem(f"{name.stem}-{prime.stem}")
+    return lambda prime: name.with_stem(f"{name.stem}-{_stem(prime)}")
+
+
+def _stem(path: Path) -> str:
+    """The name without its endings: of `a.mid` and of `a.mid.gz` it is `a`."""
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem

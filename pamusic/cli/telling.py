@@ -6,11 +6,12 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pamusic.cli.interrupting import end_soon
 from pamusic.cli.terminal import console, progress, say
 
 if TYPE_CHECKING:
     from pamusic.tokens.tokenizing import SplitCount, Summary
-    from pamusic.training.reporting import Report
+    from pamusic.training.reporting import Outcome, Report
     from pamusic.training.trainer import Trainer
 
 TIMED_AFTER = 30  # steps: the first of them compile
@@ -68,22 +69,31 @@ class TrainingTeller:
             with written_atomically(path.with_suffix(".wav")) as file:
                 file.write_bytes(wav_bytes(synthesize(music)))
 
-    def stopping(self) -> None:
-        """Tells that a signal was heard."""
+    def stopping(self, in_order: bool) -> None:
+        """Say that a signal has come; see to it that the process ends soon where it stops amid a step."""
         self._bar.clear()
-        say("stopping after this step, with a checkpoint; Ctrl-C once more stops at once, without")
+        if in_order:
+            say("stopping after this step, with a checkpoint; Ctrl-C once more stops at once, without")
+            return
+        end_soon()
+        self._trainer.discard()
 
     def close(self) -> None:
         """Takes the bar away."""
         self._bar.close()
 
 
-def sampling_command(run: Path) -> str:
-    """Return the command that samples from a run, and the shorter name that the newest one has."""
+def tell_outcome(trainer: Trainer, outcome: Outcome) -> None:
+    """Tell how a training ended, how it goes on, and how one samples from it."""
     from pamusic.checkpoint import LATEST, RUNS
 
-    command = f"pamusic sample --checkpoint {shlex.quote(str(run))}"
-    return f"{command} (or --checkpoint {LATEST}, the newest run)" if run.parent == RUNS else command
+    best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.3f} nats per token"
+    say(f"{'done' if outcome.complete else 'stopped'} at step {outcome.step}{best}")
+    if not outcome.complete:
+        ending = f"; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}" if not trainer.cools else ""
+        say(f"go on with --resume {trainer.run}{ending}")
+    newest = f" (or --checkpoint {LATEST}, the newest run)" if trainer.run.parent == RUNS else ""
+    say(f"sample from it with: pamusic sample --checkpoint {shlex.quote(str(trainer.run))}{newest}")
 
 
 def duration(seconds: float) -> str:

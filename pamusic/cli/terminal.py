@@ -83,11 +83,17 @@ def table(rows: list[dict[str, Any]], title: str | None = None) -> None:
 
 
 def progress(
-    items: Iterable[Any] | None = None, *, total: float | None = None, what: str = "", unit: str = "it"
+    items: Iterable[Any] | None = None,
+    *,
+    total: float | None = None,
+    what: str = "",
+    unit: str = "it",
+    scaled: bool = False,
 ) -> tqdm:
     """A progress bar, around `items` or to be moved with `update`; silent where nobody watches.
 
-    Watching is a terminal at standard error: a log file or a pipe gets nothing.
+    Watching is a terminal at standard error: a log file or a pipe gets nothing. Numbers that are not
+    whole are `scaled`: rounded to three digits.
     """
     from tqdm import tqdm
 
@@ -96,6 +102,7 @@ def progress(
         total=total,
         desc=what or None,
         unit=unit,
+        unit_scale=scaled,
         file=sys.stderr,
         disable=not sys.stderr.isatty(),
         dynamic_ncols=True,

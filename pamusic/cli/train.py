@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
+from pamusic.cli.interrupting import INTERRUPTED
 from pamusic.cli.terminal import result, said_if_slow, say
 from pamusic.errors import UsageError
 
@@ -57,7 +58,7 @@ def train(
 ) -> None:
     """Train a model on a corpus. Stopped at any time, it leaves a checkpoint to sample from and to go on from."""
     with said_if_slow("loading PyTorch and its compiler"):
-        from pamusic.cli.telling import TrainingTeller, sampling_command
+        from pamusic.cli.telling import TrainingTeller, tell_outcome
         from pamusic.training.recipe import read_recipe
         from pamusic.training.runs import new_run, resumed_run
 
@@ -88,12 +89,7 @@ def train(
         say(line)
     with closing(TrainingTeller(trainer, sample_every)) as teller:
         outcome = trainer.train(teller, max_minutes=max_minutes, stopping=teller.stopping)
-    best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.3f} nats per token"
-    say(f"{'done' if outcome.complete else 'stopped'} at step {outcome.step}{best}")
-    if not outcome.complete:
-        ending = f"; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}" if not trainer.cools else ""
-        say(f"go on with --resume {trainer.run}{ending}")
-    say(f"sample from it with: {sampling_command(trainer.run)}")
+    tell_outcome(trainer, outcome)
     result(trainer.run)
     if outcome.interrupted and not outcome.complete:
-        raise Exit(130)
+        raise Exit(INTERRUPTED)

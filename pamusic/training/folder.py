@@ -68,9 +68,13 @@ class RunFolder:
                 yield
             except BaseException:
                 lock.close()  # Windows does not take away what is open
-                if not any((self.path / name).exists() for name in (BEST, LAST, STATE)):
-                    shutil.rmtree(self.path, ignore_errors=True)
+                self.discard()
                 raise
+
+    def discard(self) -> None:
+        """Take the folder away, unless it has something to show."""
+        if self._ranks.first and not any((self.path / name).exists() for name in (BEST, LAST, STATE)):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def _claimed(self) -> IO[bytes]:
         """An open file of the folder's; as long as it is open, no other process begins here."""

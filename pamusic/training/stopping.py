@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stop_requests(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+def stop_requests(told: Callable[[bool], None]) -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C or SIGTERM into a request; a second Ctrl-C interrupts.
 
     Args:
-        told: is called when a signal has come.
+        told: is called at each signal: with True where the loop is asked to stop, with False where a second Ctrl-C
+            interrupts it.
 
     Yields:
         Whether one has come. Outside the main thread, which alone hears of signals, none ever does.
@@ -23,9 +24,10 @@ def stop_requests(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     def request(number: int, frame: object) -> None:
         nonlocal requested
         if requested and number == signal.SIGINT:
+            told(False)
             raise KeyboardInterrupt
         if not requested:
-            told()
+            told(True)
         requested = True
 
     if threading.current_thread() is not threading.main_thread():

@@ -114,6 +114,10 @@ class Trainer:
         """Names the folder anew, before anything was written."""
         self._folder = RunFolder(run, self.ranks)
 
+    def discard(self) -> None:
+        """Take the folder away, unless it has a checkpoint or a state."""
+        self._folder.discard()
+
     @property
     def cools(self) -> bool:
         """Whether the cooldown has begun."""
@@ -155,14 +159,15 @@ class Trainer:
         report: Callable[[Report], None] = lambda report: None,
         *,
         max_minutes: float | None = None,
-        stopping: Callable[[], None] = lambda: None,
+        stopping: Callable[[bool], None] = lambda in_order: None,
     ) -> Outcome:
         """Trains until the last step, the time limit, or a signal (Ctrl-C, SIGTERM), and leaves a usable checkpoint.
 
         Args:
             report: is told what happened, every few steps.
             max_minutes: the time limit.
-            stopping: is called when a signal has come, which the present step is finished before.
+            stopping: is called when a signal has come: with True where the present step is finished first, with False
+                where a second Ctrl-C interrupts it, which a compiler may take long to notice.
 
         Raises:
             PamusicError: the loss is no number any more, or the run's folder cannot be written.
