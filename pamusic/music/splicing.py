@@ -19,13 +19,19 @@ from dataclasses import dataclass, field
 import mido
 import numpy as np
 
-from pamusic.music.contents import Contents, Repair
+from pamusic.music.contents import DRUMS, NUM_CHANNELS, Contents, Repair
 from pamusic.music.midi import Tracks, chosen_parts, tempo_map
-from pamusic.music.performance import PEDAL, PEDALS, Performance, notes_in_order, pedal_in_order
-from pamusic.music.repair import DEFAULT_TEMPO, DRUMS, read_leniently
+from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance, notes_in_order, pedal_in_order
+from pamusic.music.repair import DEFAULT_TEMPO, read_leniently
 
 # What a reader says of a file that mido keeps as it is all the same.
-HARMLESS = {"other instruments", "notes without an end", "notes without length"}
+HARMLESS = {
+    "other instruments",
+    "notes without an end",
+    "notes without length",
+    "pedals of channels",
+    "pedals without notes",
+}
 # Bank, volume, pan, expression, reverb, chorus: of the channel that the new one shall sound like.
 SOUND = (0, 32, 7, 10, 11, 91, 93)
 NEW_TRACK = "continuation"  # the name of the track of new music
@@ -110,9 +116,12 @@ def spliced(
     kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
     states = [_states(track) for track in kept]
     chosen = chosen_parts(contents.parts, tracks, "the prime")
-    taken = list(dict.fromkeys((part.track or 0, part.channel or 0) for part in chosen))
-    channels = _states(sorted((timed for track in kept for timed in track), key=lambda timed: timed[0]))
+    taken = list(dict.fromkeys((part.track, part.channel) for part in chosen))
+    taken_lines = {part.line for part in chosen}
+    ports = [_port(track) for track in kept]
     home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
+    beside = [timed for track, port in zip(kept, ports, strict=True) if port == ports[home[0]] for timed in track]
+    channels = _states(sorted(beside, key=lambda timed: timed[0]))
     free = [channel for channel in range(16) if channel != DRUMS and channel not in channels]
     one_track = one_track or not free
     channel = home[1] if one_track else free[0]
@@ -125,7 +134,9 @@ def spliced(
         timed: Timed = []
         for its_channel, state in its_states.items():
             place = number, its_channel
-            releases, pedal = (seam.releases, seam.pedal) if place in taken else ({}, seam.pedal[:0])
+            releases = seam.releases if place in taken else {}
+            is_taken = ports[number] * NUM_CHANNELS + its_channel in taken_lines
+            pedal = seam.pedal if is_taken else seam.pedal[:0]
             for pitch, key in sorted(state.keys.items()):
                 last = max(key.strokes, default=-1)
                 end = cut_tick if cut is not None else max(first_tick, last + 1)
@@ -137,7 +148,10 @@ def spliced(
                 timed += [(end, ENDS, release)] * max(len(key.strokes), key.num_unanswered)
             for control in sorted(state.pedals):
                 if control not in pedal["control"]:
-                    timed.append((first_tick, MOVES, _moved(its_channel, control, 0)))
+                    # One of several sustain pedals, which are in the lengths of their notes: up with the last of them.
+                    is_folded = is_taken and control == SUSTAIN and seam.releases
+                    end = tick_of(max(seam.releases.values())) if is_folded else first_tick
+                    timed.append((end, MOVES, _moved(its_channel, control, 0)))
             heard = list(PEDALS) if one_track and place == home else sorted(state.pedals)
             timed += _moves(pedal[np.isin(pedal["control"], heard)], its_channel, tick_of)
         after.append(timed)
@@ -153,7 +167,7 @@ def spliced(
         out.type = 1
         sound = channels.get(home[1], _State())
         moves = _moves(seam.music.shifted(seam.start).pedal, channel, tick_of)
-        head = [(0, message) for message in _head(sound, channel)]
+        head = [(0, message) for message in _head(sound, channel, ports[home[0]])]
         out.tracks.append(_track([*head, *_in_order(new + moves)]))
     if text:
         _write_text(out, text)
@@ -270,10 +284,15 @@ def _keeps(file: mido.MidiFile, contents: Contents) -> bool:
     """Whether what mido writes again is what we have read; it takes a status behind a sysex for another, say."""
     again = read_leniently(_bytes(file), "the prime")
     is_alike = again.repairs == contents.repairs and len(again.parts) == len(contents.parts)
-    return is_alike and all(
-        np.array_equal(getattr(now, name), getattr(before, name))
-        for now, before in zip(again.parts, contents.parts, strict=True)
-        for name in ("track", "channel", "program", "onset", "offset", "pitch", "velocity", "pedal")
+    is_alike = is_alike and again.pedals.keys() == contents.pedals.keys()
+    return (
+        is_alike
+        and all(np.array_equal(again.pedals[line], moves) for line, moves in contents.pedals.items())
+        and all(
+            np.array_equal(getattr(now, name), getattr(before, name))
+            for now, before in zip(again.parts, contents.parts, strict=True)
+            for name in ("track", "line", "program", "onset", "offset", "pitch", "velocity")
+        )
     )
 
 
@@ -334,15 +353,22 @@ def _moved(channel: int, control: int, value: int) -> mido.Message:
     return mido.Message("control_change", control=control, value=value, channel=channel)
 
 
-def _head(sound: _State, channel: int) -> list[mido.Message]:
+def _port(track: list[tuple[int, mido.Message]]) -> int:
+    """The port that a track names, the last if several; 0 where it names none."""
+    return next((message.port for _, message in reversed(track) if message.type == "midi_port"), 0)
+
+
+def _head(sound: _State, channel: int, port: int) -> list[mido.Message]:
     """What a new track begins with, to sound as another."""
     controls = [
         mido.Message("control_change", control=control, value=sound.sound[control], channel=channel)
         for control in SOUND
         if control in sound.sound
     ]
-    name = mido.MetaMessage("track_name", name=NEW_TRACK)
-    return [name, *controls, mido.Message("program_change", program=sound.program, channel=channel)]
+    head = [mido.MetaMessage("track_name", name=NEW_TRACK)]
+    if port:
+        head.append(mido.MetaMessage("midi_port", port=port))
+    return [*head, *controls, mido.Message("program_change", program=sound.program, channel=channel)]
 
 
 def _in_order(timed: Timed) -> list[tuple[int, mido.Message]]:
