@@ -57,7 +57,7 @@ def main() -> int:
         parser.error("name MAESTRO's zip, or set PAMUSIC_MAESTRO")
 
     check_reference(load_tokenizer("performance"))
-    sources, _ = find_sources([Path(arguments.archive)])
+    sources, _, _ = find_sources([Path(arguments.archive)])
     names = sorted(source.path for source in sources)
     if arguments.files:
         names = sorted(random.Random(arguments.seed).sample(names, min(arguments.files, len(names))))

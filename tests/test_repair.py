@@ -278,7 +278,7 @@ def test_what_is_odd_goes_the_slow_way(odd):
 
 @pytest.mark.skipif("PAMUSIC_MAESTRO" not in os.environ, reason="PAMUSIC_MAESTRO names no archive")
 def test_the_two_readers_find_the_same_in_maestro():
-    sources, _ = find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])
+    sources, _, _ = find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])
     fast = [read_plain(source.read()) for source in sources[::60]]
 
     assert all(contents is not None for contents in fast)
@@ -301,7 +301,7 @@ def test_no_damage_to_a_file_breaks_more_than_the_file():
 
 @pytest.mark.skipif("PAMUSIC_MAESTRO" not in os.environ, reason="PAMUSIC_MAESTRO names no archive")
 def test_no_damage_to_a_file_of_maestro_breaks_more_than_the_file():
-    sources, _ = find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])
+    sources, _, _ = find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])
     rng = random.Random(3)
     for source in sources[::200]:
         data = source.read()

@@ -126,7 +126,9 @@ def test_a_file_that_cannot_be_taken(tmp_path, name, data, says):
 def test_nothing_to_take(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert "no MIDI file (.mid, .midi) in it" in refusal(pamusic("tokenize", tmp_path / "empty"), tmp_path)
+    assert "no MIDI file (.mid, .midi, .kar, .rmi, .smf) in it" in refusal(
+        pamusic("tokenize", tmp_path / "empty"), tmp_path
+    )
     assert "no such file or folder" in refusal(pamusic("tokenize", tmp_path / "none"), tmp_path)
     assert "is a device or a pipe" in refusal(pamusic("tokenize", os.devnull), tmp_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pamusic.cli.reading import tell_left_out
 from pamusic.cli.terminal import console, progress, say
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def tell_corpus(summary: Summary, out: Path) -> None:
         say("there is nothing to train on: of few files, their contents may send none there; add some")
     if summary.num_resumed:
         say(f"{summary.num_resumed:,} files had been done before an interruption")
+    tell_left_out(summary.left_out)
     _tell_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)
     _tell_some([f"refused: {each.name}: {each.reason}" for each in summary.refused], out)
     crossing = [each for each in summary.duplicates if each.crosses_splits]

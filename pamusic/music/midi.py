@@ -207,6 +207,7 @@ def file_bytes(path: Path) -> bytes:
 
 def _checked(data: bytes, name: str) -> bytes:
     check_size(len(data), name)
+    data = unpacked(data, name)
     if not data:
         raise PamusicError(f"{name}: is empty; give a MIDI file", rule="empty")
     return data

@@ -78,10 +78,16 @@ class Duplicate:
 
 @dataclass
 class Summary:
-    """What became of the sources; `num_resumed` of them before an interruption."""
+    """What became of the sources.
+
+    Attributes:
+        num_resumed: how many of them were done before an interruption.
+        left_out: files of other kinds.
+    """
 
     splits: dict[str, SplitCount] = field(default_factory=lambda: {split: SplitCount() for split in SPLITS})
     refused: list[Refusal] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     duplicates: list[Duplicate] = field(default_factory=list)
     num_resumed: int = 0
     repaired: list[tuple[str, str]] = field(default_factory=list)  # name of the file, and words
@@ -164,8 +170,8 @@ def tokenize(
         check_reference(tokenizer)
         if tracks != "piano":
             raise UsageError("--engine note-seq knows no choice of tracks; leave out --tracks")
-    sources, refused = find_sources(paths)
-    summary = Summary(refused=list(refused))
+    sources, refused, left_out = find_sources(paths)
+    summary = Summary(refused=list(refused), left_out=left_out)
     work = _work_on(sources, tokenizer, tracks, engine, drop_duplicates)
     with (
         _terminated_in_order(),
