@@ -114,3 +114,21 @@ def test_without_note_seq_one_line_says_how_to_get_it(tmp_path, monkeypatch):
         "pamusic: error: note-seq is not installed; install it: pip install 'pamusic[magenta]', "
         "or leave out --engine note-seq\n"
     )
+
+
+def test_where_note_seq_reads_differently_from_players_its_engine_says_so(tmp_path):
+    """The pedal stands in a track without notes: players hold the note with it, note-seq does not."""
+    pedal = [(10, control(127)), (960, control(0))]
+    data = midi_file([(0, tempo(500_000))], [(0, note_on(60)), (100, note_off(60))], pedal, ticks_per_quarter=480)
+    (tmp_path / "tunes").mkdir()
+    (tmp_path / "tunes" / "pedal.mid").write_bytes(data)
+
+    done = CliRunner().invoke(
+        app, ["tokenize", str(tmp_path / "tunes"), "-o", str(tmp_path / "c"), "--engine", "note-seq"]
+    )
+
+    assert done.exit_code == 0, done.stderr
+    assert (
+        "pedal.mid: note-seq reads it differently: 4 tokens, where pamusic has 4, which differ from token 3 on"
+        in done.stderr
+    )

@@ -50,7 +50,6 @@ KINDS = {
         "put into the lengths of their notes",
     ),
     "pedals without notes": ("pedal message", "pedal messages", "ignored"),
-    "note-seq differs": ("file that note-seq reads otherwise", "files that note-seq reads otherwise", "its ids taken"),
 }
 
 

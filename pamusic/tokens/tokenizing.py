@@ -25,7 +25,7 @@ from pamusic.errors import PamusicError, UsageError
 from pamusic.music.midi import Tracks, read_and_mend
 from pamusic.tokens.corpus import Piece, content_of
 from pamusic.tokens.parallel import in_parallel
-from pamusic.tokens.reference import check_reference, ids_by_note_seq
+from pamusic.tokens.reference import check_reference, difference, ids_by_note_seq
 from pamusic.tokens.sources import SPLITS, Refusal, Source, find_sources, split_by_content
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.writing import KEEP_AFTER, CorpusWriter, check_corpus_place, writing_corpus
@@ -268,7 +268,10 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
     try:
         data = source.read()
         performance, repairs = read_and_mend(data, source.name, tracks=tracks)
-        ids = ids_by_note_seq(data) if engine == "note-seq" else tokenizer.encode(performance)
+        ids, differs = tokenizer.encode(performance), ""
+        if engine == "note-seq":
+            theirs = ids_by_note_seq(data)
+            ids, differs = theirs, difference(ids, theirs)
     except PamusicError as error:
         return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
     if not len(ids):
@@ -280,5 +283,8 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
         num_notes=len(performance),
         seconds=performance.duration,
         sha256=hashlib.sha256(data).hexdigest(),
-        repairs=[(repair.kind, repair.count, repair.words) for repair in repairs],
+        repairs=[
+            *((repair.kind, repair.count, repair.words) for repair in repairs),
+            *([("read differently by note-seq", 1, differs)] if differs else []),
+        ],
     )
