@@ -177,3 +177,11 @@ def test_an_archive_two_levels_deep_is_named_and_left_out(tmp_path):
 
     assert [source.name for source in found.sources] == ["a.mid", "middle.zip/b.mid"]
     assert found.left_out == ["middle.zip/inner.zip"]
+
+
+@pytest.mark.parametrize("name", ["score.mxl", "score.mid"])
+def test_an_archive_that_is_a_score_is_told_as_one(tmp_path, name):
+    (source,) = find_sources([zipped(tmp_path / name, {"META-INF/container.xml": b"", "score.xml": b""})]).sources
+
+    with pytest.raises(PamusicError, match=r"is not a MIDI file but compressed MusicXML \(\.mxl\), a score; export it"):
+        read_midi(source.read(), source.name)

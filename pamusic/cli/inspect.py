@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pamusic.cli.output import STREAM
-from pamusic.cli.reading import STREAM_NAME, streamed, tell_left_out
+from pamusic.cli.reading import STREAM_NAME, streamed
 from pamusic.cli.terminal import console, one_line, result
 from pamusic.errors import PamusicError, UsageError
 
@@ -73,7 +73,6 @@ def _about(path: str, tokenizers: list[str] | None, tracks: str) -> dict[str, An
     sources, refused, left_out = find_sources([place])
     if place.is_file() and [source.path for source in sources] == [str(place)]:
         return reports.about_midi(sources[0].read(), path, measured, taken)
-    tell_left_out(left_out)
     return reports.about_many(path, sources, refused, measured, taken) | {"left_out": left_out}
 
 

@@ -82,14 +82,18 @@ def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performan
 
 
 def tell_left_out(names: Sequence[str]) -> None:
-    """Tell how many files of other kinds are left out, and name some of them."""
-    if not names:
-        return
+    """Tell what is left out, if anything."""
+    if names:
+        say(f"left out {left_out_words(names)}")
+
+
+def left_out_words(names: Sequence[str]) -> str:
+    """Return how many files of other kinds are left out, and the names of some."""
     kinds = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
     counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
     more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
     files = "1 file" if len(names) == 1 else f"{len(names):,} files"
-    say(f"left out {files} of other kinds ({counts}): {', '.join(names[:MOST_NAMED])}{more}")
+    return f"{files} of other kinds ({counts}): {', '.join(names[:MOST_NAMED])}{more}"
 
 
 def streamed() -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pamusic.cli.reading import left_out_words
 from pamusic.cli.terminal import one_line, progress
 from pamusic.errors import PamusicError
 
@@ -227,6 +228,7 @@ def _many_tables(about: dict[str, Any]) -> Iterator[Table]:
     rows = [
         ("files", f"{about['num_files']:,}; splits: {splits}"),
         ("refused", f"{len(about['refused']):,}"),
+        ("left out", left_out_words(about["left_out"]) if about["left_out"] else "0"),
         ("duration", f"{about['seconds'] / 3600:.2f} hours"),
         ("notes", f"{about['num_notes']:,}"),
         ("pitches", _range(about["pitches"], pitch=True)),

@@ -152,6 +152,8 @@ def find_sources(paths: list[Path]) -> Found:
             raise PamusicError(f"{path}: is a device or a pipe; name a folder, a zip or MIDI files")
         elif zipfile.is_zipfile(path):
             inner = _in_archive(str(path))
+            if not inner.sources and path.suffix.lower() != ".zip":  # a score, say: its reader tells what it is
+                inner = _Finds([Source(None, str(path), path.name)])
         elif path.suffix.lower() == ".zip":
             raise PamusicError(f"{path}: is not a zip archive, or a broken one; fetch it anew")
         else:

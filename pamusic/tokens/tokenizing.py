@@ -23,6 +23,7 @@ import numpy as np
 from pamusic import __version__
 from pamusic.errors import PamusicError, UsageError
 from pamusic.music.midi import Tracks, read_and_mend
+from pamusic.music.performance import Performance
 from pamusic.tokens.corpus import Piece, content_of
 from pamusic.tokens.parallel import in_parallel
 from pamusic.tokens.reference import check_reference, difference, ids_by_note_seq
@@ -284,7 +285,19 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
         seconds=performance.duration,
         sha256=hashlib.sha256(data).hexdigest(),
         repairs=[
+            *_outside(performance, tokenizer),
             *((repair.kind, repair.count, repair.words) for repair in repairs),
             *([("read differently by note-seq", 1, differs)] if differs else []),
         ],
     )
+
+
+def _outside(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, int, str]]:
+    """How many notes the vocabulary has no keys for, as a repair; nothing where it has all."""
+    pitch, keys = performance.notes["pitch"], tokenizer.vocabulary.range("note_on")
+    num_outside = int(np.count_nonzero((pitch < keys.first) | (pitch > keys.last)))
+    if not num_outside:
+        return []
+    notes = "1 note" if num_outside == 1 else f"{num_outside:,} notes"
+    words = f"{notes} outside pitches {keys.first} to {keys.last} of {tokenizer.name}, left out"
+    return [("outside the pitches", num_outside, words)]
