@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import mido
 import numpy as np
 
-from pamusic.music.contents import DRUMS, NUM_CHANNELS, Contents, Repair
+from pamusic.music.contents import DRUMS, Contents, Repair
 from pamusic.music.midi import Tracks, chosen_parts, tempo_map
 from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance, notes_in_order, pedal_in_order
 from pamusic.music.repair import DEFAULT_TEMPO, read_leniently
@@ -103,21 +103,11 @@ def spliced(
     contents = read_leniently(data, "the prime")
     if not _keeps(file, contents):
         return None
-    first_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(seam.start, rounding=np.rint)
-    cut_tick = first_tick + 1
-    if cut is not None:
-        cut_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(cut, rounding=np.ceil)
-        first_tick = max(first_tick, cut_tick)
-    clock = _Clock(contents.ticks_per_quarter, [(tick, tempo) for tick, tempo in contents.tempos if tick < cut_tick])
-
-    def tick_of(seconds: float) -> int:
-        return max(clock.tick(seconds, rounding=np.rint), first_tick)
-
+    cut_tick, first_tick, tick_of = _ticks(contents, seam.start, cut)
     kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
     states = [_states(track) for track in kept]
     chosen = chosen_parts(contents.parts, tracks, "the prime")
     taken = list(dict.fromkeys((part.track, part.channel) for part in chosen))
-    taken_lines = {part.line for part in chosen}
     ports = [_port(track) for track in kept]
     home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
     beside = [timed for track, port in zip(kept, ports, strict=True) if port == ports[home[0]] for timed in track]
@@ -128,41 +118,28 @@ def spliced(
 
     seam = seam.merged() if one_track else seam
     new = list(_strokes(seam, tick_of, channel))
-    struck = {(tick, message.note) for tick, kind, message in new if kind == BEGINS and one_track}
-    after: list[Timed] = []
-    for number, its_states in enumerate(states):
-        timed: Timed = []
-        for its_channel, state in its_states.items():
-            place = number, its_channel
-            releases = seam.releases if place in taken else {}
-            is_taken = ports[number] * NUM_CHANNELS + its_channel in taken_lines
-            pedal = seam.pedal if is_taken else seam.pedal[:0]
-            for pitch, key in sorted(state.keys.items()):
-                last = max(key.strokes, default=-1)
-                end = cut_tick if cut is not None else max(first_tick, last + 1)
-                if key.strokes and pitch in releases:
-                    end = max(tick_of(releases[pitch]), end)
-                if number != home[0] and its_channel == channel and (end, pitch) in struck:
-                    end = max(end - 1, last + 1)  # of two tracks, a player may take the stroke before the release
-                release = mido.Message("note_off", note=pitch, velocity=64, channel=its_channel)
-                timed += [(end, ENDS, release)] * max(len(key.strokes), key.num_unanswered)
-            for control in sorted(state.pedals):
-                if control not in pedal["control"]:
-                    # One of several sustain pedals, which are in the lengths of their notes: up with the last of them.
-                    is_folded = is_taken and control == SUSTAIN and seam.releases
-                    end = tick_of(max(seam.releases.values())) if is_folded else first_tick
-                    timed.append((end, MOVES, _moved(its_channel, control, 0)))
-            heard = list(PEDALS) if one_track and place == home else sorted(state.pedals)
-            timed += _moves(pedal[np.isin(pedal["control"], heard)], its_channel, tick_of)
-        after.append(timed)
+    ends = _Ends(
+        seam=seam,
+        tick_of=tick_of,
+        cut_tick=None if cut is None else cut_tick,
+        first_tick=first_tick,
+        places=frozenset(taken),
+        channels=frozenset(
+            (number, part.channel) for part in chosen for number, port in enumerate(ports) if port == part.port
+        ),
+        home=home,
+        has_new_at_home=one_track,
+        struck=frozenset((tick, message.note) for tick, kind, message in new if kind == BEGINS and one_track),
+    )
+    after = [
+        [timed for its_channel, state in its_states.items() for timed in ends.of((number, its_channel), state)]
+        for number, its_states in enumerate(states)
+    ]
     if one_track:
         after[home[0]] += new
         if home[1] in channels and channels[home[1]].bend:
             after[home[0]].append((first_tick, MOVES, mido.Message("pitchwheel", pitch=0, channel=channel)))
-    out = mido.MidiFile(type=file.type, ticks_per_beat=file.ticks_per_beat)
-    for track, timed in zip(kept, after, strict=True):
-        now = track[-1][0] if track else 0
-        out.tracks.append(mido.MidiTrack([message for _, message in track] + _track(_in_order(timed), now)))
+    out = _appended(file, kept, after)
     if not one_track:
         out.type = 1
         sound = channels.get(home[1], _State())
@@ -172,6 +149,26 @@ def spliced(
     if text:
         _write_text(out, text)
     return _bytes(out)
+
+
+def _ticks(contents: Contents, start: float, cut: float | None) -> tuple[int, int, Callable[[float], int]]:
+    """The tick from which on nothing is kept, the first tick of new music, and seconds -> ticks from there on."""
+    first_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(start, rounding=np.rint)
+    cut_tick = first_tick + 1
+    if cut is not None:
+        cut_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(cut, rounding=np.ceil)
+        first_tick = max(first_tick, cut_tick)
+    clock = _Clock(contents.ticks_per_quarter, [(tick, tempo) for tick, tempo in contents.tempos if tick < cut_tick])
+    return cut_tick, first_tick, lambda seconds: max(clock.tick(seconds, rounding=np.rint), first_tick)
+
+
+def _appended(file: mido.MidiFile, kept: list[list[tuple[int, mido.Message]]], after: list[Timed]) -> mido.MidiFile:
+    """A file whose tracks hold what is kept, then what comes after."""
+    out = mido.MidiFile(type=file.type, ticks_per_beat=file.ticks_per_beat)
+    for track, timed in zip(kept, after, strict=True):
+        now = track[-1][0] if track else 0
+        out.tracks.append(mido.MidiTrack([message for _, message in track] + _track(_in_order(timed), now)))
+    return out
 
 
 def with_text(data: bytes, text: str) -> bytes:
@@ -257,6 +254,60 @@ class _State:
     struck: int = -1
     program: int = 0
     bend: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ends:
+    """How what is open where the new music begins ends; a place is a track and a channel.
+
+    Attributes:
+        seam: what follows.
+        tick_of: seconds of the music played -> ticks.
+        cut_tick: of the cut; None where the music played ends by itself.
+        first_tick: of new music.
+        places: those whose notes were taken.
+        channels: those whose pedals hold such notes.
+        home: the place of what was played.
+        has_new_at_home: whether new music goes there.
+        struck: tick and pitch of new music there.
+    """
+
+    seam: Seam
+    tick_of: Callable[[float], int]
+    cut_tick: int | None
+    first_tick: int
+    places: frozenset[tuple[int, int]]
+    channels: frozenset[tuple[int, int]]
+    home: tuple[int, int]
+    has_new_at_home: bool
+    struck: frozenset[tuple[int, int]]
+
+    def of(self, place: tuple[int, int], state: _State) -> Timed:
+        """The messages that end what is open at a place."""
+        releases = self.seam.releases if place in self.places else {}
+        pedal = self.seam.pedal if place in self.channels else self.seam.pedal[:0]
+        timed: Timed = []
+        for pitch, key in sorted(state.keys.items()):
+            end = self._end(place, pitch, key, releases)
+            release = mido.Message("note_off", note=pitch, velocity=64, channel=place[1])
+            timed += [(end, ENDS, release)] * max(len(key.strokes), key.num_unanswered)
+        for control in sorted(state.pedals):
+            if control not in pedal["control"]:
+                # One of several sustain pedals, folded into the lengths of notes, goes up with the last of them.
+                is_folded = place in self.channels and control == SUSTAIN and self.seam.releases
+                end = self.tick_of(max(self.seam.releases.values())) if is_folded else self.first_tick
+                timed.append((end, MOVES, _moved(place[1], control, 0)))
+        heard = list(PEDALS) if self.has_new_at_home and place == self.home else sorted(state.pedals)
+        return timed + _moves(pedal[np.isin(pedal["control"], heard)], place[1], self.tick_of)
+
+    def _end(self, place: tuple[int, int], pitch: int, key: _Key, releases: dict[int, float]) -> int:
+        last = max(key.strokes, default=-1)
+        end = max(self.first_tick, last + 1) if self.cut_tick is None else self.cut_tick
+        if key.strokes and pitch in releases:
+            end = max(self.tick_of(releases[pitch]), end)
+        if place[0] != self.home[0] and place[1] == self.home[1] and (end, pitch) in self.struck:
+            end = max(end - 1, last + 1)  # of two tracks, a player may take the stroke before the release
+        return end
 
 
 def _read(data: bytes) -> mido.MidiFile | None:
