@@ -20,6 +20,7 @@ import mido
 import numpy as np
 
 from pamusic.music.contents import DRUMS, Contents, Repair
+from pamusic.music.held import Key, State, states_of
 from pamusic.music.midi import Tracks, chosen_parts, tempo_map
 from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance, notes_in_order, pedal_in_order
 from pamusic.music.repair import DEFAULT_TEMPO, read_leniently
@@ -105,13 +106,13 @@ def spliced(
         return None
     cut_tick, first_tick, tick_of = _ticks(contents, seam.start, cut)
     kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
-    states = [_states(track) for track in kept]
+    states = [states_of(track) for track in kept]
     chosen = chosen_parts(contents.parts, tracks, "the prime")
     taken = list(dict.fromkeys((part.track, part.channel) for part in chosen))
     ports = [_port(track) for track in kept]
     home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
     beside = [timed for track, port in zip(kept, ports, strict=True) if port == ports[home[0]] for timed in track]
-    channels = _states(sorted(beside, key=lambda timed: timed[0]))
+    channels = states_of(sorted(beside, key=lambda timed: timed[0]))
     free = [channel for channel in range(16) if channel != DRUMS and channel not in channels]
     one_track = one_track or not free
     channel = home[1] if one_track else free[0]
@@ -142,7 +143,7 @@ def spliced(
     out = _appended(file, kept, after)
     if not one_track:
         out.type = 1
-        sound = channels.get(home[1], _State())
+        sound = channels.get(home[1], State())
         moves = _moves(seam.music.shifted(seam.start).pedal, channel, tick_of)
         head = [(0, message) for message in _head(sound, channel, ports[home[0]])]
         out.tracks.append(_track([*head, *_in_order(new + moves)]))
@@ -210,52 +211,6 @@ class _Clock:
         return int(rounding(round(float(exact), 6)))  # a tick that the division missed by a hair is meant
 
 
-@dataclass
-class _Key:
-    """A key in the middle of a track.
-
-    Attributes:
-        strokes: the ticks of those that are open as `read_leniently` pairs them.
-        num_unanswered: how many more strokes than releases it had: so many some sequencers hold open.
-    """
-
-    strokes: list[int] = field(default_factory=list)
-    num_unanswered: int = 0
-
-    def strike(self, tick: int) -> None:
-        """A stroke."""
-        self.strokes.append(tick)
-        self.num_unanswered += 1
-
-    def release(self, tick: int) -> None:
-        """Ends the strokes of earlier ticks, and forgets those of its own where there is no earlier one."""
-        was_down = any(stroke < tick for stroke in self.strokes)
-        self.strokes = [stroke for stroke in self.strokes if stroke == tick and was_down]
-        self.num_unanswered = max(0, self.num_unanswered - 1)
-
-
-@dataclass
-class _State:
-    """What a channel is in the middle of.
-
-    Attributes:
-        keys: by pitch.
-        pedals: those that are down, and how far.
-        controls: all others.
-        sound: what they were at its last stroke, before it was faded out, say.
-        struck: the tick of that.
-        program, bend: as they are.
-    """
-
-    keys: dict[int, _Key] = field(default_factory=dict)
-    pedals: dict[int, int] = field(default_factory=dict)
-    controls: dict[int, int] = field(default_factory=dict)
-    sound: dict[int, int] = field(default_factory=dict)
-    struck: int = -1
-    program: int = 0
-    bend: int = 0
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Ends:
     """How what is open where the new music begins ends; a place is a track and a channel.
@@ -282,7 +237,7 @@ class _Ends:
     has_new_at_home: bool
     struck: frozenset[tuple[int, int]]
 
-    def of(self, place: tuple[int, int], state: _State) -> Timed:
+    def of(self, place: tuple[int, int], state: State) -> Timed:
         """The messages that end what is open at a place."""
         releases = self.seam.releases if place in self.places else {}
         pedal = self.seam.pedal if place in self.channels else self.seam.pedal[:0]
@@ -300,7 +255,7 @@ class _Ends:
         heard = list(PEDALS) if self.has_new_at_home and place == self.home else sorted(state.pedals)
         return timed + _moves(pedal[np.isin(pedal["control"], heard)], place[1], self.tick_of)
 
-    def _end(self, place: tuple[int, int], pitch: int, key: _Key, releases: dict[int, float]) -> int:
+    def _end(self, place: tuple[int, int], pitch: int, key: Key, releases: dict[int, float]) -> int:
         last = max(key.strokes, default=-1)
         end = max(self.first_tick, last + 1) if self.cut_tick is None else self.cut_tick
         if key.strokes and pitch in releases:
@@ -354,33 +309,6 @@ def _timed(track: mido.MidiTrack, with_end: bool = False) -> list[tuple[int, mid
     return [(tick, message) for tick, message in timed if with_end or message.type != "end_of_track"]
 
 
-def _states(timed: list[tuple[int, mido.Message]]) -> dict[int, _State]:
-    """What each channel is in the middle of after these messages."""
-    states: dict[int, _State] = {}
-    for tick, message in timed:
-        kind = message.type
-        if message.is_meta or kind == "sysex" or not hasattr(message, "channel"):
-            continue
-        state = states.setdefault(message.channel, _State())
-        if kind == "note_on" and message.velocity:
-            state.keys.setdefault(message.note, _Key()).strike(tick)
-            state.sound, state.struck = state.controls, tick
-        elif kind in ("note_on", "note_off"):
-            state.keys.setdefault(message.note, _Key()).release(tick)
-        elif kind == "control_change" and message.control in PEDALS:
-            state.pedals[message.control] = message.value
-        elif kind == "control_change":
-            state.controls = {**state.controls, message.control: message.value}
-            state.sound = state.controls if tick == state.struck else state.sound
-        elif kind == "program_change":
-            state.program = message.program
-        elif kind == "pitchwheel":
-            state.bend = message.pitch
-    for state in states.values():
-        state.pedals = {control: value for control, value in state.pedals.items() if value}
-    return states
-
-
 def _strokes(seam: Seam, tick_of: Callable[[float], int], channel: int) -> Iterator[tuple[int, int, mido.Message]]:
     """The new notes; where ticks are so long that two strokes of a key fall on one, the later of them stays."""
     notes = notes_in_order(seam.music.notes)
@@ -409,7 +337,7 @@ def _port(track: list[tuple[int, mido.Message]]) -> int:
     return next((message.port for _, message in reversed(track) if message.type == "midi_port"), 0)
 
 
-def _head(sound: _State, channel: int, port: int) -> list[mido.Message]:
+def _head(sound: State, channel: int, port: int) -> list[mido.Message]:
     """What a new track begins with, to sound as another."""
     controls = [
         mido.Message("control_change", control=control, value=sound.sound[control], channel=channel)
