@@ -13,10 +13,14 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 MARKS = ((BOM_UTF8, "utf-8"), (BOM_UTF16_LE, "utf-16-le"), (BOM_UTF16_BE, "utf-16-be"))
 MAX_LETTERS = 40
 
-# Characters of two bytes in Shift-JIS: their first byte is 0x81 to 0x9F for punctuation, kana and the common kanji, and
-# these bytes are no letters of CP1251 and CP1252 that a text has many of.
-JAPANESE = re.compile(rb"[\x81-\x9f][\x40-\x7e\x80-\xfc]")
-RARE_KANJI = re.compile(rb"[\xe0-\xef][\x40-\x7e\x80-\xfc]")
+# Characters of two bytes in Shift-JIS. Their first byte is 0x81 to 0x9F for punctuation, kana and the common kanji. In
+# CP1251 and CP1252 these bytes are dashes, quotation marks and rare letters, so two characters in a row are Japanese.
+TRAIL = rb"[\x40-\x7e\x80-\xfc]"
+COMMON = re.compile(rb"[\x81-\x9f]" + TRAIL)
+RARE = re.compile(rb"[\xe0-\xef]" + TRAIL)
+RUN = re.compile(rb"(?:[\x81-\x9f\xe0-\xef]%b){2,}" % TRAIL)
+NOT_DASHES = re.compile(rb"[\x82\x83]|[\x81-\x9f][\x80-\xfc]")  # kana, or a second byte that is no letter of ASCII
+ASCII_LETTER = re.compile(rb"[A-Za-z]")
 HALF_KATAKANA = re.compile(rb"[\xa1-\xdf]{2,}")  # of one byte each; letters of CP1251 are from 0xC0 on
 CYRILLIC_WORD = re.compile(rb"[\xc0-\xff\xa8\xb8]{3,}")  # so many accented letters in a row no Latin word has
 
@@ -48,10 +52,12 @@ def _decoded(text: bytes) -> str:
 
 def _seems_japanese(text: bytes) -> bool:
     """Whether most of what is not ASCII is common characters of Shift-JIS, or katakana of half width."""
-    rest, num_common = JAPANESE.subn(b"", text)
-    rest, num_rare = RARE_KANJI.subn(b"", rest) if num_common else (rest, 0)
-    num_other = sum(byte > 0x7F for byte in rest)
+    rest, num_common = COMMON.subn(b"", text)
     if num_common:
-        return num_common >= num_rare + num_other
+        rest, num_rare = RARE.subn(b"", rest)
+        num_other = sum(byte > 0x7F for byte in rest)
+        is_run = any(NOT_DASHES.search(run) for run in RUN.findall(text)) or not ASCII_LETTER.search(rest)
+        return is_run and num_common >= num_rare + num_other
+    num_other = sum(byte > 0x7F for byte in rest)
     half = b"".join(HALF_KATAKANA.findall(text))
     return len(half) == num_other > 0 and 4 * sum(0xB0 <= byte <= 0xBF for byte in half) >= len(half)
