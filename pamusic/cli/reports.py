@@ -228,11 +228,12 @@ def _many_tables(about: dict[str, Any]) -> Iterator[Table]:
     rows = [
         ("files", f"{about['num_files']:,}; splits: {splits}"),
         ("refused", f"{len(about['refused']):,}"),
-        ("left out", left_out_words(about["left_out"]) if about["left_out"] else "0"),
         ("duration", f"{about['seconds'] / 3600:.2f} hours"),
         ("notes", f"{about['num_notes']:,}"),
         ("pitches", _range(about["pitches"], pitch=True)),
     ]
+    if about["left_out"]:
+        rows.insert(2, ("left out", left_out_words(about["left_out"])))
     if about["num_repaired"]:
         counts = ", ".join(f"{kind} {count:,}" for kind, count in about["repairs"].items())
         rows.insert(1, ("mended", f"{about['num_repaired']:,}: {counts}"))
