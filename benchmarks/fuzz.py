@@ -124,7 +124,7 @@ def real_files(archive: str | None) -> tuple[bytes, ...]:
 
     if not archive:
         return ()
-    sources, _ = find_sources([Path(archive)])
+    sources, _, _ = find_sources([Path(archive)])
     return tuple(sorted((source.read() for source in sources), key=len)[:NUM_REAL])
 
 

@@ -142,7 +142,7 @@ def main() -> None:
     if not arguments.files:
         return
 
-    sources, _ = find_sources([Path(arguments.archive)])
+    sources, _, _ = find_sources([Path(arguments.archive)])
     chosen = random.Random(0).sample(sources, min(arguments.files, len(sources)))
     files = [source.read() for source in chosen]
     if hasattr(os, "sched_setaffinity"):

@@ -81,7 +81,9 @@ def odd_track(rng):
         elif what < 0.95:
             text = rng.randbytes(rng.randrange(9))
             length = len(text) if rng.random() < 0.9 else rng.randrange(128)
-            parts.append(bytes([0xFF, rng.choice([1, 3, 0x20, 0x2F, 0x51, 0x58, 0x59, 0x7F, 0xFF]), length]) + text)
+            parts.append(
+                bytes([0xFF, rng.choice([1, 3, 0x20, 0x21, 0x2F, 0x51, 0x58, 0x59, 0x7F, 0xFF]), length]) + text
+            )
         elif what < 0.98:
             text = rng.randbytes(rng.randrange(9))
             parts.append(bytes([rng.choice([0xF0, 0xF7]), len(text) + rng.randrange(2)]) + text)

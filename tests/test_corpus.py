@@ -51,7 +51,7 @@ def test_maestros_table_decides_the_splits(tmp_path):
         },
     )
     for source, root in ((folder, ""), (archive, "maestro-v3.0.0/")):
-        sources, refused = find_sources([source])
+        sources, refused, _ = find_sources([source])
 
         assert refused == []
         assert [(each.name, each.split) for each in sources] == [
@@ -69,7 +69,7 @@ def test_what_the_table_names_and_is_not_there_is_refused(tmp_path):
     with (folder / "maestro-v3.0.0.csv").open("a") as table:
         table.write("Composer,Title,train,2004,../../evil.mid,x.wav,5\nComposer,Title,train,2004,/evil.mid,x.wav,5\n")
 
-    sources, refused = find_sources([folder])
+    sources, refused, _ = find_sources([folder])
 
     assert [source.name for source in sources] == ["2004/take-0.midi", "2004/take-2.midi"]
     assert [(refusal.name, refusal.reason.partition(", but ")[2]) for refusal in refused] == [
@@ -155,7 +155,7 @@ def test_archives_tell_other_programs_files_and_wrong_paths_apart(tmp_path):
             "": b"a member without a name",
         },
     )
-    sources, refused = find_sources([archive])
+    sources, refused, _ = find_sources([archive])
 
     assert [source.name for source in sources] == ["deep/er/good.MID"]
     assert sources[0].read() == tune(0)
@@ -166,7 +166,7 @@ def test_archives_tell_other_programs_files_and_wrong_paths_apart(tmp_path):
 def test_a_file_named_twice_is_one_piece(tmp_path):
     folder = folder_of_tunes(tmp_path / "tunes", 2)
 
-    sources, _ = find_sources([folder, folder / "0.mid", tmp_path / "tunes" / ".." / "tunes"])
+    sources, _, _ = find_sources([folder, folder / "0.mid", tmp_path / "tunes" / ".." / "tunes"])
 
     assert len(sources) == 2
 

@@ -249,7 +249,7 @@ def test_all_that_the_encoder_writes_is_allowed(tokenizer, played):
 @pytest.mark.parametrize("tokenizer", SHIPPED, ids=lambda tokenizer: tokenizer.name)
 def test_so_it_is_in_maestro(tokenizer):
     """A few pieces; `benchmarks/grammar.py` looks at all."""
-    sources, _ = find_sources([Path(MAESTRO)])
+    sources, _, _ = find_sources([Path(MAESTRO)])
     smaller_half = sorted(sources, key=lambda source: len(source.read()))[: len(sources) // 2]
     for source in random.Random(1).sample(smaller_half, 3):
         assert violations(tokenizer, tokenizer.encode(read_midi(source.read()))) == [], source.name

@@ -253,3 +253,15 @@ def test_a_name_that_no_terminal_should_get_is_spelled_out(tmp_path):
 
     assert "\x1b" not in done.stdout
     assert io.StringIO(done.stdout).readline().rstrip().endswith("a\\x1b[31m.mid")
+
+
+def test_the_names_of_tracks_are_readable_and_what_is_left_out_is_in_the_json(tmp_path):
+    name = mido.UnknownMetaMessage(0x03, data=list("ピアノ右手".encode("shift-jis")))
+    folder = tmp_path / "tunes"
+    folder.mkdir()
+    (folder / "a.mid").write_bytes(midi_file([(0, name), (0, note_on(60)), (384, note_off(60))]))
+    (folder / "a.txt").write_bytes(b"")
+
+    assert told(folder / "a.mid")["file"]["tracks"][0]["name"] == "ピアノ右手"
+    assert told(folder)["left_out"] == ["a.txt"]
+    assert "1 file of other kinds (.txt 1): a.txt" in pamusic(folder).stdout

@@ -101,7 +101,7 @@ def test_what_cannot_be_shown_is_one_line(tmp_path):
     (tmp_path / "good.mid").write_bytes(tune(0))
     (tmp_path / "violin.mid").write_bytes(midi_file([(0, program(40)), (0, note_on(60)), (384, note_off(60))]))
 
-    assert "empty: no MIDI file (.mid, .midi) in it" in one_line_error(page("empty"))
+    assert "empty: no MIDI file (.mid, .midi, .kar, .rmi, .smf) in it" in one_line_error(page("empty"))
     assert "missing.mid: no such file or folder" in one_line_error(page("good.mid", "missing.mid"))
     assert "bad.mid: is not a MIDI file" in one_line_error(page("good.mid", "bad.mid"))
     assert "standard input: is not a MIDI file" in one_line_error(page("-", input=b"no music at all"))

@@ -1,5 +1,6 @@
 """Our ids are note-seq's, to the last one, on pieces made to be hard; and note-seq itself can make the corpus."""
 
+import random
 import sys
 
 import pytest
@@ -114,3 +115,48 @@ def test_without_note_seq_one_line_says_how_to_get_it(tmp_path, monkeypatch):
         "pamusic: error: note-seq is not installed; install it: pip install 'pamusic[magenta]', "
         "or leave out --engine note-seq\n"
     )
+
+
+def test_where_note_seq_reads_differently_from_players_its_engine_says_so(tmp_path):
+    """The pedal stands in a track without notes: players hold the note with it, note-seq does not."""
+    pedal = [(10, control(127)), (960, control(0))]
+    data = midi_file([(0, tempo(500_000))], [(0, note_on(60)), (100, note_off(60))], pedal, ticks_per_quarter=480)
+    (tmp_path / "tunes").mkdir()
+    (tmp_path / "tunes" / "pedal.mid").write_bytes(data)
+
+    done = CliRunner().invoke(
+        app, ["tokenize", str(tmp_path / "tunes"), "-o", str(tmp_path / "c"), "--engine", "note-seq"]
+    )
+
+    assert done.exit_code == 0, done.stderr
+    assert (
+        "pedal.mid: note-seq reads it differently: 4 tokens, where pamusic has 4, which differ from token 3 on"
+        in done.stderr
+    )
+
+
+def two_channels(seed):
+    """A file of two channels, each with its own track, keys and sustain pedal."""
+    rng = random.Random(seed)
+    tracks = []
+    for channel in (0, 1):
+        tick, struck, played = 0, {}, []
+        for _ in range(25):
+            tick += rng.choice([0, 7, 30, 96, 400])
+            key, what = rng.choice([60, 61]) + 12 * channel, rng.random()
+            if what < 0.4 and struck.get(key, -1) < tick:
+                played.append((tick, note_on(key, rng.randrange(1, 128), channel)))
+                struck[key] = tick
+            elif what < 0.7 and struck.get(key, tick) < tick:
+                played.append((tick, note_off(key, channel)))
+            elif what < 0.95:
+                played.append((tick, control(rng.choice([0, 127]), channel=channel)))
+        played += [(tick, note_on(72 * channel or 48, 64, channel)), (tick + 9, note_off(72 * channel or 48, channel))]
+        tracks.append(played + [(tick + 9, note_off(key, channel)) for key in sorted(struck)])
+    return midi_file([(0, tempo(500_000))], *tracks)
+
+
+def test_pedals_of_two_channels_hold_what_they_hold_in_note_seq():
+    for seed in range(60):
+        data = two_channels(seed)
+        assert TOKENIZER.encode(read_midi(data)).tolist() == ids_by_note_seq(data).tolist(), seed

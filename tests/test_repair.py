@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pamusic.errors import PamusicError
-from pamusic.music import midi
 from pamusic.music.contents import KINDS, MAX_FILE_BYTES, Repair
 from pamusic.music.midi import read_and_mend
+from pamusic.music.plain import read_plain
 from pamusic.music.repair import read_leniently
 from pamusic.tokens.sources import find_sources
 
@@ -77,6 +77,12 @@ TEMPO_OF_ONE_SECOND = b"\0\xff\x51\x03\x0f\x42\x40"
         (PLAIN[:14] + b"\1\2\3" + PLAIN[14:], {"bytes outside tracks": 3}),
         (header(9) + PLAIN[14:], {"number of tracks": 1}),
         (header(0) + PLAIN[14:], {"number of tracks": 1}),
+        (PLAIN + chunk(AFTER_IT + END), {"tracks beyond the header's": 1}),  # no player looks beyond
+        (PLAIN + PLAIN, {"second file": 1}),
+        (PLAIN + b"zz" + PLAIN + PLAIN, {"bytes outside tracks": 2, "second file": 2}),
+        (header(1) + chunk(NOTE + AFTER_IT + END, length=9) + PLAIN, {"chunk length": 1, "second file": 1}),
+        (header(9) + PLAIN[14:] + PLAIN, {"number of tracks": 1, "second file": 1}),
+        (PLAIN[:14] + PLAIN, {"foreign chunks": 1}),  # a header twice
         (header(1, kind=7) + PLAIN[14:], {"broken header": 1}),
         (b"MThd\0\0\0\0" + PLAIN[8:], {"broken header": 1}),
         (b"MThd\0\0\0\x08" + PLAIN[8:14] + b"zz" + PLAIN[14:], {}),
@@ -183,7 +189,7 @@ def test_a_million_of_anything_is_read_or_refused_within_seconds(track):
 
 def test_too_many_tracks_and_too_large_a_file_are_refused():
     for data, says in (
-        (header(65_535) + chunk(b"") * 70_000, "has more than 65,535 tracks; merge them"),
+        (header(0) + chunk(b"") * 70_000, "has more than 65,535 tracks; merge them"),
         (header(1) + bytes(MAX_FILE_BYTES), "has 16 MiB, more than any MIDI file we take (16)"),
         (file_of(b"\0\x90\x3c\x40" + b"\1\x3c\x40" * 1_000_001 + END), "has 1,000,001 notes, more than"),
         (file_of(NOTE + b"\xff\xff\xff\xff\xff\x7f" + AFTER_IT), "lasts more than 1e+12 ticks"),
@@ -197,14 +203,17 @@ def test_too_many_tracks_and_too_large_a_file_are_refused():
 def same(fast, plain):
     """Whether both readers found the same."""
     assert (fast.ticks_per_quarter, fast.tempos) == (plain.ticks_per_quarter, plain.tempos)
-    assert [(part.program, part.is_drum) for part in fast.parts] == [
-        (part.program, part.is_drum) for part in plain.parts
+    about = [
+        [(part.track, part.line, part.program, part.is_drum, part.name) for part in contents.parts]
+        for contents in (fast, plain)
     ]
+    assert about[0] == about[1]
     for one, other in zip(fast.parts, plain.parts, strict=True):
         order, other_order = (np.lexsort((part.pitch, part.onset)) for part in (one, other))
         for field in ("onset", "offset", "pitch", "velocity"):
             assert np.array_equal(getattr(one, field)[order], getattr(other, field)[other_order])
-        assert np.array_equal(one.pedal, other.pedal)
+    assert fast.pedals.keys() == plain.pedals.keys()
+    assert all(np.array_equal(fast.pedals[line], moves) for line, moves in plain.pedals.items())
     return plain.repairs == ()
 
 
@@ -212,7 +221,7 @@ def test_the_fast_reader_takes_nothing_that_its_plain_twin_would_mend_or_read_ot
     num_fast = 0
     for number in range(3000):
         data = hostile(1, number)
-        fast = midi._read_fast(data)
+        fast = read_plain(data)
         if fast is not None:
             num_fast += 1
             assert same(fast, read_leniently(data, "")), number
@@ -223,7 +232,7 @@ def test_overlapping_strokes_of_a_key_go_the_fast_way_where_no_order_within_a_ti
     num_fast = 0
     for number in range(2000):
         data = file_of(strokes_of_few_keys(random.Random(number)) + END)
-        fast, plain = midi._read_fast(data), read_leniently(data, "")
+        fast, plain = read_plain(data), read_leniently(data, "")
         if fast is not None:
             num_fast += 1
             assert same(fast, plain), number
@@ -242,14 +251,14 @@ def strokes_of_few_keys(rng):
     [
         b"\xf2\x44\x90\x40\x40\x60\x80\x40\0",  # a delta that looks like a sysex
         b"\xc0\0\x90\x40\x40\xc0\0\x80\x40\0",  # two that look like programs
-        b"\0\xff\x03\x04\xf0\xff\x2f\0",  # a name that looks like the end
+        b"\0\xff\x01\x04\xf0\xff\x2f\0",  # a text that looks like the end
         b"\xff\x7f\x90\x40\x40\x60\x40\0\0\xd0\x05\x01\x06",  # running status of one byte and of two
     ],
 )
 def test_what_looks_odd_and_is_not_goes_the_fast_way(odd):
     data = file_of(NOTE + odd + END)
 
-    assert same(midi._read_fast(data), read_leniently(data, ""))
+    assert same(read_plain(data), read_leniently(data, ""))
 
 
 @pytest.mark.parametrize(
@@ -264,13 +273,13 @@ def test_what_looks_odd_and_is_not_goes_the_fast_way(odd):
     ],
 )
 def test_what_is_odd_goes_the_slow_way(odd):
-    assert midi._read_fast(file_of(NOTE + odd + END)) is None
+    assert read_plain(file_of(NOTE + odd + END)) is None
 
 
 @pytest.mark.skipif("PAMUSIC_MAESTRO" not in os.environ, reason="PAMUSIC_MAESTRO names no archive")
 def test_the_two_readers_find_the_same_in_maestro():
-    sources, _ = find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])
-    fast = [midi._read_fast(source.read()) for source in sources[::60]]
+    sources, _, _ = find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])
+    fast = [read_plain(source.read()) for source in sources[::60]]
 
     assert all(contents is not None for contents in fast)
     for source, contents in zip(sources[::60], fast, strict=True):
@@ -292,7 +301,7 @@ def test_no_damage_to_a_file_breaks_more_than_the_file():
 
 @pytest.mark.skipif("PAMUSIC_MAESTRO" not in os.environ, reason="PAMUSIC_MAESTRO names no archive")
 def test_no_damage_to_a_file_of_maestro_breaks_more_than_the_file():
-    sources, _ = find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])
+    sources, _, _ = find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])
     rng = random.Random(3)
     for source in sources[::200]:
         data = source.read()

@@ -1,14 +1,16 @@
 """An archive is opened with care: what it says of itself need not be true."""
 
+import gzip
 import struct
 import tracemalloc
 import zipfile
 
 import pytest
-from builders import tune, zipped
+from builders import maestro_like, tune, zipped
 
 from pamusic.errors import PamusicError
 from pamusic.music.contents import MAX_FILE_BYTES
+from pamusic.music.midi import read_midi
 from pamusic.tokens.sources import Source, find_sources
 
 
@@ -68,7 +70,118 @@ def test_hidden_files_are_nobodys_pieces(tmp_path):
 
 @pytest.mark.parametrize("name", ["étude.mid", "ピアノ.mid", "a b\n.mid"])
 def test_names_are_of_any_script(tmp_path, name):
-    (sources, refused) = find_sources([zipped(tmp_path / "tunes.zip", {name: tune(0)})])
+    (sources, refused, _) = find_sources([zipped(tmp_path / "tunes.zip", {name: tune(0)})])
 
     assert refused == []
     assert [(source.name, source.read()) for source in sources] == [(name, tune(0))]
+
+
+def bytes_of_zip(tmp_path, members):
+    path = zipped(tmp_path / "made.zip", members)
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+def of_all_kinds(tmp_path):
+    """Files by name: those that can be read in whatever wrapping, and others."""
+    data = tune(0)
+    wrapped = b"RMIDdata" + struct.pack("<I", len(data)) + data
+    music = {
+        "a.mid": data,
+        "b.MIDI": data,
+        "c.kar": data,
+        "d.rmi": b"RIFF" + struct.pack("<I", len(wrapped)) + wrapped,
+        "e.smf": data,
+        "f.mid.gz": gzip.compress(data),
+        "g/h.KAR.GZ": gzip.compress(data),
+        "i.zip": bytes_of_zip(
+            tmp_path, {"j.kar": data, "k/l.mid": data, "m.txt": b"", "n.mscz": b"", "../o.mid": data}
+        ),
+    }
+    return music, {"p.wav": b"", "q/r.musicxml": b"", "s.csv": b"a,b\n1,2\n", "t.gz": b"", "u": b""}
+
+
+TAKEN = ["a.mid", "b.MIDI", "c.kar", "d.rmi", "e.smf", "f.mid.gz", "g/h.KAR.GZ", "i.zip/j.kar", "i.zip/k/l.mid"]
+LEFT_OUT = ["i.zip/m.txt", "i.zip/n.mscz", "p.wav", "q/r.musicxml", "s.csv", "t.gz", "u"]
+
+
+@pytest.mark.parametrize("place", ["folder", "archive"])
+def test_every_ending_that_can_be_read_is_taken_and_the_rest_is_named(tmp_path, place):
+    music, others = of_all_kinds(tmp_path)
+    path = tmp_path / "all"
+    if place == "archive":
+        path = zipped(tmp_path / "all.zip", music | others)
+    else:
+        for name, data in (music | others).items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+
+    found = find_sources([path])
+
+    assert [source.name for source in found.sources] == TAKEN
+    assert sorted(found.left_out) == LEFT_OUT
+    assert [refusal.name for refusal in found.refused] == ["i.zip/../o.mid"]
+    assert all(read_midi(source.read()).equals(read_midi(tune(0))) for source in found.sources)
+    assert len({source.where for source in found.sources}) == len(TAKEN)
+
+
+def test_the_table_of_an_archive_within_a_folder_gives_its_splits(tmp_path):
+    folder = maestro_like(tmp_path / "maestro")
+    names = ("maestro-v3.0.0.csv", *(f"2004/take-{number}.midi" for number in range(3)))
+    (tmp_path / "all").mkdir()
+    zipped(tmp_path / "all" / "m.zip", {name: (folder / name).read_bytes() for name in names})
+
+    found = find_sources([tmp_path / "all"])
+
+    assert [(source.name, source.split) for source in found.sources] == [
+        ("m.zip/2004/take-0.midi", "train"),
+        ("m.zip/2004/take-1.midi", "validation"),
+        ("m.zip/2004/take-2.midi", "test"),
+    ]
+    assert found.left_out == []
+
+
+def test_a_broken_archive_among_others_is_refused_and_the_others_are_taken(tmp_path):
+    (tmp_path / "broken.zip").write_bytes(b"PK\3\4 no archive")
+    (tmp_path / "a.mid").write_bytes(tune(0))
+
+    for found in (
+        find_sources([tmp_path]),
+        find_sources([zipped(tmp_path / "z.zip", {"a.mid": tune(0), "broken.zip": b"PK\3\4 no archive"})]),
+    ):
+        assert [source.name for source in found.sources][:1] == ["a.mid"]
+        assert found.refused[0].name == "broken.zip"
+        assert found.refused[0].reason.startswith("is a broken zip archive")
+
+
+def test_what_gzip_packs_is_bounded_and_whole(tmp_path):
+    for data, says in (
+        (gzip.compress(bytes(MAX_FILE_BYTES + 1)), r"a\.mid\.gz: has 16 MiB, more than any MIDI file"),
+        (gzip.compress(tune(0))[:-30], r"a\.mid\.gz: is a broken gzip file \(it is cut off\); fetch it anew"),
+        (gzip.compress(tune(0))[:10] + b"\xff\xff\xff\xff", r"a\.mid\.gz: is a broken gzip file"),
+    ):
+        (tmp_path / "a.mid.gz").write_bytes(data)
+        with pytest.raises(PamusicError, match=says):
+            Source(None, str(tmp_path / "a.mid.gz"), "a.mid.gz").read()
+
+    (tmp_path / "a.mid.gz").write_bytes(gzip.compress(tune(0)[:50]) + gzip.compress(tune(0)[50:]))
+    assert Source(None, str(tmp_path / "a.mid.gz"), "a.mid.gz").read() == tune(0)
+
+
+def test_an_archive_two_levels_deep_is_named_and_left_out(tmp_path):
+    inner = bytes_of_zip(tmp_path, {"c.mid": tune(0)})
+    middle = bytes_of_zip(tmp_path, {"b.mid": tune(1), "inner.zip": inner})
+
+    found = find_sources([zipped(tmp_path / "outer.zip", {"a.mid": tune(2), "middle.zip": middle})])
+
+    assert [source.name for source in found.sources] == ["a.mid", "middle.zip/b.mid"]
+    assert found.left_out == ["middle.zip/inner.zip"]
+
+
+@pytest.mark.parametrize("name", ["score.mxl", "score.mid"])
+def test_an_archive_that_is_a_score_is_told_as_one(tmp_path, name):
+    (source,) = find_sources([zipped(tmp_path / name, {"META-INF/container.xml": b"", "score.xml": b""})]).sources
+
+    with pytest.raises(PamusicError, match=r"is not a MIDI file but compressed MusicXML \(\.mxl\), a score; export it"):
+        read_midi(source.read(), source.name)

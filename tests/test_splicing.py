@@ -310,3 +310,41 @@ def test_a_text_is_the_last_thing_at_tick_0():
     assert timed(file, 0)[4:] == timed(FILE, 0)[2:]
     assert read_midi(file).equals(read_midi(FILE))
     assert texts(b"no music") == []
+
+
+def port(number):
+    return mido.MetaMessage("midi_port", port=number)
+
+
+def test_a_pedal_in_a_track_of_its_own_ends_as_the_seam_says():
+    notes = [(0, note_on(60)), (100, note_off(60)), (2000, note_on(64)), (2100, note_off(64))]
+    data = midi_file(CONDUCTOR, notes, [(10, control(127)), (1900, control(0))], ticks_per_quarter=480)
+
+    out = spliced(data, Seam(0.5, MUSIC, {60: 0.75}, ends(0.75)), tracks="piano", cut=0.5)
+
+    assert moves(out, 1, 0) == []
+    assert moves(out, 2, 0) == [(10, SUSTAIN, 127), (720, SUSTAIN, 0)]
+
+
+def test_one_of_several_sustain_pedals_goes_up_with_the_last_release_on_its_own_channel():
+    notes = [(0, note_on(60)), (10, control(127)), (100, note_off(60)), (2000, control(0))]
+    left = [(0, note_on(40, channel=1)), (900, note_off(40, 1))]
+    data = midi_file(CONDUCTOR, notes, left, ticks_per_quarter=480)
+    prime, repairs = read_and_mend(data)
+
+    assert prime.pedal.tolist() == []
+    out = spliced(data, Seam(0.5, MUSIC, {60: 0.75, 40: 0.6}), tracks="piano", repairs=repairs, cut=0.5)
+    assert moves(out, 1, 0) == [(10, SUSTAIN, 127), (720, SUSTAIN, 0)]
+    assert [each for each in strokes(out) if each[0] < 2] == [(0, 60, 0, 100), (1, 40, 0, 576)]
+
+
+def test_new_music_goes_to_the_port_of_what_was_played():
+    piano = [(0, port(1)), (0, program(4)), (0, note_on(60)), (400, note_off(60))]
+    organ = [(0, port(0)), (0, program(19)), (0, note_on(48)), (400, note_off(48))]
+    data = midi_file(CONDUCTOR, organ, piano, ticks_per_quarter=480)
+    prime, repairs = read_and_mend(data)
+
+    assert [int(pitch) for pitch in prime.notes["pitch"]] == [60]
+    out = spliced(data, Seam(0.5, MUSIC), tracks="piano", repairs=repairs)
+    assert timed(out, 3)[1:3] == [(0, port(1)), (0, program(4, 1))]
+    assert read_midi(out).notes["pitch"].tolist() == [60, 72, 60]

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from builders import about, folder_of_tunes, maestro_like, midi_file, note_off, note_on, program, tune, zipped
+from builders import about, control, folder_of_tunes, maestro_like, midi_file, note_off, note_on, program, tune, zipped
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
@@ -142,7 +142,9 @@ def test_a_file_that_cannot_be_taken(tmp_path, name, data, says):
 def test_nothing_to_take(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert "no MIDI file (.mid, .midi) in it" in refusal(pamusic("tokenize", tmp_path / "empty"), tmp_path)
+    assert "no MIDI file (.mid, .midi, .kar, .rmi, .smf) in it" in refusal(
+        pamusic("tokenize", tmp_path / "empty"), tmp_path
+    )
     assert "no such file or folder" in refusal(pamusic("tokenize", tmp_path / "none"), tmp_path)
     assert "is a device or a pipe" in refusal(pamusic("tokenize", os.devnull), tmp_path)
 
@@ -434,3 +436,25 @@ def test_a_worker_that_is_killed_takes_nothing_with_it(at_work):
     assert process.returncode == 0, err
     assert sorted(int(piece["name"].removesuffix(".mid")) for piece in about(corpus)["pieces"]) == list(range(4000))
     assert about(corpus)["refused"] == []
+
+
+def test_what_is_left_out_or_dropped_is_told(tmp_path):
+    folder = folder_of_tunes(tmp_path / "tunes", 1)
+    for name in ("notes.txt", "more.TXT", "sound.wav", "LICENSE"):
+        (folder / name).write_bytes(b"")
+    low = [(0, note_on(20)), (0, note_on(60)), (384, note_off(20)), (384, note_off(60))]
+    (folder / "low.mid").write_bytes(midi_file(low, [(0, control(127, channel=1)), (9, control(0, channel=1))]))
+    (folder / "twice.mid").write_bytes(tune(7) + tune(7))
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus", "--tokenizer", "piano")
+
+    assert done.exit_code == 0
+    assert (
+        "left out 4 files of other kinds (.txt 2, without an ending 1, .wav 1): LICENSE, more.TXT, notes.txt and 1 more"
+        in done.stderr
+    )
+    assert (
+        "repaired: low.mid: 1 note outside pitches 21 to 108 of piano, left out; "
+        "2 pedal messages on channel 2, which has no notes: ignored\n" in done.stderr
+    )
+    assert "repaired: twice.mid: 1 MIDI file behind the first, left out\n" in done.stderr

@@ -91,7 +91,7 @@ def test_random_pieces_have_the_ids_of_note_seq(seed):
 
 @pytest.mark.skipif(not MAESTRO, reason="PAMUSIC_MAESTRO, the path of MAESTRO's zip archive, is not set")
 def test_files_of_maestro_have_the_ids_of_note_seq():
-    sources, _ = find_sources([Path(MAESTRO)])
+    sources, _, _ = find_sources([Path(MAESTRO)])
     smaller_half = sorted(sources, key=lambda source: len(source.read()))[: len(sources) // 2]
 
     for source in random.Random(0).sample(smaller_half, 6):

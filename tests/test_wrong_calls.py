@@ -203,6 +203,7 @@ def in_a_shell(words, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
+        ("pamusic inspect - <&-", 1, "standard input is closed; give the name of a file in place of -"),
         ("pamusic play - --port x <&-", 1, "standard input is closed; give the name of a file in place of -"),
         ("pamusic sample --checkpoint tiny --length 5 -o - >&-", 1, "standard output is closed; name a file"),
         ("pamusic sample --checkpoint tiny --length 5 -o OUT >&- 2>&- <&-", 0, ""),
@@ -222,6 +223,30 @@ def test_streams_that_are_closed_or_full_end_in_a_line(words, code, said, tmp_pa
     assert said in stderr
     if code == 0 and "OUT" in words:
         assert (tmp_path / "out.mid").read_bytes()[:4] == b"MThd"
+
+
+@pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="a POSIX shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+@pytest.mark.parametrize(
+    "words", ["inspect made.mid", "tokenize songs -o OUT --workers 2", "page made.mid -o OUT.html", "runs", "--help"]
+)
+def test_a_stream_that_a_command_does_not_need_may_be_closed(words, closed, tmp_path):
+    returncode, stderr, _ = in_a_shell(f"pamusic {words} {closed}", tmp_path)
+
+    assert returncode == 0, stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="a POSIX shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_gets_the_number_of_a_closed_stream(closed):
+    code = "import os; from pamusic import cli; cli._fill_closed_streams(); os._exit(os.open(os.devnull, os.O_RDONLY))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(pamusic.__file__).parents[1])}
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -c '{code}' {closed}"], env=environment, stdin=subprocess.DEVNULL
+    )
+
+    assert done.returncode >= 3
 
 
 @pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="a POSIX shell")

@@ -12,8 +12,9 @@ from pamusic.cli.interrupting import INTERRUPTED, Interrupts, end_now
 
 def main() -> None:
     """Runs `pamusic` with the words it was called with, and exits."""
+    _fill_closed_streams()
     if sys.stderr is None:  # closed (2>&-): nobody listens
-        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        sys.stderr = os.fdopen(2, "w", closefd=False)
     try:
         signal.signal(signal.SIGTERM, _end)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
@@ -31,6 +32,19 @@ def main() -> None:
     except KeyboardInterrupt:  # before a command has begun: the application itself sees to all later ones
         print("pamusic: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _fill_closed_streams() -> None:
+    """Point closed descriptors of standard input, output and error at nothing, so that no file gets their numbers.
+
+    To Python they stay closed: `sys.stdin` and the others are None, and whoever needs one says so.
+    """
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+        if descriptor > 2:
+            os.close(descriptor)
+            return
+        os.set_inheritable(descriptor, True)
 
 
 def _hung_up(number: int, frame: object) -> None:

@@ -146,7 +146,7 @@ def _named(error: OSError) -> str:
 
 def _let_go_of_output() -> None:
     """Points standard output at nothing, so that flushing it on the way out does not fail again."""
-    with suppress(OSError, ValueError):  # a test runner's stream has no descriptor
+    with suppress(OSError, ValueError, AttributeError):  # closed, or a test runner's, which has no descriptor
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())
         os.close(descriptor)

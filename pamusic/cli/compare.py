@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from pamusic.cli.output import picture
+from pamusic.cli.reading import tell_left_out
 from pamusic.cli.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def compare(
         found = measured([path], split=split, seconds=seconds, tracks=taken, num_workers=workers, progress=show)
         for bar in bars:
             bar.close()
+        tell_left_out(found.left_out)
         for refusal in found.refused[:MOST_TOLD]:
             say(f"{refusal.name}: {refusal.reason}; left out")
         if len(found.refused) > MOST_TOLD:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pamusic.cli.output import STREAM
+from pamusic.cli.reading import STREAM_NAME, streamed
 from pamusic.cli.terminal import console, one_line, result
 from pamusic.errors import PamusicError, UsageError
 
@@ -59,22 +59,21 @@ def _about(path: str, tokenizers: list[str] | None, tracks: str) -> dict[str, An
         _refuse_options_of_midi("a checkpoint", tokenizers, tracks)
         return reports.about_checkpoint(load_checkpoint(find_checkpoint(path)))
 
-    from pamusic.music.contents import MAX_FILE_BYTES
     from pamusic.music.midi import parsed_tracks
     from pamusic.tokens.tokenizer import load_tokenizer, shipped_tokenizers
 
     taken = parsed_tracks(tracks)
     measured = [load_tokenizer(name) for name in tokenizers or shipped_tokenizers()]
     if place == STREAM:
-        return reports.about_midi(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "standard input", measured, taken)
+        return reports.about_midi(streamed(), STREAM_NAME, measured, taken)
     if not place.exists():
         raise PamusicError(f"{path}: no such file or folder, and no checkpoint that ships is called so; check the name")
     from pamusic.tokens.sources import find_sources
 
-    sources, refused = find_sources([place])
+    sources, refused, left_out = find_sources([place])
     if place.is_file() and [source.path for source in sources] == [str(place)]:
         return reports.about_midi(sources[0].read(), path, measured, taken)
-    return reports.about_many(path, sources, refused, measured, taken)
+    return reports.about_many(path, sources, refused, measured, taken) | {"left_out": left_out}
 
 
 def _refuse_options_of_midi(what: str, tokenizers: list[str] | None, tracks: str) -> None:

@@ -59,7 +59,7 @@ def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator
         PamusicError: a file that was named cannot be read, or there is no piece.
     """
     from pamusic.cli.making import piece_of
-    from pamusic.cli.reading import read_with_bytes
+    from pamusic.cli.reading import read_with_bytes, tell_left_out
     from pamusic.music.midi import read_midi
     from pamusic.tokens.sources import find_sources
 
@@ -68,7 +68,8 @@ def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator
         lengths.append(performance.duration)
         yield piece_of("standard input", data, performance)
     named = [file for file in files if file != STREAM]
-    sources, refused = find_sources(named) if named else ([], [])
+    sources, refused, left_out = find_sources(named) if named else ([], [], [])
+    tell_left_out(left_out)
     for refusal in refused:
         say(f"{refusal.name}: {refusal.reason}; left out")
     before = len(lengths)

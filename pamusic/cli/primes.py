@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pamusic.cli.output import check_kind
+from pamusic.cli.reading import tell_left_out
 from pamusic.cli.terminal import say
 from pamusic.errors import PamusicError
 
@@ -31,10 +32,11 @@ def found_primes(named: Sequence[Path]) -> tuple[list[Path], list[str]]:
             found.append(path)
             continue
         try:
-            sources, refused = find_sources([path])[:2]
+            sources, refused, left_out = find_sources([path])
         except PamusicError as error:
             failed.append(str(error))
             continue
+        tell_left_out(left_out)
         for refusal in refused:
             say(f"{refusal.name}: {refusal.reason}")
         for source in sources:

@@ -6,9 +6,10 @@ Knows streams and words.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from pamusic.cli.output import STREAM
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pamusic.music.performance import Performance
 
 STREAM_NAME = "standard input"
+MOST_NAMED = 3  # files of other kinds, of those that are left out
 
 
 def read_telling(source: Path, tracks: Tracks) -> Performance:
@@ -37,7 +39,7 @@ def read_with_bytes(source: Path, tracks: Tracks) -> tuple[Performance, bytes, t
     from pamusic.music.midi import file_bytes, read_and_mend
 
     name = STREAM_NAME if source == STREAM else str(source)
-    data = _streamed() if source == STREAM else file_bytes(source)
+    data = streamed() if source == STREAM else file_bytes(source)
     performance, repairs = read_and_mend(data, name, tracks=tracks)
     if repairs:
         say(f"{name}: {'; '.join(repair.words for repair in repairs)}")
@@ -56,12 +58,13 @@ def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performan
     from pamusic.tokens.sources import find_sources
 
     named = [path for path in paths if path != STREAM]
-    sources, refused = find_sources(named) if named else ([], [])
+    sources, refused, left_out = find_sources(named) if named else ([], [], [])
+    tell_left_out(left_out)
     for refusal in refused:
         say(f"{refusal.name}: {refusal.reason}")
     places = [(source.where, replace(source, name=source.where).read) for source in sources]
     if STREAM in paths:
-        places.append((str(STREAM), _streamed))
+        places.append((str(STREAM), streamed))
     unread: list[PamusicError] = []
     for place, read in places:
         name = STREAM_NAME if place == str(STREAM) else place
@@ -78,13 +81,33 @@ def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performan
         yield place, performance
 
 
-def _streamed() -> bytes:
-    """What comes from standard input, but no more than one byte beyond what a MIDI file may have."""
+def tell_left_out(names: Sequence[str]) -> None:
+    """Tell what is left out, if anything."""
+    if names:
+        say(f"left out {left_out_words(names)}")
+
+
+def left_out_words(names: Sequence[str]) -> str:
+    """Return how many files of other kinds are left out, and the names of some."""
+    kinds = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
+    counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    files = "1 file" if len(names) == 1 else f"{len(names):,} files"
+    return f"{files} of other kinds ({counts}): {', '.join(names[:MOST_NAMED])}{more}"
+
+
+def streamed() -> bytes:
+    """Return what comes from standard input, but no more than one byte beyond what a MIDI file may have.
+
+    Raises:
+        PamusicError: it is closed, or cannot be read.
+    """
     from pamusic.music.contents import MAX_FILE_BYTES
+    from pamusic.music.foreign import unpacked
 
     if sys.stdin is None:
         raise PamusicError(f"{STREAM_NAME} is closed; give the name of a file in place of -")
     try:
-        return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        return unpacked(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), STREAM_NAME)
     except OSError as error:
         raise PamusicError(f"{STREAM_NAME}: cannot be read ({error.strerror}); give a MIDI file") from None

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pamusic.cli.reading import left_out_words
 from pamusic.cli.terminal import one_line, progress
 from pamusic.errors import PamusicError
 
@@ -141,6 +142,7 @@ def _trip(trip: RoundTrip) -> dict[str, Any]:
         "num_notes": notes,
         "num_lost": lost.total(),
         "lost": dict(lost),
+        "num_doubled": trip.meaning.num_doubled + trip.grid.num_doubled,
         "num_added": trip.meaning.num_added + trip.grid.num_added,
         "onset_ms": _errors(trip.grid.onset_ms),
         "offset_ms": _errors(trip.grid.offset_ms),
@@ -230,6 +232,8 @@ def _many_tables(about: dict[str, Any]) -> Iterator[Table]:
         ("notes", f"{about['num_notes']:,}"),
         ("pitches", _range(about["pitches"], pitch=True)),
     ]
+    if about["left_out"]:
+        rows.insert(2, ("left out", left_out_words(about["left_out"])))
     if about["num_repaired"]:
         counts = ", ".join(f"{kind} {count:,}" for kind, count in about["repairs"].items())
         rows.insert(1, ("mended", f"{about['num_repaired']:,}: {counts}"))
@@ -286,6 +290,8 @@ def _trips_table(trips: list[dict[str, Any]]) -> Table:
     rows.append(["notes kept", *(f"{t['num_notes'] - t['num_lost']:,} of {t['num_notes']:,}" for t in trips)])
     for reason in sorted({reason for trip in trips for reason in trip["lost"]}):
         rows.append([f"  lost: {reason}", *(f"{trip['lost'].get(reason, 0):,}" for trip in trips)])
+    if any(trip["num_doubled"] for trip in trips):
+        rows.append(["  of two struck at once, one", *(f"{trip['num_doubled']:,}" for trip in trips)])
     if any(trip["num_added"] for trip in trips):
         rows.append(["notes added", *(f"{trip['num_added']:,}" for trip in trips)])
     for name, unit in (("onset", "ms"), ("offset", "ms"), ("velocity", "")):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pamusic.cli.interrupting import end_soon
+from pamusic.cli.reading import tell_left_out
 from pamusic.cli.terminal import console, progress, say
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def tell_corpus(summary: Summary, out: Path) -> None:
         )
     if summary.num_resumed:
         say(f"{summary.num_resumed:,} files had been done before an interruption")
+    tell_left_out(summary.left_out)
     _tell_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)
     _tell_some([f"refused: {each.name}: {each.reason}" for each in summary.refused], out)
     crossing = [each for each in summary.duplicates if each.crosses_splits]

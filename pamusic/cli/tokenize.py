@@ -31,7 +31,7 @@ def tokenize(
     ] = "performance",
     tracks: Annotated[str, typer.Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
     engine: Annotated[
-        Engine, typer.Option(help="note-seq: the reference itself, a hundred times slower, with the same ids.")
+        Engine, typer.Option(help="note-seq: the reference itself, a hundred times slower; tells where it differs.")
     ] = Engine.pamusic,
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Leave out what has the same notes as a file before it.")

@@ -45,12 +45,14 @@ class Set:
         num_short: of which are shorter than the excerpt that was asked for.
         values: `[pieces, size]` of each of `STATISTICS`, by name.
         refused: the others.
+        left_out: files of other kinds.
     """
 
     num_pieces: int
     num_short: int
     values: dict[str, np.ndarray]
     refused: list[Refusal]
+    left_out: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +128,7 @@ def measured(
     Raises:
         PamusicError: there is no file, none of the split, or none that can be read.
     """
-    sources, refused = find_sources(paths)
+    sources, refused, left_out = find_sources(paths)
     if split is not None:
         refused = []
         sources = [source for source in sources if source.split == split]
@@ -145,7 +147,7 @@ def measured(
     if not pieces:
         raise PamusicError(why_nothing(refused))
     values = {name: np.stack([piece[name] for piece in pieces]) for name in STATISTICS}
-    return Set(len(pieces), num_short, values, refused)
+    return Set(len(pieces), num_short, values, refused, left_out)
 
 
 def compared(real: Set, generated: Set) -> list[Compared]:

@@ -1,6 +1,6 @@
 """What a MIDI file holds, in ticks, whoever read it; and what was mended on the way.
 
-Knows parts, tempi and words for repairs; knows no bytes and no seconds.
+Knows parts, pedals, tempi and words for repairs; knows no bytes and no seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pamusic.errors import PamusicError
 
 MAX_FILE_BYTES = 16 * 2**20  # a day of MAESTRO has about 10 MiB; its largest file 0.4
 MAX_PARTS = 10_000
+NUM_CHANNELS, DRUMS = 16, 9  # of a port, and the one that is the drums', counted from 0
 OUR_TEXT = b"pamusic"  # so begins a text (meta message 1) in which we say how a file was made
 
 # What we do to files, and how it is said: of one, of several, and what became of them.
@@ -20,6 +21,12 @@ KINDS = {
     "bytes before the header": ("byte before the header", "bytes before the header", "passed over"),
     "broken header": ("broken header", "broken headers", "read as what follows shows"),
     "number of tracks": ("track", "tracks", "not as many as the header says"),
+    "tracks beyond the header's": (
+        "track more than the header counts",
+        "tracks more than the header counts",
+        "left out",
+    ),
+    "second file": ("MIDI file behind the first", "MIDI files behind the first", "left out"),
     "foreign chunks": ("chunk that is no track", "chunks that are no tracks", "left out"),
     "chunk length": ("track of another length than said", "tracks of other lengths than said", "read as they are"),
     "bytes outside tracks": ("byte outside the tracks", "bytes outside the tracks", "passed over"),
@@ -37,6 +44,12 @@ KINDS = {
     "notes without length": ("note released as it was struck", "notes released as they were struck", "left out"),
     "patterns": ("pattern (format 2)", "patterns (format 2)", "put one behind the other"),
     "other instruments": ("note of other parts", "notes of other parts", "left out"),
+    "pedals of channels": (
+        "channel with a sustain pedal of its own",
+        "channels with different sustain pedals",
+        "put into the lengths of their notes",
+    ),
+    "pedals without notes": ("pedal message", "pedal messages", "ignored"),
 }
 
 
@@ -57,10 +70,11 @@ class Repair:
     tick: int | None = None
 
     @classmethod
-    def of(cls, kind: str, count: int, tick: int | None = None) -> Repair:
+    def of(cls, kind: str, count: int, tick: int | None = None, place: str = "") -> Repair:
+        """Return it with its words; `place` says where, as in "on channel 2"."""
         one, several, done = KINDS[kind]
-        where = "" if tick is None else f" at tick {tick}"
-        return cls(kind, count, f"{count:,} {one if count == 1 else several}{where}, {done}", tick)
+        where = f" {place}:" if place else "," if tick is None else f" at tick {tick},"
+        return cls(kind, count, f"{count:,} {one if count == 1 else several}{where} {done}", tick)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +86,9 @@ class Part:
         is_drum: whether it is on the channel of the drums.
         name: the track's.
         onset, offset, pitch, velocity: of its notes, `[num_notes]`, int64; the first two in ticks.
-        pedal: `[num_pedal, 3]` tick, control and value of the pedals' messages, int64, in the order of the file.
-        channel: 0 to 15; None where it was read by symusic, which does not keep it.
-        track: its number, from 0 on; None where `channel` is.
+        port: 0 to 255; 0 where the file names none.
+        channel: 0 to 15.
+        track: its number, from 0 on.
     """
 
     program: int
@@ -84,9 +98,14 @@ class Part:
     offset: np.ndarray
     pitch: np.ndarray
     velocity: np.ndarray
-    pedal: np.ndarray
-    channel: int | None = None
-    track: int | None = None
+    port: int
+    channel: int
+    track: int
+
+    @property
+    def line(self) -> int:
+        """Port and channel as one number: what pedals and programs belong to."""
+        return self.port * NUM_CHANNELS + self.channel
 
     def __len__(self) -> int:
         """The number of notes."""
@@ -95,10 +114,12 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a file holds: parts that have notes, in the order of its tracks, channels and programs.
+    """What a file holds: parts that have notes, in the order of its tracks, ports, channels and programs.
 
     Attributes:
         tempos: (tick, microseconds a quarter), ordered by tick; of several at one tick the last in the file holds.
+        pedals: by `Part.line`, `[num_messages, 3]` tick, control and value of the pedals' messages, int64, ordered by
+            tick; of lines without notes, too.
         repairs: what was mended.
         format: 0, 1 or 2; None where it was read by symusic, and then what follows is not known either.
         has_smpte_time: whether ticks are parts of a second, not of a quarter; the tempo that stands here is then ours.
@@ -108,6 +129,7 @@ class Contents:
     ticks_per_quarter: int
     tempos: list[tuple[int, int]]
     parts: list[Part]
+    pedals: dict[int, np.ndarray]
     repairs: tuple[Repair, ...] = ()
     format: int | None = None
     has_smpte_time: bool = False
@@ -126,16 +148,3 @@ def check_size(num_bytes: int, name: str) -> None:
             f"({MAX_FILE_BYTES / 2**20:.0f}); split it in a sequencer",
             rule="too large",
         )
-
-
-def readable(name: bytes, most: int | None = 40) -> str:
-    """A name in an encoding that the file does not tell: UTF-8 where it is that, else Latin-1; nothing unprintable.
-
-    Args:
-        most: how many letters of it.
-    """
-    try:
-        text = name.decode("utf-8")
-    except UnicodeDecodeError:
-        text = name.decode("latin-1")
-    return "".join(letter if letter.isprintable() else " " for letter in text[:most]).strip()

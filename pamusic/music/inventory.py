@@ -116,7 +116,7 @@ def layout(contents: Contents, taken: list[Part]) -> File:
     smpte = contents.has_smpte_time
     bpm = [60e6 / tempo for _, tempo in contents.tempos]
     tracks = tuple(
-        Track(number, part.name, (part.channel or 0) + 1, part.program, part.is_drum, len(part), part in taken)
+        Track(number, part.name, part.channel + 1, part.program, part.is_drum, len(part), part in taken)
         for number, part in enumerate(contents.parts, start=1)
     )
     assert contents.format is not None

@@ -1,30 +1,37 @@
 """Standard MIDI File <-> Performance: the only place that turns MIDI bytes into music, and music into MIDI bytes.
 
-Knows ticks, tempo maps, tracks and programs; knows no tokens. A plain file is read by symusic (about a millisecond);
+Knows ticks, tempo maps, tracks and programs; knows no tokens. A plain file is read by `plain.py` (about a millisecond);
 every other one, message by message, by `repair.py`, which says what it mended. The times are computed in float64 with
 the very operations of pretty_midi, so that quantising them later falls on the same side of a tie. Writing is mido's.
 
-Three differences from pretty_midi are meant, as players have them: tempo changes count in whichever track they stand, a
-note without an end is ended, not dropped, and a note belongs to the program it is struck with, not released.
+We differ from pretty_midi, and so from note-seq, where players do. Tempo changes count in whichever track they stand;
+programs and pedals belong to a channel of the file, whichever track they stand in. A note belongs to the program it is
+struck with, not released. A note without an end is ended, not dropped. A note without length sounds under a pedal.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import mido
 import numpy as np
-import symusic
 
 from pamusic.errors import PamusicError, UsageError
-from pamusic.music.contents import MAX_PARTS, Contents, Part, Repair, check_size, readable
-from pamusic.music.performance import NOTE, PEDAL, PEDALS, Performance, notes_in_order, pedal_in_order
+from pamusic.music.contents import MAX_PARTS, NUM_CHANNELS, Contents, Part, Repair, check_size
+from pamusic.music.foreign import unpacked
+from pamusic.music.pedal import has_different_sustain, merged
+from pamusic.music.performance import (
+    NOTE,
+    PEDAL,
+    Performance,
+    empty_pedal,
+    notes_in_order,
+)
+from pamusic.music.plain import read_plain
 from pamusic.music.repair import read_leniently
 
 PIANO_PROGRAMS = range(8)  # General MIDI's first family, from Acoustic Grand to Clavinet
@@ -34,19 +41,6 @@ MOST_PARTS_TOLD = 8
 
 Tracks = Literal["piano", "all"] | tuple[int, ...]
 SecondsAt = Callable[[np.ndarray], np.ndarray]  # ticks [n] -> seconds [n]
-
-# Deltas and messages as they stand in a file, and the tick that four of the longest deltas lead to.
-LONGEST_DELTA, EMPTY_TEXT, END_OF_TRACK = b"\xff\xff\xff\x7f", b"\xff\x01\x00", b"\xff\x2f\x00"
-SIGN = "end of a track, as pamusic marks it"  # a marker (meta message 6)
-NEVER = 4 * (2**28 - 1)
-META, SET_TEMPO = 0xFF, 0x51
-IS_PEDAL = np.isin(np.arange(256), PEDALS)  # of each control's number
-
-# Messages of notes, controls and the like, in a row, each after its delta, with running status; one of another kind.
-NUMBER, DATA = rb"[\x80-\xff]{0,3}+[\0-\x7f]", rb"[\0-\x7f]"
-OF_TWO, OF_ONE = rb"[\x80-\xbf\xe0-\xef]%b{2}(?:%b%b{2})*+" % (DATA, NUMBER, DATA), rb"[\xd0-\xdf]%b" % DATA
-COMMON_MESSAGES = re.compile(rb"(?:%b(?:%b|%b))*+" % (NUMBER, OF_TWO, OF_ONE))
-OTHER_MESSAGE = re.compile(rb"%b(?:([\xc0-\xcf])%b|\xff(%b)(%b))" % (NUMBER, DATA, DATA, NUMBER))
 
 TICKS_PER_QUARTER, MICROSECONDS_PER_QUARTER = 500, 500_000  # what we write: a tick is a millisecond
 
@@ -61,7 +55,8 @@ def read_and_mend(
 ) -> tuple[Performance, tuple[Repair, ...]]:
     """Reads the piano part of a Standard MIDI File, and says what was mended and left out.
 
-    A part is what one track plays on one channel with one program. Those taken are merged, their pedals too.
+    A part is what one track plays on one channel with one program. The parts taken are merged. Where their channels
+    move the sustain pedal differently, one piano cannot do that: the pedal is folded into the lengths of the notes.
 
     Args:
         source: a file, or its bytes.
@@ -75,7 +70,7 @@ def read_and_mend(
     """
     name = name or (str(source) if isinstance(source, Path) else "standard input")
     data = _checked(source if isinstance(source, bytes) else file_bytes(source), name)
-    contents = _read_fast(data) or read_leniently(data, name)
+    contents = read_plain(data) or read_leniently(data, name)
     parts = chosen_parts(contents.parts, tracks, name)
     if (num_notes := sum(map(len, parts))) > MAX_NOTES:
         raise PamusicError(
@@ -83,18 +78,17 @@ def read_and_mend(
             rule="too many notes",
         )
     seconds_at = tempo_map(contents.ticks_per_quarter, contents.tempos)
-    notes = _joined([_notes(part, seconds_at) for part in parts])
-    pedal = _joined([_pedal(part, seconds_at) for part in parts])
-    performance = Performance(notes_in_order(notes), pedal_in_order(pedal))
+    channels = _by_line(parts, contents, seconds_at)
+    performance = merged(channels)
     if performance.duration > MAX_SECONDS:
         raise PamusicError(
             f"{name}: lasts {performance.duration / 3600:.0f} hours, more than we take (24); cut it in a sequencer",
             rule="too long",
         )
     repairs = [_with_second(repair, seconds_at) for repair in contents.repairs]
-    if left_out := sum(map(len, contents.parts)) - len(performance):
+    if left_out := sum(map(len, contents.parts)) - num_notes:
         repairs.append(Repair.of("other instruments", left_out))
-    return performance, tuple(repairs)
+    return performance, (*repairs, *_about_pedals(contents, channels))
 
 
 def read_contents(data: bytes, name: str) -> Contents:
@@ -195,14 +189,14 @@ def midi_bytes(performance: Performance) -> bytes:
 
 
 def file_bytes(path: Path) -> bytes:
-    """What is in a file.
+    """Return what is in a file; of one that gzip has packed, what it packed.
 
     Raises:
         PamusicError: it cannot be read, or is larger than any MIDI file of music.
     """
     try:
         check_size(path.stat().st_size, str(path))
-        return path.read_bytes()
+        return unpacked(path.read_bytes(), str(path))
     except IsADirectoryError:
         raise PamusicError(f"{path}: is a folder; give a MIDI file") from None
     except FileNotFoundError:
@@ -213,152 +207,10 @@ def file_bytes(path: Path) -> bytes:
 
 def _checked(data: bytes, name: str) -> bytes:
     check_size(len(data), name)
+    data = unpacked(data, name)
     if not data:
         raise PamusicError(f"{name}: is empty; give a MIDI file", rule="empty")
     return data
-
-
-def _read_fast(data: bytes) -> Contents | None:
-    """What a plain file holds; None where symusic refuses it, or cannot tell which strokes its releases end.
-
-    symusic gives each release to the oldest open stroke of its key, pretty_midi to all that began earlier: where
-    strokes of a key overlap they are paired anew. So that none is lost, all keys are released after the end.
-    """
-    plain = _plain(data)
-    if plain is None:
-        return None
-    try:
-        score = symusic.Score.from_midi(plain, sanitize_data=False)
-    except Exception:  # symusic raises plain RuntimeErrors and ValueErrors, and MemoryErrors of its own
-        return None
-    signs = [marker.time for marker in score.markers if marker.text == SIGN]
-    if len(signs) != int.from_bytes(data[10:12], "big") or min(signs, default=0) < 0:
-        return None  # a message went on beyond the end of its track, or ticks beyond what symusic can count
-    tempos = score.tempos.numpy()
-    if len(score.tracks) > MAX_PARTS:
-        return None
-    if np.any((np.diff(tempos["time"]) == 0) & (np.diff(tempos["mspq"]) != 0)) or not np.all(tempos["mspq"]):
-        return None  # symusic sorts them, and from some twenty on shuffles those of one tick
-    parts = []
-    for track in score.tracks:
-        columns = track.notes.numpy()
-        onset, pitch = columns["time"].astype(np.int64), columns["pitch"].astype(np.int64)
-        ended = _released(onset, onset + columns["duration"], pitch)
-        if ended is None:
-            return None
-        offset = ended
-        if len(onset):
-            controls = track.controls.numpy()
-            pedals = IS_PEDAL[controls["number"]]
-            pedal = np.column_stack([controls[field][pedals].astype(np.int64) for field in ("time", "number", "value")])
-            velocity = columns["velocity"].astype(np.int64)
-            name = readable(track.name.encode())
-            parts.append(Part(track.program, track.is_drum, name, onset, offset, pitch, velocity, pedal))
-    times = list(zip(tempos["time"].tolist(), tempos["mspq"].tolist(), strict=True))
-    return Contents(score.tpq, times, parts)
-
-
-def _plain(data: bytes) -> bytes | None:
-    """The same file with all keys released `NEVER` ticks after the end of each track; None where it is not plain.
-
-    Plain is: nothing but a header and as many tracks as it says, each of them ended by its only end of track; no sysex
-    and no tempo of odd length, both of which symusic misreads; of each channel one program at most.
-    """
-    division = int.from_bytes(data[12:14], "big")
-    if data[:9] != b"MThd\0\0\0\6\0" or data[9:10] > b"\1" or not 0 < division < 0x8000:
-        return None
-    sign = b"\xff\x06" + bytes([len(SIGN)]) + SIGN.encode()
-    parts, at = [data[:14]], 14
-    for _ in range(int.from_bytes(data[10:12], "big")):
-        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
-        chunk = data[at + 8 : end]
-        if data[at : at + 4] != b"MTrk" or end > len(data) or not (_seems_plain(chunk) or _is_plain(chunk)):
-            return None
-        chunk = chunk[:-3]
-        channels = [channel for channel in range(16) if bytes([0x90 + channel]) in chunk]
-        releases = b"".join(_all_keys_released(channel) for channel in channels)
-        chunk += sign + (LONGEST_DELTA + EMPTY_TEXT) * 4 + b"\0" + releases + END_OF_TRACK
-        parts += [b"MTrk", len(chunk).to_bytes(4, "big"), chunk]
-        at = end
-    return b"".join([*parts, bytes(16)]) if at == len(data) else None  # symusic may look a few bytes beyond the end
-
-
-def _seems_plain(chunk: bytes) -> bool:
-    """Whether a track is plain, told from its bytes at once; no, too, where a delta or a name looks otherwise."""
-    if chunk[-3:] != END_OF_TRACK:
-        return False
-    data = np.frombuffer(chunk, np.uint8)
-    high = np.flatnonzero(data >= 0xC0)
-    metas, programs = high[data[high] >= 0xF0], data[high[data[high] < 0xD0]]
-    status, kind, length = data[metas], data[metas[:-1] + 1], data[metas[:-1] + 2]
-    odd = (kind == END_OF_TRACK[1]) | ((kind == SET_TEMPO) & (length != 3))
-    ends_once = bool(np.all(status == META) and not np.any(odd) and metas[-1] == len(data) - 3)
-    return ends_once and len(np.unique(programs)) == len(programs)
-
-
-def _is_plain(chunk: bytes) -> bool:
-    """Whether a track is plain, told message by message."""
-    at, programs = 0, set()
-    while True:
-        if (common := COMMON_MESSAGES.match(chunk, at)) and (message := OTHER_MESSAGE.match(chunk, common.end())):
-            at = message.end()
-        else:
-            return False
-        program, kind, length = message.groups()
-        if program:
-            if program in programs:
-                return False  # what a note belongs to when its program changes
-            programs.add(program)
-        elif kind[0] == END_OF_TRACK[1]:
-            return length == b"\0" and at == len(chunk)
-        elif kind[0] == SET_TEMPO and length != b"\3":
-            return False
-        else:
-            at += _value(length)
-
-
-def _value(number: bytes) -> int:
-    """Of a number of seven bits a byte."""
-    value = 0
-    for byte in number:
-        value = value << 7 | byte & 0x7F
-    return value
-
-
-@lru_cache(maxsize=16)
-def _all_keys_released(channel: int) -> bytes:
-    return b"".join(bytes([0x80 + channel, pitch, 0, 0]) for pitch in range(128))  # message, then the next one's delta
-
-
-def _released(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.ndarray | None:
-    """The offsets `[num_notes]` as pretty_midi pairs them, from symusic's; None where these do not tell.
-
-    A release ends all strokes of its key that began earlier, so each ends with the first release after it.
-    """
-    if not len(onset):
-        return offset
-    if not (0 <= onset.min() and (offset > onset).all() and offset.max() < NEVER):
-        return None
-    struck, released = pitch * NEVER + onset, pitch * NEVER + offset
-    order = np.argsort(pitch.astype(np.uint8), kind="stable")  # symusic has them by onset
-    struck = struck[order]
-    if not (struck[1:] >= struck[:-1]).all():
-        return None
-    if (struck[1:] >= released[order[:-1]]).all():
-        return offset  # no two strokes of a key overlap
-    released.sort()
-    ends = released[np.searchsorted(released, struck, side="right")]
-    at_a_release = struck[np.isin(struck, released)]
-    released_twice = released[1:][released[1:] == released[:-1]]
-    if (
-        np.any(struck[1:] == struck[:-1])
-        or np.isin(at_a_release, released_twice).any()
-        or not np.isin(at_a_release, ends).all()
-    ):
-        return None  # it depends on the order within a tick
-    offset = np.empty_like(offset)
-    offset[order] = ends - pitch[order] * NEVER
-    return offset
 
 
 def _told(parts: list[Part]) -> str:
@@ -406,6 +258,44 @@ def tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> SecondsA
     return seconds_at
 
 
+def _by_line(parts: list[Part], contents: Contents, seconds_at: SecondsAt) -> list[Performance]:
+    """What is played on each port and channel, with its pedals."""
+    lines: dict[int, list[Part]] = {}
+    for part in parts:
+        lines.setdefault(part.line, []).append(part)
+    return [
+        Performance(
+            notes_in_order(_joined([_notes(part, seconds_at) for part in its_parts])),
+            _pedal(contents.pedals.get(line), seconds_at),
+        )
+        for line, its_parts in lines.items()
+    ]
+
+
+def _about_pedals(contents: Contents, channels: list[Performance]) -> list[Repair]:
+    """What became of pedals that are not as they were."""
+    repairs = []
+    if len(channels) > 1 and has_different_sustain(channels):
+        repairs.append(Repair.of("pedals of channels", len(channels)))
+    heard = {part.line for part in contents.parts}
+    unheard = [line for line, moves in contents.pedals.items() if line not in heard and moves[:, 2].any()]
+    if unheard:
+        named = [_line_name(line) for line in unheard]
+        place = f"channel {named[0]}, which has" if len(named) == 1 else f"channels {_listed(named)}, which have"
+        num_messages = sum(len(contents.pedals[line]) for line in unheard)
+        repairs.append(Repair.of("pedals without notes", num_messages, place=f"on {place} no notes"))
+    return repairs
+
+
+def _line_name(line: int) -> str:
+    port, channel = divmod(line, NUM_CHANNELS)
+    return f"{channel + 1} of port {port + 1}" if port else f"{channel + 1}"
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
@@ -417,9 +307,11 @@ def _notes(part: Part, seconds_at: SecondsAt) -> np.ndarray:
     return notes
 
 
-def _pedal(part: Part, seconds_at: SecondsAt) -> np.ndarray:
-    pedal = np.empty(len(part.pedal), PEDAL)
-    tick, pedal["control"], pedal["value"] = part.pedal.T
+def _pedal(messages: np.ndarray | None, seconds_at: SecondsAt) -> np.ndarray:
+    if messages is None:
+        return empty_pedal()
+    pedal = np.empty(len(messages), PEDAL)
+    tick, pedal["control"], pedal["value"] = messages.T
     pedal["time"] = seconds_at(tick)
     return pedal
 

@@ -12,37 +12,36 @@ What players do, we do: a chunk of wrong length goes on to the next chunk, a mes
 status goes on across meta messages and sysex, what lies outside the tracks is passed over. Strokes are paired as
 pretty_midi pairs them: a release closes all strokes of its key that are open and began earlier, and forgets those of
 its own tick. Unlike pretty_midi we keep a stroke that is never released: it ends where its key is struck anew, or with
-its track. And a note belongs to the program it is struck with. Tracks of format 2 are patterns of their own: each
-begins where the one before it ends, at the tempo of the standard. Frames of SMPTE become ticks, whatever the tempo: 30
-of them last a second, in drop frame (29.97) 1.001.
+its track. We also keep a stroke that is released in its own tick, where it sounds. Programs and pedals belong to a
+channel of the file, not of a track (`channels.py`). Tracks of format 2 are patterns of their own: each begins where
+the one before it ends, at the tempo of the standard. Frames of SMPTE become ticks, whatever the tempo: 30 of them last
+a second, in drop frame (29.97) 1.001.
 """
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
 from operator import itemgetter
 
 import numpy as np
 
 from pamusic.errors import PamusicError
-from pamusic.music.contents import KINDS, MAX_PARTS, OUR_TEXT, Contents, Part, Repair, readable
+from pamusic.music.channels import Played, parts_of, pedals_by_line
+from pamusic.music.chunks import Log, from_header_on, time_base, track_spans
+from pamusic.music.contents import MAX_PARTS, NUM_CHANNELS, OUR_TEXT, Contents, Part
 from pamusic.music.performance import PEDALS
+from pamusic.music.text import readable
 
 MAX_TRACKS = 65_535  # what a header can speak of
 MAX_TICK = 2**40  # beyond any music; far below where the arithmetic would end
 FORMATS = (0, 1, 2)
-DRUMS = 9  # the channel, counted from 0
 
-FAR_BEFORE_HEADER = 4096  # MacBinary puts 128 bytes before it, mail and web servers some lines
 DEFAULT_TEMPO = 500_000  # microseconds a quarter, of the standard
 NOTE_OFF, NOTE_ON, CONTROL, PROGRAM = HEARD = (0x80, 0x90, 0xB0, 0xC0)
 META, SYSEX = 0xFF, (0xF0, 0xF7)
-TEXT, TRACK_NAME, END_OF_TRACK, SET_TEMPO = 0x01, 0x03, 0x2F, 0x51
+TEXT, TRACK_NAME, PORT, END_OF_TRACK, SET_TEMPO = 0x01, 0x03, 0x21, 0x2F, 0x51
 UNDEFINED = (0xF4, 0xF5, 0xF9, 0xFD)
 LENGTHS_OF_COMMON = {0xF1: 2, 0xF2: 3, 0xF3: 2}  # messages of live MIDI that have no place in a file
-# Frames a second as they stand in the division -> (frames that we call a quarter, microseconds these take).
-SMPTE = {24: (24, 1_000_000), 25: (25, 1_000_000), 29: (30, 1_001_000), 30: (30, 1_000_000)}
 
 
 def read_leniently(data: bytes, name: str) -> Contents:
@@ -55,25 +54,23 @@ def read_leniently(data: bytes, name: str) -> Contents:
     Raises:
         PamusicError: there is no header, or none that tells how long a tick is; or there are too many tracks or ticks.
     """
-    log = _Log()
-    data, at = _from_header_on(data, name, log)
+    log = Log()
+    data, at = from_header_on(data, name, log)
     kind, num_tracks, division = (int.from_bytes(data[i : i + 2], "big") for i in (8, 10, 12))
     has_patterns = kind == 2
-    ticks_per_quarter, smpte_tempo = _time_base(division, name)
+    ticks_per_quarter, smpte_tempo = time_base(division, name)
     tracks: list[_Track] = []
-    num_parts = 0
-    for start, end, is_whole in _track_spans(data, at, log):
+    num_lines = 0
+    for start, end, is_whole in track_spans(data, at, num_tracks, log):
         if len(tracks) == MAX_TRACKS:
             raise PamusicError(
                 f"{name}: has more than {MAX_TRACKS:,} tracks; merge them in a sequencer", rule="too many tracks"
             )
         tick = tracks[-1].end if has_patterns and tracks else 0
         tracks.append(_Track(data[start:end], is_whole, log, tick))
-        num_parts += tracks[-1].num_parts
-        if num_parts > MAX_PARTS:
-            raise PamusicError(
-                f"{name}: has more than {MAX_PARTS:,} instruments; merge them in a sequencer", rule="too many tracks"
-            )
+        num_lines += len(tracks[-1].notes)
+        if num_lines > MAX_PARTS:
+            raise _too_many_parts(name)
         if tracks[-1].end > MAX_TICK:
             raise PamusicError(
                 f"{name}: lasts more than {MAX_TICK:.0e} ticks, longer than music; cut it in a sequencer",
@@ -83,12 +80,13 @@ def read_leniently(data: bytes, name: str) -> Contents:
         log.add("number of tracks", len(tracks))
     if has_patterns and len(tracks) > 1:
         log.add("patterns", len(tracks))
-    parts = [part for number, track in enumerate(tracks) for part in track.parts(number) if len(part)]
+    parts, pedals = _parts([track.played() for track in tracks], name, log)
     tempos = dict(sorted((tempo for track in tracks for tempo in track.tempos), key=itemgetter(0)))
     return Contents(
         ticks_per_quarter,
         [(0, smpte_tempo)] if smpte_tempo else list(tempos.items()),
         parts,
+        pedals,
         log.repairs(),
         format=kind if kind in FORMATS else 1,
         has_smpte_time=smpte_tempo is not None,
@@ -96,107 +94,22 @@ def read_leniently(data: bytes, name: str) -> Contents:
     )
 
 
-@dataclass
-class _Log:
-    """What was mended so far."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    cut_tick: int | None = None
-
-    def add(self, kind: str, count: int = 1) -> None:
-        assert kind in KINDS
-        if count:
-            self.counts[kind] = self.counts.get(kind, 0) + count
-
-    def cut(self, tick: int) -> None:
-        self.add("cut off")
-        self.cut_tick = tick if self.cut_tick is None else min(tick, self.cut_tick)
-
-    def repairs(self) -> tuple[Repair, ...]:
-        return tuple(
-            Repair.of(kind, self.counts[kind], self.cut_tick if kind == "cut off" else None)
-            for kind in KINDS
-            if kind in self.counts
-        )
+def _parts(tracks: list[Played], name: str, log: Log) -> tuple[list[Part], dict[int, np.ndarray]]:
+    pedals = pedals_by_line([track.pedals for track in tracks])
+    parts: list[Part] = []
+    lost: list[int] = []
+    for part in parts_of(tracks, pedals, lost):
+        parts.append(part)
+        if len(parts) > MAX_PARTS:
+            raise _too_many_parts(name)
+    log.add("notes without length", sum(lost))
+    return parts, pedals
 
 
-def _from_header_on(data: bytes, name: str, log: _Log) -> tuple[bytes, int]:
-    """The data from the header on, and where in it the first chunk begins."""
-    is_riff = data[:4] == b"RIFF" and data[8:12] == b"RMID"  # Microsoft's wrapping, .rmi
-    start = data.find(b"MThd", 0, None if is_riff else FAR_BEFORE_HEADER)
-    if start < 0:
-        raise PamusicError(
-            f"{name}: is not a MIDI file (it begins with {data[:4]!r}, not b'MThd'); give a Standard MIDI File (.mid)",
-            rule="not a MIDI file",
-        )
-    if is_riff and data[start - 8 : start - 4] == b"data":
-        data = data[: start + int.from_bytes(data[start - 4 : start], "little")]
-    elif start:
-        log.add("bytes before the header", start)
-    data = data[start:]
-    if len(data) < 14:
-        raise PamusicError(
-            f"{name}: is cut off within its header ({len(data)} bytes of 14); fetch it anew", rule="cut off"
-        )
-    length = int.from_bytes(data[4:8], "big")
-    if length < 6 or length > len(data) or data[8] or data[9] > 2:
-        log.add("broken header")
-        length = 6
-    return data, 8 + length
-
-
-def _time_base(division: int, name: str) -> tuple[int, int | None]:
-    """Ticks in a quarter; and microseconds in a quarter, where the division alone tells them."""
-    if division == 0:
-        raise PamusicError(f"{name}: has no ticks in a quarter; save it anew in a sequencer", rule="no time base")
-    if division < 0x8000:
-        return division, None
-    frames, ticks = 256 - (division >> 8), division & 0xFF
-    if frames not in SMPTE or not ticks:
-        raise PamusicError(
-            f"{name}: counts {ticks} ticks in a frame and {frames} frames a second, not 24, 25, 29 or 30; "
-            "save it anew in a sequencer",
-            rule="no time base",
-        )
-    frames, tempo = SMPTE[frames]
-    return frames * ticks, tempo
-
-
-def _track_spans(data: bytes, at: int, log: _Log) -> list[tuple[int, int, bool]]:
-    """(first byte, end, whether its length was as said) of each track.
-
-    A chunk's length is believed where the file, a track's last message or another chunk stands at its end; else the
-    chunk goes on to the next track.
-    """
-    spans = []
-    while at < len(data):
-        size = int.from_bytes(data[at + 4 : at + 8], "big")
-        end = at + 8 + size
-        if data[at : at + 4] == b"MTrk" and at + 8 <= len(data):
-            is_whole = (
-                end == len(data) or (end < len(data) and data[end - 3 : end] == b"\xff\x2f\x00") or _is_chunk(data, end)
-            )
-            if not is_whole:
-                following = data.find(b"MTrk", at + 8)
-                end = following if following >= 0 else len(data)
-            spans.append((at + 8, end, is_whole))
-        elif _is_chunk(data, at):
-            log.add("foreign chunks")
-        else:
-            following = data.find(b"MTrk", at + 1)
-            end = following if following >= 0 else len(data)
-            log.add("bytes outside tracks", end - at)
-        at = end
-    return spans
-
-
-def _is_chunk(data: bytes, at: int) -> bool:
-    """Whether a chunk begins here that ends within the file."""
-    kind = data[at : at + 4]
-    if kind == b"MTrk":
-        return True
-    fits = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big") <= len(data)
-    return fits and len(kind) == 4 and all(0x20 < byte < 0x7F for byte in kind)
+def _too_many_parts(name: str) -> PamusicError:
+    return PamusicError(
+        f"{name}: has more than {MAX_PARTS:,} instruments; merge them in a sequencer", rule="too many tracks"
+    )
 
 
 class _Track:
@@ -206,39 +119,40 @@ class _Track:
         end: its last tick; it begins at `start`, which is not 0 for a pattern that follows another.
         tempos: (tick, microseconds a quarter) in the order of the file.
         our_text: the last text in which pamusic says how it made the file; empty where there is none.
+        notes: by line, what `Played.notes` has, one note after the other.
     """
 
-    def __init__(self, data: bytes, is_whole: bool, log: _Log, start: int = 0) -> None:
+    def __init__(self, data: bytes, is_whole: bool, log: Log, start: int = 0) -> None:
         self.end = start
         self.tempos = [(start, DEFAULT_TEMPO)] if start else []  # a pattern knows nothing of the one before it
         self.our_text = ""
+        self.notes: dict[int, array[int]] = {}
         self._name = b""
-        self._program = [0] * 16
-        # (channel, program) -> onset, offset, pitch, velocity of one note after the other; tick, control, value.
-        self._notes: dict[tuple[int, int], array[int]] = {}
-        self._pedal: dict[tuple[int, int], array[int]] = {}
-        self._early_pedal: dict[int, array[int]] = {}  # of channels that have no notes yet
-        # (channel, pitch) -> onset, program and velocity of each open stroke, as bits of one number.
+        self._first_line = 0  # of the port
+        # By line, what `Played` has, one after the other.
+        self._instants: dict[int, array[int]] = {}
+        self._programs: dict[int, array[int]] = {}
+        self._pedals: dict[int, array[int]] = {}
+        # (line, pitch) -> onset, program set at that tick and velocity of each open stroke, as bits of one number.
         self._open: dict[tuple[int, int], array[int]] = {}
         self._log = log
         self._read(data, is_whole)
         self._end_what_is_open()
 
-    @property
-    def num_parts(self) -> int:
-        return len(self._notes)
-
-    def parts(self, number: int) -> list[Part]:
-        """What it plays, as the track of a number, lower channels and programs first."""
-        parts = []
-        for channel, program in sorted(self._notes):
-            notes = np.array(self._notes[channel, program], np.int64).reshape(-1, 4).T
-            pedal = np.array(self._pedal[channel, program], np.int64).reshape(-1, 3)
-            onset, offset, pitch, velocity = notes
-            name = readable(self._name)
-            heard = (onset, offset, pitch, velocity, pedal)
-            parts.append(Part(program, channel == DRUMS, name, *heard, channel=channel, track=number))
-        return parts
+    def played(self) -> Played:
+        """What the track holds."""
+        return Played(
+            self._name,
+            *(
+                {line: np.array(each, np.int64).reshape(-1, num_columns) for line, each in by_line.items()}
+                for by_line, num_columns in (
+                    (self.notes, 5),
+                    (self._instants, 5),
+                    (self._programs, 2),
+                    (self._pedals, 3),
+                )
+            ),
+        )
 
     def _read(self, data: bytes, is_whole: bool) -> None:
         at = status = 0
@@ -319,6 +233,8 @@ class _Track:
                     self._log.add("odd tempi")
             elif what == TRACK_NAME:
                 self._name = data[at : at + length]
+            elif what == PORT and length == 1:
+                self._first_line = data[at] * NUM_CHANNELS
             elif what == TEXT and data.startswith(OUR_TEXT, at, at + length):
                 self.our_text = readable(data[at : at + length], most=None)
             return at + length
@@ -336,50 +252,53 @@ class _Track:
         return at + LENGTHS_OF_COMMON.get(kind, 1)
 
     def _play(self, status: int, first: int, second: int, tick: int) -> None:
-        kind, channel = status & 0xF0, status & 0x0F
+        kind, line = status & 0xF0, self._first_line + (status & 0x0F)
         if kind == NOTE_ON and second:
-            program = self._program[channel]
-            if (channel, program) not in self._notes:
-                self._notes[channel, program] = array("q")
-                self._pedal[channel, program] = array("q", self._early_pedal.get(channel, ()))
-            stroke = tick << 14 | program << 7 | second
-            self._open.setdefault((channel, first), array("q")).append(stroke)
+            if line not in self.notes:
+                self.notes[line] = array("q")
+            changes = self._programs.get(line)
+            program = changes[-1] + 1 if changes and changes[-2] == tick else 0
+            self._open.setdefault((line, first), array("q")).append(tick << 15 | program << 7 | second)
         elif kind in (NOTE_OFF, NOTE_ON):
-            self._release(channel, first, tick)
+            self._release(line, first, tick)
         elif kind == CONTROL and first in PEDALS:
-            early = self._early_pedal.setdefault(channel, array("q"))
-            self._pedal.get((channel, self._program[channel]), early).extend((tick, first, second))
+            self._pedals.setdefault(line, array("q")).extend((tick, first, second))
         elif kind == PROGRAM:
-            self._program[channel] = first
+            self._programs.setdefault(line, array("q")).extend((tick, first))
 
-    def _release(self, channel: int, pitch: int, tick: int) -> None:
-        strokes = self._open.pop((channel, pitch), None)
+    def _release(self, line: int, pitch: int, tick: int) -> None:
+        strokes = self._open.pop((line, pitch), None)
         if strokes is None:
             return
-        num_earlier = sum(stroke >> 14 < tick for stroke in strokes)
+        num_earlier = sum(stroke >> 15 < tick for stroke in strokes)
         for stroke in strokes[:num_earlier]:
-            self._add_note(channel, pitch, stroke, tick)
-        if num_earlier < len(strokes):
-            if num_earlier:
-                self._open[channel, pitch] = strokes[num_earlier:]
-            else:
-                self._log.add("notes without length", len(strokes))
+            _add_note(self.notes, line, pitch, stroke, tick)
+        if num_earlier == len(strokes):
+            return
+        if num_earlier:
+            self._open[line, pitch] = strokes[num_earlier:]
+        else:
+            for stroke in strokes:
+                _add_note(self._instants, line, pitch, stroke, tick)
 
     def _end_what_is_open(self) -> None:
-        for (channel, pitch), strokes in self._open.items():
+        for (line, pitch), strokes in self._open.items():
             end = next_onset = self.end
             for stroke in reversed(strokes):
-                onset = stroke >> 14
+                onset = stroke >> 15
                 if onset < next_onset:
                     end, next_onset = next_onset, onset
                 if onset < end:
-                    self._add_note(channel, pitch, stroke, end)
+                    _add_note(self.notes, line, pitch, stroke, end)
                     self._log.add("notes without an end")
                 else:
-                    self._log.add("notes without length")
+                    _add_note(self._instants, line, pitch, stroke, end)
 
-    def _add_note(self, channel: int, pitch: int, stroke: int, offset: int) -> None:
-        self._notes[channel, stroke >> 7 & 0x7F].extend((stroke >> 14, offset, pitch, stroke & 0x7F))
+
+def _add_note(notes: dict[int, array[int]], line: int, pitch: int, stroke: int, offset: int) -> None:
+    if line not in notes:
+        notes[line] = array("q")
+    notes[line].extend((stroke >> 15, offset, pitch, stroke & 0x7F, stroke >> 7 & 0xFF))
 
 
 def _variable_length(data: bytes, at: int) -> tuple[int, int]:

@@ -19,13 +19,20 @@ from dataclasses import dataclass, field
 import mido
 import numpy as np
 
-from pamusic.music.contents import Contents, Repair
+from pamusic.music.contents import DRUMS, Contents, Repair
+from pamusic.music.held import Key, State, states_of
 from pamusic.music.midi import Tracks, chosen_parts, tempo_map
-from pamusic.music.performance import PEDAL, PEDALS, Performance, notes_in_order, pedal_in_order
-from pamusic.music.repair import DEFAULT_TEMPO, DRUMS, read_leniently
+from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance, notes_in_order, pedal_in_order
+from pamusic.music.repair import DEFAULT_TEMPO, read_leniently
 
 # What a reader says of a file that mido keeps as it is all the same.
-HARMLESS = {"other instruments", "notes without an end", "notes without length"}
+HARMLESS = {
+    "other instruments",
+    "notes without an end",
+    "notes without length",
+    "pedals of channels",
+    "pedals without notes",
+}
 # Bank, volume, pan, expression, reverb, chorus: of the channel that the new one shall sound like.
 SOUND = (0, 32, 7, 10, 11, 91, 93)
 NEW_TRACK = "continuation"  # the name of the track of new music
@@ -97,67 +104,72 @@ def spliced(
     contents = read_leniently(data, "the prime")
     if not _keeps(file, contents):
         return None
-    first_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(seam.start, rounding=np.rint)
-    cut_tick = first_tick + 1
-    if cut is not None:
-        cut_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(cut, rounding=np.ceil)
-        first_tick = max(first_tick, cut_tick)
-    clock = _Clock(contents.ticks_per_quarter, [(tick, tempo) for tick, tempo in contents.tempos if tick < cut_tick])
-
-    def tick_of(seconds: float) -> int:
-        return max(clock.tick(seconds, rounding=np.rint), first_tick)
-
+    cut_tick, first_tick, tick_of = _ticks(contents, seam.start, cut)
     kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
-    states = [_states(track) for track in kept]
+    states = [states_of(track) for track in kept]
     chosen = chosen_parts(contents.parts, tracks, "the prime")
-    taken = list(dict.fromkeys((part.track or 0, part.channel or 0) for part in chosen))
-    channels = _states(sorted((timed for track in kept for timed in track), key=lambda timed: timed[0]))
+    taken = list(dict.fromkeys((part.track, part.channel) for part in chosen))
+    ports = [_port(track) for track in kept]
     home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
+    beside = [timed for track, port in zip(kept, ports, strict=True) if port == ports[home[0]] for timed in track]
+    channels = states_of(sorted(beside, key=lambda timed: timed[0]))
     free = [channel for channel in range(16) if channel != DRUMS and channel not in channels]
     one_track = one_track or not free
     channel = home[1] if one_track else free[0]
 
     seam = seam.merged() if one_track else seam
     new = list(_strokes(seam, tick_of, channel))
-    struck = {(tick, message.note) for tick, kind, message in new if kind == BEGINS and one_track}
-    after: list[Timed] = []
-    for number, its_states in enumerate(states):
-        timed: Timed = []
-        for its_channel, state in its_states.items():
-            place = number, its_channel
-            releases, pedal = (seam.releases, seam.pedal) if place in taken else ({}, seam.pedal[:0])
-            for pitch, key in sorted(state.keys.items()):
-                last = max(key.strokes, default=-1)
-                end = cut_tick if cut is not None else max(first_tick, last + 1)
-                if key.strokes and pitch in releases:
-                    end = max(tick_of(releases[pitch]), end)
-                if number != home[0] and its_channel == channel and (end, pitch) in struck:
-                    end = max(end - 1, last + 1)  # of two tracks, a player may take the stroke before the release
-                release = mido.Message("note_off", note=pitch, velocity=64, channel=its_channel)
-                timed += [(end, ENDS, release)] * max(len(key.strokes), key.num_unanswered)
-            for control in sorted(state.pedals):
-                if control not in pedal["control"]:
-                    timed.append((first_tick, MOVES, _moved(its_channel, control, 0)))
-            heard = list(PEDALS) if one_track and place == home else sorted(state.pedals)
-            timed += _moves(pedal[np.isin(pedal["control"], heard)], its_channel, tick_of)
-        after.append(timed)
+    ends = _Ends(
+        seam=seam,
+        tick_of=tick_of,
+        cut_tick=None if cut is None else cut_tick,
+        first_tick=first_tick,
+        places=frozenset(taken),
+        channels=frozenset(
+            (number, part.channel) for part in chosen for number, port in enumerate(ports) if port == part.port
+        ),
+        home=home,
+        has_new_at_home=one_track,
+        struck=frozenset((tick, message.note) for tick, kind, message in new if kind == BEGINS and one_track),
+    )
+    after = [
+        [timed for its_channel, state in its_states.items() for timed in ends.of((number, its_channel), state)]
+        for number, its_states in enumerate(states)
+    ]
     if one_track:
         after[home[0]] += new
         if home[1] in channels and channels[home[1]].bend:
             after[home[0]].append((first_tick, MOVES, mido.Message("pitchwheel", pitch=0, channel=channel)))
-    out = mido.MidiFile(type=file.type, ticks_per_beat=file.ticks_per_beat)
-    for track, timed in zip(kept, after, strict=True):
-        now = track[-1][0] if track else 0
-        out.tracks.append(mido.MidiTrack([message for _, message in track] + _track(_in_order(timed), now)))
+    out = _appended(file, kept, after)
     if not one_track:
         out.type = 1
-        sound = channels.get(home[1], _State())
+        sound = channels.get(home[1], State())
         moves = _moves(seam.music.shifted(seam.start).pedal, channel, tick_of)
-        head = [(0, message) for message in _head(sound, channel)]
+        head = [(0, message) for message in _head(sound, channel, ports[home[0]])]
         out.tracks.append(_track([*head, *_in_order(new + moves)]))
     if text:
         _write_text(out, text)
     return _bytes(out)
+
+
+def _ticks(contents: Contents, start: float, cut: float | None) -> tuple[int, int, Callable[[float], int]]:
+    """The tick from which on nothing is kept, the first tick of new music, and seconds -> ticks from there on."""
+    first_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(start, rounding=np.rint)
+    cut_tick = first_tick + 1
+    if cut is not None:
+        cut_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(cut, rounding=np.ceil)
+        first_tick = max(first_tick, cut_tick)
+    clock = _Clock(contents.ticks_per_quarter, [(tick, tempo) for tick, tempo in contents.tempos if tick < cut_tick])
+    return cut_tick, first_tick, lambda seconds: max(clock.tick(seconds, rounding=np.rint), first_tick)
+
+
+def _appended(file: mido.MidiFile, kept: list[list[tuple[int, mido.Message]]], after: list[Timed]) -> mido.MidiFile:
+    """A file whose tracks hold what is kept, then what comes after."""
+    out = mido.MidiFile(type=file.type, ticks_per_beat=file.ticks_per_beat)
+    for track, timed in zip(kept, after, strict=True):
+        now = track[-1][0] if track else 0
+        out.tracks.append(mido.MidiTrack([message for _, message in track] + _track(_in_order(timed), now)))
+    return out
 
 
 def with_text(data: bytes, text: str) -> bytes:
@@ -199,50 +211,58 @@ class _Clock:
         return int(rounding(round(float(exact), 6)))  # a tick that the division missed by a hair is meant
 
 
-@dataclass
-class _Key:
-    """A key in the middle of a track.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ends:
+    """How what is open where the new music begins ends; a place is a track and a channel.
 
     Attributes:
-        strokes: the ticks of those that are open as `read_leniently` pairs them.
-        num_unanswered: how many more strokes than releases it had: so many some sequencers hold open.
+        seam: what follows.
+        tick_of: seconds of the music played -> ticks.
+        cut_tick: of the cut; None where the music played ends by itself.
+        first_tick: of new music.
+        places: those whose notes were taken.
+        channels: those whose pedals hold such notes.
+        home: the place of what was played.
+        has_new_at_home: whether new music goes there.
+        struck: tick and pitch of new music there.
     """
 
-    strokes: list[int] = field(default_factory=list)
-    num_unanswered: int = 0
+    seam: Seam
+    tick_of: Callable[[float], int]
+    cut_tick: int | None
+    first_tick: int
+    places: frozenset[tuple[int, int]]
+    channels: frozenset[tuple[int, int]]
+    home: tuple[int, int]
+    has_new_at_home: bool
+    struck: frozenset[tuple[int, int]]
 
-    def strike(self, tick: int) -> None:
-        """A stroke."""
-        self.strokes.append(tick)
-        self.num_unanswered += 1
+    def of(self, place: tuple[int, int], state: State) -> Timed:
+        """The messages that end what is open at a place."""
+        releases = self.seam.releases if place in self.places else {}
+        pedal = self.seam.pedal if place in self.channels else self.seam.pedal[:0]
+        timed: Timed = []
+        for pitch, key in sorted(state.keys.items()):
+            end = self._end(place, pitch, key, releases)
+            release = mido.Message("note_off", note=pitch, velocity=64, channel=place[1])
+            timed += [(end, ENDS, release)] * max(len(key.strokes), key.num_unanswered)
+        for control in sorted(state.pedals):
+            if control not in pedal["control"]:
+                # One of several sustain pedals, folded into the lengths of notes, goes up with the last of them.
+                is_folded = place in self.channels and control == SUSTAIN and self.seam.releases
+                end = self.tick_of(max(self.seam.releases.values())) if is_folded else self.first_tick
+                timed.append((end, MOVES, _moved(place[1], control, 0)))
+        heard = list(PEDALS) if self.has_new_at_home and place == self.home else sorted(state.pedals)
+        return timed + _moves(pedal[np.isin(pedal["control"], heard)], place[1], self.tick_of)
 
-    def release(self, tick: int) -> None:
-        """Ends the strokes of earlier ticks, and forgets those of its own where there is no earlier one."""
-        was_down = any(stroke < tick for stroke in self.strokes)
-        self.strokes = [stroke for stroke in self.strokes if stroke == tick and was_down]
-        self.num_unanswered = max(0, self.num_unanswered - 1)
-
-
-@dataclass
-class _State:
-    """What a channel is in the middle of.
-
-    Attributes:
-        keys: by pitch.
-        pedals: those that are down, and how far.
-        controls: all others.
-        sound: what they were at its last stroke, before it was faded out, say.
-        struck: the tick of that.
-        program, bend: as they are.
-    """
-
-    keys: dict[int, _Key] = field(default_factory=dict)
-    pedals: dict[int, int] = field(default_factory=dict)
-    controls: dict[int, int] = field(default_factory=dict)
-    sound: dict[int, int] = field(default_factory=dict)
-    struck: int = -1
-    program: int = 0
-    bend: int = 0
+    def _end(self, place: tuple[int, int], pitch: int, key: Key, releases: dict[int, float]) -> int:
+        last = max(key.strokes, default=-1)
+        end = max(self.first_tick, last + 1) if self.cut_tick is None else self.cut_tick
+        if key.strokes and pitch in releases:
+            end = max(self.tick_of(releases[pitch]), end)
+        if place[0] != self.home[0] and place[1] == self.home[1] and (end, pitch) in self.struck:
+            end = max(end - 1, last + 1)  # of two tracks, a player may take the stroke before the release
+        return end
 
 
 def _read(data: bytes) -> mido.MidiFile | None:
@@ -270,10 +290,15 @@ def _keeps(file: mido.MidiFile, contents: Contents) -> bool:
     """Whether what mido writes again is what we have read; it takes a status behind a sysex for another, say."""
     again = read_leniently(_bytes(file), "the prime")
     is_alike = again.repairs == contents.repairs and len(again.parts) == len(contents.parts)
-    return is_alike and all(
-        np.array_equal(getattr(now, name), getattr(before, name))
-        for now, before in zip(again.parts, contents.parts, strict=True)
-        for name in ("track", "channel", "program", "onset", "offset", "pitch", "velocity", "pedal")
+    is_alike = is_alike and again.pedals.keys() == contents.pedals.keys()
+    return (
+        is_alike
+        and all(np.array_equal(again.pedals[line], moves) for line, moves in contents.pedals.items())
+        and all(
+            np.array_equal(getattr(now, name), getattr(before, name))
+            for now, before in zip(again.parts, contents.parts, strict=True)
+            for name in ("track", "line", "program", "onset", "offset", "pitch", "velocity")
+        )
     )
 
 
@@ -282,33 +307,6 @@ def _timed(track: mido.MidiTrack, with_end: bool = False) -> list[tuple[int, mid
     ticks = np.cumsum([message.time for message in track], dtype=np.int64).tolist()
     timed = zip(ticks, track, strict=True)
     return [(tick, message) for tick, message in timed if with_end or message.type != "end_of_track"]
-
-
-def _states(timed: list[tuple[int, mido.Message]]) -> dict[int, _State]:
-    """What each channel is in the middle of after these messages."""
-    states: dict[int, _State] = {}
-    for tick, message in timed:
-        kind = message.type
-        if message.is_meta or kind == "sysex" or not hasattr(message, "channel"):
-            continue
-        state = states.setdefault(message.channel, _State())
-        if kind == "note_on" and message.velocity:
-            state.keys.setdefault(message.note, _Key()).strike(tick)
-            state.sound, state.struck = state.controls, tick
-        elif kind in ("note_on", "note_off"):
-            state.keys.setdefault(message.note, _Key()).release(tick)
-        elif kind == "control_change" and message.control in PEDALS:
-            state.pedals[message.control] = message.value
-        elif kind == "control_change":
-            state.controls = {**state.controls, message.control: message.value}
-            state.sound = state.controls if tick == state.struck else state.sound
-        elif kind == "program_change":
-            state.program = message.program
-        elif kind == "pitchwheel":
-            state.bend = message.pitch
-    for state in states.values():
-        state.pedals = {control: value for control, value in state.pedals.items() if value}
-    return states
 
 
 def _strokes(seam: Seam, tick_of: Callable[[float], int], channel: int) -> Iterator[tuple[int, int, mido.Message]]:
@@ -334,15 +332,22 @@ def _moved(channel: int, control: int, value: int) -> mido.Message:
     return mido.Message("control_change", control=control, value=value, channel=channel)
 
 
-def _head(sound: _State, channel: int) -> list[mido.Message]:
+def _port(track: list[tuple[int, mido.Message]]) -> int:
+    """The port that a track names, the last if several; 0 where it names none."""
+    return next((message.port for _, message in reversed(track) if message.type == "midi_port"), 0)
+
+
+def _head(sound: State, channel: int, port: int) -> list[mido.Message]:
     """What a new track begins with, to sound as another."""
     controls = [
         mido.Message("control_change", control=control, value=sound.sound[control], channel=channel)
         for control in SOUND
         if control in sound.sound
     ]
-    name = mido.MetaMessage("track_name", name=NEW_TRACK)
-    return [name, *controls, mido.Message("program_change", program=sound.program, channel=channel)]
+    head = [mido.MetaMessage("track_name", name=NEW_TRACK)]
+    if port:
+        head.append(mido.MetaMessage("midi_port", port=port))
+    return [*head, *controls, mido.Message("program_change", program=sound.program, channel=channel)]
 
 
 def _in_order(timed: Timed) -> list[tuple[int, mido.Message]]:

@@ -1,5 +1,8 @@
 """The reference itself: note-seq's own reading and performance encoding, which our ids must equal.
 
+Where players and note-seq read a file differently, we read it as players do: `music/midi.py` lists the differences.
+The ids of such a file are not equal, and `difference` says so.
+
 Knows note-seq, which is an extra (`pip install 'pamusic[magenta]'`) and is imported when it is asked for: it takes
 seconds to load, and half a second a file. Knows nothing of how we read or encode.
 """
@@ -57,6 +60,19 @@ def ids_by_note_seq(data: bytes) -> np.ndarray:
     events = performance_lib.Performance(quantized, num_velocity_bins=VELOCITY_BINS)
     encoding = performance_encoder_decoder.PerformanceOneHotEncoding(num_velocity_bins=VELOCITY_BINS)
     return np.array([encoding.encode_event(event) for event in events], np.uint16)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """Return where the ids of pamusic and of note-seq part, in words; nothing where they are equal."""
+    length = min(len(ours), len(theirs))
+    differing = np.flatnonzero(ours[:length] != theirs[:length])
+    if not len(differing) and len(ours) == len(theirs):
+        return ""
+    place = int(differing[0]) if len(differing) else length
+    return (
+        f"note-seq reads it differently: {len(theirs):,} tokens, where pamusic has {len(ours):,}, "
+        f"which differ from token {place + 1:,} on"
+    )
 
 
 def _is_note_seqs(vocabulary: Vocabulary) -> bool:

@@ -81,12 +81,15 @@ class Notes:
     Attributes:
         num_before: how many there were.
         lost: how many are gone, by reason.
+        num_doubled: how many are gone whose key was struck twice at one instant. The other stroke stayed, so no music
+            is lost.
         num_added: how many have come that were not there.
         onset_ms, offset_ms, velocity: of those that stayed, by how much each differs.
     """
 
     num_before: int
     lost: Counter[str]
+    num_doubled: int
     num_added: int
     onset_ms: Errors
     offset_ms: Errors
@@ -96,6 +99,7 @@ class Notes:
         return Notes(
             self.num_before + other.num_before,
             self.lost + other.lost,
+            self.num_doubled + other.num_doubled,
             self.num_added + other.num_added,
             self.onset_ms + other.onset_ms,
             self.offset_ms + other.offset_ms,
@@ -245,9 +249,12 @@ def _notes_compared(before: Performance, after: Performance, tokenizer: Tokenize
         pairs.append(np.stack([places + ours[0], others + theirs[0]]))
     kept, found = np.concatenate([np.empty((2, 0), np.int64), *pairs], axis=1)
     stayed, became = here[kept], there[found]
+    gone = np.setdiff1d(np.arange(len(here)), kept)
+    is_double = np.isin(_strokes(here[gone]), _strokes(stayed))
     return Notes(
         num_before=len(here),
-        lost=_why_lost(here, np.setdiff1d(np.arange(len(here)), kept), tokenizer),
+        lost=_why_lost(here, gone[~is_double], tokenizer),
+        num_doubled=int(is_double.sum()),
         num_added=len(there) - len(found),
         onset_ms=Errors.of((became["onset"] - stayed["onset"]) * 1000),
         offset_ms=Errors.of((became["offset"] - stayed["offset"]) * 1000),
@@ -257,6 +264,11 @@ def _notes_compared(before: Performance, after: Performance, tokenizer: Tokenize
 
 def _by_pitch(notes: np.ndarray) -> np.ndarray:
     return notes[np.lexsort((notes["onset"], notes["pitch"]))]
+
+
+def _strokes(notes: np.ndarray) -> np.ndarray:
+    """Onset and pitch of each note as one value, `[num_notes]`; equal for those struck at the very same instant."""
+    return notes["onset"] + 1j * notes["pitch"]
 
 
 def _why_lost(notes: np.ndarray, lost: np.ndarray, tokenizer: Tokenizer) -> Counter[str]:

@@ -1,7 +1,7 @@
 """Where pieces come from: folders, zip archives and single files, MAESTRO among them.
 
 Knows file names, zip members and MAESTRO's table; opens no MIDI. What it finds is a list of `Source`, in an order that
-does not depend on the file system.
+does not depend on the file system, and the names of all files that it leaves out.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from pamusic.errors import PamusicError
 from pamusic.music.contents import MAX_FILE_BYTES, check_size
+from pamusic.music.foreign import unpacked
 
 SPLITS = ("train", "validation", "test")
-MIDI_ENDINGS = (".mid", ".midi")
+MIDI_ENDINGS = (".mid", ".midi", ".kar", ".rmi", ".smf")  # each of them also as .mid.gz and so on
+IS_MIDI = re.compile(rf"({'|'.join(map(re.escape, MIDI_ENDINGS))})(\.gz)?$", re.IGNORECASE)
+MAX_NESTED_BYTES = 256 * 2**20  # of an archive in an archive, which is unpacked into memory
 MAESTRO_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
 VALIDATION_SHARE = TEST_SHARE = 0.1  # of a folder without official splits: MAESTRO's own are 0.11 and 0.14
 MIN_PIECES_TO_VALIDATE = 5  # from so many pieces on, one is for validation whatever their contents say
@@ -45,20 +50,22 @@ class Source:
         path: the file's path, within the archive if there is one.
         name: what it is called in the corpus: relative to what the user named.
         split: the official one, or None where the content decides.
+        nested: the path of an archive within `container`, in which `path` lies; empty where there is none.
     """
 
     container: str | None
     path: str
     name: str
     split: str | None = None
+    nested: str = ""
 
     @property
     def where(self) -> str:
         """Its path from where the user is, through the archive if there is one: no other file has the same."""
-        return self.path if self.container is None else f"{self.container}/{self.path}"
+        return "/".join(part for part in (self.container, self.nested, self.path) if part)
 
     def read(self) -> bytes:
-        """The file's bytes.
+        """Return the file's bytes; of one that gzip has packed, what it packed.
 
         Raises:
             PamusicError: it cannot be read.
@@ -66,8 +73,8 @@ class Source:
         try:
             if self.container is None:
                 check_size(Path(self.path).stat().st_size, self.name)
-                return Path(self.path).read_bytes()
-            archive = _open_archive(self.container)
+                return unpacked(Path(self.path).read_bytes(), self.name)
+            archive = _open_archive(self.container, self.nested)
             member = archive.getinfo(self.path)
             check_size(member.file_size, self.name)
             if member.compress_type not in TAKEN_PACKINGS:
@@ -77,7 +84,7 @@ class Source:
                     rule="rare packing",
                 )
             with archive.open(member) as file:
-                return file.read(MAX_FILE_BYTES)  # whatever size it is said to have
+                return unpacked(file.read(MAX_FILE_BYTES), self.name)  # whatever size it is said to have
         except BROKEN as error:
             why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
             raise PamusicError(
@@ -98,8 +105,37 @@ class Refusal:
     rule: str = ""
 
 
-def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:
-    """All MIDI files under folders and in archives, and those named outright.
+class Found(NamedTuple):
+    """What is found under some paths.
+
+    Attributes:
+        sources: the MIDI files.
+        refused: files that should be pieces and cannot be.
+        left_out: names of the files of all other kinds.
+    """
+
+    sources: list[Source]
+    refused: list[Refusal]
+    left_out: list[str]
+
+
+@dataclass
+class _Finds:
+    """What is found so far in a folder or an archive; see `Found`."""
+
+    sources: list[Source] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def take_in(self, name: str, inner: _Finds) -> None:
+        """Add what is in an archive called `name`."""
+        self.sources += [replace(each, name=f"{name}/{each.name}") for each in inner.sources]
+        self.refused += [replace(each, name=f"{name}/{each.name}") for each in inner.refused]
+        self.left_out += [f"{name}/{each}" for each in inner.left_out]
+
+
+def find_sources(paths: list[Path]) -> Found:
+    """Find all MIDI files under folders, in archives and in archives within these, and those named outright.
 
     A folder or archive with MAESTRO's table in it gives the files of the table, with their official splits; files that
     the table names and that are missing are refused, and so are archive members whose path leads outside.
@@ -107,30 +143,34 @@ def find_sources(paths: list[Path]) -> tuple[list[Source], list[Refusal]]:
     Raises:
         PamusicError: a path does not exist, or there is no MIDI file at all.
     """
-    sources: list[Source] = []
-    refused: list[Refusal] = []
+    found = _Finds()
     for path in paths:
         if path.is_dir():
-            found, not_found = _in_folder(path)
+            inner = _in_folder(path)
         elif not path.exists():
             raise PamusicError(f"{path}: no such file or folder; check the path")
         elif not path.is_file():
             raise PamusicError(f"{path}: is a device or a pipe; name a folder, a zip or MIDI files")
         elif zipfile.is_zipfile(path):
-            found, not_found = _in_archive(path)
+            inner = _in_archive(str(path))
+            if not inner.sources and path.suffix.lower() != ".zip":  # a score, say: its reader tells what it is
+                inner = _Finds([Source(None, str(path), path.name)])
         elif path.suffix.lower() == ".zip":
             raise PamusicError(f"{path}: is not a zip archive, or a broken one; fetch it anew")
         else:
-            found, not_found = [Source(None, str(path), path.name)], []
-        sources += found
-        refused += not_found
-    if not sources:
+            inner = _Finds([Source(None, str(path), path.name)])
+        found.sources += inner.sources
+        found.refused += inner.refused
+        found.left_out += inner.left_out
+    if not found.sources:
         what = ", ".join(str(path) for path in paths)
-        why = f"; {refused[0].name}: {refused[0].reason}" if refused else ""
+        why = f"; {found.refused[0].name}: {found.refused[0].reason}" if found.refused else ""
+        others = f", but {len(found.left_out):,} of other kinds, such as {found.left_out[0]}" if found.left_out else ""
         raise PamusicError(
-            f"{what}: no MIDI file (.mid, .midi) in it{why}; name a folder, a zip or files that have some"
+            f"{what}: no MIDI file ({', '.join(MIDI_ENDINGS)}) in it{others}{why}; "
+            "name a folder, a zip or files that have some"
         )
-    return _each_once(sources), refused
+    return Found(_each_once(found.sources), found.refused, found.left_out)
 
 
 def _each_once(sources: list[Source]) -> list[Source]:
@@ -143,7 +183,7 @@ def _each_once(sources: list[Source]) -> list[Source]:
         elif each.container is None:
             at, member = os.path.split(each.path)
         else:
-            at, member = each.container, each.path
+            at, member = each.container, f"{each.nested}/{each.path}"
         if at not in real:
             real[at] = os.path.realpath(at)
         once[real[at], member] = each
@@ -184,33 +224,45 @@ def _position(sha256: str) -> float:
     return int(sha256[:16], 16) / 2**64
 
 
-def _in_folder(folder: Path) -> tuple[list[Source], list[Refusal]]:
+def _in_folder(folder: Path) -> _Finds:
     beginning = "" if str(folder) == os.curdir else os.path.join(folder, "")
     files = list(_files_under(beginning))
-    listed: list[Source] = []
-    refused: list[Refusal] = []
+    found = _Finds()
+    tables = set()
     for file in files:
         if file.lower().endswith(".csv"):
             table = folder / file
             name_of_table = table.relative_to(folder).as_posix()
             for file_name, split in _maestro_rows(Source(None, str(table), name_of_table)):
+                tables.add(file)
                 path = table.parent / file_name
                 name = os.path.normpath(table.parent.relative_to(folder) / file_name).replace(os.sep, "/")
                 if _leads_outside(PurePosixPath(name)):
-                    refused.append(Refusal(name, f"{table.name} names it, but its path leads outside the folder"))
+                    reason = f"{table.name} names it, but its path leads outside the folder"
+                    found.refused.append(Refusal(name, reason))
                 elif path.is_file():
-                    listed.append(Source(None, str(path), name, split))
+                    found.sources.append(Source(None, str(path), name, split))
                 else:
-                    refused.append(Refusal(name, f"{table.name} names it, but it is not there"))
-    taken = {source.path for source in listed}
+                    found.refused.append(Refusal(name, f"{table.name} names it, but it is not there"))
+    taken = {source.path for source in found.sources}
     for file in files:
-        if file.lower().endswith(MIDI_ENDINGS) and beginning + file not in taken:
-            listed.append(Source(None, beginning + file, file.replace(os.sep, "/")))
-    return listed, refused
+        name = file.replace(os.sep, "/")
+        if beginning + file in taken or file in tables:
+            continue
+        if IS_MIDI.search(file):
+            found.sources.append(Source(None, beginning + file, name))
+        elif file.lower().endswith(".zip"):
+            try:
+                found.take_in(name, _in_archive(beginning + file))
+            except PamusicError as error:
+                found.refused.append(Refusal(name, str(error).removeprefix(f"{beginning + file}: "), error.rule))
+        else:
+            found.left_out.append(name)
+    return found
 
 
 def _files_under(beginning: str, folder: str = "") -> Iterator[str]:
-    """Files of the endings we look at, relative to where we begin, in the order of names at each level; none hidden."""
+    """Files relative to where we begin, in the order of names at each level; none hidden."""
     try:
         with os.scandir(beginning + folder or os.curdir) as found:
             entries = sorted((each for each in found if each.name[0] != "."), key=lambda entry: entry.name)
@@ -219,56 +271,83 @@ def _files_under(beginning: str, folder: str = "") -> Iterator[str]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _files_under(beginning, folder + entry.name + os.sep)
-        elif os.path.splitext(entry.name)[1].lower() in (*MIDI_ENDINGS, ".csv") and entry.is_file():
+        elif entry.is_file():
             yield folder + entry.name
 
 
-def _in_archive(path: Path) -> tuple[list[Source], list[Refusal]]:
-    archive = _open_archive(str(path))
-    listed: list[Source] = []
-    refused: list[Refusal] = []
+def _in_archive(path: str, nested: str = "") -> _Finds:
+    """What is in an archive, or in an archive within it; what lies a level deeper is left out."""
+    found = _Finds()
     members = {}
-    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+    for info in sorted(_open_archive(path, nested).infolist(), key=lambda info: info.filename):
         member = PurePosixPath(info.filename.replace("\\", "/"))
-        if (
-            info.filename.endswith("/")
-            or member.suffix.lower() not in (*MIDI_ENDINGS, ".csv")
-            or "__MACOSX" in member.parts
-            or member.name.startswith(".")
-        ):
+        if info.filename[-1:] in ("", "/") or "__MACOSX" in member.parts or member.name.startswith("."):
             continue
-        if _leads_outside(member):
-            refused.append(Refusal(info.filename, "its path leads outside the archive"))
+        is_outside = _leads_outside(member)
+        if is_outside and (IS_MIDI.search(member.name) or member.suffix.lower() in (".csv", ".zip")):
+            found.refused.append(Refusal(info.filename, "its path leads outside the archive"))
+        elif is_outside:
+            found.left_out.append(info.filename)
         else:
             members[str(member)] = info.filename
+    tables = set()
     for name, table in members.items():
         if name.lower().endswith(".csv"):
-            for file_name, split in _maestro_rows(Source(str(path), table, name)):
+            for file_name, split in _maestro_rows(Source(path, table, name, nested=nested)):
+                tables.add(name)
                 listed_name = str(PurePosixPath(name).parent / file_name)
                 if listed_name in members:
-                    listed.append(Source(str(path), members[listed_name], listed_name, split))
+                    found.sources.append(Source(path, members[listed_name], listed_name, split, nested))
                 else:
-                    refused.append(Refusal(listed_name, f"{PurePosixPath(name).name} names it, but it is not there"))
-    taken = {source.name for source in listed}
-    others = [name for name in members if name.lower().endswith(MIDI_ENDINGS) and name not in taken]
-    return listed + [Source(str(path), members[name], name) for name in others], refused
+                    reason = f"{PurePosixPath(name).name} names it, but it is not there"
+                    found.refused.append(Refusal(listed_name, reason))
+    taken = {source.name for source in found.sources} | tables
+    for name, member_path in members.items():
+        if name in taken:
+            continue
+        if IS_MIDI.search(name):
+            found.sources.append(Source(path, member_path, name, nested=nested))
+        elif name.lower().endswith(".zip") and not nested:
+            try:
+                found.take_in(name, _in_archive(path, member_path))
+            except PamusicError as error:
+                found.refused.append(Refusal(name, str(error).removeprefix(f"{path}/{member_path}: "), error.rule))
+        else:
+            found.left_out.append(name)
+    return found
 
 
 def _leads_outside(path: PurePosixPath) -> bool:
     return path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1])
 
 
-def _open_archive(path: str) -> zipfile.ZipFile:
-    return _opened(path, os.stat(path).st_mtime_ns, os.getpid())
+def _open_archive(path: str, nested: str = "") -> zipfile.ZipFile:
+    return _opened(path, nested, os.stat(path).st_mtime_ns, os.getpid())
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str, changed: int, process: int) -> zipfile.ZipFile:
+def _opened(path: str, nested: str, changed: int, process: int) -> zipfile.ZipFile:
     """An archive, opened once in each process: a descriptor that two share would have one place to read at."""
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
     except BROKEN as error:
         raise PamusicError(f"{path}: is a broken zip archive ({error}); fetch it anew") from None
+    if not nested:
+        return archive
+    name = f"{path}/{nested}"
+    try:
+        with archive:
+            member = archive.getinfo(nested)
+            if member.file_size > MAX_NESTED_BYTES or member.compress_type not in TAKEN_PACKINGS:
+                raise PamusicError(
+                    f"{name}: is an archive within an archive, too large ({member.file_size / 2**20:.0f} MiB, at most "
+                    f"{MAX_NESTED_BYTES / 2**20:.0f}) or packed in a rare way; unpack it first",
+                    rule="archive within an archive",
+                )
+            with archive.open(member) as file:
+                return zipfile.ZipFile(io.BytesIO(file.read(MAX_NESTED_BYTES)))
+    except BROKEN as error:
+        raise PamusicError(f"{name}: is a broken zip archive ({error}); fetch it anew") from None
 
 
 def _maestro_rows(table: Source) -> list[tuple[str, str]]:

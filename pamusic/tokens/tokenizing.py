@@ -23,9 +23,10 @@ import numpy as np
 from pamusic import __version__
 from pamusic.errors import PamusicError, UsageError
 from pamusic.music.midi import Tracks, read_and_mend
+from pamusic.music.performance import Performance
 from pamusic.tokens.corpus import Piece, content_of
 from pamusic.tokens.parallel import in_parallel
-from pamusic.tokens.reference import check_reference, ids_by_note_seq
+from pamusic.tokens.reference import check_reference, difference, ids_by_note_seq
 from pamusic.tokens.sources import (
     MIN_PIECES_TO_VALIDATE,
     SPLITS,
@@ -87,10 +88,16 @@ class Duplicate:
 
 @dataclass
 class Summary:
-    """What became of the sources; `num_resumed` of them before an interruption."""
+    """What became of the sources.
+
+    Attributes:
+        num_resumed: how many of them were done before an interruption.
+        left_out: files of other kinds.
+    """
 
     splits: dict[str, SplitCount] = field(default_factory=lambda: {split: SplitCount() for split in SPLITS})
     refused: list[Refusal] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     duplicates: list[Duplicate] = field(default_factory=list)
     num_resumed: int = 0
     repaired: list[tuple[str, str]] = field(default_factory=list)  # name of the file, and words
@@ -191,8 +198,8 @@ def tokenize(
         check_reference(tokenizer)
         if tracks != "piano":
             raise UsageError("--engine note-seq knows no choice of tracks; leave out --tracks")
-    sources, refused = find_sources(paths)
-    summary = Summary(refused=list(refused))
+    sources, refused, left_out = find_sources(paths)
+    summary = Summary(refused=list(refused), left_out=left_out)
     work = _work_on(sources, tokenizer, tracks, engine, drop_duplicates)
     with (
         _terminated_in_order(),
@@ -292,7 +299,10 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
     try:
         data = source.read()
         performance, repairs = read_and_mend(data, source.name, tracks=tracks)
-        ids = ids_by_note_seq(data) if engine == "note-seq" else tokenizer.encode(performance)
+        ids, differs = tokenizer.encode(performance), ""
+        if engine == "note-seq":
+            theirs = ids_by_note_seq(data)
+            ids, differs = theirs, difference(ids, theirs)
     except PamusicError as error:
         return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
     if not len(ids):
@@ -304,5 +314,20 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
         num_notes=len(performance),
         seconds=performance.duration,
         sha256=hashlib.sha256(data).hexdigest(),
-        repairs=[(repair.kind, repair.count, repair.words) for repair in repairs],
+        repairs=[
+            *_outside(performance, tokenizer),
+            *((repair.kind, repair.count, repair.words) for repair in repairs),
+            *([("read differently by note-seq", 1, differs)] if differs else []),
+        ],
     )
+
+
+def _outside(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, int, str]]:
+    """How many notes the vocabulary has no keys for, as a repair; nothing where it has all."""
+    pitch, keys = performance.notes["pitch"], tokenizer.vocabulary.range("note_on")
+    num_outside = int(np.count_nonzero((pitch < keys.first) | (pitch > keys.last)))
+    if not num_outside:
+        return []
+    notes = "1 note" if num_outside == 1 else f"{num_outside:,} notes"
+    words = f"{notes} outside pitches {keys.first} to {keys.last} of {tokenizer.name}, left out"
+    return [("outside the pitches", num_outside, words)]

@@ -1,0 +1,143 @@
+"""The messages of all tracks -> parts and pedals, by port and channel.
+
+Knows ticks, ports and channels; knows no bytes and no seconds. A player sends all messages of one port and channel to
+one instrument, whichever tracks they stand in. So a program or a pedal counts for the notes of every track there. At
+one tick, programs and pedals count before notes. One exception: a program that follows a note in the same track.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pamusic.music.contents import DRUMS, NUM_CHANNELS, Part
+from pamusic.music.pedal import DOWN
+from pamusic.music.performance import SUSTAIN
+from pamusic.music.text import readable
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """What one track holds, by line (port * 16 + channel), each in the order of the file.
+
+    Attributes:
+        name: the track's, as its bytes.
+        notes: `[num_notes, 5]` onset and offset in ticks, pitch, velocity, own program. That is the program, plus 1,
+            which this track sets at the tick of the onset, before the note; 0 where it sets none there.
+        instants: the same of notes that are released at the tick of their onset.
+        programs: `[num_changes, 2]` tick and program.
+        pedals: `[num_messages, 3]` tick, control and value.
+    """
+
+    name: bytes
+    notes: dict[int, np.ndarray]
+    instants: dict[int, np.ndarray]
+    programs: dict[int, np.ndarray]
+    pedals: dict[int, np.ndarray]
+
+
+def pedals_by_line(tracks: list[dict[int, np.ndarray]]) -> dict[int, np.ndarray]:
+    """Return the pedal messages of each line `[num_messages, 3]`, by tick, then in the order of tracks."""
+    gathered: dict[int, list[np.ndarray]] = {}
+    for pedals in tracks:
+        for line, messages in pedals.items():
+            if len(messages):
+                gathered.setdefault(line, []).append(messages)
+    return {line: _by_tick(gathered[line]) for line in sorted(gathered)}
+
+
+def _by_tick(several: list[np.ndarray]) -> np.ndarray:
+    messages = np.concatenate(several) if len(several) > 1 else several[0]
+    tick = messages[:, 0]
+    return messages if (tick[1:] >= tick[:-1]).all() else messages[np.argsort(tick, kind="stable")]
+
+
+def parts_of(tracks: list[Played], pedals: dict[int, np.ndarray], lost: list[int]) -> Iterator[Part]:
+    """Yield the parts that have notes, in the order of tracks, lines and programs.
+
+    Args:
+        tracks: those of the file.
+        pedals: of `pedals_by_line`.
+        lost: gets the number of notes of a track that have no length and do not sound.
+    """
+    changes = _changes_by_line(tracks)
+    for number, track in enumerate(tracks):
+        for line in sorted(track.notes.keys() | track.instants.keys()):
+            notes = track.notes.get(line, np.empty((0, 5), np.int64))
+            if line in track.instants:
+                sounding, num_lost = _sounding_instants(track.instants[line], notes, pedals.get(line), line)
+                notes = np.concatenate([notes, sounding])
+                lost.append(num_lost)
+            program = (
+                changes[line].at(notes[:, 0], notes[:, 4], number) if line in changes else np.zeros(len(notes), int)
+            )
+            for each in np.unique(program).tolist():
+                onset, offset, pitch, velocity = notes[program == each, :4].T
+                channel, name = line % NUM_CHANNELS, readable(track.name)
+                heard = (onset, offset, pitch, velocity)
+                yield Part(
+                    each, channel == DRUMS, name, *heard, port=line // NUM_CHANNELS, channel=channel, track=number
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class _Changes:
+    """The changes of program of a line, by tick; those of one tick in the order of tracks.
+
+    Attributes:
+        tick, track, program: `[num_changes]`, int64.
+        before: `[num_changes]`, the place of the last change of an earlier tick or track; -1 where there is none.
+    """
+
+    tick: np.ndarray
+    track: np.ndarray
+    program: np.ndarray
+    before: np.ndarray
+
+    def at(self, onset: np.ndarray, own: np.ndarray, track: int) -> np.ndarray:
+        """Return the programs `[num_notes]` that notes of a track are struck with; see `Played.notes` for `own`."""
+        place = np.searchsorted(self.tick, onset, side="right") - 1
+        is_own = (place >= 0) & (self.tick[place] == onset) & (self.track[place] == track)
+        others = np.where(is_own, self.before[place], place)
+        program = np.where(others >= 0, self.program[others], 0)
+        return np.where(is_own & (own > 0), own - 1, program)
+
+
+def _changes_by_line(tracks: list[Played]) -> dict[int, _Changes]:
+    gathered: dict[int, list[np.ndarray]] = {}
+    for number, track in enumerate(tracks):
+        for line, changes in track.programs.items():
+            gathered.setdefault(line, []).append(np.insert(changes, 1, number, axis=1))
+    by_line = {}
+    for line, several in gathered.items():
+        changes = np.concatenate(several)
+        tick, track_number, program = changes[np.argsort(changes[:, 0], kind="stable")].T
+        begins = np.ones(len(tick), bool)
+        begins[1:] = (np.diff(tick) != 0) | (np.diff(track_number) != 0)
+        before = np.maximum.accumulate(np.where(begins, np.arange(len(tick)), 0)) - 1
+        by_line[line] = _Changes(tick, track_number, program, before)
+    return by_line
+
+
+def _sounding_instants(
+    instants: np.ndarray, notes: np.ndarray, pedal: np.ndarray | None, line: int
+) -> tuple[np.ndarray, int]:
+    """Return the notes without length that sound, each a tick long, and the number of those that are lost.
+
+    A note sounds where the sustain pedal is down: its string rings until the pedal goes up. A drum always sounds. Where
+    a key is struck again at the same tick, nothing is lost: the key sounds from that tick on.
+    """
+    key = instants[:, 0] << 7 | instants[:, 2]
+    last = len(key) - 1 - np.unique(key[::-1], return_index=True)[1]
+    last = np.sort(last[~np.isin(key[last], notes[:, 0] << 7 | notes[:, 2])])
+    alone = instants[last].copy()
+    alone[:, 1] = alone[:, 0] + 1
+    sounds = np.full(len(alone), line % NUM_CHANNELS == DRUMS)
+    if pedal is not None:
+        tick, _, value = pedal[pedal[:, 1] == SUSTAIN].T
+        order = np.lexsort((value < DOWN, tick))  # at one tick the pedal goes down before it goes up
+        is_down = np.append(False, value[order] >= DOWN)
+        sounds |= is_down[np.searchsorted(tick[order], alone[:, 0], side="right")]
+    return alone[sounds], int(np.count_nonzero(~sounds))

@@ -1,0 +1,136 @@
+"""The bytes of a Standard MIDI File -> its header and its tracks, however broken.
+
+Knows chunks and their lengths; knows no messages. A player reads as many tracks as the header counts and stops. So do
+we: a second file in the same bytes is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pamusic.errors import PamusicError
+from pamusic.music.contents import KINDS, Repair
+from pamusic.music.foreign import check_is_midi, is_riff
+
+FAR_BEFORE_HEADER = 4096  # MacBinary puts 128 bytes before it, mail and web servers some lines
+SECOND_FILE = b"MThd\0\0\0\6"
+# Frames a second as they stand in the division -> (frames that we call a quarter, microseconds these take).
+SMPTE = {24: (24, 1_000_000), 25: (25, 1_000_000), 29: (30, 1_001_000), 30: (30, 1_000_000)}
+
+
+@dataclass
+class Log:
+    """What was mended so far."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    cut_tick: int | None = None
+
+    def add(self, kind: str, count: int = 1) -> None:
+        assert kind in KINDS
+        if count:
+            self.counts[kind] = self.counts.get(kind, 0) + count
+
+    def cut(self, tick: int) -> None:
+        self.add("cut off")
+        self.cut_tick = tick if self.cut_tick is None else min(tick, self.cut_tick)
+
+    def repairs(self) -> tuple[Repair, ...]:
+        return tuple(
+            Repair.of(kind, self.counts[kind], self.cut_tick if kind == "cut off" else None)
+            for kind in KINDS
+            if kind in self.counts
+        )
+
+
+def from_header_on(data: bytes, name: str, log: Log) -> tuple[bytes, int]:
+    """The data from the header on, and where in it the first chunk begins."""
+    check_is_midi(data, name, far=FAR_BEFORE_HEADER)
+    has_wrapping = is_riff(data)
+    start = data.find(b"MThd")
+    if has_wrapping and data[start - 8 : start - 4] == b"data":
+        data = data[: start + int.from_bytes(data[start - 4 : start], "little")]
+    elif start:
+        log.add("bytes before the header", start)
+    data = data[start:]
+    if len(data) < 14:
+        raise PamusicError(
+            f"{name}: is cut off within its header ({len(data)} bytes of 14); fetch it anew", rule="cut off"
+        )
+    length = int.from_bytes(data[4:8], "big")
+    if length < 6 or length > len(data) or data[8] or data[9] > 2:
+        log.add("broken header")
+        length = 6
+    return data, 8 + length
+
+
+def time_base(division: int, name: str) -> tuple[int, int | None]:
+    """Ticks in a quarter; and microseconds in a quarter, where the division alone tells them."""
+    if division == 0:
+        raise PamusicError(f"{name}: has no ticks in a quarter; save it anew in a sequencer", rule="no time base")
+    if division < 0x8000:
+        return division, None
+    frames, ticks = 256 - (division >> 8), division & 0xFF
+    if frames not in SMPTE or not ticks:
+        raise PamusicError(
+            f"{name}: counts {ticks} ticks in a frame and {frames} frames a second, not 24, 25, 29 or 30; "
+            "save it anew in a sequencer",
+            rule="no time base",
+        )
+    frames, tempo = SMPTE[frames]
+    return frames * ticks, tempo
+
+
+def track_spans(data: bytes, at: int, num_tracks: int, log: Log) -> Iterator[tuple[int, int, bool]]:
+    """Yield (first byte, end, whether its length was as said) of each track that a player reads.
+
+    A chunk's length is believed where the file, a track's last message or another chunk stands at its end; else the
+    chunk goes on to the next track.
+
+    Args:
+        data: the file, from its header on.
+        at: where the first chunk begins.
+        num_tracks: as many as the header counts; 0 where it does not know.
+        log: gets what is left out.
+    """
+    num_found = 0
+    while at < len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "big")
+        end = at + 8 + size
+        if data[at : at + 4] == b"MTrk" and at + 8 <= len(data):
+            is_whole = (
+                end == len(data) or (end < len(data) and data[end - 3 : end] == b"\xff\x2f\x00") or _is_chunk(data, end)
+            )
+            if not is_whole:
+                end = _next_track(data, at + 8)
+            num_found += 1
+            if num_tracks and num_found > num_tracks:
+                log.add("tracks beyond the header's")
+            else:
+                yield at + 8, end, is_whole
+        elif num_found and data.startswith(SECOND_FILE, at):
+            log.add("second file", data.count(SECOND_FILE, at))
+            return
+        elif _is_chunk(data, at):
+            log.add("foreign chunks")
+        else:
+            end = _next_track(data, at + 1)
+            log.add("bytes outside tracks", end - at)
+        at = end
+
+
+def _next_track(data: bytes, at: int) -> int:
+    """Where the next track or the next file begins; the end of the data where there is none."""
+    track = data.find(b"MTrk", at)
+    end = track if track >= 0 else len(data)
+    second = data.find(SECOND_FILE, at, end)
+    return second if second >= 0 else end
+
+
+def _is_chunk(data: bytes, at: int) -> bool:
+    """Whether a chunk begins here that ends within the file."""
+    kind = data[at : at + 4]
+    if kind == b"MTrk":
+        return True
+    fits = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big") <= len(data)
+    return fits and len(kind) == 4 and all(0x20 < byte < 0x7F for byte in kind)
