@@ -129,7 +129,7 @@ def test_each_channel_has_its_own_sustain_pedal(read):
 
     assert notes == [(0.0, 5.0, 60), (1.0, 1.5625, 48), (2.0, 2.25, 50)]
     assert pedal == []
-    assert repairs == ["2 channels with different sustain pedals, put into the lengths of their notes"]
+    assert repairs == ["1 press of a sustain pedal that holds one channel alone, put into the lengths of notes"]
 
 
 def test_by_either_vocabulary_the_notes_of_two_pedals_sound_as_long():

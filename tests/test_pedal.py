@@ -5,8 +5,8 @@ from builders import performance, steadily
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pamusic.music.pedal import sustain_folded
-from pamusic.music.performance import SOFT, SOSTENUTO, SUSTAIN
+from pamusic.music.pedal import merged, sounding_offsets, sustain_folded
+from pamusic.music.performance import PEDAL, SOFT, SOSTENUTO, SUSTAIN, Performance
 
 PEDAL_DOWN, PEDAL_UP, STROKE, RELEASE = range(4)  # at one instant, in this order
 
@@ -103,3 +103,66 @@ def test_what_came_in_is_as_it_was():
     sustain_folded(played)
 
     assert np.array_equal(played.notes, before)
+
+
+def one_channel(notes, moves):
+    return performance(
+        *((onset / 4, (onset + length) / 4, pitch, velocity) for onset, length, pitch, velocity in notes),
+        pedal=[(time / 4, value, number) for time, value, number in moves],
+    )
+
+
+@steadily
+@given(
+    st.lists(
+        st.tuples(st.lists(NOTES, min_size=1, max_size=6), st.lists(MOVEMENTS, max_size=6)), min_size=2, max_size=3
+    )
+)
+def test_several_channels_as_one_piano_sound_as_each_of_them_does(channels):
+    played = [one_channel(*each) for each in channels]
+
+    whole, num_removed = merged(played)
+
+    the_end = max(each.duration for each in played)
+    alone = [note for each in played for note in sustain_folded(lasting(each, the_end)).notes.tolist()]
+
+    offsets = sounding_offsets(whole)
+    together = [(on, off, *rest) for (on, _, *rest), off in zip(whole.notes.tolist(), offsets.tolist(), strict=True)]
+    together = [note for note in together if note[1] > note[0]]
+    has_one_pedal = len({str(each.pedal[each.pedal["control"] == SUSTAIN].tolist()) for each in played}) == 1
+    assert has_one_pedal or sorted(together) == sorted(alone)
+    assert num_removed == 0 or not has_one_pedal
+
+
+def lasting(played, the_end):
+    """The same, with a movement of the sustain pedal at the end that leaves it where it is."""
+    last = np.array([(the_end, SUSTAIN, 0 if not held_at_the_end(played) else 127)], PEDAL)
+    return Performance(played.notes, np.concatenate([played.pedal, last]))
+
+
+def held_at_the_end(played):
+    sustain = sorted((time, value < 64) for time, control, value in played.pedal.tolist() if control == SUSTAIN)
+    return bool(sustain) and not sustain[-1][1]
+
+
+def test_a_press_that_one_piano_can_do_stays_a_press():
+    first = performance((0, 1, 60, 80), pedal=[(0.5, 100), (2, 0)])
+    second = performance((2, 3, 64, 80), (5, 6, 65, 80), pedal=[(2.5, 90), (4, 0), (5.5, 80), (7, 0)])
+
+    whole, num_removed = merged([first, second])
+
+    assert num_removed == 0
+    assert whole.pedal["value"].tolist() == [100, 0, 90, 0, 80, 0]
+    assert whole.notes["offset"].tolist() == [1, 3, 6]
+
+
+def test_a_press_that_holds_one_channel_alone_becomes_lengths_and_the_others_stay():
+    first = performance((0, 1, 60, 80), (4, 5, 62, 80), pedal=[(0.5, 127), (3, 0), (4.5, 127), (6, 0)])
+    second = performance((1, 2, 72, 80))
+
+    whole, num_removed = merged([first, second])
+
+    assert num_removed == 1
+    assert whole.pedal.tolist() == [(4.5, SUSTAIN, 127), (6.0, SUSTAIN, 0)]
+    assert whole.notes["offset"].tolist() == [3, 2, 5]
+    assert sounding_offsets(whole).tolist() == [3, 2, 6]

@@ -45,9 +45,9 @@ KINDS = {
     "patterns": ("pattern (format 2)", "patterns (format 2)", "put one behind the other"),
     "other instruments": ("note of other parts", "notes of other parts", "left out"),
     "pedals of channels": (
-        "channel with a sustain pedal of its own",
-        "channels with different sustain pedals",
-        "put into the lengths of their notes",
+        "press of a sustain pedal that holds one channel alone",
+        "presses of sustain pedals that hold one channel alone",
+        "put into the lengths of notes",
     ),
     "pedals without notes": ("pedal message", "pedal messages", "ignored"),
 }

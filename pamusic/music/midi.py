@@ -23,7 +23,7 @@ import numpy as np
 from pamusic.errors import PamusicError, UsageError
 from pamusic.music.contents import MAX_PARTS, NUM_CHANNELS, Contents, Part, Repair, check_size
 from pamusic.music.foreign import unpacked
-from pamusic.music.pedal import has_different_sustain, merged
+from pamusic.music.pedal import merged
 from pamusic.music.performance import (
     NOTE,
     PEDAL,
@@ -55,8 +55,8 @@ def read_and_mend(
 ) -> tuple[Performance, tuple[Repair, ...]]:
     """Reads the piano part of a Standard MIDI File, and says what was mended and left out.
 
-    A part is what one track plays on one channel with one program. The parts taken are merged. Where their channels
-    move the sustain pedal differently, one piano cannot do that: the pedal is folded into the lengths of the notes.
+    A part is what one track plays on one channel with one program. The parts taken are merged. Where a sustain pedal
+    holds the notes of one channel alone, one piano cannot do that: they get their sounding lengths instead.
 
     Args:
         source: a file, or its bytes.
@@ -79,7 +79,7 @@ def read_and_mend(
         )
     seconds_at = tempo_map(contents.ticks_per_quarter, contents.tempos)
     channels = _by_line(parts, contents, seconds_at)
-    performance = merged(channels)
+    performance, num_removed = merged(channels)
     if performance.duration > MAX_SECONDS:
         raise PamusicError(
             f"{name}: lasts {performance.duration / 3600:.0f} hours, more than we take (24); cut it in a sequencer",
@@ -88,7 +88,9 @@ def read_and_mend(
     repairs = [_with_second(repair, seconds_at) for repair in contents.repairs]
     if left_out := sum(map(len, contents.parts)) - num_notes:
         repairs.append(Repair.of("other instruments", left_out))
-    return performance, (*repairs, *_about_pedals(contents, channels))
+    if num_removed:
+        repairs.append(Repair.of("pedals of channels", num_removed))
+    return performance, (*repairs, *_pedals_without_notes(contents))
 
 
 def read_contents(data: bytes, name: str) -> Contents:
@@ -272,19 +274,15 @@ def _by_line(parts: list[Part], contents: Contents, seconds_at: SecondsAt) -> li
     ]
 
 
-def _about_pedals(contents: Contents, channels: list[Performance]) -> list[Repair]:
-    """What became of pedals that are not as they were."""
-    repairs = []
-    if len(channels) > 1 and has_different_sustain(channels):
-        repairs.append(Repair.of("pedals of channels", len(channels)))
+def _pedals_without_notes(contents: Contents) -> list[Repair]:
     heard = {part.line for part in contents.parts}
     unheard = [line for line, moves in contents.pedals.items() if line not in heard and moves[:, 2].any()]
-    if unheard:
-        named = [_line_name(line) for line in unheard]
-        place = f"channel {named[0]}, which has" if len(named) == 1 else f"channels {_listed(named)}, which have"
-        num_messages = sum(len(contents.pedals[line]) for line in unheard)
-        repairs.append(Repair.of("pedals without notes", num_messages, place=f"on {place} no notes"))
-    return repairs
+    if not unheard:
+        return []
+    named = [_line_name(line) for line in unheard]
+    place = f"channel {named[0]}, which has" if len(named) == 1 else f"channels {_listed(named)}, which have"
+    num_messages = sum(len(contents.pedals[line]) for line in unheard)
+    return [Repair.of("pedals without notes", num_messages, place=f"on {place} no notes")]
 
 
 def _line_name(line: int) -> str:

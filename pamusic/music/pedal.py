@@ -21,50 +21,88 @@ from pamusic.music.performance import (
 DOWN = 64  # the pedal is down from this value on: General MIDI's threshold, and note-seq's
 
 
-def merged(channels: list[Performance]) -> Performance:
+def merged(channels: list[Performance]) -> tuple[Performance, int]:
     """Return what several channels play, at least one, as the music of one piano.
 
-    Pedals that all channels move alike stay as they are. A piano has no sustain pedal for some of its strings alone. So
-    where the channels move it differently, it is removed, and each channel's notes get their sounding lengths, as in
-    `sustain_folded`. The other pedals change no lengths here: the deepest position among the channels holds.
+    A piano has no sustain pedal for some of its strings alone. So a press of the pedal stays only where it leaves each
+    note of every channel as long as the channel's own pedal makes it sound. Any other press is removed, and the notes
+    that it held get their sounding lengths. The soft and the sostenuto pedal change no lengths here: the deepest
+    position among the channels holds.
+
+    Returns:
+        The music, and how many presses were removed.
     """
     if len(channels) == 1:
-        return channels[0]
-    the_end = max(each.duration for each in channels)
-    controls = [SOFT, SOSTENUTO] if has_different_sustain(channels) else [SOFT, SOSTENUTO, SUSTAIN]
-    played = channels if SUSTAIN in controls else [sustain_folded(each, the_end) for each in channels]
-    moves = [_deepest([_moves(each, control) for each in channels]) for control in controls]
-    return Performance(
-        notes_in_order(np.concatenate([each.notes for each in played])), pedal_in_order(np.concatenate(moves))
+        return channels[0], 0
+    controls = (SOFT, SOSTENUTO, SUSTAIN)
+    *others, sustain = (
+        _deepest([each.pedal[each.pedal["control"] == control] for each in channels]) for control in controls
     )
+    notes, num_removed = np.concatenate([each.notes for each in channels]), 0
+    if not _has_one_sustain(channels):
+        the_end = max(each.duration for each in channels)
+        sounding, cut = (np.concatenate(each) for each in zip(*(_sounding(c, the_end) for c in channels), strict=True))
+        order = np.lexsort((notes["pitch"], notes["onset"]))
+        order = order[~(cut & (sounding == notes["onset"]))[order]]  # as `sustain_folded` drops them
+        notes, sustain, num_removed = _with_one_pedal(notes[order], sounding[order], sustain)
+    pedal = pedal_in_order(np.concatenate([*others, sustain]))
+    return Performance(notes_in_order(notes), pedal), num_removed
 
 
-def has_different_sustain(channels: list[Performance]) -> bool:
-    """Return whether some channels move the sustain pedal differently."""
-    first, *others = [_moves(each, SUSTAIN) for each in channels]
-    return not all(np.array_equal(each, first) for each in others)
+def _has_one_sustain(channels: list[Performance]) -> bool:
+    """Whether all channels move the sustain pedal alike."""
+    first, *others = (each.pedal[each.pedal["control"] == SUSTAIN] for each in channels)
+    return all(np.array_equal(each, first) for each in others)
 
 
-def _moves(performance: Performance, control: int) -> np.ndarray:
-    return performance.pedal[performance.pedal["control"] == control]
+def _with_one_pedal(notes: np.ndarray, sounding: np.ndarray, sustain: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The notes and the movements of one pedal that sound as they should, and how many presses were removed.
+
+    Args:
+        notes: in order, with the offsets of keys.
+        sounding: when each should end, `[num_notes]`.
+        sustain: the movements of a pedal that is down wherever one of a channel is.
+    """
+    is_down = sustain["value"] >= DOWN
+    press = np.cumsum(np.diff(is_down, prepend=False) & is_down)  # the number of each movement's, or the last one's
+    removed: set[int] = set()
+    while True:
+        played = notes.copy()
+        wrong = sounding_offsets(Performance(notes, sustain)) != sounding
+        played["offset"][wrong] = sounding[wrong]
+        heard = sounding_offsets(Performance(played, sustain))
+        wrong = heard != sounding
+        if not wrong.any():
+            return played, _changes(sustain) if removed else sustain, len(removed)
+        # A note rings on under the pedal, or its key, struck by another channel, ends it there.
+        place = np.searchsorted(sustain["time"], np.minimum(heard, sounding)[wrong], side="right") - 1
+        more = set(press[place].tolist()) - removed
+        removed |= more or set(press.tolist())  # of movements at one instant, the order may say something else
+        sustain = sustain.copy()
+        sustain["value"][is_down & np.isin(press, list(removed))] = 0
 
 
 def _deepest(streams: list[np.ndarray]) -> np.ndarray:
-    """The movements of one pedal that is always as deep as the deepest of several; those of one where all are alike."""
-    first, *others = streams
+    """The movements of one pedal that is always as deep as the deepest of several.
+
+    Where only one of them moves, or all move alike, they are that one's, as they came.
+    """
+    first, *others = [each for each in streams if len(each)] or [streams[0]]
     if all(np.array_equal(each, first) for each in others):
         return first
-    moved = [each for each in streams if len(each)]
-    times = np.unique(np.concatenate([each["time"] for each in moved]))
-    values = [np.append(0, each["value"])[np.searchsorted(each["time"], times, side="right")] for each in moved]
-    value = np.max(values, axis=0)
-    turns = np.diff(value, prepend=0) != 0
-    deepest = np.empty(int(turns.sum()), PEDAL)
-    deepest["time"], deepest["control"], deepest["value"] = times[turns], moved[0]["control"][0], value[turns]
-    return deepest
+    times = np.unique(np.concatenate([each["time"] for each in streams]))
+    values = [np.append(0, each["value"])[np.searchsorted(each["time"], times, side="right")] for each in streams]
+    deepest = np.empty(len(times), PEDAL)
+    deepest["time"], deepest["control"], deepest["value"] = times, first["control"][0], np.max(values, axis=0)
+    return _changes(deepest)
 
 
-def sustain_folded(performance: Performance, the_end: float = 0.0) -> Performance:
+def _changes(moves: np.ndarray) -> np.ndarray:
+    """Those movements of a pedal, up at first, that change its position."""
+    return moves[np.diff(moves["value"].astype(np.int64), prepend=0) != 0]
+
+
+def sustain_folded(performance: Performance) -> Performance:
     """The same sound without a sustain pedal: each note lasts as long as its string does.
 
     A note released while the pedal is down sounds on until the pedal goes up or its key is struck anew, whichever
@@ -72,14 +110,10 @@ def sustain_folded(performance: Performance, the_end: float = 0.0) -> Performanc
     strokes of a key at one instant with the pedal down, the later in the file stays. What the pedal holds at the end
     sounds until the last thing that happens. The other pedals are left out.
 
-    Args:
-        performance: what is played.
-        the_end: when the last thing happens, if that is later than what happens here.
-
     Returns:
         A performance whose offsets are sounding offsets, without pedal.
     """
-    sounding, cut = _sounding(performance, the_end)
+    sounding, cut = _sounding(performance)
     folded = performance.notes.copy()
     folded["offset"] = sounding
     dropped = cut & (sounding == folded["onset"])
@@ -92,7 +126,10 @@ def sounding_offsets(performance: Performance) -> np.ndarray:
 
 
 def _sounding(performance: Performance, the_end: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """The sounding offset of each note, and whether its key ended it, struck anew."""
+    """The sounding offset of each note, and whether its key ended it, struck anew.
+
+    What the pedal holds at the end sounds until the last thing that happens, or until `the_end` if that is later.
+    """
     notes = performance.notes
     is_sustain = performance.pedal["control"] == SUSTAIN
     if not len(notes) or not is_sustain.any():
