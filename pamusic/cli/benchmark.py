@@ -42,12 +42,13 @@ def benchmark(
     from pamusic.speed import machine, read_bandwidth, speed
 
     where = choose_machine(device, "fp32", compile=False).device
-    who = load_checkpoint(find_checkpoint(checkpoint), where)
-    kernel = kernel_for(who.model, precision, say) if compile else None
     try:
-        precision = resolved(precision, where, kernel is not None)
+        resolved(precision, where)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    who = load_checkpoint(find_checkpoint(checkpoint), where)
+    kernel = kernel_for(who.model, precision, say) if compile else None
+    precision = resolved(precision, where, kernel is not None)
     if told := cost_of(precision, where):
         say(told)
     config = who.model.config
