@@ -4,8 +4,9 @@
 
 PYTHON ?= python3
 PRIME := docs/prime.mid
+WORKERS := -n 2 --dist loadfile  # processes that share the tests, by file
 
-.PHONY: check-cuda demo examples test
+.PHONY: check-cuda demo examples test test-fast
 
 # $(call environment,FOLDER,PACKAGES) makes an environment with PACKAGES in it. It is reused as long as Python, this
 # folder's place, constraints.txt and pyproject.toml are the same.
@@ -67,7 +68,14 @@ test:
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 	@echo "running the tests; the slowest of them train small models"
-	.venv-test/bin/python -m pytest
+	.venv-test/bin/python -m pytest $(WORKERS)
+
+# The same without what is marked slow: for daily use.
+test-fast:
+	$(call environment,.venv-test,.[dev])
+	.venv-test/bin/ruff check .
+	.venv-test/bin/mypy
+	.venv-test/bin/python -m pytest $(WORKERS) -m "not slow"
 
 # What can be checked of the CUDA path without a card: shapes, types and devices, with PyTorch's CUDA build (several
 # gigabytes; about 3 minutes to install from a fast index). Not part of `make test`.

@@ -164,6 +164,7 @@ def test_what_makes_no_sense_is_one_line(who):
     assert "precision is one of" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_measured_on_a_gpu_runs_on_a_cpu():
     """Which it compares with itself; so the script is known to run before there is a card."""
     script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"

@@ -188,6 +188,7 @@ def test_what_takes_long_is_announced_and_what_does_not_is_not(capsys):
     assert capsys.readouterr().err == "loading PyTorch\n"
 
 
+@pytest.mark.slow
 def test_commands_that_do_not_train_import_no_compiler(checkpoint, tmp_path):
     """`torch._dynamo` and what it brings take seconds to import."""
     small_corpus(tmp_path / "corpus")

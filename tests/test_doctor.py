@@ -65,6 +65,7 @@ def test_the_free_memory_of_a_cpu_is_known():
     assert 2**20 < available_memory(torch.device("cpu")) < 2**50
 
 
+@pytest.mark.slow
 def test_doctor_says_what_there_is_and_what_fits():
     told = doctor("--size", "tiny", "--batch-size", "4")
     assert told.exit_code == 0, told.output

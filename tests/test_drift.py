@@ -27,6 +27,7 @@ def test_making_all_latents_anew_is_scoring_one_token_at_a_time():
     np.testing.assert_allclose(costs, plain[19:], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_half_costs_what_a_pass_over_as_many_latents_costs():
     model, tokens = tiny_model(), np.random.default_rng(0).integers(0, 390, 60).tolist()
     costs = costs_of(Reader(model, refill="half"), tokens, first=20)

@@ -99,6 +99,7 @@ def quiet_model():
     return model
 
 
+@pytest.mark.slow
 def test_without_rules_it_ends_by_the_known_odds():
     """All 24 logits are 0: after step n the end has the odds exp(20 * (n / 100 - 1) / 0.15) to the other 21."""
     lengths = [

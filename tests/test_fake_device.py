@@ -28,6 +28,8 @@ from pamusic.training.batches import Batch
 from pamusic.training.config import TrainingConfig
 from pamusic.training.learner import Learner
 
+pytestmark = pytest.mark.slow
+
 DEVICE = torch.device("cuda" if torch.version.cuda else "cpu")
 PRECISIONS = ["fp32", "bf16"] if DEVICE.type == "cpu" else ["fp32"]  # autocast wants the card itself
 VOCABULARY = load_tokenizer("performance").vocabulary

@@ -171,6 +171,7 @@ def walk(tokenizer, length, rng, recklessness=0.0):
     return ids
 
 
+@pytest.mark.slow
 @SOME
 @given(tokenizers, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.1, 1.0]))
 def test_the_arrays_say_what_the_words_say(tokenizer, seed, recklessness):
@@ -187,6 +188,7 @@ def test_the_arrays_say_what_the_words_say(tokenizer, seed, recklessness):
         plain.follow(*vocabulary.event(id))
 
 
+@pytest.mark.slow
 @SOME
 @given(tokenizers, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.1, 1.0]))
 def test_many_rows_at_once_say_what_each_says_alone(tokenizer, seed, recklessness):
@@ -292,6 +294,7 @@ def assert_canonical(tokenizer, ids):
         assert tokenizer.encode(tokenizer.decode(again)).tolist() == again.tolist()
 
 
+@pytest.mark.slow
 @SOME
 @given(tokenizers, st.integers(0, 2**32 - 1))
 def test_what_is_allowed_is_what_the_encoder_would_have_written(tokenizer, seed):
@@ -312,6 +315,7 @@ def ignorant_model(vocabulary, **changes):
     )
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("tokenizer", SHIPPED, ids=lambda tokenizer: tokenizer.name)
 def test_a_model_that_knows_nothing_writes_canonical_pieces(tokenizer):

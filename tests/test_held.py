@@ -142,6 +142,7 @@ def test_rows_of_a_batch_are_what_their_seeds_give_alone():
     assert [list(row) for row in rows] == alone
 
 
+@pytest.mark.slow
 def test_what_a_model_leaves_open_is_closed():
     model = tiny_model(vocab_size=len(VOCABULARY), pad_id=ids("pad"))
     lengths = []

@@ -12,6 +12,7 @@ from corpora import small_corpus
 from pamusic.cli.interrupting import PATIENCE
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.name == "nt", reason="POSIX signals"),
     pytest.mark.usefixtures("elsewhere"),
 ]

@@ -87,6 +87,7 @@ def transposed(tokens, semitones):
     return np.array([(id + semitones) % 128 + id // 128 * 128 if id < 256 else id for id in tokens])
 
 
+@pytest.mark.slow
 def test_in_several_keys_a_token_costs_what_the_mean_of_its_probabilities_says(tmp_path):
     corpus, model = small_corpus(tmp_path / "c"), tiny_model(num_layers=2)
     total = evaluate(model, corpus, "train", num_keys=4)

@@ -62,6 +62,7 @@ def test_what_is_heard_is_what_is_in_the_file_and_the_file_is_as_without_a_port(
     assert np.median(np.abs(late)) < 0.05
 
 
+@pytest.mark.slow
 def test_what_a_guard_lets_pass_is_what_is_heard(sample, backend, monkeypatch):
     """While it goes on composing, and takes back what it held."""
     monkeypatch.setattr("pamusic.generation.guard.Guard", partial(Guard, held=2.0, look_back=1.0, step=0.5))
@@ -82,6 +83,7 @@ def test_of_a_prime_only_what_follows_is_heard(sample, backend, prime):
     assert heard == [(pitch, velocity) for onset, _, pitch, velocity in both.tolist() if onset >= 1.5] != []
 
 
+@pytest.mark.slow
 def test_half_pedal_is_heard_and_every_pedal_is_up_in_the_end(sample, backend, prime, tmp_path):
     piano = random_checkpoint(tmp_path / "piano", load_tokenizer("piano"))
     how = ("--prime", prime, "--prime-to", 1.2, "--seconds", 4, "--seed", 3, "--port", "Organ", "--ahead", 1)
@@ -133,6 +135,7 @@ def test_a_port_that_is_not_there_is_told_before_anything_is_composed(sample, ba
     assert "--port plays one piece, not 2" in refused.stderr
 
 
+@pytest.mark.slow
 def test_of_a_port_that_is_lost_what_was_made_is_kept(sample, backend, monkeypatch):
     monkeypatch.setenv("UNPLUGGED_AFTER", "20")
     done = sample("--length", 10**6, "--seed", 1, "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
@@ -145,6 +148,7 @@ def test_of_a_port_that_is_lost_what_was_made_is_kept(sample, backend, monkeypat
     assert heard == in_file("out.mid")[: len(heard)] != []
 
 
+@pytest.mark.slow
 def test_under_a_guard_a_lost_port_loses_nothing_that_was_held_back(sample, backend, monkeypatch):
     monkeypatch.setenv("UNPLUGGED_AFTER", "20")
     how = ("--guard", "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
@@ -158,6 +162,7 @@ def test_under_a_guard_a_lost_port_loses_nothing_that_was_held_back(sample, back
     assert "the same, byte for byte" in again.stderr
 
 
+@pytest.mark.slow
 def test_replay_makes_a_file_that_was_heard_again_in_silence(sample, backend, checkpoint):
     assert sample("--length", 60, "--seed", 1, "--port", "Organ", "-o", "heard.mid").exit_code == 0
     backend.SENT.clear()
@@ -191,6 +196,7 @@ def started(checkpoint, *words, **more):
     return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment(**more))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupted_it_falls_silent(checkpoint, tmp_path, end):

@@ -30,7 +30,10 @@ def counted(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-pytestmark = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="imitates an x86 CPU")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="imitates an x86 CPU"),
+]
 
 
 def test_the_settings_are_honoured(counted):

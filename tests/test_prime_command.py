@@ -132,6 +132,7 @@ def test_a_mended_prime_is_written_anew_and_that_is_said(sample, tmp_path):
     assert len(read_midi(tmp_path / "out.mid")) > 9
 
 
+@pytest.mark.slow
 def test_a_pipe_from_a_file_to_sound(checkpoints, tmp_path):
     (tmp_path / "intro.mid").write_bytes(midi_file(scale(8)))
     python = f"{sys.executable} -m pamusic"

@@ -16,6 +16,8 @@ from pamusic.training.metrics import read_metrics
 from pamusic.training.ranks import Ranks
 from pamusic.training.runs import new_run
 
+pytestmark = pytest.mark.slow
+
 ALONE = [sys.executable, "-m", "pamusic"]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pamusic"]
 TRAIN = [

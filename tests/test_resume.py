@@ -45,6 +45,7 @@ def train_rows(run):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_run_killed_twenty_times_has_the_losses_of_one_that_never_was(tmp_path):
@@ -123,6 +124,7 @@ def test_a_branch_from_a_run_that_still_goes_on_says_from_where_it_begins(tmp_pa
         assert told in resumed_run(run, **more).plan()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_two_rows_of_its_table_loses_none(tmp_path):
     corpus = small_corpus(tmp_path / "c")
     begun_or_resumed(tmp_path / "whole", corpus)

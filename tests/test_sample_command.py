@@ -441,6 +441,7 @@ def started(checkpoint):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("end", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)])
 def test_interrupted_it_keeps_what_was_composed_so_far(started, tmp_path, end, status):
@@ -480,6 +481,7 @@ def test_interrupted_under_a_guard_it_keeps_what_was_held_back(started, tmp_path
         (tmp_path.parent / "again.mid").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(started, tmp_path):
     how = ("--length", "2000", "--best-of", "8", "--keep", "2", "--seed", "1", "-o", "out.mid")
@@ -494,6 +496,7 @@ def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(started, tmp_
     assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", "out-2.mid"]).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_told_to_end_it_leaves_nothing_half_written(started, tmp_path):
     running = started("--length", "1000000", stdout=subprocess.PIPE)
@@ -505,6 +508,7 @@ def test_told_to_end_it_leaves_nothing_half_written(started, tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_a_reader_that_has_gone_away_is_no_error_of_ours(started):
     read_end, write_end = os.pipe()

@@ -33,6 +33,7 @@ def test_a_checkout_has_its_folders_beside_the_package():
     assert checkpoints_folder() == ROOT / "checkpoints"
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_every_tokenizer_and_checkpoint(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
 

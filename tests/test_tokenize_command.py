@@ -373,6 +373,7 @@ def all_gone(processes):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at workers in /proc")
 def test_killed_outright_it_leaves_no_workers_and_is_gone_on_with(tmp_path, at_work):
     process, corpus = at_work
@@ -426,6 +427,7 @@ def test_a_broken_file_of_an_odd_name_is_refused_on_one_line(tmp_path):
     assert "refused: two lines\\x1b[31m.mid: is not a MIDI file" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at workers in /proc")
 def test_a_worker_that_is_killed_takes_nothing_with_it(at_work):
     process, corpus = at_work

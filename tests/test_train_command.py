@@ -45,6 +45,7 @@ def misused(*words):
     return told
 
 
+@pytest.mark.slow
 def test_it_trains_on_the_corpus_just_made_and_prints_the_runs_folder(in_folder):
     outcome = pamusic("train", *TINY, "--steps", 12)
     assert outcome.exit_code == 0, outcome.output
@@ -57,6 +58,7 @@ def test_it_trains_on_the_corpus_just_made_and_prints_the_runs_folder(in_folder)
     assert again.stdout == "runs/tiny-2\n"
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_command_that_samples_from_the_run(in_folder):
     told = "sample from it with: pamusic sample --checkpoint "
     apart = pamusic("train", *TINY, "--steps", 2, "-o", "my run")
@@ -75,6 +77,7 @@ def test_it_ends_with_the_command_that_samples_from_the_run(in_folder):
     assert records[0].weights_sha256 == records[1].weights_sha256
 
 
+@pytest.mark.slow
 def test_it_stops_in_time_and_goes_on_with_resume(in_folder):
     stopped = pamusic("train", *TINY, "--steps", 100_000, "--max-minutes", 0.01, "--out", "mine")
     assert stopped.exit_code == 0, stopped.output
@@ -107,6 +110,7 @@ def test_evaluate_gives_the_same_numbers_as_a_table_and_as_json(in_folder):
     assert fewer["num_latents"] == 4
 
 
+@pytest.mark.slow
 def test_evaluate_tells_where_in_a_piece_and_with_how_much_context(in_folder):
     pamusic("train", *TINY, "--steps", 5, "--out", "run")
     words = ["evaluate", "run", "--precision", "fp32", "--sweep", "--plot", "curves.png"]
@@ -124,6 +128,7 @@ def test_evaluate_tells_where_in_a_piece_and_with_how_much_context(in_folder):
     assert "part of its path is a file" in told.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint(in_folder):
     import os
     import signal
@@ -214,6 +219,7 @@ def test_runs_are_listed_the_best_first(in_folder):
     assert long["latent_tokens"] == 30 * 2 * 16
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_curves_and_music_to_listen_to(in_folder):
     from pamusic.music.midi import read_midi
 

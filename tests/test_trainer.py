@@ -42,6 +42,7 @@ def weights(trainer):
     return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_one_piece_by_heart(tmp_path):
     corpus = small_corpus(tmp_path / "c", notes_of_pieces=(25,), splits=("train",))
     shape = tiny_config(context_length=128, num_latents=96, d_model=64, num_layers=2)

@@ -24,6 +24,7 @@ def trained(tmp_path):
     return tmp_path / "trained"
 
 
+@pytest.mark.slow
 def test_tuning_begins_with_the_weights_and_brings_the_loss_down_on_the_new_corpus(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
     trainer = new_run(corpus.path, weights=str(trained), out=tmp_path / "run", validate_every=20, steps=160, **HERE)
@@ -69,6 +70,7 @@ def test_weights_without_a_ledger_can_be_given_one_that_says_nothing_until_it_ha
             again()
 
 
+@pytest.mark.slow
 def test_weights_can_be_taught_to_recall_and_nothing_else_changes(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
     how = {"weights": str(trained), "steps": 20, "cooldown_steps": 0, "context_length": 512, **HERE}
@@ -117,6 +119,7 @@ def test_a_new_model_has_a_ledger_unless_it_is_to_have_none(tmp_path):
     assert new_run(corpus, out=tmp_path / "b", size="tiny", **HERE).model.ledger is not None
 
 
+@pytest.mark.slow
 def test_it_ends_when_validation_no_longer_improves(tmp_path):
     trainer = new_run(
         small_corpus(tmp_path / "mine", notes_of_pieces=(30, 60), splits=("train", "validation")).path,
