@@ -58,6 +58,7 @@ def test_memory_is_what_the_system_says_whatever_the_size_of_a_page():
     assert memory_mib() == pytest.approx(kib / 1024, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_context_is_full_of_what_the_model_draws_by_the_grammar(who):
     ids = own_ids(who, 700)
     vocabulary = who.tokenizer.vocabulary

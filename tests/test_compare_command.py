@@ -124,6 +124,7 @@ def test_only_so_much_of_each_is_measured_and_what_is_shorter_is_told(sets, tmp_
     assert numbers(sets["real"], tmp_path / "late.mid", "--seconds", 70)["num_shorter"] == [12, 1]
 
 
+@pytest.mark.slow
 def test_it_draws_a_picture(sets, tmp_path):
     assert compare(sets["real"], sets["alike"], "--plot", tmp_path / "out.png").exit_code == 0
     assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"

@@ -180,6 +180,7 @@ class Deadly(Tokenizer):
         return super().encode(performance)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_file_that_kills_its_worker_is_refused_and_the_others_go_on(tmp_path):
     folder = folder_of_tunes(tmp_path / "tunes", 40)

@@ -36,6 +36,7 @@ def steps(count, num_rows=3):
     return [torch.randn(num_rows, len(VOCABULARY), generator=randomness) * 2 for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -92,6 +93,7 @@ def piano_model(**changes):
     return tiny_model(vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad"), **changes).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [1, 5, 1000])
 @pytest.mark.parametrize(
     "how",

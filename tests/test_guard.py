@@ -279,6 +279,7 @@ def test_what_can_no_longer_be_taken_back_is_let_out_at_once():
     assert not any(after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("guard", "sampling"), [(STRICT, GREEDY), (Guard(held=5.0), ANY)], ids=["loops", "held"])
 def test_what_there_is_at_any_moment_can_be_made_again(guard, sampling):
     """Held back or not, with all that was taken back on the way, from the number of draws alone."""

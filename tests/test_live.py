@@ -46,6 +46,7 @@ def in_file(path):
     return [(pitch, velocity) for _, _, pitch, velocity in read_midi(Path(path)).notes.tolist()]
 
 
+@pytest.mark.slow
 def test_what_is_heard_is_what_is_in_the_file_and_the_file_is_as_without_a_port(sample, backend):
     how = ("--seconds", 2, "--seed", 1)
     done = sample(*how, "--port", "organ", "--ahead", 0.5, "-o", "heard.mid")

@@ -110,9 +110,11 @@ def test_auto_depends_on_the_processor_alone(monkeypatch):
         resolved("fp8", "cpu")
 
 
-def test_bytes_of_a_weight():
+def test_bytes_of_a_weight(monkeypatch):
     assert [num_bytes(name, 1) for name in ("fp32", "bf16", "int8")] == [4, 2, 1]
-    assert num_bytes("int8", FEW + 1) == 2
+    for is_fast, expected in ((True, 2), (False, 4)):
+        monkeypatch.setattr(precisions, "has_fast_bf16", lambda device, is_fast=is_fast: is_fast)
+        assert num_bytes("int8", FEW + 1) == expected
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def close(a, b):
     return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [REFILLS[0], *REFILLS[2:], 1])
 @pytest.mark.parametrize(("prime_length", "num_layers"), [(1, 1), (20, 3)])
 def test_a_recorded_step_says_what_a_step_says(policy, prime_length, num_layers):
@@ -46,6 +47,7 @@ def test_a_recorded_step_says_what_a_step_says(policy, prime_length, num_layers)
         assert close(reader.step([ids[place]]), recording.step([ids[place]])), f"token {place}"
 
 
+@pytest.mark.slow
 def test_with_halved_weights_it_says_nearly_what_a_step_with_halved_weights_says():
     reader, recording = both(outspoken_model(3), "bf16")
     ids = piece(200)
@@ -73,6 +75,7 @@ def test_turns_are_made_where_they_are_needed():
     assert own.shape == of_partners.shape == (TURNS, 3, 2, 1, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [{"ledger": None}, {"recall": RECALL}])
 def test_rows_are_recorded_anew_when_others_go_on(parts):
     model, ids = outspoken_model(**parts), piece(60)

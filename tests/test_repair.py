@@ -187,6 +187,7 @@ def test_a_million_of_anything_is_read_or_refused_within_seconds(track):
     assert time.process_time() - began < 10
 
 
+@pytest.mark.slow
 def test_too_many_tracks_and_too_large_a_file_are_refused():
     for data, says in (
         (header(0) + chunk(b"") * 70_000, "has more than 65,535 tracks; merge them"),

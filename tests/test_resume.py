@@ -99,6 +99,7 @@ def trained_in_elsewhere(run):
         other.join()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="locks as POSIX does")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
@@ -112,6 +113,7 @@ def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
     assert train_rows(run)[-1][0] == SETTINGS.steps
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="locks as POSIX does")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_branch_from_a_run_that_still_goes_on_says_from_where_it_begins(tmp_path):

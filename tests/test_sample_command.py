@@ -460,6 +460,7 @@ def test_interrupted_it_keeps_what_was_composed_so_far(started, tmp_path, end, s
     assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", "out.mid"]).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("num", [1, 3])
 def test_interrupted_under_a_guard_it_keeps_what_was_held_back(started, tmp_path, num):

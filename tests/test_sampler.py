@@ -154,6 +154,7 @@ def test_temperature_zero_takes_the_likeliest_id_whatever_the_seed():
     assert first == other == ids[1:]
 
 
+@pytest.mark.slow
 def test_drawn_ids_follow_the_models_distribution():
     model = tiny_model()
     expected = uncached(model, [START], 1).softmax(-1)

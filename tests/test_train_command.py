@@ -93,6 +93,7 @@ def test_it_stops_in_time_and_goes_on_with_resume(in_folder):
     assert f"done at step {step + 7}" in branched.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_same_numbers_as_a_table_and_as_json(in_folder):
     pamusic("train", *TINY, "--steps", 5, "--out", "run")
     table = pamusic("evaluate", "run", "--precision", "fp32")
@@ -177,6 +178,7 @@ def test_bad_input_is_answered_in_one_line(in_folder):
     assert not (in_folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_corpus_with_nothing_to_train_on_is_told(in_folder):
     small_corpus(in_folder / "only-test", notes_of_pieces=(40,), splits=("test",))
     assert "no training pieces" in refused("train", "only-test", *TINY)
@@ -193,6 +195,7 @@ def test_a_run_too_short_to_be_worth_compiling_is_not_compiled(in_folder):
     assert ", not compiled\n" in pamusic("train", *tiny, "--steps", 2).stderr
 
 
+@pytest.mark.slow
 def test_a_run_finds_its_corpus_from_wherever_it_is_resumed(in_folder, monkeypatch):
     pamusic("train", *TINY, "--steps", 2)
     (in_folder / "elsewhere").mkdir()
@@ -203,6 +206,7 @@ def test_a_run_finds_its_corpus_from_wherever_it_is_resumed(in_folder, monkeypat
     assert "done at step 4" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_runs_are_listed_the_best_first(in_folder):
     assert "no runs there" in pamusic("runs").stderr
     assert "nowhere: is no folder" in refused("runs", "nowhere")

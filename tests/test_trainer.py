@@ -239,6 +239,7 @@ def fails_on_the_way_back():
     return aot_autograd(fw_compiler=as_it_stands, bw_compiler=fails_as_inductor_does)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", [fails, fails_on_the_way_back()], ids=["forward", "backward"])
 def test_a_model_that_cannot_be_compiled_is_trained_without_and_loses_no_step(tmp_path, compiler):
     corpus = small_corpus(tmp_path / "c")

@@ -199,6 +199,7 @@ def in_a_shell(words, tmp_path):
     return done.returncode, done.stderr, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="a POSIX shell")
 @pytest.mark.parametrize(
     ("words", "code", "said"),
@@ -249,6 +250,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(closed):
     assert done.returncode >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="a POSIX shell")
 def test_a_pipe_that_has_a_name_is_written_to(tmp_path):
     code, stderr, stdout = in_a_shell("pamusic sample --checkpoint tiny --length 5 -o >(head -c4) | cat", tmp_path)
