@@ -73,7 +73,11 @@ class Draws:
         def on_device(values: Sequence[float] | Tensor, dtype: torch.dtype) -> Tensor:
             return torch.as_tensor(values).to(self._device, dtype)
 
-        self._barred = on_device(barred, torch.bool)
+        self._barred = on_device(barred, torch.bool).clone()
+        self._end_barred: Tensor | None = None  # whether it is, once it may come; before, it is
+        if end_id is not None and ending is None:
+            self._end_barred = self._barred[end_id].clone()
+            self._barred[end_id] = True
         self._at_first: Tensor | None = None
         if ids_at_first := list(barred_at_first):
             at_first = torch.zeros_like(barred)
@@ -118,6 +122,8 @@ class Draws:
         if self._end_after is not None and self._num_drawn >= self._end_after:
             self._end_raised.zero_()
             self._end_after = None
+            if self._end_barred is not None and self._end_id is not None:
+                self._barred[self._end_id] = self._end_barred
         self._num_left -= 1
         self._num_drawn += 1
         logits = logits.to(self._device)
@@ -151,14 +157,11 @@ class Draws:
         """What is recorded, without `at_first`: ids, `[vocab]`, that are barred in addition, for once."""
         assert self._logits is not None
         logits, closing = self._logits, self._closing
-        barred = self._barred.repeat(len(logits), 1)
-        if self._grammar is not None:
-            barred |= self._grammar.barred()
-        raised = self._end_raised
+        barred = self._barred.expand(len(logits), -1)
+        barred = barred.clone() if self._grammar is None else barred | self._grammar.barred()
         if closing is not None:
             stage = closing.stage(None if self._grammar is None else self._grammar.is_done())
-            raised = torch.maximum(raised, closing.raised(stage))
-        if self._end_id is not None:
+            raised = torch.maximum(self._end_raised, closing.raised(stage))
             barred[:, self._end_id] |= raised == BARRED
         if at_first is not None:
             barred = _without(barred, at_first)
@@ -178,7 +181,6 @@ class Draws:
         left = favoured.masked_fill(barred, BARRED)
         if closing is not None:
             left = closing.urged(left, stage)
-        if self._end_id is not None:
             left[:, self._end_id] += raised
         kept = filtered(left, self._sampling, self._classes)
         ids = _where_it_falls(kept, self._numbers.index_select(1, self._place))

@@ -95,10 +95,10 @@ class Kernel(Protocol):
     """Who computes blocks in bytes. Threads are as many as torch has."""
 
     def step(self, block: ByteBlock, x: Tensor, seen: Seen, turn: Turn) -> Tensor:
-        """The stream `[rows, d]`, float32, after a block."""
+        """The stream `[rows, d]`, float32, after a block. `x` may be overwritten, and is contiguous."""
 
     def finish(self, block: ByteBlock, x: Tensor, heads: Tensor) -> Tensor:
-        """The same from what the heads gathered, `[rows, d]`, on."""
+        """The same from what the heads gathered, `[rows, d]`, on; `x` as for `step`."""
 
     def share(self, queries: Tensor, of_ids: Tensor, context: SeenContext) -> Tensor:
         """How much of what they gather heads take of each id, `[rows, heads, vocab]`; all of it is 1.

@@ -56,6 +56,7 @@ class Recall(nn.Module):
     moved: Tensor
     beside: Tensor
     parts: Tensor
+    distances: Tensor
 
     def __init__(self, config: RecallConfig, vocab_size: int, d_model: int) -> None:
         super().__init__()
@@ -64,6 +65,7 @@ class Recall(nn.Module):
         moved, beside = _moved(config, vocab_size).flatten(), _beside(config, vocab_size)
         parts = beside[:-1, :-1] / beside[:-1, :-1].sum(0)  # `[vocab, vocab copied]`
         tables = {"slot_of_id": slot_of_id, "moved": moved, "beside": beside, "parts": parts}
+        tables["distances"] = torch.arange(2 * config.reach + 1)
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
         self.config, self.num_slots, self.vocab_size = config, config.num_slots, vocab_size
@@ -191,7 +193,7 @@ class Recall(nn.Module):
 
     def around(self, states: Tensor, last: Tensor) -> Tensor:
         """States `[k, width]`, as distances from the slots opened last, `[k]`, of what slots weigh, `[k, slots]`."""
-        places = last[:, None] + torch.arange(self.width, device=last.device)
+        places = last[:, None] + self.distances
         return F.pad(states, (self.config.reach, self.config.reach)).gather(1, places)
 
 
@@ -213,6 +215,7 @@ class Memory:
         self._slots = torch.zeros(batch, recall.num_slots + 1, device=device)  # what each weighs; the last is nobody's
         self._last = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         self._id = torch.full((batch, 1), recall.vocab_size, device=device)  # none
+        self._current: tuple[Tensor, Tensor] | None = None  # the state and its norm, until an opening changes them
 
     @torch.no_grad()
     def enter(self, ids: Tensor) -> None:
@@ -230,16 +233,24 @@ class Memory:
             slots.append(states[number[-1:]][0])
             lasts.append(last[number[-1:]])
         self._slots, self._last, self._id = F.pad(torch.stack(slots), (0, 1)), torch.stack(lasts), ids[:, -1:].clone()
+        self._current = None
         states = torch.stack(all_states)
         norms = torch.linalg.vector_norm(states, dim=2)
         self._kept.append(states, norms, torch.zeros_like(norms), *torch.stack(told, dim=1))
-        self._compare(self._kept.last(len(self._kept)))
+        self._compare(self._states_and_products(), self._state()[0])
 
     @torch.no_grad()
     def step(self, ids: Tensor) -> None:
         """Takes one more id a row, `[batch]`."""
         place = torch.tensor([self.make_room()], device=ids.device)
-        self.step_at(place, ids, self._kept.last(len(self._kept)))
+        state, norm = self._state()
+        opens = self._write(place, ids, state, norm)
+        if not _can_be_looked_at(ids):
+            self._current = None
+            self._compare(self._states_and_products(), self._state()[0])
+        elif opens.any():
+            self._current = None
+            self._compare(self._states_and_products(), self._state()[0], opens[:, 0].nonzero()[:, 0].tolist())
 
     @torch.no_grad()
     def shares(self) -> Tensor:
@@ -247,8 +258,9 @@ class Memory:
         num = len(self._kept) - (self._recall.config.far - 1)
         if num <= 0:
             return torch.zeros(len(self._slots), self._recall.vocab_size, device=self._slots.device)
-        seen = self._kept.last(len(self._kept))
-        return self._shares([each.narrow(axis, 0, num) for each, axis in zip(seen, self._kept.axes, strict=True)])
+        first = self._kept.stop - len(self._kept)
+        seen = [each.narrow(1, first, num) for each in self._kept.tensors[1:]]
+        return self._shares(seen, self._state()[1])
 
     def make_room(self) -> int:
         """Counts one more entry, which `step_at` writes; its place."""
@@ -256,18 +268,22 @@ class Memory:
         return self._kept.stop - 1
 
     @torch.no_grad()
-    def step_at(self, place: Tensor, ids: Tensor, seen: list[Tensor] | None = None) -> None:
+    def step_at(self, place: Tensor, ids: Tensor) -> None:
         """`step` at a place, `[1]`, changing all in place.
 
-        With nothing `seen` it looks at no number, and all there is is compared: so it can be recorded, and then does
-        what it has to at any place.
+        It looks at no number, and all there is is compared: so it can be recorded, and then does what it has to at any
+        place.
         """
-        recall, whole = self._recall, self._kept.tensors
-        state = self._state()
-        norm = torch.linalg.vector_norm(state, dim=1, keepdim=True)
+        self._write(place, ids, *self._fresh_state())
+        states, _, products, *_ = self._kept.tensors
+        self._compare((states, products), self._fresh_state()[0])
+
+    def _write(self, place: Tensor, ids: Tensor, state: Tensor, norm: Tensor) -> Tensor:
+        """Writes the entry of the next ids, `[batch]`, and follows them; which of them are openings, `[batch, 1]`."""
+        recall = self._recall
         told = (recall.told(each, self._last) for each in (self._id, ids[:, None]))
         entry = (state[:, None], norm, norm.square(), *told)
-        for tensor, axis, new in zip(whole, self._kept.axes, entry, strict=True):
+        for tensor, axis, new in zip(self._kept.tensors, self._kept.axes, entry, strict=True):
             tensor.index_copy_(axis, place, new)
         slots = recall.slot_of_id[ids][:, None]
         opens = slots < recall.num_slots
@@ -275,39 +291,47 @@ class Memory:
         self._slots[:, -1] = 0
         self._last.copy_(torch.where(opens, slots, self._last))
         self._id.copy_(ids[:, None])
-        if seen is None or not _can_be_looked_at(ids):
-            self._compare(seen or whole)
-        elif opens.any():
-            self._compare(seen, opens[:, 0].nonzero()[:, 0].tolist())
+        return opens
 
     @torch.no_grad()
     def shares_at(self, place: Tensor) -> Tensor:
         """`shares` where the last entry stands at a place, `[1]`; it can be recorded as `step_at` can."""
         near, gone = place - (self._recall.config.far - 1), place - self._kept.window
         hidden = (self._places > near) | (self._places <= gone)
-        return self._shares(self._kept.tensors, hidden)
+        return self._shares(self._kept.tensors[1:], self._fresh_state()[1], hidden)
 
     def changing(self) -> list[Tensor]:
         """What `step_at` changes in such a way that to do it twice is not to do it once."""
         return [self._slots, self._last, self._id]
 
-    def _state(self) -> Tensor:
-        """`[batch, width]`."""
-        return self._recall.around(self._slots[:, :-1], self._last[:, 0])
+    def _state(self) -> tuple[Tensor, Tensor]:
+        """The state `[batch, width]` and its norm `[batch, 1]`, computed once for all ids up to the next opening."""
+        if self._current is None:
+            self._current = self._fresh_state()
+        return self._current
 
-    def _compare(self, entries: list[Tensor], rows: list[int] | None = None) -> None:
-        """Writes the products of what is now and the states of entries; of some rows, or of all."""
-        states, _, products, *_ = entries
-        state = self._state()[:, :, None]
+    def _fresh_state(self) -> tuple[Tensor, Tensor]:
+        state = self._recall.around(self._slots[:, :-1], self._last[:, 0])
+        return state, torch.linalg.vector_norm(state, dim=1, keepdim=True)
+
+    def _states_and_products(self) -> tuple[Tensor, Tensor]:
+        """Of all visible entries."""
+        first, num = self._kept.stop - len(self._kept), len(self._kept)
+        states, _, products, *_ = self._kept.tensors
+        return states.narrow(1, first, num), products.narrow(1, first, num)
+
+    def _compare(self, entries: tuple[Tensor, Tensor], state: Tensor, rows: list[int] | None = None) -> None:
+        """Writes the products of the state `[batch, width]` and those of entries; of some rows, or of all."""
+        states, products = entries
+        state = state[:, :, None]
         if rows is None or len(rows) == len(states):
             products.copy_(torch.bmm(states, state)[:, :, 0])
         else:  # the others' are as they were
             for row in rows:
                 torch.mv(states[row], state[row, :, 0], out=products[row])
 
-    def _shares(self, entries: list[Tensor], hidden: Tensor | None = None) -> Tensor:
-        _, norms, products, before, told = entries
-        norm = torch.linalg.vector_norm(self._state(), dim=1, keepdim=True)
+    def _shares(self, entries: list[Tensor], norm: Tensor, hidden: Tensor | None = None) -> Tensor:
+        norms, products, before, told = entries
         weights = self._recall.weights(products / (norms * norm).clamp(min=1e-12))
         if hidden is not None:
             weights.masked_fill_(hidden, 0)
@@ -318,12 +342,14 @@ class Memory:
         """Goes on with these rows, `[n]`."""
         self._kept.select(rows)
         self._slots, self._last, self._id = self._slots[rows], self._last[rows], self._id[rows]
+        self._current = None
 
     def rows(self, rows: slice) -> Memory:
         """Some rows, in the same memory, to be asked."""
         some = copy(self)
         some._kept, some._id = self._kept.rows(rows), self._id[rows]
         some._slots, some._last = self._slots[rows], self._last[rows]
+        some._current = None
         return some
 
 

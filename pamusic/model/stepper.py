@@ -154,6 +154,8 @@ class Stepper:
     @torch.inference_mode()
     def logits(self, x: Tensor, caches: Caches) -> Tensor:
         """Logits `[batch, vocab]` of what `latents` gave for the last ids, one more latent in each of the layers."""
+        if self._kernel is not None:
+            x = x.clone(memory_format=torch.contiguous_format)  # the kernel writes in its place
         for layer, cache in zip(self._layers, caches.layers, strict=True):
             x = layer(x, layer.turn.at(caches.position - 1), cache)
         head = self._head(self._norm(x))
@@ -260,11 +262,15 @@ class Turns:
         partner[:turned] = partner[:turned].roll(turned // 2)
         self._partner = partner.to(gains.device)
         self._tables: dict[int, Turn] = {}  # by the number of their first position over `TURNS`
+        self._single: tuple[int, list[Turn]] = (-1, [])  # the table of that number, position by position
 
     def at(self, position: int) -> Turn:
         """Factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is, for `turned`."""
-        own, partners, partner = self.around(position)
-        return own[position % TURNS], partners[position % TURNS], partner
+        number = position // TURNS
+        if self._single[0] != number:
+            own, partners, partner = self.around(position)
+            self._single = number, [(*each, partner) for each in zip(own.unbind(), partners.unbind(), strict=True)]
+        return self._single[1][position % TURNS]
 
     def around(self, position: int) -> Turn:
         """The same of those `TURNS` positions, one after another from a multiple of it on, among which one is."""
@@ -298,4 +304,6 @@ def num_turned(head_dim: int, fraction: float) -> int:
 
 def looked_up(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of a table `[vocab, ...]`. Indexing would take an id below 0 from the table's end; this refuses it."""
+    if ids.dim() == 1:
+        return table.index_select(0, ids)
     return table.index_select(0, ids.flatten()).unflatten(0, ids.shape)
