@@ -24,6 +24,9 @@ from pamusic.errors import PamusicError, UsageError
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 # Settings of ONEDNN_MAX_CPU_ISA under which oneDNN uses no bf16 units, whatever the processor has.
 ISAS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+SLOW_INT8 = (
+    "this CPU has no bf16 units and there is no compiled kernel: int8 weights of over 3 pieces at once are held in fp32"
+)
 SLOW_BF16 = (
     "this CPU has no bf16 units: large products in bf16 take 20 to 100 times as long as in fp32; leave out --precision"
 )
@@ -69,8 +72,8 @@ def choose_machine(
         device: `auto` takes CUDA, else the CPU; Metal (`mps`), which we never tried, only where it is asked for.
         precision: `auto` takes bf16 where the device has units for it, fp16 on older CUDA cards, else fp32.
         compile: by default where a compiler is found.
-        probe: time bf16 products on a CPU that should be fast at them, and take fp32 where they are not. Bounded to
-            0.2 s. Leave it out where results must not depend on a time.
+        probe: time products on a CPU with bf16 units, for at most 0.2 s, and tell the result in `why`. It decides
+            nothing: a run that is resumed, and each of several processes, must choose alike.
 
     Raises:
         PamusicError: the device is not there, or cannot compute in this precision.
@@ -123,10 +126,19 @@ def has_fast_bf16(device: torch.device | str) -> bool:
     return where.type == "cpu" and bool(cpu_bf16_units())
 
 
-def cost_of(precision: str, device: torch.device | str) -> str | None:
-    """Return one line on what a precision costs where the device has no units for it; None where it costs nothing."""
-    is_slow = precision == "bf16" and torch.device(device).type == "cpu" and not has_fast_bf16(device)
-    return SLOW_BF16 if is_slow else None
+def cost_of(precision: str, device: torch.device | str, has_kernel: bool = True) -> str | None:
+    """Return one line on what a precision costs where the device has no units for it; None where it costs nothing.
+
+    Args:
+        precision: as it was asked for.
+        device: computes.
+        has_kernel: whether a compiled kernel multiplies weights in bytes (int8).
+    """
+    if torch.device(device).type != "cpu" or has_fast_bf16(device):
+        return None
+    if precision == "int8" and not has_kernel:
+        return SLOW_INT8
+    return SLOW_BF16 if precision == "bf16" else None
 
 
 @cache
@@ -217,8 +229,8 @@ def _cpu_precision(probe: bool) -> tuple[str, str]:
         return "bf16", f"{units} units"
     cpu = torch.device("cpu")
     speedup = product_rate(cpu, torch.bfloat16, seconds=0.1) / product_rate(cpu, torch.float32, seconds=0.1)
-    words = f"{units} units: {speedup:.1f} times the products of fp32"
-    return ("bf16", words) if speedup > 1 else ("fp32", words)
+    advice = "" if speedup > 1 else "; try --precision fp32"
+    return "bf16", f"{units} units: {speedup:.1f} times the products of fp32{advice}"
 
 
 def _synchronize(device: torch.device) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pamusic import device
-from pamusic.device import choose_machine, cost_of, cpu_bf16_units, has_fast_bf16, product_rate
+from pamusic.device import Machine, choose_machine, cost_of, cpu_bf16_units, has_fast_bf16, product_rate
 
 CPU = torch.device("cpu")
 
@@ -63,13 +63,27 @@ def test_without_units_nothing_is_probed(processor, monkeypatch):
     assert choose_machine("cpu", probe=True).precision == "fp32"
 
 
-@pytest.mark.parametrize(("rates", "precision"), [((3e9, 1e11), "fp32"), ((3e11, 1e11), "bf16")])
-def test_a_probe_overrules_units_that_are_no_faster(processor, monkeypatch, rates, precision):
+@pytest.mark.parametrize(
+    ("rates", "why"),
+    [
+        ((3e9, 1e11), "AVX-512 bf16 units: 0.0 times the products of fp32; try --precision fp32"),
+        ((3e11, 1e11), "AVX-512 bf16 units: 3.0 times the products of fp32"),
+    ],
+)
+def test_a_probe_tells_and_decides_nothing(processor, monkeypatch, rates, why):
+    """A busy moment must not change what a resumed run, or one of several processes, computes with."""
     processor(avx512_bf16=True)
     monkeypatch.setattr(device, "product_rate", lambda where, dtype, seconds: rates[dtype == torch.float32])
 
-    assert choose_machine("cpu", probe=True).precision == precision
-    assert choose_machine("cpu").precision == "bf16"
+    assert choose_machine("cpu", probe=True) == Machine(CPU, "bf16", choose_machine("cpu").compile, why)
+
+
+def test_int8_without_a_kernel_names_its_cost_where_bf16_is_slow(processor):
+    processor(supported=False, capability="AVX2")
+    assert "in fp32" in cost_of("int8", "cpu", has_kernel=False)
+    assert cost_of("int8", "cpu", has_kernel=True) is None
+    processor(avx512_bf16=True)
+    assert cost_of("int8", "cpu", has_kernel=False) is None
 
 
 def test_an_asked_precision_is_taken_and_its_cost_named(processor):

@@ -1,5 +1,6 @@
 """`pamusic sample` with several primes, or a folder of them: a file each, as by a command of its own."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,33 @@ def test_primes_that_fail_are_listed_at_the_end_and_the_others_written(sample, p
     assert second.startswith("failed: nowhere.mid: no such file")
     assert last == "pamusic: error: 2 of 4 primes failed, as listed above; the others are written"
     assert names(tmp_path / "out") == ["0.mid", "2.mid"]
+
+
+def test_what_a_folder_cannot_give_counts_as_a_failure(sample, primes, tmp_path):
+    (primes / "2.mid").unlink()
+    with zipfile.ZipFile(primes / "z.zip", "w") as archive:
+        archive.writestr("in.mid", (primes / "0.mid").read_bytes())
+    (primes / "broken.zip").write_bytes(b"PK\x03\x04")
+    done = sample("--prime", "songs", *HOW, "-o", "out")
+
+    assert done.exit_code == 1
+    assert done.stdout == "out/0.mid\nout/1.mid\n"
+    failures = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failures) == 2
+    assert any("z.zip/in.mid: is in an archive; unpack it" in line for line in failures)
+    assert any("broken.zip" in line for line in failures)
+
+
+def test_a_failure_names_its_prime(sample, primes):
+    done = sample("--prime", "songs", "--prime-to", 1000, *HOW, "-o", "out")
+
+    failures = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert [line.split(": ")[1] for line in failures] == ["songs/0.mid", "songs/1.mid", "songs/2.mid"]
+
+
+def test_an_empty_name_and_a_device_are_refused(sample, primes):
+    assert "--prime is empty" in one_line_error(sample("--prime", "", *HOW), 2)
+    assert "takes no more than one file" in one_line_error(sample("--prime", "songs", *HOW, "-o", "/dev/null"))
 
 
 def test_where_all_fail_nothing_is_left_behind(sample, primes, tmp_path):

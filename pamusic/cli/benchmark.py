@@ -49,7 +49,7 @@ def benchmark(
     who = load_checkpoint(find_checkpoint(checkpoint), where)
     kernel = kernel_for(who.model, precision, say) if compile else None
     precision = resolved(precision, where, kernel is not None)
-    if told := cost_of(precision, where):
+    if told := cost_of(precision, where, kernel is not None):
         say(told)
     config = who.model.config
     contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]

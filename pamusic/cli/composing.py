@@ -96,11 +96,13 @@ class Prime:
         performance: what was played, or None.
         data: the bytes of its file, or None.
         repairs: what was mended in it.
+        path: of its file, or None.
     """
 
     performance: Performance | None = None
     data: bytes | None = None
     repairs: tuple[Repair, ...] = ()
+    path: Path | None = None
 
 
 class Composer:
@@ -155,8 +157,9 @@ class Composer:
 
         who = self._checkpoint
         if not self._is_announced:
+            told = cost_of(self._o.precision, who.model.head.weight.device, self._kernel is not None)
             say(f"{who.title}, seed {self._o.seed}")
-            if told := cost_of(self._o.precision, who.model.head.weight.device):
+            if told:
                 say(told)
         self._is_announced = True
 
@@ -229,8 +232,8 @@ class Composer:
 
         if path is None:
             return Prime()
-        with _about_a_prime():
-            prime = Prime(*read_with_bytes(path, self._tracks))
+        with _about_a_prime(path):
+            prime = Prime(*read_with_bytes(path, self._tracks), path)
             if self._again and prime.data is not None and sha256(prime.data) != self._again.prime_sha256:
                 raise PamusicError(f"{path}: is not the prime that the file was made from; say where that is: --prime")
         return prime
@@ -243,7 +246,7 @@ class Composer:
         o, who = self._o, self._checkpoint
         try:
             kernel, precision = self._kernel, self._precision
-            with _about_a_prime():
+            with _about_a_prime(prime.path):
                 return compose_many(
                     who, prime.performance, cut=self._cut, seed=o.seed, num=self._num, length=o.length,
                     seconds=o.seconds, may_end=o.may_end, ending=self._ending, sampling=self._sampling,
@@ -340,11 +343,12 @@ def _begun(rows: list[int], got: Drawn, files: list[Output]) -> list[int]:
 
 
 @contextmanager
-def _about_a_prime() -> Iterator[None]:
-    """Mark errors as those of one prime, except wrong usage."""
+def _about_a_prime(path: Path | None) -> Iterator[None]:
+    """Mark errors as those of one prime, and name it in them; except wrong usage."""
     try:
         yield
     except UsageError:
         raise
     except PamusicError as error:
-        raise PrimeError(str(error), rule=error.rule) from None
+        is_named = path is None or str(error).startswith((str(path), "standard input"))
+        raise PrimeError(str(error) if is_named else f"{path}: {error}", rule=error.rule) from None

@@ -7,10 +7,20 @@ from pathlib import Path
 
 from pamusic.cli.output import check_kind
 from pamusic.cli.reading import tell_left_out
-from pamusic.cli.terminal import say
-from pamusic.errors import PamusicError
+from pamusic.errors import PamusicError, UsageError
 
 MIDI_SUFFIXES = (".mid", ".midi")
+
+
+def prime_path(word: str) -> Path:
+    """Return the path that a word of `--prime` names.
+
+    Raises:
+        UsageError: it is empty, as an unset variable of a shell is; as a path that would be the folder we are in.
+    """
+    if not word:
+        raise UsageError("--prime is empty; name a MIDI file, a folder, or - for standard input")
+    return Path(word)
 
 
 def is_many(primes: Sequence[Path]) -> bool:
@@ -37,13 +47,12 @@ def found_primes(named: Sequence[Path]) -> tuple[list[Path], list[str]]:
             failed.append(str(error))
             continue
         tell_left_out(left_out)
-        for refusal in refused:
-            say(f"{refusal.name}: {refusal.reason}")
+        failed += [f"{refusal.name}: {refusal.reason}" for refusal in refused]
         for source in sources:
             if source.container is None:
                 found.append(Path(source.path))
             else:
-                say(f"{source.where}: is in an archive, and left out; unpack it to continue it")
+                failed.append(f"{source.where}: is in an archive; unpack it to continue it")
     return list(dict.fromkeys(found)), failed
 
 
@@ -59,6 +68,8 @@ def place_of(out: Path | None, default: Path) -> Callable[[Path], Path]:
     Raises:
         PamusicError: `out` is neither a folder nor the name of a MIDI file.
     """
+    if out is not None and out.exists() and not (out.is_dir() or out.is_file()):
+        raise PamusicError(f"{out}: takes no more than one file; name a folder or a MIDI file with --out")
     if out is not None and (out.is_dir() or not (out.exists() or out.suffix)):
         return lambda prime: out / f"{_stem(prime)}.mid"
     check_kind(out, "MIDI", MIDI_SUFFIXES)

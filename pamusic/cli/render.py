@@ -49,8 +49,10 @@ def render(
         performance = read_telling(file, parsed_tracks(tracks))
         sound = synthesize(performance, soundfont=soundfont, engine=engine.value, dry=dry)
         wav.write(wav_bytes(sound))
+    for reason in sound.passed_over:
+        say(f"not taken: {reason}")
     say(f"{sound.seconds:.1f} seconds, played by {sound.engine} on {sound.soundfont.name}")
-    if soundfont is None and sound.soundfont == default_soundfont():
+    if soundfont is None and sound.soundfont == default_soundfont() and not sound.passed_over:
         say(
             f"for a better piano install {BETTER[0]} (Debian, Ubuntu: apt install fluid-soundfont-gm; elsewhere put it"
             f" in {user_folder()}), or name a SoundFont with --soundfont"

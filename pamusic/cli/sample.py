@@ -12,6 +12,7 @@ from pamusic.cli.asking import completed, refuse_words
 from pamusic.cli.composing import compose_files
 from pamusic.cli.live import LIST, list_ports
 from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
+from pamusic.cli.primes import prime_path
 
 DEFAULT_AHEAD = 4.0  # the caches' refills take part of a second on a CPU
 Many = partial(Option, min=1, max=MOST_AT_ONCE)
@@ -28,7 +29,12 @@ BEFORE = {"precision": "fp32", "compile": False, "let_go": 0.0, "guard": False} 
 def sample(
     words: Context,
     prime: Annotated[
-        list[Path] | None, Option(help="MIDI to continue, or a folder; repeatable; - is stdin. (default: none)")
+        list[Path] | None,
+        Option(
+            parser=prime_path,
+            metavar="PATH",
+            help="MIDI to continue, or a folder; repeatable; - is stdin. (default: none)",
+        ),
     ] = None,
     out: Annotated[
         Path | None,

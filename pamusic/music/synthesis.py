@@ -52,11 +52,13 @@ class Sound:
         samples: `[num_frames, 2]` int16, left and right, at `SAMPLE_RATE`.
         engine: which engine played.
         soundfont: which SoundFont it played on.
+        passed_over: why each better SoundFont that is installed was not taken.
     """
 
     samples: np.ndarray
     engine: str
     soundfont: Path
+    passed_over: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -67,6 +69,8 @@ def synthesize(
     performance: Performance, *, soundfont: Path | None = None, engine: str = "auto", dry: bool = False
 ) -> Sound:
     """Play a performance in a room, and let its end ring out for `RING_OUT` seconds; its loudest sample is `PEAK`.
+
+    At most `MAX_GAIN` is added, so a few very soft notes alone stay below that.
 
     Args:
         performance: what to play; it has notes.
@@ -85,11 +89,12 @@ def synthesize(
     engine = _chosen(engine)
     midi = midi_bytes(_ringing_out(performance))
     num_frames = round((performance.duration + RING_OUT) * SAMPLE_RATE)
+    passed_over: tuple[str, ...] = ()
     if soundfont is not None:
         played = _played(midi, engine, soundfont)
     else:
-        soundfont, played = _played_on_the_best(midi, engine)
-    return Sound(_levelled(played[:num_frames], dry=dry), engine, soundfont)
+        soundfont, played, passed_over = _played_on_the_best(midi, engine)
+    return Sound(_levelled(played[:num_frames], dry=dry), engine, soundfont, passed_over)
 
 
 def wav_bytes(sound: Sound) -> bytes:
@@ -116,12 +121,15 @@ def _chosen(engine: str) -> str:
     return engine
 
 
-def _played_on_the_best(midi: bytes, engine: str) -> tuple[Path, np.ndarray]:
-    """The first SoundFont that plays, and its samples: one that is installed may be broken."""
+def _played_on_the_best(midi: bytes, engine: str) -> tuple[Path, np.ndarray, tuple[str, ...]]:
+    """Return the first SoundFont that plays, its samples, and why others failed: an installed one may be broken."""
+    passed_over: list[str] = []
     for soundfont in better_soundfonts(engine):
-        with suppress(PamusicError):
-            return soundfont, _played(midi, engine, soundfont)
-    return default_soundfont(), _played(midi, engine, default_soundfont())
+        try:
+            return soundfont, _played(midi, engine, soundfont), tuple(passed_over)
+        except PamusicError as error:
+            passed_over.append(str(error))
+    return default_soundfont(), _played(midi, engine, default_soundfont()), tuple(passed_over)
 
 
 def _played(midi: bytes, engine: str, soundfont: Path) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pamusic.checkpoint import RUNS, find_checkpoint, load_checkpoint
-from pamusic.device import Machine, choose_machine, has_fast_bf16
+from pamusic.device import PRECISIONS, Machine, choose_machine, has_fast_bf16
 from pamusic.errors import PamusicError, UsageError
 from pamusic.files import REMEDIES, free_folder
 from pamusic.model.config import LedgerConfig, ModelConfig, RecallConfig, preset
@@ -108,6 +108,7 @@ def new_run(
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train so: {error}") from None
+    machine = _agreed(machine, ranks)
     if training.micro_batch is None:
         training = replace(training, micro_batch=_what_fits(model, training, machine, ranks))
     if out is not None and ranks.first:
@@ -168,7 +169,7 @@ def resumed_run(
         raise UsageError(f"cannot go on so: {error}") from None
     machine = _machine_as_before(about["machine"], device, changes.get("precision"), before.precision, compile)
     ranks = rank_from_environment()
-    machine = replace(machine, device=local_device(machine.device))
+    machine = _agreed(replace(machine, device=local_device(machine.device)), ranks)
     branches = out is not None and out.resolve() != run.resolve()
     if out is not None and branches and ranks.first:
         _check_place(out, force=force)
@@ -214,6 +215,15 @@ def _for_tuning(corpus: Corpus, model: ModelConfig, changes: dict[str, Any], car
         "ema_decay": 0.99,
         "dropout": 0.1,
     }
+
+
+def _agreed(machine: Machine, ranks: Ranks) -> Machine:
+    """Return the machine with the precision that all ranks can compute in: they may be on different processors."""
+    if ranks.size == 1:
+        return machine
+    join(ranks, machine.device)
+    precision = PRECISIONS[-1 - ranks.least(PRECISIONS[::-1].index(machine.precision), machine.device)]
+    return machine if precision == machine.precision else replace(machine, precision=precision, why="as the others")
 
 
 def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, ranks: Ranks) -> int | None:
