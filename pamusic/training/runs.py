@@ -108,7 +108,8 @@ def new_run(
         training = TrainingConfig(**{"cooldown_steps": int(COOLDOWN_SHARE * steps), **changes})
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train so: {error}") from None
-    machine = _agreed(machine, ranks)
+    if training.precision == "auto":
+        machine = _agreed(machine, ranks)
     if training.micro_batch is None:
         training = replace(training, micro_batch=_what_fits(model, training, machine, ranks))
     if out is not None and ranks.first:
@@ -169,7 +170,9 @@ def resumed_run(
         raise UsageError(f"cannot go on so: {error}") from None
     machine = _machine_as_before(about["machine"], device, changes.get("precision"), before.precision, compile)
     ranks = rank_from_environment()
-    machine = _agreed(replace(machine, device=local_device(machine.device)), ranks)
+    machine = replace(machine, device=local_device(machine.device))
+    if "precision" not in changes:
+        machine = _agreed(machine, ranks)
     branches = out is not None and out.resolve() != run.resolve()
     if out is not None and branches and ranks.first:
         _check_place(out, force=force)
