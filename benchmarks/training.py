@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 import pamusic
-from pamusic.device import choose_machine, describe, product_rate
+from pamusic.device import choose_machine, describe, product_rates
 from pamusic.model.config import PRESETS, ModelConfig, preset
 from pamusic.model.flops import training_flops
 from pamusic.training.batches import Batch
@@ -87,7 +87,7 @@ def measured(size: str, device: str, batch: int, way: dict, steps: int) -> dict:
         memory = torch.cuda.max_memory_allocated(machine.device)
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak = product_rate(machine.device, DTYPES[machine.precision], seconds=2.0)
+    peak = product_rates(machine.device, DTYPES[machine.precision], seconds=2.0)[0]
     return {
         "windows": batch, "context": model.context_length, "latents": model.num_latents, "seconds": seconds,
         "precision": machine.precision, "compiled": learner.machine.compile, "flops": flops, "mfu": flops / peak,

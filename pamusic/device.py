@@ -24,6 +24,8 @@ from pamusic.errors import PamusicError, UsageError
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 # Settings of ONEDNN_MAX_CPU_ISA under which oneDNN uses no bf16 units, whatever the processor has.
 ISAS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+PROBE_SECONDS = 0.2  # for the products that `choose_machine` times
+TRIES = 4  # of each product that is timed
 SLOW_INT8 = (
     "this CPU has no bf16 units and there is no compiled kernel: int8 weights of over 3 pieces at once are held in fp32"
 )
@@ -164,28 +166,24 @@ def cpu_bf16_units() -> str:
     return "AVX-512 bf16" if torch.cpu._is_avx512_bf16_supported() else ""
 
 
-def product_rate(device: torch.device, dtype: torch.dtype, *, seconds: float, max_side: int = 2048) -> float:
-    """Return operations per second of square matrix products, measured within about so many seconds.
+def product_rates(
+    device: torch.device, *dtypes: torch.dtype, seconds: float, max_side: int = 2048
+) -> tuple[float, ...]:
+    """Return operations per second of square matrix products in each type, measured within about so many seconds.
 
     Sides double from 64 as long as the next size is expected to fit into the time left, so that a slow kernel is
-    never given a large product. A product of side `n` counts `2 n³` operations.
+    never given a large product. All types are measured at the same sides. A product of side `n` counts `2 n³`
+    operations; the fastest of several counts, since other programs may run.
     """
-    began, best, side = time.perf_counter(), 0.0, 64
+    for dtype in dtypes:  # the first product of a type also prepares what the next ones use
+        _product_seconds(device, dtype, 64)
+    began, best, side = time.perf_counter(), [0.0] * len(dtypes), 64
     while True:
-        left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        taken = []
-        for _ in range(4):  # the first one of a size may prepare what the next ones use
-            _synchronize(device)
-            start = time.perf_counter()
-            left @ right
-            _synchronize(device)
-            taken.append(time.perf_counter() - start)
-            if time.perf_counter() - began + taken[-1] > seconds:
-                break
-        best = max(best, 2 * side**3 / min(taken))
+        taken = [_product_seconds(device, dtype, side) for dtype in dtypes]
+        best = [max(rate, 2 * side**3 / each) for rate, each in zip(best, taken, strict=True)]
         side *= 2
-        if side > max_side or time.perf_counter() - began + 4 * 8 * min(taken) > seconds:
-            return best
+        if side > max_side or time.perf_counter() - began + TRIES * 8 * sum(taken) > seconds:
+            return tuple(best)
 
 
 def keep_freed_memory() -> None:
@@ -228,9 +226,23 @@ def _cpu_precision(probe: bool) -> tuple[str, str]:
     if not probe:
         return "bf16", f"{units} units"
     cpu = torch.device("cpu")
-    speedup = product_rate(cpu, torch.bfloat16, seconds=0.1) / product_rate(cpu, torch.float32, seconds=0.1)
+    halves, floats = product_rates(cpu, torch.bfloat16, torch.float32, seconds=PROBE_SECONDS)
+    speedup = halves / floats
     advice = "" if speedup > 1 else "; try --precision fp32"
     return "bf16", f"{units} units: {speedup:.1f} times the products of fp32{advice}"
+
+
+def _product_seconds(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """Return the seconds of the fastest of some products of two square matrices."""
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    taken = []
+    for _ in range(TRIES):
+        _synchronize(device)
+        start = time.perf_counter()
+        left @ right
+        _synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 import pamusic
-from pamusic.device import Machine, choose_machine, cpu_bf16_units, has_compiler, product_rate
+from pamusic.device import Machine, choose_machine, cpu_bf16_units, has_compiler, product_rates
 from pamusic.model.config import PRESETS, LedgerConfig, preset
 from pamusic.training.config import TrainingConfig
 from pamusic.training.memory import available_memory, memory_needed
 
-PROBE_SECONDS = 1.0  # for the product rate of each precision
+PRODUCT_SECONDS = 1.0  # for the products of each type
 PERFORMANCE: dict[str, Any] = {  # what a model of 388 performance events and three borders knows of them
     "vocab_size": 391,
     "pad_id": 390,
@@ -64,7 +64,7 @@ def checkup(device: str = "auto", on_step: Callable[[str], None] = lambda what: 
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         on_step(f"matrix products in {name}")
-        found[f"products in {name}"] = f"{product_rate(where, dtype, seconds=PROBE_SECONDS) / 1e12:.3f} TFLOP/s"
+        found[f"products in {name}"] = f"{product_rates(where, dtype, seconds=PRODUCT_SECONDS)[0] / 1e12:.3f} TFLOP/s"
     synthesizer = "found" if shutil.which("fluidsynth") else "not found: midirenderer plays instead"
     found["FluidSynth"] = synthesizer
     for module, purpose in EXTRAS.items():
