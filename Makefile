@@ -1,5 +1,5 @@
-# All targets start from nothing but a Python and the network. Outside this folder they write caches alone: pip's, what
-# torch compiles (in the folder for temporary files), and the step of sampling that is compiled for this machine (in
+# All targets start from nothing but a Python and the network. Outside this folder they write caches alone: pip's,
+# matplotlib's list of fonts, what torch and the tests compile (in the folder for temporary files), and the step of sampling that is compiled for this machine (in
 # ~/.cache/pamusic/kernels, or where PAMUSIC_KERNELS says).
 
 PYTHON ?= python3
@@ -61,8 +61,9 @@ endif
 # on a real MIDI system; elsewhere those tests are skipped.
 test:
 	$(call environment,.venv-test,.[dev])
-	@.venv-test/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary :all: \
-		python-rtmidi || echo "there is no wheel of python-rtmidi, so tests of real MIDI ports are skipped"
+	@.venv-test/bin/python -c "import rtmidi" 2>/dev/null || .venv-test/bin/python -m pip install --quiet \
+		--disable-pip-version-check -c constraints.txt --only-binary :all: python-rtmidi || \
+		echo "python-rtmidi cannot be installed without a compiler, so tests of real MIDI ports are skipped"
 	@echo "checking style and types"
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .

@@ -135,3 +135,38 @@ def test_several_processes_compute_in_a_precision_that_all_of_them_have(monkeypa
 
     assert runs._agreed(machine, Ranks(0, 2)).precision == together
     assert runs._agreed(machine, Ranks()) is machine
+
+
+WHOLE = """
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from pamusic.training.muon import orthogonalized
+from pamusic.training.sharding import applied_to_whole
+
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+for shape in ((5, 7), (7, 5), (1, 4), (8, 8)):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    spread = distribute_tensor(matrix, mesh, [Shard(0)])
+    found = applied_to_whole(orthogonalized, spread)
+    assert found.placements == spread.placements
+    assert found.to_local().shape == spread.to_local().shape
+    assert torch.equal(found.full_tensor(), orthogonalized(matrix)), shape
+dist.destroy_process_group()
+print("equal", flush=True)
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+def test_a_spread_matrix_is_orthogonalized_as_a_whole_to_the_last_bit(tmp_path):
+    """Also where the rows do not divide among the processes, or one has none."""
+    (tmp_path / "whole.py").write_text(WHOLE)
+    words = [*TWO[:-2], str(tmp_path / "whole.py")]
+    done = subprocess.run(
+        words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["equal", "equal"]
