@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SIGN = "pamusic "
-CODE = ("generation", "model", "music", "tokens")  # the packages that music depends on, beside `composition.py`
+CODE = ("generation", "model", "music", "tokens")  # the packages that music depends on
+MODULES = ("composition.py", "device.py", "kernels.py")  # and the modules beside them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ def sha256(data: bytes) -> str:
 def _code() -> str:
     """Short for the source of what composes: between two versions it changes, too."""
     here, digest = Path(__file__).parent, hashlib.sha256()
-    paths = [here / "composition.py", *(path for name in CODE for path in (here / name).iterdir())]
+    paths = [*(here / name for name in MODULES), *(path for name in CODE for path in (here / name).iterdir())]
     for path in sorted(path for path in paths if path.suffix in (".py", ".cpp")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
     return digest.hexdigest()[:12]
