@@ -15,7 +15,7 @@ from pamusic.errors import PamusicError
 from pamusic.music import midi
 from pamusic.music.midi import read_and_mend
 from pamusic.music.pedal import sounding_offsets
-from pamusic.music.performance import SOFT
+from pamusic.music.performance import SOFT, SUSTAIN
 from pamusic.music.plain import read_plain
 from pamusic.music.repair import read_leniently
 from pamusic.music.text import readable
@@ -205,6 +205,25 @@ def test_a_program_behind_a_note_of_its_own_track_is_not_the_notes():
     (piano, strings) = read_leniently(data, "x").parts
     assert (piano.program, piano.pitch.tolist()) == (0, [60])
     assert (strings.program, strings.pitch.tolist()) == (48, [62])
+
+
+STRINGS_HELD = [(0, program(48)), (0, control(127)), *strokes(1), (QUARTER, control(100))]
+OTHER = [(0, note_on(72)), (120, note_off(72)), (QUARTER, control(0, SOFT))]
+
+
+def test_the_program_and_the_pedals_of_a_pattern_end_with_it(read):
+    notes, pedal, repairs = read(file_of(STRINGS_HELD, OTHER, OTHER, kind=2))
+
+    assert notes == [(0.5, 0.625, 72), (1.0, 1.125, 72)]
+    assert [(control, value) for _, control, value in pedal] == [(SUSTAIN, 127), (SUSTAIN, 0), (SOFT, 0)]
+    assert repairs[1:] == ["1 note of other parts, left out"]
+    assert read(file_of(STRINGS_HELD[1:], OTHER, kind=2))[0] == [(0.0, 0.499, 60), (0.5, 0.625, 72)]
+
+
+def test_a_pattern_that_begins_with_its_pedal_down_holds_its_own_notes_alone(read):
+    held = [(0, control(127)), *strokes(1), (QUARTER, control(0))]
+
+    assert read(file_of(held, held, kind=2))[0] == [(0.0, 0.499, 60), (0.5, 1.0, 60)]
 
 
 ZERO_LENGTH = [(0, control(127))]

@@ -46,6 +46,7 @@ def read(data, **options):
 
 
 PLAIN = file_of(NOTE + AFTER_IT + END)
+TEMPO = b"\0\xff\x51\x03\x07\xa1\x20"  # the standard's
 TEMPO_OF_ONE_SECOND = b"\0\xff\x51\x03\x0f\x42\x40"
 
 
@@ -78,6 +79,7 @@ TEMPO_OF_ONE_SECOND = b"\0\xff\x51\x03\x0f\x42\x40"
         (header(9) + PLAIN[14:], {"number of tracks": 1}),
         (header(0) + PLAIN[14:], {"number of tracks": 1}),
         (PLAIN + chunk(AFTER_IT + END), {"tracks beyond the header's": 1}),  # no player looks beyond
+        (header(1) + chunk(TEMPO + END) + PLAIN[14:], {"number of tracks": 2}),  # the header counts the tempi alone
         (PLAIN + PLAIN, {"second file": 1}),
         (PLAIN + b"zz" + PLAIN + PLAIN, {"bytes outside tracks": 2, "second file": 2}),
         (header(1) + chunk(NOTE + AFTER_IT + END, length=9) + PLAIN, {"chunk length": 1, "second file": 1}),
@@ -143,6 +145,21 @@ def test_the_patterns_of_format_2_follow_one_another_each_with_its_own_tempo():
 
     assert notes == [(0.0, 0.2, 60, 64), (0.2, 0.3, 60, 64), (0.3, 0.5, 60, 64)]
     assert mended == {"patterns": 3}
+
+
+def test_what_was_mended_is_said_where_a_file_has_nothing_to_take():
+    empty = PLAIN[:14] + b"\1\2\3" + chunk(END)
+    drums = file_of(b"\0\x99\x3c\x40\x60\x89\x3c\0")
+
+    for data, says in (
+        (empty, "has no notes in it; give a file with music (mended in it: 3 bytes outside the tracks, passed over)"),
+        (drums, "give a piano file (mended in it: 1 track without an end, ended with the last message)"),
+        (PLAIN[:22], "give a file with music (mended in it: 1 track cut off at tick 0, kept as far as whole"),
+    ):
+        with pytest.raises(PamusicError) as caught:
+            read_and_mend(data, "a.mid")
+        assert says in str(caught.value)
+        assert caught.value.rule in ("no notes", "only drums")
 
 
 def test_of_tempi_at_one_tick_the_last_in_the_file_holds_whichever_its_track():

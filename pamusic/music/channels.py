@@ -2,7 +2,8 @@
 
 Knows ticks, ports and channels; knows no bytes and no seconds. A player sends all messages of one port and channel to
 one instrument, whichever tracks they stand in. So a program or a pedal counts for the notes of every track there. At
-one tick, programs and pedals count before notes. One exception: a program that follows a note in the same track.
+one tick, programs and pedals count before notes. One exception: a program that follows a note in the same track. The
+tracks of format 2 are patterns that share nothing.
 """
 
 from __future__ import annotations
@@ -46,6 +47,31 @@ def pedals_by_line(tracks: list[dict[int, np.ndarray]]) -> dict[int, np.ndarray]
             if len(messages):
                 gathered.setdefault(line, []).append(messages)
     return {line: _by_tick(gathered[line]) for line in sorted(gathered)}
+
+
+def one_after_another(patterns: list[dict[int, np.ndarray]], ends: list[int]) -> dict[int, np.ndarray]:
+    """Return the pedal messages of each line, from those of patterns of which each begins where the last one ends.
+
+    No pedal stays down from one pattern to the next: it goes up a tick before its pattern ends. At the very tick a
+    message of the next pattern may stand, and there a pedal goes down before it goes up.
+
+    Args:
+        patterns: for each pattern what `pedals_by_line` returns, in their order.
+        ends: the tick at which each pattern ends.
+    """
+    separate = [
+        {line: _up_before(end, messages) for line, messages in by_line.items()}
+        for by_line, end in zip(patterns[:-1], ends[:-1], strict=True)
+    ]
+    return pedals_by_line([*separate, *patterns[-1:]])
+
+
+def _up_before(end: int, messages: np.ndarray) -> np.ndarray:
+    """Return the pedal messages of a pattern, all before its end, and in the end no pedal down."""
+    before = messages[messages[:, 0] < end]
+    down = {control: value for _, control, value in before.tolist()}
+    ups = [(end - 1, control, 0) for control, value in down.items() if value]
+    return np.concatenate([before, np.array(ups, np.int64).reshape(-1, 3)])
 
 
 def _by_tick(several: list[np.ndarray]) -> np.ndarray:

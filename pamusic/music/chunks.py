@@ -1,7 +1,6 @@
 """The bytes of a Standard MIDI File -> its header and its tracks, however broken.
 
-Knows chunks and their lengths; knows no messages. A player reads as many tracks as the header counts and stops. So do
-we: a second file in the same bytes is left out.
+Knows chunks and their lengths; knows no messages. A second file in the same bytes is left out.
 """
 
 from __future__ import annotations
@@ -81,19 +80,18 @@ def time_base(division: int, name: str) -> tuple[int, int | None]:
     return frames * ticks, tempo
 
 
-def track_spans(data: bytes, at: int, num_tracks: int, log: Log) -> Iterator[tuple[int, int, bool]]:
-    """Yield (first byte, end, whether its length was as said) of each track that a player reads.
+def track_spans(data: bytes, at: int, log: Log) -> Iterator[tuple[int, int, bool]]:
+    """Yield (first byte, end, whether its length was as said) of each track, whatever number the header has.
 
-    A chunk's length is believed where the file, a track's last message or another chunk stands at its end; else the
-    chunk goes on to the next track.
+    A chunk's length is believed where the file, a track's last message or another chunk stands at its end. Otherwise
+    the chunk ends where the next track begins.
 
     Args:
         data: the file, from its header on.
         at: where the first chunk begins.
-        num_tracks: as many as the header counts; 0 where it does not know.
         log: gets what is left out.
     """
-    num_found = 0
+    has_track = False
     while at < len(data):
         size = int.from_bytes(data[at + 4 : at + 8], "big")
         end = at + 8 + size
@@ -103,12 +101,9 @@ def track_spans(data: bytes, at: int, num_tracks: int, log: Log) -> Iterator[tup
             )
             if not is_whole:
                 end = _next_track(data, at + 8)
-            num_found += 1
-            if num_tracks and num_found > num_tracks:
-                log.add("tracks beyond the header's")
-            else:
-                yield at + 8, end, is_whole
-        elif num_found and data.startswith(SECOND_FILE, at):
+            has_track = True
+            yield at + 8, end, is_whole
+        elif has_track and data.startswith(SECOND_FILE, at):
             log.add("second file", data.count(SECOND_FILE, at))
             return
         elif _is_chunk(data, at):

@@ -107,7 +107,7 @@ def spliced(
     cut_tick, first_tick, tick_of = _ticks(contents, seam.start, cut)
     kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
     states = [states_of(track) for track in kept]
-    chosen = chosen_parts(contents.parts, tracks, "the prime")
+    chosen = chosen_parts(contents, tracks, "the prime")
     taken = list(dict.fromkeys((part.track, part.channel) for part in chosen))
     ports = [_port(track) for track in kept]
     home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
