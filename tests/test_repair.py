@@ -208,7 +208,7 @@ def test_a_million_of_anything_is_read_or_refused_within_seconds(track):
 def test_too_many_tracks_and_too_large_a_file_are_refused():
     for data, says in (
         (header(0) + chunk(b"") * 70_000, "has more than 65,535 tracks; merge them"),
-        (header(1) + bytes(MAX_FILE_BYTES), "has 16 MiB, more than any MIDI file we take (16)"),
+        (header(1) + bytes(MAX_FILE_BYTES), "has more than 16 MiB, the most of any MIDI file we take"),
         (file_of(b"\0\x90\x3c\x40" + b"\1\x3c\x40" * 1_000_001 + END), "has 1,000,001 notes, more than"),
         (file_of(NOTE + b"\xff\xff\xff\xff\xff\x7f" + AFTER_IT), "lasts more than 1e+12 ticks"),
         (file_of(NOTE + b"\xff\xff\xff\x7f\xff\x01\0" * 9 + AFTER_IT), "lasts"),

@@ -21,8 +21,8 @@ import mido
 import numpy as np
 
 from pamusic.errors import PamusicError, UsageError
-from pamusic.music.contents import MAX_PARTS, NUM_CHANNELS, Contents, Part, Repair, check_size
-from pamusic.music.foreign import unpacked
+from pamusic.music.contents import MAX_PARTS, NUM_CHANNELS, Contents, Part, Repair
+from pamusic.music.foreign import read_file, unpacked
 from pamusic.music.pedal import merged
 from pamusic.music.performance import (
     NOTE,
@@ -202,14 +202,14 @@ def midi_bytes(performance: Performance) -> bytes:
 
 
 def file_bytes(path: Path) -> bytes:
-    """Return what is in a file; of one that gzip has packed, what it packed.
+    """Return what is in a file; if gzip has packed it, the unpacked bytes.
 
     Raises:
         PamusicError: it cannot be read, or is larger than any MIDI file of music.
     """
     try:
-        check_size(path.stat().st_size, str(path))
-        return unpacked(path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            return read_file(file, str(path))
     except IsADirectoryError:
         raise PamusicError(f"{path}: is a folder; give a MIDI file") from None
     except FileNotFoundError:
@@ -219,7 +219,6 @@ def file_bytes(path: Path) -> bytes:
 
 
 def _checked(data: bytes, name: str) -> bytes:
-    check_size(len(data), name)
     data = unpacked(data, name)
     if not data:
         raise PamusicError(f"{name}: is empty; give a MIDI file", rule="empty")
