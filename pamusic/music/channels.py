@@ -21,7 +21,7 @@ from pamusic.music.text import readable
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """What one track holds, by line (port * 16 + channel), each in the order of the file.
+    """Holds the messages of one track, by line (port * 16 + channel), each in the order of the file.
 
     Attributes:
         name: the track's, as its bytes.
@@ -110,7 +110,7 @@ def parts_of(tracks: list[Played], pedals: dict[int, np.ndarray], lost: list[int
 
 @dataclass(frozen=True, eq=False)
 class _Changes:
-    """The changes of program of a line, by tick; those of one tick in the order of tracks.
+    """Holds the changes of program of a line, by tick; those of one tick in the order of tracks.
 
     Attributes:
         tick, track, program: `[num_changes]`, int64.
@@ -123,7 +123,7 @@ class _Changes:
     before: np.ndarray
 
     def at(self, onset: np.ndarray, own: np.ndarray, track: int) -> np.ndarray:
-        """Return the programs `[num_notes]` that notes of a track are struck with; see `Played.notes` for `own`."""
+        """Return the programs `[num_notes]` of notes of a track; see `Played.notes` for `own`."""
         place = np.searchsorted(self.tick, onset, side="right") - 1
         is_own = (place >= 0) & (self.tick[place] == onset) & (self.track[place] == track)
         others = np.where(is_own, self.before[place], place)
@@ -153,7 +153,7 @@ def _sounding_instants(
     """Return the notes without length that sound, each a tick long, and the number of those that are lost.
 
     A note sounds where the sustain pedal is down: its string rings until the pedal goes up. A drum always sounds. Where
-    a key is struck again at the same tick, nothing is lost: the key sounds from that tick on.
+    the same key has another note-on at the same tick, nothing is lost: the key sounds from that tick on.
     """
     key = instants[:, 0] << 7 | instants[:, 2]
     last = len(key) - 1 - np.unique(key[::-1], return_index=True)[1]

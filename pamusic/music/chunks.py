@@ -20,7 +20,7 @@ SMPTE = {24: (24, 1_000_000), 25: (25, 1_000_000), 29: (30, 1_001_000), 30: (30,
 
 @dataclass
 class Log:
-    """What was mended so far."""
+    """Counts what was mended so far."""
 
     counts: dict[str, int] = field(default_factory=dict)
     cut_tick: int | None = None
@@ -43,7 +43,7 @@ class Log:
 
 
 def from_header_on(data: bytes, name: str, log: Log) -> tuple[bytes, int]:
-    """The data from the header on, and where in it the first chunk begins."""
+    """Return the data from the header on, and where in it the first chunk begins."""
     check_is_midi(data, name, far=FAR_BEFORE_HEADER)
     has_wrapping = is_riff(data)
     start = data.find(b"MThd")
@@ -64,7 +64,7 @@ def from_header_on(data: bytes, name: str, log: Log) -> tuple[bytes, int]:
 
 
 def time_base(division: int, name: str) -> tuple[int, int | None]:
-    """Ticks in a quarter; and microseconds in a quarter, where the division alone tells them."""
+    """Return the ticks in a quarter; and the microseconds in a quarter, or None where tempi set them."""
     if division == 0:
         raise PamusicError(f"{name}: has no ticks in a quarter; save it anew in a sequencer", rule="no time base")
     if division < 0x8000:
@@ -115,7 +115,7 @@ def track_spans(data: bytes, at: int, log: Log) -> Iterator[tuple[int, int, bool
 
 
 def _next_track(data: bytes, at: int) -> int:
-    """Where the next track or the next file begins; the end of the data where there is none."""
+    """Return where the next track or the next file begins; the end of the data where there is none."""
     track = data.find(b"MTrk", at)
     end = track if track >= 0 else len(data)
     second = data.find(SECOND_FILE, at, end)
@@ -123,7 +123,7 @@ def _next_track(data: bytes, at: int) -> int:
 
 
 def _is_chunk(data: bytes, at: int) -> bool:
-    """Whether a chunk begins here that ends within the file."""
+    """Return whether a chunk begins here that ends within the file."""
     kind = data[at : at + 4]
     if kind == b"MTrk":
         return True

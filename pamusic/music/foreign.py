@@ -121,12 +121,12 @@ def check_is_midi(data: bytes, name: str, *, far: int) -> None:
 
 
 def is_riff(data: bytes) -> bool:
-    """Whether it is a MIDI file in Microsoft's wrapping (.rmi)."""
+    """Return whether it is a MIDI file in Microsoft's wrapping (.rmi)."""
     return data[:4] == b"RIFF" and data[8:12] == b"RMID"
 
 
 def _archive(data: bytes, name: str) -> tuple[str, str] | None:
-    """What an archive is and what to do; None for what is no archive, in which a MIDI file may stand as it is."""
+    """Return what an archive is and what to do; None for any other file, which may be a MIDI file."""
     if not data.startswith(ZIP):
         return None
     if b".mscx" in data:
@@ -138,6 +138,7 @@ def _archive(data: bytes, name: str) -> tuple[str, str] | None:
 
 
 def _kind(data: bytes) -> tuple[str, str]:
+    """Return what a file is that is neither a MIDI file nor an archive, and what to do."""
     for beginning, what, remedy in BEGINNINGS:
         if data.startswith(beginning):
             return f"but {what}", remedy

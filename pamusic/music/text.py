@@ -61,7 +61,7 @@ def _decoded(text: bytes) -> str:
 
 
 def _seems_japanese(text: bytes) -> bool:
-    """Whether most of what is not ASCII is common characters of Shift-JIS, or katakana of half width."""
+    """Return whether most of what is not ASCII is common characters of Shift-JIS, or katakana of half width."""
     rest, num_common = COMMON.subn(b"", text)
     if num_common:
         rest, num_rare = RARE.subn(b"", rest)
