@@ -15,7 +15,7 @@ from pamusic.errors import PamusicError
 from pamusic.music import midi
 from pamusic.music.midi import read_and_mend
 from pamusic.music.pedal import sounding_offsets
-from pamusic.music.performance import SOFT
+from pamusic.music.performance import SOFT, SUSTAIN
 from pamusic.music.plain import read_plain
 from pamusic.music.repair import read_leniently
 from pamusic.music.text import readable
@@ -207,6 +207,25 @@ def test_a_program_behind_a_note_of_its_own_track_is_not_the_notes():
     assert (strings.program, strings.pitch.tolist()) == (48, [62])
 
 
+STRINGS_HELD = [(0, program(48)), (0, control(127)), *strokes(1), (QUARTER, control(100))]
+OTHER = [(0, note_on(72)), (120, note_off(72)), (QUARTER, control(0, SOFT))]
+
+
+def test_the_program_and_the_pedals_of_a_pattern_end_with_it(read):
+    notes, pedal, repairs = read(file_of(STRINGS_HELD, OTHER, OTHER, kind=2))
+
+    assert notes == [(0.5, 0.625, 72), (1.0, 1.125, 72)]
+    assert [(control, value) for _, control, value in pedal] == [(SUSTAIN, 127), (SUSTAIN, 0), (SOFT, 0)]
+    assert repairs[1:] == ["1 note of other parts, left out"]
+    assert read(file_of(STRINGS_HELD[1:], OTHER, kind=2))[0] == [(0.0, 0.499, 60), (0.5, 0.625, 72)]
+
+
+def test_a_pattern_that_begins_with_its_pedal_down_holds_its_own_notes_alone(read):
+    held = [(0, control(127)), *strokes(1), (QUARTER, control(0))]
+
+    assert read(file_of(held, held, kind=2))[0] == [(0.0, 0.499, 60), (0.5, 1.0, 60)]
+
+
 ZERO_LENGTH = [(0, control(127))]
 for number in range(8):
     ZERO_LENGTH += [(240 * number, note_on(60 + number, 80)), (240 * number, note_off(60 + number))]
@@ -296,6 +315,37 @@ def shared_channels(rng):
         ("Фортепиано".encode("cp1251"), "Фортепиано"),
         ("Левая рука".encode("cp1251"), "Левая рука"),
         ("МОЦАРТ, соната №11".encode("cp1251"), "МОЦАРТ, соната №11"),
+        *(
+            (text.encode("cp1251"), text)
+            for text in (
+                "Мелодия",
+                "Скрипка",
+                "Гитара",
+                "Рояль",
+                "правая рука",
+                "Солнышко",
+                "Прелюдия",
+                "Любовь",
+                "Ёлка",
+                "МЕЛОДИЯ",
+                "РОЯЛЬ",
+                "ПРЕЛЮДИЯ",
+                "ПРЕЛЮД",
+                "НОКТЮРН",
+                "ЭТЮД",
+                "ЛЮБОВЬ",
+                "ЛЮДИ",
+                "МОЯ ЗЕМЛЯ",
+                "ПЕСНЯ",
+                "ВАЛЬС",
+                "ЁЛКА",
+                "ПОЛЯ",
+                "ОБЪЯСНЕНИЕ",
+                "ПЕСНЯ «ЛЮБОВЬ»",
+            )
+        ),
+        *((text.encode("cp932"), text) for text in ("ﾄﾞﾗﾑ", "ﾒﾛﾃﾞｨ", "ﾋﾟｱﾉ", "ｷﾞﾀｰ", "ﾊﾞﾝﾄﾞ", "ﾄﾞﾗﾑｽ 1", "ﾍﾞｰｽ")),
+        *((text.encode("cp1252"), text) for text in ("mäßig", "GROß", "MÄßIG", "Õhtu", "ÍÞRÓTT")),
         ("Études d'exécution".encode("latin-1"), "Études d'exécution"),
         ("Für Elise".encode("latin-1"), "Für Elise"),
         ("Träumerei – “Kinderszenen”".encode("cp1252"), "Träumerei – “Kinderszenen”"),

@@ -117,7 +117,8 @@ def test_a_slow_kernel_is_never_given_a_large_product(monkeypatch, gflops):
 
 
 def test_a_real_probe_ends_in_time():
-    began = time.monotonic()
+    assert torch.get_num_threads() == 1  # so that the time of the CPU is that of the probe
+    began = time.process_time()
 
     assert product_rates(CPU, torch.bfloat16, seconds=0.1)[0] > 1e6
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 1

@@ -56,6 +56,11 @@ def test_a_wrong_file_is_told_by_what_it_is_and_what_to_do(data, says):
     assert caught.value.rule == "not a MIDI file"
 
 
+def test_a_zip_archive_that_is_named_so_need_not_be_renamed():
+    with pytest.raises(PamusicError, match=r"archive; unpack it, or give it to a command that takes folders$"):
+        read_midi(archive("a.mid"), "Pieces.ZIP")
+
+
 def test_a_midi_file_that_gzip_has_packed_is_read(tmp_path):
     (tmp_path / "piece.mid").write_bytes(gzip.compress(tune(0)))
 

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from corpora import small_corpus
 
+import pamusic
 from pamusic.cli.interrupting import PATIENCE
 
 pytestmark = [
@@ -43,32 +46,54 @@ def compiler(tmp_path):
     return script
 
 
-def started(compiler, words, tmp_path):
-    """A command in a process group of its own, as in a terminal, once it waits for the compiler."""
-    kept = {"PAMUSIC_KERNELS": str(tmp_path / "kernels"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    running = subprocess.Popen(
-        [sys.executable, "-m", "pamusic", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, **kept, "CXX": str(compiler)},
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "called").exists():
-        assert running.poll() is None, running.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return running
+# What runs a command of pamusic; and the same where a compiler is waited for in spite of so many interruptions, as code
+# that is not ours may do.
+AS_IT_IS = "from pamusic.cli import main; main()"
+SWALLOWING = """
+import subprocess
+from contextlib import suppress
+
+def run(words, **options):
+    compiling = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(NUM_SWALLOWED):
+        with suppress(KeyboardInterrupt):
+            compiling.wait()
+    return subprocess.CompletedProcess(words, compiling.wait())
+
+subprocess.run = run
+"""
 
 
-@pytest.mark.parametrize(("words", "made"), [(SAMPLE, "out.mid"), (TRAIN, "run")], ids=["sample", "train"])
-def test_twice_while_something_is_compiled(checkpoint, compiler, tmp_path, words, made):
-    if words == TRAIN:
-        small_corpus(tmp_path / "corpus", notes_of_pieces=(120, 300), splits=("train", "validation"))
-    else:
-        words = (*words, "--checkpoint", str(checkpoint))
-    running = started(compiler, words, tmp_path)
-    for _ in range(2):
-        os.killpg(running.pid, signal.SIGINT)
-        time.sleep(0.3)
+@pytest.fixture
+def started(compiler, tmp_path):
+    """A command in a process group of its own, as in a terminal, once it waits for the compiler; killed at the end."""
+    programs = []
+
+    def start(words, program=AS_IT_IS):
+        kept = {"PAMUSIC_KERNELS": str(tmp_path / "kernels"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+        running = subprocess.Popen(
+            [sys.executable, "-c", program, *words],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env={**os.environ, **kept, "CXX": str(compiler), "PYTHONPATH": str(Path(pamusic.__file__).parents[1])},
+        )  # fmt: skip
+        programs.append(running)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "called").exists():
+            assert running.poll() is None, running.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return running
+
+    yield start
+    for running in programs:
+        with suppress(ProcessLookupError):  # its compiler may still run
+            os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+
+
+def interrupted(running, tmp_path, made):
+    """Send Ctrl-C; see that the command ends soon, in one line, and makes nothing; return the hidden files it left."""
+    os.killpg(running.pid, signal.SIGINT)
     began = time.monotonic()
     stdout, stderr = running.communicate(timeout=30)
 
@@ -78,4 +103,33 @@ def test_twice_while_something_is_compiled(checkpoint, compiler, tmp_path, words
     assert stderr.splitlines()[-1] == "pamusic: interrupted"
     assert "Traceback" not in stderr
     assert not (tmp_path / made).exists()
-    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    return [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def still_runs_after_one(running):
+    """Send Ctrl-C and see that the command has not ended two seconds later."""
+    os.killpg(running.pid, signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(timeout=2)
+
+
+def test_once_while_a_kernel_is_compiled(checkpoint, started, tmp_path):
+    assert interrupted(started((*SAMPLE, "--checkpoint", str(checkpoint))), tmp_path, "out.mid") == []
+
+
+@pytest.mark.parametrize("num_swallowed", [1, 9])
+def test_twice_while_something_swallows_the_first_or_all(checkpoint, started, tmp_path, num_swallowed):
+    program = SWALLOWING.replace("NUM_SWALLOWED", str(num_swallowed)) + AS_IT_IS
+    running = started((*SAMPLE, "--checkpoint", str(checkpoint)), program)
+    still_runs_after_one(running)
+
+    left = interrupted(running, tmp_path, "out.mid")
+    assert num_swallowed > 1 or left == []  # who swallows all lets nothing be put in order
+
+
+def test_twice_while_a_model_is_compiled(started, tmp_path):
+    small_corpus(tmp_path / "corpus", notes_of_pieces=(120, 300), splits=("train", "validation"))
+    running = started(TRAIN)
+    still_runs_after_one(running)
+
+    assert interrupted(running, tmp_path, "run") == []

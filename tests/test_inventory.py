@@ -13,7 +13,7 @@ NOTE = [(0, note_on(60)), (9, note_off(60))]
 
 def laid_out(data, tracks="piano"):
     contents = read_contents(data, "x")
-    return layout(contents, chosen_parts(contents.parts, tracks, "x"))
+    return layout(contents, chosen_parts(contents, tracks, "x"))
 
 
 def test_tracks_tempi_and_what_is_taken():

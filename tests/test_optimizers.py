@@ -46,7 +46,7 @@ def test_in_float32_muon_is_near_pytorchs_and_more_exact(monkeypatch):
     assert not torch.equal(own, theirs)
 
 
-def test_a_state_of_pytorchs_muon_is_gone_on_with(monkeypatch):
+def test_a_state_of_pytorchs_muon_is_resumed(monkeypatch):
     monkeypatch.setattr(muon, "has_fast_bf16", lambda device: True)
     _, state = steps(torch.optim.Muon, 3)
 

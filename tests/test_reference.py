@@ -4,7 +4,7 @@ import random
 import sys
 
 import pytest
-from builders import control, folder_of_tunes, midi_file, note_off, note_on, steadily, tempo
+from builders import about, control, folder_of_tunes, midi_file, note_off, note_on, program, steadily, tempo
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -154,6 +154,26 @@ def two_channels(seed):
         played += [(tick, note_on(72 * channel or 48, 64, channel)), (tick + 9, note_off(72 * channel or 48, channel))]
         tracks.append(played + [(tick + 9, note_off(key, channel)) for key in sorted(struck)])
     return midi_file([(0, tempo(500_000))], *tracks)
+
+
+def test_the_notes_of_its_engine_are_those_of_note_seqs_ids(tmp_path):
+    """Strings are left out by us and taken by note-seq."""
+    strings = [(0, program(48, 1))]
+    for at in range(3):
+        strings += [(384 * at, note_on(60 + at, channel=1)), (384 * at + 96, note_off(60 + at, 1))]
+    (tmp_path / "tunes").mkdir()
+    data = midi_file([(0, note_on(50)), (96, note_off(50))], strings)
+    (tmp_path / "tunes" / "strings.mid").write_bytes(data)
+
+    done = CliRunner().invoke(
+        app, ["tokenize", str(tmp_path / "tunes"), "-o", str(tmp_path / "c"), "--engine", "note-seq"]
+    )
+
+    (piece,) = about(tmp_path / "c")["pieces"]
+    assert done.exit_code == 0, done.stderr
+    assert piece["num_notes"] == 4
+    assert piece["seconds"] == pytest.approx(1.125, abs=0.01)
+    assert [kind for kind, _, _ in piece["repairs"]] == ["read differently by note-seq"]
 
 
 def test_pedals_of_two_channels_hold_what_they_hold_in_note_seq():

@@ -46,6 +46,7 @@ def read(data, **options):
 
 
 PLAIN = file_of(NOTE + AFTER_IT + END)
+TEMPO = b"\0\xff\x51\x03\x07\xa1\x20"  # the standard's
 TEMPO_OF_ONE_SECOND = b"\0\xff\x51\x03\x0f\x42\x40"
 
 
@@ -78,6 +79,7 @@ TEMPO_OF_ONE_SECOND = b"\0\xff\x51\x03\x0f\x42\x40"
         (header(9) + PLAIN[14:], {"number of tracks": 1}),
         (header(0) + PLAIN[14:], {"number of tracks": 1}),
         (PLAIN + chunk(AFTER_IT + END), {"tracks beyond the header's": 1}),  # no player looks beyond
+        (header(1) + chunk(TEMPO + END) + PLAIN[14:], {"number of tracks": 2}),  # the header counts the tempi alone
         (PLAIN + PLAIN, {"second file": 1}),
         (PLAIN + b"zz" + PLAIN + PLAIN, {"bytes outside tracks": 2, "second file": 2}),
         (header(1) + chunk(NOTE + AFTER_IT + END, length=9) + PLAIN, {"chunk length": 1, "second file": 1}),
@@ -145,6 +147,21 @@ def test_the_patterns_of_format_2_follow_one_another_each_with_its_own_tempo():
     assert mended == {"patterns": 3}
 
 
+def test_what_was_mended_is_said_where_a_file_has_nothing_to_take():
+    empty = PLAIN[:14] + b"\1\2\3" + chunk(END)
+    drums = file_of(b"\0\x99\x3c\x40\x60\x89\x3c\0")
+
+    for data, says in (
+        (empty, "has no notes in it; give a file with music (mended in it: 3 bytes outside the tracks, passed over)"),
+        (drums, "give a piano file (mended in it: 1 track without an end, ended with the last message)"),
+        (PLAIN[:22], "give a file with music (mended in it: 1 track cut off at tick 0, kept as far as whole"),
+    ):
+        with pytest.raises(PamusicError) as caught:
+            read_and_mend(data, "a.mid")
+        assert says in str(caught.value)
+        assert caught.value.rule in ("no notes", "only drums")
+
+
 def test_of_tempi_at_one_tick_the_last_in_the_file_holds_whichever_its_track():
     both = file_of(TEMPO_OF_ONE_SECOND + b"\0\xff\x51\x03\x07\xa1\x20" + NOTE + AFTER_IT + END)
     apart = file_of(TEMPO_OF_ONE_SECOND + END, b"\0\xff\x51\x03\x07\xa1\x20" + NOTE + AFTER_IT + END)
@@ -191,7 +208,7 @@ def test_a_million_of_anything_is_read_or_refused_within_seconds(track):
 def test_too_many_tracks_and_too_large_a_file_are_refused():
     for data, says in (
         (header(0) + chunk(b"") * 70_000, "has more than 65,535 tracks; merge them"),
-        (header(1) + bytes(MAX_FILE_BYTES), "has 16 MiB, more than any MIDI file we take (16)"),
+        (header(1) + bytes(MAX_FILE_BYTES), "has more than 16 MiB, the most of any MIDI file we take"),
         (file_of(b"\0\x90\x3c\x40" + b"\1\x3c\x40" * 1_000_001 + END), "has 1,000,001 notes, more than"),
         (file_of(NOTE + b"\xff\xff\xff\xff\xff\x7f" + AFTER_IT), "lasts more than 1e+12 ticks"),
         (file_of(NOTE + b"\xff\xff\xff\x7f\xff\x01\0" * 9 + AFTER_IT), "lasts"),

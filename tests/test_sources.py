@@ -1,16 +1,21 @@
 """An archive is opened with care: what it says of itself need not be true."""
 
 import gzip
+import io
+import os
 import struct
+import time
 import tracemalloc
 import zipfile
 
 import pytest
-from builders import maestro_like, tune, zipped
+from builders import MAESTRO_HEADER, folder_of_tunes, maestro_like, tune, zipped
 
+from pamusic.cli.reading import streamed
 from pamusic.errors import PamusicError
 from pamusic.music.contents import MAX_FILE_BYTES
-from pamusic.music.midi import read_midi
+from pamusic.music.foreign import unpacked
+from pamusic.music.midi import file_bytes, read_midi
 from pamusic.tokens.sources import Source, find_sources
 
 
@@ -47,10 +52,10 @@ def test_a_member_that_unpacks_to_more_than_it_says_takes_no_more_memory_than_a_
     assert peak < 3 * MAX_FILE_BYTES
 
 
-def test_a_member_that_says_it_is_huge_is_not_unpacked(tmp_path):
+def test_a_huge_member_is_unpacked_no_further_than_a_file_may_go(tmp_path):
     bomb = packed(tmp_path / "bomb.zip", bytes(2 * MAX_FILE_BYTES), zipfile.ZIP_DEFLATED)
 
-    with pytest.raises(PamusicError, match=r"piece\.mid: has 32 MiB, more than any MIDI file we take \(16\)") as caught:
+    with pytest.raises(PamusicError, match=r"piece\.mid: has more than 16 MiB, the most of any") as caught:
         bomb.read()
 
     assert caught.value.rule == "too large"
@@ -74,6 +79,85 @@ def test_names_are_of_any_script(tmp_path, name):
 
     assert refused == []
     assert [(source.name, source.read()) for source in sources] == [(name, tune(0))]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links and pipes")
+def test_what_cannot_be_read_in_a_folder_is_refused_with_a_reason(tmp_path, monkeypatch):
+    folder = folder_of_tunes(tmp_path / "tunes", 2)
+    (tmp_path / "elsewhere").mkdir()
+    for name, target in (
+        ("linked", "../elsewhere"),
+        ("gone.mid", "nowhere"),
+        ("gone.txt", "nowhere"),
+        ("a.mid", "a.mid"),
+    ):
+        (folder / name).symlink_to(target)
+    (folder / ".hidden.mid").symlink_to("nowhere")
+    (folder / "copy.mid").symlink_to("0.mid")
+    os.mkfifo(folder / "pipe.mid")
+    (folder / "locked" / "inner").mkdir(parents=True)
+    scandir = os.scandir
+
+    def scan(path):
+        if str(path).rstrip("/").endswith("inner"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+
+    found = find_sources([folder])
+
+    assert [source.name for source in found.sources] == ["copy.mid", "1.mid"]  # a file once, by its last name
+    assert {refusal.name: refusal.reason for refusal in found.refused} == {
+        "a.mid": "is a link that cannot be followed (Too many levels of symbolic links); mend or remove it",
+        "gone.mid": "is a link to what is not there or no file; mend or remove it",
+        "linked": "is a link to a folder, which is not followed; name that folder",
+        "locked/inner/": "cannot be opened (Permission denied); check its rights",
+        "pipe.mid": "is a device or a pipe; put a file in its place",
+    }
+    assert found.left_out == ["gone.txt"]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_two_members_of_one_name_one_is_taken_and_one_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+        for number, name in enumerate(["a.mid", "a.mid", "b/c.mid", "b\\c.mid", "n.txt", "n.txt"]):
+            archive.writestr(name, tune(number))
+
+    found = find_sources([tmp_path / "twice.zip"])
+
+    assert [(source.name, source.read()) for source in found.sources] == [("a.mid", tune(1)), ("b/c.mid", tune(2))]
+    assert [(each.name, each.reason) for each in found.refused] == [
+        (name, "the archive has several files of this name; rename them") for name in ("a.mid", "b/c.mid")
+    ]
+    assert sorted(found.left_out) == ["n.txt", "n.txt"]
+
+
+@pytest.mark.parametrize("place", ["folder", "archive"])
+def test_a_table_that_is_large_or_broken_does_not_stop_a_folder(tmp_path, monkeypatch, place):
+    monkeypatch.setattr("pamusic.tokens.sources.MAX_TABLE_BYTES", 20 * 2**20)
+    files = {
+        "a.mid": tune(0),
+        "b.csv": b"1,2,3\n" * (3 * 2**20),
+        "c.csv": b"\x1f\x8b\x08 no gzip",
+        "d.csv": b"1,2,3\n" * (4 * 2**20),
+        "maestro.csv": (MAESTRO_HEADER + f"C,{100_000 * 'T'},test,2004,a.mid,a.wav,5\n" * 180).encode(),
+    }
+    path = tmp_path / "all"
+    if place == "archive":
+        path = zipped(tmp_path / "all.zip", files)
+    else:
+        path.mkdir()
+        for name, data in files.items():
+            (path / name).write_bytes(data)
+
+    found = find_sources([path])
+
+    assert [(source.name, source.split) for source in found.sources] == [("a.mid", "test")]
+    assert found.left_out == ["b.csv", "c.csv"]
+    assert [(each.name, each.reason) for each in found.refused] == [
+        ("d.csv", "has more than 20 MiB, the most of any table we read; if it is MAESTRO's, fetch it anew")
+    ]
 
 
 def bytes_of_zip(tmp_path, members):
@@ -157,7 +241,8 @@ def test_a_broken_archive_among_others_is_refused_and_the_others_are_taken(tmp_p
 
 def test_what_gzip_packs_is_bounded_and_whole(tmp_path):
     for data, says in (
-        (gzip.compress(bytes(MAX_FILE_BYTES + 1)), r"a\.mid\.gz: has 16 MiB, more than any MIDI file"),
+        (gzip.compress(bytes(MAX_FILE_BYTES + 1)), r"a\.mid\.gz: has more than 16 MiB, the most of any MIDI file"),
+        (gzip.compress(gzip.compress(tune(0))), r"a\.mid\.gz: is not a MIDI file but packed by gzip more than once"),
         (gzip.compress(tune(0))[:-30], r"a\.mid\.gz: is a broken gzip file \(it is cut off\); fetch it anew"),
         (gzip.compress(tune(0))[:10] + b"\xff\xff\xff\xff", r"a\.mid\.gz: is a broken gzip file"),
     ):
@@ -167,6 +252,43 @@ def test_what_gzip_packs_is_bounded_and_whole(tmp_path):
 
     (tmp_path / "a.mid.gz").write_bytes(gzip.compress(tune(0)[:50]) + gzip.compress(tune(0)[50:]))
     assert Source(None, str(tmp_path / "a.mid.gz"), "a.mid.gz").read() == tune(0)
+
+
+def test_many_small_members_of_a_gzip_file_take_time_in_proportion():
+    """Were the rest copied for each, eight times as many would take 64 times as long."""
+    member = gzip.compress(b"")
+
+    def seconds(num_members):
+        began = time.process_time()
+        assert unpacked(member * num_members + gzip.compress(tune(0)), "a.mid.gz") == tune(0)
+        return time.process_time() - began
+
+    assert seconds(160_000) < 24 * seconds(20_000)
+
+
+@pytest.mark.parametrize("read", ["path", "standard input", "source", "bytes"])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (gzip.compress(gzip.compress(tune(0))), "is not a MIDI file but packed by gzip more than once; unpack it"),
+        (gzip.compress(bytes(40 * 2**20)), "has more than 16 MiB, the most of any MIDI file we take"),
+        (bytes(MAX_FILE_BYTES + 1), "has more than 16 MiB, the most of any MIDI file we take"),
+    ],
+    ids=["twice packed", "packed zeros", "zeros"],
+)
+def test_a_packed_file_is_under_the_same_rules_wherever_it_is_read(tmp_path, monkeypatch, read, data, says):
+    path = tmp_path / "a.mid.gz"
+    path.write_bytes(data)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    ways = {
+        "path": lambda: file_bytes(path),
+        "standard input": streamed,
+        "source": Source(None, str(path), path.name).read,
+        "bytes": lambda: read_midi(data),
+    }
+
+    with pytest.raises(PamusicError, match=says):
+        ways[read]()
 
 
 def test_an_archive_two_levels_deep_is_named_and_left_out(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from builders import control, midi_file, note_off, note_on, performance, program, random_midi, tempo, tune
 
 from pamusic.music.midi import read_and_mend, read_midi, tempo_map
+from pamusic.music.pedal import sounding_offsets
 from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
 from pamusic.music.repair import read_leniently
 from pamusic.music.splicing import Seam, spliced, texts, with_text
@@ -336,6 +337,21 @@ def test_one_of_several_sustain_pedals_goes_up_with_the_last_release_on_its_own_
     out = spliced(data, Seam(0.5, MUSIC, {60: 0.75, 40: 0.6}), tracks="piano", repairs=repairs, cut=0.5)
     assert moves(out, 1, 0) == [(10, SUSTAIN, 127), (720, SUSTAIN, 0)]
     assert [each for each in strokes(out) if each[0] < 2] == [(0, 60, 0, 100), (1, 40, 0, 576)]
+
+
+@pytest.mark.parametrize(("length", "num_removed"), [(0.4, 0), (0.1, 1)])
+def test_a_press_that_a_cut_interrupts_stays_unless_new_notes_end_before_it(length, num_removed):
+    """A second press, in the music itself, stays in either case."""
+    held = [(0, note_on(60)), (10, control(127)), (100, note_off(60)), (2000, control(0))]
+    music = performance((0, length, 72, 80), (0.5, 1, 74, 80), pedal=[(0.9, 100), (1.5, 0)])
+    seam = Seam(0.5, music, {60: 0.75}, np.array([(0.75, SUSTAIN, 0)], PEDAL))
+
+    out = spliced(midi_file(CONDUCTOR, held, ticks_per_quarter=480), seam, tracks="piano", cut=0.5)
+    again, repairs = read_and_mend(out)
+
+    assert sounding_offsets(again).tolist() == pytest.approx([0.75, 0.5 + length, 2.0], abs=1e-3)
+    assert again.pedal["value"].tolist() == [127, 0, 100, 0][2 * num_removed :]
+    assert [(repair.kind, repair.count) for repair in repairs] == [("pedals of channels", 1)] * num_removed
 
 
 def test_new_music_goes_to_the_port_of_what_was_played():

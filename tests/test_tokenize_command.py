@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from pamusic.cli.app import app
 from pamusic.tokens.corpus import open_corpus
+from pamusic.tokens.sources import split_by_content
 
 
 def pamusic(*words):
@@ -74,6 +75,52 @@ def test_a_corpus_without_a_validation_piece_is_warned_about(tmp_path):
         pieces = [piece for piece in about(tmp_path / "of-5")["pieces"] if piece["split"] == split]
         assert [split, str(len(pieces))] in rows
         assert pieces or split != "validation"
+
+
+@pytest.mark.parametrize(
+    ("num_free", "official", "num_validation"),
+    [
+        (6, ("train",), 1),
+        (6, ("train", "test"), 1),
+        (4, ("test",), 1),
+        (3, ("train",), 0),
+        (1, ("test",) * 5, 0),  # it is the only piece to train on
+        (0, ("train",) * 6, 0),
+        (6, ("validation",), 1),
+    ],
+)
+def test_one_of_the_pieces_without_an_official_split_is_for_validation(tmp_path, num_free, official, num_validation):
+    folder = maestro_like(tmp_path / "maestro", splits=official)
+    for number in range(num_free):
+        (folder / f"{number}.mid").write_bytes(tune(FOR_TRAINING[number]))
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus", "--workers", 1)
+
+    pieces = about(tmp_path / "corpus")["pieces"]
+    assert [piece["split"] for piece in pieces if "take" in piece["name"]] == list(official)
+    assert [piece["split"] for piece in pieces].count("validation") == num_validation
+    assert ("warning" in done.stderr) == (num_validation == 0)
+
+
+FOR_TRAINING = [seed for seed in range(20, 40) if split_by_content(tune(seed)) == "train"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "tunes", "says"),
+    [
+        (("train",) * 6, (), "the table of the splits has none; add a row with the split validation, or files that"),
+        (("train",), (20, 21), "add pieces (from 5 different ones up a folder has one)"),
+        (("train",), (20, 20, 20, 21, 21), "each piece that may be one has the same notes as another; add different"),
+    ],
+)
+def test_a_warning_about_validation_says_what_to_do(tmp_path, splits, tunes, says):
+    folder = maestro_like(tmp_path / "maestro", splits=splits)
+    for number, seed in enumerate(tunes):
+        (folder / f"{number}.mid").write_bytes(tune(FOR_TRAINING[seed - 20]))
+
+    done = pamusic("tokenize", folder, "-o", tmp_path / "corpus", "--workers", 1)
+
+    assert f"training cannot tell which weights are best; {says}" in done.stderr
 
 
 def test_folders_archives_and_files_together_and_a_tokenizer_of_ones_own(tmp_path):

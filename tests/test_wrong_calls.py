@@ -238,6 +238,55 @@ def test_a_stream_that_a_command_does_not_need_may_be_closed(words, closed, tmp_
     assert "Traceback" not in stderr
 
 
+@pytest.fixture(scope="module")
+def with_a_stream_closed(workplace, tmp_path_factory):
+    """Runs a command with a stream closed: exit status and words on standard error."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(pamusic.__file__).parents[1])}
+    program = Path(__file__).with_name("closed_streams.py")
+    folder = tmp_path_factory.mktemp("streams")
+    with subprocess.Popen(
+        [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        cwd=workplace,
+    ) as running:  # fmt: skip
+
+        def run(words, closed):
+            running.stdin.write(json.dumps([words, closed, str(folder)]) + "\n")
+            running.stdin.flush()
+            return json.loads(running.stdout.readline())
+
+        yield run
+        running.stdin.close()
+
+
+TINY_SHAPE = "--size tiny --context-length 64 --num-latents 16 --device cpu"
+
+
+@pytest.mark.slow  # all of them together: one program loads PyTorch once for all
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        ("sample --checkpoint tiny --device cpu --length 5 --seed 1 -o OUT.mid", True),
+        ("replay made.mid -o OUT.mid", True),
+        ("render one.mid --engine midirenderer -o OUT.wav", True),
+        ("average tiny tiny -o OUT", True),
+        (f"train corpus {TINY_SHAPE} --steps 2 --no-compile --precision fp32 -o OUT", True),
+        ("evaluate tiny corpus --split validation", False),
+        ("compare songs songs --workers 1", False),
+        ("benchmark tiny --context-length 64 --num 1 --tokens 2 --no-compile --device cpu", False),
+        (f"doctor {TINY_SHAPE}", False),
+    ],
+    ids=lambda words: words.split()[0] if isinstance(words, str) else "",
+)
+def test_a_command_of_any_kind_runs_with_a_stream_closed(with_a_stream_closed, tmp_path, words, made, closed):
+    code, stderr = with_a_stream_closed(words.replace("OUT", str(tmp_path / "out")).split(), closed)
+
+    assert code == 0, stderr
+    assert "Traceback" not in stderr
+    assert [path.stem for path in tmp_path.iterdir()] == ["out"] * made
+
+
 @pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="a POSIX shell")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_no_file_gets_the_number_of_a_closed_stream(closed):

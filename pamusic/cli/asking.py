@@ -18,7 +18,7 @@ OF_A_PRIME = ("prime_from", "prime_to", "tracks", "one_track", "continuation_onl
 
 
 def is_one_piece(num: int, best_of: int | None) -> bool:
-    """Whether one piece is drawn; it has a guard by default, unless a port plays it."""
+    """Return whether one piece is drawn; it has a guard by default, unless a port plays it."""
     return (best_of or num) == 1
 
 

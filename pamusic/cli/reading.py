@@ -97,17 +97,16 @@ def left_out_words(names: Sequence[str]) -> str:
 
 
 def streamed() -> bytes:
-    """Return what comes from standard input, but no more than one byte beyond what a MIDI file may have.
+    """Return what comes from standard input; if gzip has packed it, the unpacked bytes.
 
     Raises:
-        PamusicError: it is closed, or cannot be read.
+        PamusicError: it is closed, cannot be read, or is larger than any MIDI file of music.
     """
-    from pamusic.music.contents import MAX_FILE_BYTES
-    from pamusic.music.foreign import unpacked
+    from pamusic.music.foreign import read_file
 
     if sys.stdin is None:
         raise PamusicError(f"{STREAM_NAME} is closed; give the name of a file in place of -")
     try:
-        return unpacked(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), STREAM_NAME)
+        return read_file(sys.stdin.buffer, STREAM_NAME)
     except OSError as error:
         raise PamusicError(f"{STREAM_NAME}: cannot be read ({error.strerror}); give a MIDI file") from None

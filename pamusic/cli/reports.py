@@ -38,7 +38,7 @@ def about_midi(data: bytes, name: str, tokenizers: list[Tokenizer], tracks: Trac
     return {
         "what": "MIDI file",
         "name": name,
-        "file": asdict(layout(contents, chosen_parts(contents.parts, tracks, name))),
+        "file": asdict(layout(contents, chosen_parts(contents, tracks, name))),
         "repairs": [repair.words for repair in repairs],
         "playing": asdict(playing(performance)),
         "round_trips": [_trip(round_trip(performance, tokenizer)) for tokenizer in tokenizers],

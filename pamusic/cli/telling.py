@@ -85,7 +85,7 @@ class TrainingTeller:
 
 
 def tell_outcome(trainer: Trainer, outcome: Outcome) -> None:
-    """Tell how a training ended, how it goes on, and how one samples from it."""
+    """Tell how a training ended, how to resume it, and how to sample from it."""
     from pamusic.checkpoint import LATEST, RUNS
 
     best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.3f} nats per token"
@@ -112,8 +112,6 @@ def tell_corpus(summary: Summary, out: Path) -> None:
     """Tells what a corpus holds, and what was refused, doubled or done before."""
     from rich.table import Table
 
-    from pamusic.tokens.sources import MIN_PIECES_TO_VALIDATE
-
     table = Table()
     for column in ("split", "files", "notes", "hours", "tokens", "tokens a note"):
         table.add_column(column, justify="left" if column == "split" else "right")
@@ -127,8 +125,7 @@ def tell_corpus(summary: Summary, out: Path) -> None:
         say("there is nothing to train on: of few files, their contents may send none there; add some")
     elif not summary.splits["validation"].num_files:
         say(
-            "warning: there is no validation piece, so training cannot tell which weights are best; add pieces (from"
-            f" {MIN_PIECES_TO_VALIDATE} different ones up a folder has one)"
+            f"warning: there is no validation piece, so training cannot tell which weights are best; {_remedy(summary)}"
         )
     if summary.num_resumed:
         say(f"{summary.num_resumed:,} files had been done before an interruption")
@@ -144,6 +141,18 @@ def tell_corpus(summary: Summary, out: Path) -> None:
     if summary.num_repairs:
         counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.num_repairs.most_common())
         say(f"repaired in {len(summary.repaired):,} of {summary.in_all.num_files:,} files: {counts}")
+
+
+def _remedy(summary: Summary) -> str:
+    """Return what to do so that a corpus has a validation piece; it depends on why it has none."""
+    from pamusic.tokens.sources import MIN_PIECES_TO_VALIDATE
+
+    num_pieces = summary.in_all.num_files
+    if summary.num_official == num_pieces:
+        return "the table of the splits has none; add a row with the split validation, or files that have no row"
+    if num_pieces < MIN_PIECES_TO_VALIDATE:
+        return f"add pieces (from {MIN_PIECES_TO_VALIDATE} different ones up a folder has one)"
+    return "each piece that may be one has the same notes as another; add different pieces"
 
 
 def _tell_some(lines: list[str], out: Path) -> None:

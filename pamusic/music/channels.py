@@ -2,7 +2,8 @@
 
 Knows ticks, ports and channels; knows no bytes and no seconds. A player sends all messages of one port and channel to
 one instrument, whichever tracks they stand in. So a program or a pedal counts for the notes of every track there. At
-one tick, programs and pedals count before notes. One exception: a program that follows a note in the same track.
+one tick, programs and pedals count before notes. One exception: a program that follows a note in the same track. The
+tracks of format 2 are patterns that share nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pamusic.music.text import readable
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """What one track holds, by line (port * 16 + channel), each in the order of the file.
+    """Holds the messages of one track, by line (port * 16 + channel), each in the order of the file.
 
     Attributes:
         name: the track's, as its bytes.
@@ -46,6 +47,31 @@ def pedals_by_line(tracks: list[dict[int, np.ndarray]]) -> dict[int, np.ndarray]
             if len(messages):
                 gathered.setdefault(line, []).append(messages)
     return {line: _by_tick(gathered[line]) for line in sorted(gathered)}
+
+
+def one_after_another(patterns: list[dict[int, np.ndarray]], ends: list[int]) -> dict[int, np.ndarray]:
+    """Return the pedal messages of each line, from those of patterns of which each begins where the last one ends.
+
+    No pedal stays down from one pattern to the next: it goes up a tick before its pattern ends. At the very tick a
+    message of the next pattern may stand, and there a pedal goes down before it goes up.
+
+    Args:
+        patterns: for each pattern what `pedals_by_line` returns, in their order.
+        ends: the tick at which each pattern ends.
+    """
+    separate = [
+        {line: _up_before(end, messages) for line, messages in by_line.items()}
+        for by_line, end in zip(patterns[:-1], ends[:-1], strict=True)
+    ]
+    return pedals_by_line([*separate, *patterns[-1:]])
+
+
+def _up_before(end: int, messages: np.ndarray) -> np.ndarray:
+    """Return the pedal messages of a pattern, all before its end, and in the end no pedal down."""
+    before = messages[messages[:, 0] < end]
+    down = {control: value for _, control, value in before.tolist()}
+    ups = [(end - 1, control, 0) for control, value in down.items() if value]
+    return np.concatenate([before, np.array(ups, np.int64).reshape(-1, 3)])
 
 
 def _by_tick(several: list[np.ndarray]) -> np.ndarray:
@@ -84,7 +110,7 @@ def parts_of(tracks: list[Played], pedals: dict[int, np.ndarray], lost: list[int
 
 @dataclass(frozen=True, eq=False)
 class _Changes:
-    """The changes of program of a line, by tick; those of one tick in the order of tracks.
+    """Holds the changes of program of a line, by tick; those of one tick in the order of tracks.
 
     Attributes:
         tick, track, program: `[num_changes]`, int64.
@@ -97,7 +123,7 @@ class _Changes:
     before: np.ndarray
 
     def at(self, onset: np.ndarray, own: np.ndarray, track: int) -> np.ndarray:
-        """Return the programs `[num_notes]` that notes of a track are struck with; see `Played.notes` for `own`."""
+        """Return the programs `[num_notes]` of notes of a track; see `Played.notes` for `own`."""
         place = np.searchsorted(self.tick, onset, side="right") - 1
         is_own = (place >= 0) & (self.tick[place] == onset) & (self.track[place] == track)
         others = np.where(is_own, self.before[place], place)
@@ -127,7 +153,7 @@ def _sounding_instants(
     """Return the notes without length that sound, each a tick long, and the number of those that are lost.
 
     A note sounds where the sustain pedal is down: its string rings until the pedal goes up. A drum always sounds. Where
-    a key is struck again at the same tick, nothing is lost: the key sounds from that tick on.
+    the same key has another note-on at the same tick, nothing is lost: the key sounds from that tick on.
     """
     key = instants[:, 0] << 7 | instants[:, 2]
     last = len(key) - 1 - np.unique(key[::-1], return_index=True)[1]

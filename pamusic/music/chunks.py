@@ -1,7 +1,6 @@
 """The bytes of a Standard MIDI File -> its header and its tracks, however broken.
 
-Knows chunks and their lengths; knows no messages. A player reads as many tracks as the header counts and stops. So do
-we: a second file in the same bytes is left out.
+Knows chunks and their lengths; knows no messages. A second file in the same bytes is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ SMPTE = {24: (24, 1_000_000), 25: (25, 1_000_000), 29: (30, 1_001_000), 30: (30,
 
 @dataclass
 class Log:
-    """What was mended so far."""
+    """Counts what was mended so far."""
 
     counts: dict[str, int] = field(default_factory=dict)
     cut_tick: int | None = None
@@ -44,7 +43,7 @@ class Log:
 
 
 def from_header_on(data: bytes, name: str, log: Log) -> tuple[bytes, int]:
-    """The data from the header on, and where in it the first chunk begins."""
+    """Return the data from the header on, and where in it the first chunk begins."""
     check_is_midi(data, name, far=FAR_BEFORE_HEADER)
     has_wrapping = is_riff(data)
     start = data.find(b"MThd")
@@ -65,7 +64,7 @@ def from_header_on(data: bytes, name: str, log: Log) -> tuple[bytes, int]:
 
 
 def time_base(division: int, name: str) -> tuple[int, int | None]:
-    """Ticks in a quarter; and microseconds in a quarter, where the division alone tells them."""
+    """Return the ticks in a quarter; and the microseconds in a quarter, or None where tempi set them."""
     if division == 0:
         raise PamusicError(f"{name}: has no ticks in a quarter; save it anew in a sequencer", rule="no time base")
     if division < 0x8000:
@@ -81,19 +80,18 @@ def time_base(division: int, name: str) -> tuple[int, int | None]:
     return frames * ticks, tempo
 
 
-def track_spans(data: bytes, at: int, num_tracks: int, log: Log) -> Iterator[tuple[int, int, bool]]:
-    """Yield (first byte, end, whether its length was as said) of each track that a player reads.
+def track_spans(data: bytes, at: int, log: Log) -> Iterator[tuple[int, int, bool]]:
+    """Yield (first byte, end, whether its length was as said) of each track, whatever number the header has.
 
-    A chunk's length is believed where the file, a track's last message or another chunk stands at its end; else the
-    chunk goes on to the next track.
+    A chunk's length is believed where the file, a track's last message or another chunk stands at its end. Otherwise
+    the chunk ends where the next track begins.
 
     Args:
         data: the file, from its header on.
         at: where the first chunk begins.
-        num_tracks: as many as the header counts; 0 where it does not know.
         log: gets what is left out.
     """
-    num_found = 0
+    has_track = False
     while at < len(data):
         size = int.from_bytes(data[at + 4 : at + 8], "big")
         end = at + 8 + size
@@ -103,12 +101,9 @@ def track_spans(data: bytes, at: int, num_tracks: int, log: Log) -> Iterator[tup
             )
             if not is_whole:
                 end = _next_track(data, at + 8)
-            num_found += 1
-            if num_tracks and num_found > num_tracks:
-                log.add("tracks beyond the header's")
-            else:
-                yield at + 8, end, is_whole
-        elif num_found and data.startswith(SECOND_FILE, at):
+            has_track = True
+            yield at + 8, end, is_whole
+        elif has_track and data.startswith(SECOND_FILE, at):
             log.add("second file", data.count(SECOND_FILE, at))
             return
         elif _is_chunk(data, at):
@@ -120,7 +115,7 @@ def track_spans(data: bytes, at: int, num_tracks: int, log: Log) -> Iterator[tup
 
 
 def _next_track(data: bytes, at: int) -> int:
-    """Where the next track or the next file begins; the end of the data where there is none."""
+    """Return where the next track or the next file begins; the end of the data where there is none."""
     track = data.find(b"MTrk", at)
     end = track if track >= 0 else len(data)
     second = data.find(SECOND_FILE, at, end)
@@ -128,7 +123,7 @@ def _next_track(data: bytes, at: int) -> int:
 
 
 def _is_chunk(data: bytes, at: int) -> bool:
-    """Whether a chunk begins here that ends within the file."""
+    """Return whether a chunk begins here that ends within the file."""
     kind = data[at : at + 4]
     if kind == b"MTrk":
         return True

@@ -137,14 +137,14 @@ class Contents:
 
 
 def check_size(num_bytes: int, name: str) -> None:
-    """Refuses what is larger than any MIDI file of music.
+    """Refuse what is larger than any MIDI file of music.
 
     Raises:
         PamusicError: it is.
     """
     if num_bytes > MAX_FILE_BYTES:
         raise PamusicError(
-            f"{name}: has {num_bytes / 2**20:.0f} MiB, more than any MIDI file we take "
-            f"({MAX_FILE_BYTES / 2**20:.0f}); split it in a sequencer",
+            f"{name}: has more than {MAX_FILE_BYTES / 2**20:.0f} MiB, the most of any MIDI file we take; "
+            "split it in a sequencer",
             rule="too large",
         )

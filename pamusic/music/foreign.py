@@ -8,16 +8,19 @@ from __future__ import annotations
 import re
 import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from typing import BinaryIO
 
 from pamusic.errors import PamusicError
 from pamusic.music.contents import MAX_FILE_BYTES, check_size
 
 GZIP, ZIP = b"\x1f\x8b", b"PK\3\4"
 LOOKED_AT = 4096  # bytes, for words of markup
+SMALL_PIECE = 64  # bytes of a gzip file that are unpacked first; its smallest member has 20
 EXPORT = "export it as MIDI in a notation program, such as MuseScore"
 TRANSCRIBE = "transcribe it with other software, or take a MIDI file of the piece"
 FETCH = "fetch the file itself anew"
 UNPACK = "unpack it and give what is in it"
+GIVE_ARCHIVE = "give it to a command that takes folders"
 
 # What such files begin with -> what they are, and what to do.
 BEGINNINGS = (
@@ -47,28 +50,56 @@ MARKUPS = (
 )
 
 
-def unpacked(data: bytes, name: str) -> bytes:
-    """Return a file as it is, or what gzip has packed.
+def read_file(file: BinaryIO, name: str) -> bytes:
+    """Return what is in an open file; if gzip has packed it, the unpacked bytes. Every MIDI file is read by this.
 
     Raises:
-        PamusicError: it is broken, or larger than any MIDI file of music.
+        PamusicError: it is larger than any MIDI file of music, or broken.
+        OSError: it cannot be read.
     """
+    return unpacked(file.read(MAX_FILE_BYTES + 1), name)
+
+
+def unpacked(data: bytes, name: str) -> bytes:
+    """Return a file as it is; if gzip has packed it, the unpacked bytes. What is returned is not packed.
+
+    Raises:
+        PamusicError: it is broken, packed more than once, or larger than any MIDI file of music.
+    """
+    check_size(len(data), name)
     if not data.startswith(GZIP):
         return data
-    whole = b""
     try:
-        while data.startswith(GZIP) and len(whole) <= MAX_FILE_BYTES:  # a file may have several members
-            member = zlib.decompressobj(wbits=31)
-            whole += member.decompress(data, MAX_FILE_BYTES + 1 - len(whole))
-            if not member.eof and len(whole) <= MAX_FILE_BYTES:
-                raise zlib.error("it is cut off")
-            data = member.unused_data
+        whole = _members(data, name)
     except zlib.error as error:
         raise PamusicError(
             f"{name}: is a broken gzip file ({error}); fetch it anew", rule="a broken gzip file"
         ) from None
-    check_size(len(whole), name)
+    if whole.startswith(GZIP):
+        raise PamusicError(
+            f"{name}: is not a MIDI file but packed by gzip more than once; {UNPACK}", rule="not a MIDI file"
+        )
     return whole
+
+
+def _members(data: bytes, name: str) -> bytes:
+    """Return what the members of a gzip file hold, one after another.
+
+    A member tells its length only when it has been read, and then what was read too much is copied. So each member is
+    read in pieces, small ones first: all of it takes time in proportion to the bytes.
+    """
+    whole, view, at = bytearray(), memoryview(data), 0
+    while data.startswith(GZIP, at):
+        member, num_bytes = zlib.decompressobj(wbits=31), SMALL_PIECE
+        while not member.eof:
+            piece = view[at : at + num_bytes]
+            if not piece:
+                raise zlib.error("it is cut off")
+            whole += member.decompress(piece, MAX_FILE_BYTES + 1 - len(whole))
+            check_size(len(whole), name)
+            at, num_bytes = at + len(piece), 2 * num_bytes
+        at -= len(member.unused_data)
+    return bytes(whole)
 
 
 def check_is_midi(data: bytes, name: str, *, far: int) -> None:
@@ -82,7 +113,7 @@ def check_is_midi(data: bytes, name: str, *, far: int) -> None:
     Raises:
         PamusicError: it is none.
     """
-    kind = _packed_kind(data)
+    kind = _archive(data, name)
     if not kind and data.find(b"MThd", 0, None if is_riff(data) else far) >= 0:
         return
     what, remedy = kind or _kind(data)
@@ -90,24 +121,24 @@ def check_is_midi(data: bytes, name: str, *, far: int) -> None:
 
 
 def is_riff(data: bytes) -> bool:
-    """Whether it is a MIDI file in Microsoft's wrapping (.rmi)."""
+    """Return whether it is a MIDI file in Microsoft's wrapping (.rmi)."""
     return data[:4] == b"RIFF" and data[8:12] == b"RMID"
 
 
-def _packed_kind(data: bytes) -> tuple[str, str] | None:
-    """What an archive is and what to do; None for what is no archive, in which a MIDI file may stand as it is."""
-    if data.startswith(GZIP):
-        return "but packed by gzip more than once", UNPACK
+def _archive(data: bytes, name: str) -> tuple[str, str] | None:
+    """Return what an archive is and what to do; None for any other file, which may be a MIDI file."""
     if not data.startswith(ZIP):
         return None
     if b".mscx" in data:
         return "but a score of MuseScore (.mscz)", EXPORT
     if b"META-INF/container.xml" in data:
         return "but compressed MusicXML (.mxl), a score", EXPORT
-    return "but a zip archive", "unpack it, or name it .zip and give it to a command that takes folders"
+    is_named_so = name.lower().endswith(".zip")
+    return "but a zip archive", f"unpack it, or {'' if is_named_so else 'name it .zip and '}{GIVE_ARCHIVE}"
 
 
 def _kind(data: bytes) -> tuple[str, str]:
+    """Return what a file is that is neither a MIDI file nor an archive, and what to do."""
     for beginning, what, remedy in BEGINNINGS:
         if data.startswith(beginning):
             return f"but {what}", remedy

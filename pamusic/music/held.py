@@ -14,38 +14,38 @@ from pamusic.music.performance import PEDALS
 
 @dataclass
 class Key:
-    """A key in the middle of a track.
+    """Keeps what is open on a key in the middle of a track.
 
     Attributes:
-        strokes: the ticks of those that are open as `read_leniently` pairs them.
-        num_unanswered: how many more strokes than releases it had: so many some sequencers hold open.
+        onsets: the ticks of its open notes, as `read_leniently` pairs them.
+        num_unanswered: how many more notes began than ended: some sequencers hold so many open.
     """
 
-    strokes: list[int] = field(default_factory=list)
+    onsets: list[int] = field(default_factory=list)
     num_unanswered: int = 0
 
     def strike(self, tick: int) -> None:
-        """A stroke."""
-        self.strokes.append(tick)
+        """Begin a note."""
+        self.onsets.append(tick)
         self.num_unanswered += 1
 
     def release(self, tick: int) -> None:
-        """Ends the strokes of earlier ticks, and forgets those of its own where there is no earlier one."""
-        was_down = any(stroke < tick for stroke in self.strokes)
-        self.strokes = [stroke for stroke in self.strokes if stroke == tick and was_down]
+        """End the notes of earlier ticks; where there are none, forget those that begin at this tick."""
+        was_down = any(onset < tick for onset in self.onsets)
+        self.onsets = [onset for onset in self.onsets if onset == tick and was_down]
         self.num_unanswered = max(0, self.num_unanswered - 1)
 
 
 @dataclass
 class State:
-    """What a channel is in the middle of.
+    """Keeps what a channel is in the middle of.
 
     Attributes:
         keys: by pitch.
         pedals: those that are down, and how far.
         controls: all others.
-        sound: what they were at its last stroke, before it was faded out, say.
-        struck: the tick of that.
+        sound: what they were at its last note-on, before it was faded out, say.
+        last_onset: the tick of that note-on.
         program, bend: as they are.
     """
 
@@ -53,13 +53,13 @@ class State:
     pedals: dict[int, int] = field(default_factory=dict)
     controls: dict[int, int] = field(default_factory=dict)
     sound: dict[int, int] = field(default_factory=dict)
-    struck: int = -1
+    last_onset: int = -1
     program: int = 0
     bend: int = 0
 
 
 def states_of(timed: list[tuple[int, mido.Message]]) -> dict[int, State]:
-    """What each channel is in the middle of after these messages."""
+    """Return what each channel is in the middle of after these messages."""
     states: dict[int, State] = {}
     for tick, message in timed:
         kind = message.type
@@ -68,14 +68,14 @@ def states_of(timed: list[tuple[int, mido.Message]]) -> dict[int, State]:
         state = states.setdefault(message.channel, State())
         if kind == "note_on" and message.velocity:
             state.keys.setdefault(message.note, Key()).strike(tick)
-            state.sound, state.struck = state.controls, tick
+            state.sound, state.last_onset = state.controls, tick
         elif kind in ("note_on", "note_off"):
             state.keys.setdefault(message.note, Key()).release(tick)
         elif kind == "control_change" and message.control in PEDALS:
             state.pedals[message.control] = message.value
         elif kind == "control_change":
             state.controls = {**state.controls, message.control: message.value}
-            state.sound = state.controls if tick == state.struck else state.sound
+            state.sound = state.controls if tick == state.last_onset else state.sound
         elif kind == "program_change":
             state.program = message.program
         elif kind == "pitchwheel":

@@ -21,8 +21,8 @@ import mido
 import numpy as np
 
 from pamusic.errors import PamusicError, UsageError
-from pamusic.music.contents import MAX_PARTS, NUM_CHANNELS, Contents, Part, Repair, check_size
-from pamusic.music.foreign import unpacked
+from pamusic.music.contents import MAX_PARTS, NUM_CHANNELS, Contents, Part, Repair
+from pamusic.music.foreign import read_file, unpacked
 from pamusic.music.pedal import merged
 from pamusic.music.performance import (
     NOTE,
@@ -71,7 +71,7 @@ def read_and_mend(
     name = name or (str(source) if isinstance(source, Path) else "standard input")
     data = _checked(source if isinstance(source, bytes) else file_bytes(source), name)
     contents = read_plain(data) or read_leniently(data, name)
-    parts = chosen_parts(contents.parts, tracks, name)
+    parts = chosen_parts(contents, tracks, name)
     if (num_notes := sum(map(len, parts))) > MAX_NOTES:
         raise PamusicError(
             f"{name}: has {num_notes:,} notes, more than a day of music ({MAX_NOTES:,}); split it in a sequencer",
@@ -102,12 +102,23 @@ def read_contents(data: bytes, name: str) -> Contents:
     return read_leniently(_checked(data, name), name)
 
 
-def chosen_parts(parts: list[Part], tracks: Tracks, name: str) -> list[Part]:
-    """Those of a file's parts that are taken, at least one; the arguments are `read_and_mend`'s.
+def chosen_parts(contents: Contents, tracks: Tracks, name: str) -> list[Part]:
+    """Return those of a file's parts that are taken, at least one; the arguments are `read_and_mend`'s.
 
     Raises:
-        PamusicError: there is none.
+        PamusicError: there is none. It also says what was mended in the file, which may be the reason.
     """
+    try:
+        return _chosen(contents.parts, tracks, name)
+    except PamusicError as error:
+        if not contents.repairs:
+            raise
+        seconds_at = tempo_map(contents.ticks_per_quarter, contents.tempos)
+        mended = "; ".join(_with_second(repair, seconds_at).words for repair in contents.repairs)
+        raise PamusicError(f"{error} (mended in it: {mended})", rule=error.rule) from None
+
+
+def _chosen(parts: list[Part], tracks: Tracks, name: str) -> list[Part]:
     if not parts:
         raise PamusicError(f"{name}: has no notes in it; give a file with music", rule="no notes")
     if isinstance(tracks, tuple):
@@ -191,14 +202,14 @@ def midi_bytes(performance: Performance) -> bytes:
 
 
 def file_bytes(path: Path) -> bytes:
-    """Return what is in a file; of one that gzip has packed, what it packed.
+    """Return what is in a file; if gzip has packed it, the unpacked bytes.
 
     Raises:
         PamusicError: it cannot be read, or is larger than any MIDI file of music.
     """
     try:
-        check_size(path.stat().st_size, str(path))
-        return unpacked(path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            return read_file(file, str(path))
     except IsADirectoryError:
         raise PamusicError(f"{path}: is a folder; give a MIDI file") from None
     except FileNotFoundError:
@@ -208,7 +219,6 @@ def file_bytes(path: Path) -> bytes:
 
 
 def _checked(data: bytes, name: str) -> bytes:
-    check_size(len(data), name)
     data = unpacked(data, name)
     if not data:
         raise PamusicError(f"{name}: is empty; give a MIDI file", rule="empty")

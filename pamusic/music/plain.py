@@ -41,8 +41,8 @@ Programs = dict[int, int]  # of a track: the program of each channel that gets o
 def read_plain(data: bytes) -> Contents | None:
     """Return what a plain file holds; None where symusic refuses it, or does not tell all that we have to know.
 
-    Symusic gives each release to the oldest open stroke of its key, pretty_midi to all that began earlier: where
-    strokes of a key overlap they are paired anew. So that none is lost, all keys are released after the end.
+    Symusic gives each release to the oldest open note of its key, pretty_midi to all that began earlier. So where
+    notes of a key overlap they are paired anew. So that none is lost, all keys are released after the end.
     """
     plain = _marked(data)
     if plain is None:
@@ -78,7 +78,7 @@ def read_plain(data: bytes) -> Contents | None:
 
 
 def _part(track: symusic.core.TrackTick) -> Part | None:
-    """What symusic read on one channel of a track; None where its mark or the pairing of its strokes is missing."""
+    """Return what symusic read on one channel of a track; None where its mark is missing or notes cannot be paired."""
     columns = track.notes.numpy()
     onset, duration, pitch = (columns[name].astype(np.int64) for name in ("time", "duration", "pitch"))
     if not len(onset) or onset[-1] < NEVER or UNREADABLE in track.name:
@@ -94,7 +94,7 @@ def _part(track: symusic.core.TrackTick) -> Part | None:
 
 
 def _has_programs_of_its_own(parts: list[Part], programs: list[Programs]) -> bool:
-    """Whether no program of a track means anything for the notes of another track; program 0 is what all begin with."""
+    """Return whether no program of a track counts for the notes of another track; all begin with program 0."""
     for channel in range(NUM_CHANNELS):
         sets = [(number, track[channel]) for number, track in enumerate(programs) if channel in track]
         if any(program for _, program in sets):
@@ -105,7 +105,7 @@ def _has_programs_of_its_own(parts: list[Part], programs: list[Programs]) -> boo
 
 
 def _marked(data: bytes) -> tuple[bytes, list[Programs]] | None:
-    """The same file with marks behind the end of each track, and the programs of its tracks; None if it is not plain.
+    """Return the file with marks behind the end of each track, and the programs of its tracks; None if it is not plain.
 
     Plain is: nothing but a header and as many tracks as it says, each of them ended by its only end of track; no sysex
     and no tempo of odd length, both of which symusic misreads; no port but the first; of each channel of a track one
@@ -141,7 +141,7 @@ def _marked(data: bytes) -> tuple[bytes, list[Programs]] | None:
 
 
 def _programs_at_a_glance(chunk: bytes) -> Programs | None:
-    """The programs of a plain track, told from its bytes at once; None, too, where a delta or a name looks otherwise.
+    """Return the programs of a plain track, found in all its bytes at once; None where a delta or a name hides them.
 
     A delta may look like a program, so some may be too many. No other message may follow by running status.
     """
@@ -162,7 +162,7 @@ def _programs_at_a_glance(chunk: bytes) -> Programs | None:
 
 
 def _programs(chunk: bytes) -> Programs | None:
-    """The programs of a plain track, told message by message."""
+    """Return the programs of a plain track, read message by message; None where it is not plain."""
     at, programs = 0, Programs()
     while True:
         if (common := COMMON_MESSAGES.match(chunk, at)) and (message := OTHER_MESSAGE.match(chunk, common.end())):
@@ -185,7 +185,7 @@ def _programs(chunk: bytes) -> Programs | None:
 
 
 def _value(number: bytes) -> int:
-    """Of a number of seven bits a byte."""
+    """Return the value of a number of seven bits a byte."""
     value = 0
     for byte in number:
         value = value << 7 | byte & 0x7F
@@ -199,16 +199,16 @@ def _all_keys_released(channel: int) -> bytes:
 
 @lru_cache(maxsize=256)
 def _mark(channel: int, track: int) -> bytes:
-    """A note that tells its track by its length and its channel by its pitch; then the next message's delta."""
+    """Return a note whose length is the track and whose pitch is the channel; then the next message's delta."""
     length = track + 1
     delta = bytes([0x80 | length >> 14, 0x80 | length >> 7 & 0x7F, length & 0x7F])
     return bytes([NOTE_ON + channel, channel, 1]) + delta + bytes([0x80 + channel, channel, 0, 0])
 
 
 def _released(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.ndarray | None:
-    """The offsets `[num_notes]` as pretty_midi pairs them, from symusic's; None where these do not tell.
+    """Return the offsets `[num_notes]` as pretty_midi pairs them, from symusic's; None where these do not tell.
 
-    A release ends all strokes of its key that began earlier, so each ends with the first release after it.
+    A release ends all notes of its key that began earlier, so each ends with the first release after it.
     """
     if not len(onset):
         return offset
@@ -220,7 +220,7 @@ def _released(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.nd
     if not (struck[1:] >= struck[:-1]).all():
         return None
     if (struck[1:] >= released[order[:-1]]).all():
-        return offset  # no two strokes of a key overlap
+        return offset  # no two notes of a key overlap
     released.sort()
     ends = released[np.searchsorted(released, struck, side="right")]
     at_a_release = struck[np.isin(struck, released)]

@@ -8,25 +8,27 @@ Why not mend the bytes and hand them to the fast reader: which stroke a release 
 tick, and that reader does not keep it. Why not mido: it refuses a file as a whole where one chunk is cut, and tells
 nobody what it clipped.
 
-What players do, we do: a chunk of wrong length goes on to the next chunk, a message too short ends its track, running
-status goes on across meta messages and sysex, what lies outside the tracks is passed over. Strokes are paired as
-pretty_midi pairs them: a release closes all strokes of its key that are open and began earlier, and forgets those of
-its own tick. Unlike pretty_midi we keep a stroke that is never released: it ends where its key is struck anew, or with
-its track. We also keep a stroke that is released in its own tick, where it sounds. Programs and pedals belong to a
-channel of the file, not of a track (`channels.py`). Tracks of format 2 are patterns of their own: each begins where
-the one before it ends, at the tempo of the standard. Frames of SMPTE become ticks, whatever the tempo: 30 of them last
-a second, in drop frame (29.97) 1.001.
+What players do, we do: a chunk of wrong length ends where the next one begins, a message too short ends its track,
+running status holds across meta messages and sysex, what lies outside the tracks is passed over. Tracks beyond those
+that the header counts are left out, unless those have no notes. Strokes are paired as pretty_midi pairs them: a release
+closes all strokes of its key that are open and began earlier, and forgets those of its own tick. Unlike pretty_midi we
+keep a stroke that is never released: it ends where its key is struck anew, or with its track. We also keep a stroke
+that is released in its own tick, where it sounds. Programs and pedals belong to a channel of the file, not of a track
+(`channels.py`). Tracks of format 2 are patterns of their own: each begins where the one before it ends, at the tempo of
+the standard, with program 0 and its pedals up. Frames of SMPTE become ticks, whatever the tempo: 30 of them last a
+second, in drop frame (29.97) 1.001.
 """
 
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from operator import itemgetter
 
 import numpy as np
 
 from pamusic.errors import PamusicError
-from pamusic.music.channels import Played, parts_of, pedals_by_line
+from pamusic.music.channels import Played, one_after_another, parts_of, pedals_by_line
 from pamusic.music.chunks import Log, from_header_on, time_base, track_spans
 from pamusic.music.contents import MAX_PARTS, NUM_CHANNELS, OUR_TEXT, Contents, Part
 from pamusic.music.performance import PEDALS
@@ -60,8 +62,13 @@ def read_leniently(data: bytes, name: str) -> Contents:
     has_patterns = kind == 2
     ticks_per_quarter, smpte_tempo = time_base(division, name)
     tracks: list[_Track] = []
-    num_lines = 0
-    for start, end, is_whole in track_spans(data, at, num_tracks, log):
+    num_lines, is_enough = 0, False
+    for number, (start, end, is_whole) in enumerate(track_spans(data, at, log)):
+        if number == num_tracks:
+            is_enough = num_lines > 0
+        if is_enough:
+            log.add("tracks beyond the header's")
+            continue
         if len(tracks) == MAX_TRACKS:
             raise PamusicError(
                 f"{name}: has more than {MAX_TRACKS:,} tracks; merge them in a sequencer", rule="too many tracks"
@@ -80,13 +87,15 @@ def read_leniently(data: bytes, name: str) -> Contents:
         log.add("number of tracks", len(tracks))
     if has_patterns and len(tracks) > 1:
         log.add("patterns", len(tracks))
-    parts, pedals = _parts([track.played() for track in tracks], name, log)
+    played = [track.played() for track in tracks]
+    parts, pedals = _parts([[each] for each in played] if has_patterns else [played], name, log)
+    pedals_of_file = one_after_another(pedals, [track.end for track in tracks]) if has_patterns else pedals[0]
     tempos = dict(sorted((tempo for track in tracks for tempo in track.tempos), key=itemgetter(0)))
     return Contents(
         ticks_per_quarter,
         [(0, smpte_tempo)] if smpte_tempo else list(tempos.items()),
         parts,
-        pedals,
+        pedals_of_file,
         log.repairs(),
         format=kind if kind in FORMATS else 1,
         has_smpte_time=smpte_tempo is not None,
@@ -94,14 +103,18 @@ def read_leniently(data: bytes, name: str) -> Contents:
     )
 
 
-def _parts(tracks: list[Played], name: str, log: Log) -> tuple[list[Part], dict[int, np.ndarray]]:
-    pedals = pedals_by_line([track.pedals for track in tracks])
+def _parts(groups: list[list[Played]], name: str, log: Log) -> tuple[list[Part], list[dict[int, np.ndarray]]]:
+    """Return the parts of all tracks, and the pedals of each group; tracks of different groups share no channel."""
+    pedals = [pedals_by_line([track.pedals for track in group]) for group in groups]
     parts: list[Part] = []
     lost: list[int] = []
-    for part in parts_of(tracks, pedals, lost):
-        parts.append(part)
-        if len(parts) > MAX_PARTS:
-            raise _too_many_parts(name)
+    num_before = 0
+    for group, its_pedals in zip(groups, pedals, strict=True):
+        for part in parts_of(group, its_pedals, lost):
+            parts.append(replace(part, track=part.track + num_before) if num_before else part)
+            if len(parts) > MAX_PARTS:
+                raise _too_many_parts(name)
+        num_before += len(group)
     log.add("notes without length", sum(lost))
     return parts, pedals
 

@@ -50,7 +50,7 @@ def in_a_room(samples: np.ndarray, sample_rate: int) -> Iterator[tuple[int, np.n
 
 @cache
 def _response(sample_rate: int) -> np.ndarray:
-    """The tail's impulse response `[num_frames, 2]`, float32, each channel of the energy `LEVEL` squared."""
+    """Return the tail's impulse response `[num_frames, 2]`, float32, each channel of the energy `LEVEL` squared."""
     slowest = max(seconds for _, seconds in BANDS)
     time = np.arange(round(slowest * sample_rate)) / sample_rate
     noise = np.random.default_rng(SEED).standard_normal((len(time), 2))
@@ -67,5 +67,5 @@ def _response(sample_rate: int) -> np.ndarray:
 
 @cache
 def _spectrum(sample_rate: int) -> np.ndarray:
-    """The tail's spectrum, `[2, FFT_SIZE / 2 + 1]`."""
+    """Return the tail's spectrum, `[2, FFT_SIZE / 2 + 1]`."""
     return np.fft.rfft(np.ascontiguousarray(_response(sample_rate).T), FFT_SIZE)

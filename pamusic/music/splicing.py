@@ -107,7 +107,7 @@ def spliced(
     cut_tick, first_tick, tick_of = _ticks(contents, seam.start, cut)
     kept = [[(tick, message) for tick, message in _timed(track) if tick < cut_tick] for track in file.tracks]
     states = [states_of(track) for track in kept]
-    chosen = chosen_parts(contents.parts, tracks, "the prime")
+    chosen = chosen_parts(contents, tracks, "the prime")
     taken = list(dict.fromkeys((part.track, part.channel) for part in chosen))
     ports = [_port(track) for track in kept]
     home = next((place for place in taken if place[1] in states[place[0]]), taken[0])
@@ -245,7 +245,7 @@ class _Ends:
         for pitch, key in sorted(state.keys.items()):
             end = self._end(place, pitch, key, releases)
             release = mido.Message("note_off", note=pitch, velocity=64, channel=place[1])
-            timed += [(end, ENDS, release)] * max(len(key.strokes), key.num_unanswered)
+            timed += [(end, ENDS, release)] * max(len(key.onsets), key.num_unanswered)
         for control in sorted(state.pedals):
             if control not in pedal["control"]:
                 # One of several sustain pedals, folded into the lengths of notes, goes up with the last of them.
@@ -256,9 +256,9 @@ class _Ends:
         return timed + _moves(pedal[np.isin(pedal["control"], heard)], place[1], self.tick_of)
 
     def _end(self, place: tuple[int, int], pitch: int, key: Key, releases: dict[int, float]) -> int:
-        last = max(key.strokes, default=-1)
+        last = max(key.onsets, default=-1)
         end = max(self.first_tick, last + 1) if self.cut_tick is None else self.cut_tick
-        if key.strokes and pitch in releases:
+        if key.onsets and pitch in releases:
             end = max(self.tick_of(releases[pitch]), end)
         if place[0] != self.home[0] and place[1] == self.home[1] and (end, pitch) in self.struck:
             end = max(end - 1, last + 1)  # of two tracks, a player may take the stroke before the release

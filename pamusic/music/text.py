@@ -21,7 +21,17 @@ RARE = re.compile(rb"[\xe0-\xef]" + TRAIL)
 RUN = re.compile(rb"(?:[\x81-\x9f\xe0-\xef]%b){2,}" % TRAIL)
 NOT_DASHES = re.compile(rb"[\x82\x83]|[\x81-\x9f][\x80-\xfc]")  # kana, or a second byte that is no letter of ASCII
 ASCII_LETTER = re.compile(rb"[A-Za-z]")
-HALF_KATAKANA = re.compile(rb"[\xa1-\xdf]{2,}")  # of one byte each; letters of CP1251 are from 0xC0 on
+
+# Katakana of half width have one byte each, and in CP1251 the bytes from 0xC0 on are capital letters. Signs of Japanese
+# are the bytes before 0xC0, and a mark of voice (dakuten, handakuten: in CP1251 the letters Ю and Я) directly behind a
+# letter that takes it. In Russian there is Ю or Я behind such a letter, too, as in ЛЮДИ. But then the word has other
+# vowels, and none of the rare letters that small kana would be.
+HALF_KATAKANA = re.compile(rb"[\xa1-\xdf]{2,}")
+MARK_OF_VOICE = re.compile(rb"[\xde\xdf]")
+VOICED = re.compile(rb"[\xb3\xb6-\xc4\xca-\xce]\xde|[\xca-\xce]\xdf")  # ｳ, and the rows of ka, sa, ta and ha
+VOICED_AND_SMALL = re.compile(rb"(?:%b)[\xa7-\xab]" % VOICED.pattern)  # as in ﾃﾞｨ
+CYRILLIC_VOWEL = re.compile(rb"[\xc0\xc5\xc8\xce\xd3]")  # А Е И О У
+
 CYRILLIC_WORD = re.compile(rb"[\xc0-\xff\xa8\xb8]{3,}")  # so many accented letters in a row no Latin word has
 
 
@@ -51,7 +61,7 @@ def _decoded(text: bytes) -> str:
 
 
 def _seems_japanese(text: bytes) -> bool:
-    """Whether most of what is not ASCII is common characters of Shift-JIS, or katakana of half width."""
+    """Return whether most of what is not ASCII is common characters of Shift-JIS, or katakana of half width."""
     rest, num_common = COMMON.subn(b"", text)
     if num_common:
         rest, num_rare = RARE.subn(b"", rest)
@@ -60,4 +70,10 @@ def _seems_japanese(text: bytes) -> bool:
         return is_run and num_common >= num_rare + num_other
     num_other = sum(byte > 0x7F for byte in rest)
     half = b"".join(HALF_KATAKANA.findall(text))
-    return len(half) == num_other > 0 and 4 * sum(0xB0 <= byte <= 0xBF for byte in half) >= len(half)
+    if not len(half) == num_other > 0:
+        return False
+    num_signs = sum(0xB0 <= byte <= 0xBF for byte in half)
+    num_voiced = len(VOICED.findall(half))
+    if len(half) > 2 and num_voiced == len(MARK_OF_VOICE.findall(half)) and not CYRILLIC_VOWEL.search(half):
+        num_signs += num_voiced
+    return 4 * num_signs >= len(half) or bool(VOICED_AND_SMALL.search(text))

@@ -16,22 +16,24 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from pamusic.errors import PamusicError
-from pamusic.music.contents import MAX_FILE_BYTES, check_size
-from pamusic.music.foreign import unpacked
+from pamusic.music.foreign import read_file
 
 SPLITS = ("train", "validation", "test")
 MIDI_ENDINGS = (".mid", ".midi", ".kar", ".rmi", ".smf")  # each of them also as .mid.gz and so on
 IS_MIDI = re.compile(rf"({'|'.join(map(re.escape, MIDI_ENDINGS))})(\.gz)?$", re.IGNORECASE)
+MAX_TABLE_BYTES = 64 * 2**20  # of a table in a folder; MAESTRO's has 0.3
 MAX_NESTED_BYTES = 256 * 2**20  # of an archive in an archive, which is unpacked into memory
 MAESTRO_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
 VALIDATION_SHARE = TEST_SHARE = 0.1  # of a folder without official splits: MAESTRO's own are 0.11 and 0.14
 MIN_PIECES_TO_VALIDATE = 5  # from so many pieces on, one is for validation whatever their contents say
+LINK_TO_FOLDER = "is a link to a folder, which is not followed; name that folder"
 TAKEN_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound on memory
 
 # All that zipfile raises over broken archives.
@@ -65,26 +67,48 @@ class Source:
         return "/".join(part for part in (self.container, self.nested, self.path) if part)
 
     def read(self) -> bytes:
-        """Return the file's bytes; of one that gzip has packed, what it packed.
+        """Return the bytes of a MIDI file; if gzip has packed it, the unpacked bytes.
 
         Raises:
-            PamusicError: it cannot be read.
+            PamusicError: it cannot be read, or is larger than any MIDI file of music.
         """
+        with self._opened() as file:
+            return read_file(file, self.name)
+
+    def read_table(self) -> bytes:
+        """Return the bytes of a table, as they are.
+
+        Raises:
+            PamusicError: it cannot be read, or is larger than any table of pieces.
+        """
+        with self._opened() as file:
+            table = file.read(MAX_TABLE_BYTES + 1)
+        if len(table) > MAX_TABLE_BYTES:
+            raise PamusicError(
+                f"{self.name}: has more than {MAX_TABLE_BYTES / 2**20:.0f} MiB, the most of any table we read; "
+                "if it is MAESTRO's, fetch it anew",
+                rule="too large",
+            )
+        return table
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """Open the file; whatever is wrong with it or its archive is raised as a `PamusicError`."""
         try:
             if self.container is None:
-                check_size(Path(self.path).stat().st_size, self.name)
-                return unpacked(Path(self.path).read_bytes(), self.name)
+                with open(self.path, "rb") as file:
+                    yield file
+                return
             archive = _open_archive(self.container, self.nested)
-            member = archive.getinfo(self.path)
-            check_size(member.file_size, self.name)
-            if member.compress_type not in TAKEN_PACKINGS:
+            info = archive.getinfo(self.path)
+            if info.compress_type not in TAKEN_PACKINGS:
                 raise PamusicError(
-                    f"{self.name}: is packed in a rare way (method {member.compress_type}); "
+                    f"{self.name}: is packed in a rare way (method {info.compress_type}); "
                     "zip it anew with deflate, the usual one",
                     rule="rare packing",
                 )
-            with archive.open(member) as file:
-                return unpacked(file.read(MAX_FILE_BYTES), self.name)  # whatever size it is said to have
+            with archive.open(info) as member:
+                yield cast("BinaryIO", member)
         except BROKEN as error:
             why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
             raise PamusicError(
@@ -138,7 +162,8 @@ def find_sources(paths: list[Path]) -> Found:
     """Find all MIDI files under folders, in archives and in archives within these, and those named outright.
 
     A folder or archive with MAESTRO's table in it gives the files of the table, with their official splits; files that
-    the table names and that are missing are refused, and so are archive members whose path leads outside.
+    the table names and that are missing are refused. So are links to folders, which are not followed, what cannot be
+    opened, and archive members whose path leads outside or whose name another member has. Hidden files are ignored.
 
     Raises:
         PamusicError: a path does not exist, or there is no MIDI file at all.
@@ -226,14 +251,17 @@ def _position(sha256: str) -> float:
 
 def _in_folder(folder: Path) -> _Finds:
     beginning = "" if str(folder) == os.curdir else os.path.join(folder, "")
-    files = list(_files_under(beginning))
     found = _Finds()
+    files = list(_files_under(beginning, found))
     tables = set()
     for file in files:
         if file.lower().endswith(".csv"):
             table = folder / file
             name_of_table = table.relative_to(folder).as_posix()
-            for file_name, split in _maestro_rows(Source(None, str(table), name_of_table)):
+            rows = _rows_or_refusal(Source(None, str(table), name_of_table), found)
+            if rows is None:
+                tables.add(file)
+            for file_name, split in rows or ():
                 tables.add(file)
                 path = table.parent / file_name
                 name = os.path.normpath(table.parent.relative_to(folder) / file_name).replace(os.sep, "/")
@@ -261,39 +289,78 @@ def _in_folder(folder: Path) -> _Finds:
     return found
 
 
-def _files_under(beginning: str, folder: str = "") -> Iterator[str]:
-    """Files relative to where we begin, in the order of names at each level; none hidden."""
+def _files_under(beginning: str, found: _Finds, folder: str = "") -> Iterator[str]:
+    """Yield files relative to where we begin, in the order of names at each level; none hidden.
+
+    Args:
+        beginning: where we begin; empty, or with a separator at its end.
+        found: gets what cannot be read.
+        folder: where we are, relative to that; likewise.
+    """
     try:
-        with os.scandir(beginning + folder or os.curdir) as found:
-            entries = sorted((each for each in found if each.name[0] != "."), key=lambda entry: entry.name)
-    except PermissionError:
+        with os.scandir(beginning + folder or os.curdir) as scanned:
+            entries = sorted((each for each in scanned if each.name[0] != "."), key=lambda entry: entry.name)
+    except OSError as error:
+        name = folder.replace(os.sep, "/") or "./"
+        reason = f"cannot be opened ({error.strerror or error}); check its rights"
+        found.refused.append(Refusal(name, reason, "cannot be opened"))
         return
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from _files_under(beginning, folder + entry.name + os.sep)
-        elif entry.is_file():
+            yield from _files_under(beginning, found, folder + entry.name + os.sep)
+        elif why := _why_no_file(entry):
+            name = (folder + entry.name).replace(os.sep, "/")
+            if _is_wanted(name) or why == LINK_TO_FOLDER:
+                found.refused.append(Refusal(name, why))
+            else:
+                found.left_out.append(name)
+        else:
             yield folder + entry.name
+
+
+def _why_no_file(entry: os.DirEntry[str]) -> str:
+    """Why what is found in a folder, and is no folder, cannot be read as a file; nothing where it can."""
+    try:
+        if entry.is_file():
+            return ""
+        if entry.is_symlink():
+            return LINK_TO_FOLDER if entry.is_dir() else "is a link to what is not there or no file; mend or remove it"
+    except OSError as error:
+        return f"is a link that cannot be followed ({error.strerror}); mend or remove it"
+    return "is a device or a pipe; put a file in its place"
+
+
+def _is_wanted(name: str) -> bool:
+    """Whether a file of this name is opened: a MIDI file, an archive or a table."""
+    return bool(IS_MIDI.search(name)) or name.lower().endswith((".csv", ".zip"))
 
 
 def _in_archive(path: str, nested: str = "") -> _Finds:
     """What is in an archive, or in an archive within it; what lies a level deeper is left out."""
     found = _Finds()
-    members = {}
+    members: dict[str, str] = {}
     for info in sorted(_open_archive(path, nested).infolist(), key=lambda info: info.filename):
         member = PurePosixPath(info.filename.replace("\\", "/"))
         if info.filename[-1:] in ("", "/") or "__MACOSX" in member.parts or member.name.startswith("."):
             continue
         is_outside = _leads_outside(member)
-        if is_outside and (IS_MIDI.search(member.name) or member.suffix.lower() in (".csv", ".zip")):
+        if is_outside and _is_wanted(member.name):
             found.refused.append(Refusal(info.filename, "its path leads outside the archive"))
         elif is_outside:
             found.left_out.append(info.filename)
-        else:
+        elif str(member) not in members:
             members[str(member)] = info.filename
+        elif _is_wanted(member.name):
+            found.refused.append(Refusal(str(member), "the archive has several files of this name; rename them"))
+        else:
+            found.left_out.append(str(member))
     tables = set()
     for name, table in members.items():
         if name.lower().endswith(".csv"):
-            for file_name, split in _maestro_rows(Source(path, table, name, nested=nested)):
+            rows = _rows_or_refusal(Source(path, table, name, nested=nested), found)
+            if rows is None:
+                tables.add(name)
+            for file_name, split in rows or ():
                 tables.add(name)
                 listed_name = str(PurePosixPath(name).parent / file_name)
                 if listed_name in members:
@@ -350,22 +417,41 @@ def _opened(path: str, nested: str, changed: int, process: int) -> zipfile.ZipFi
         raise PamusicError(f"{name}: is a broken zip archive ({error}); fetch it anew") from None
 
 
-def _maestro_rows(table: Source) -> list[tuple[str, str]]:
-    """(file name, split) of each row; none where the table is not MAESTRO's.
+def _rows_or_refusal(table: Source, found: _Finds) -> list[tuple[str, str]] | None:
+    """What `_maestro_rows` returns; None where the table cannot be read, which is then refused among what is found.
 
     Raises:
-        PamusicError: the table cannot be read, or has a split that there is not.
+        PamusicError: it has a split that there is not.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(table.read().decode("utf-8-sig"))))
+        data = table.read_table()
+    except PamusicError as error:
+        found.refused.append(Refusal(table.name, str(error).removeprefix(f"{table.name}: "), error.rule))
+        return None
+    return _maestro_rows(data, table.name)
+
+
+def _maestro_rows(data: bytes, name: str) -> list[tuple[str, str]]:
+    """Return (file name, split) of each row; none where the table is not MAESTRO's.
+
+    Args:
+        data: the table.
+        name: how to call it in an error.
+
+    Raises:
+        PamusicError: it has a split that there is not.
+    """
+    try:
+        table = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
+        if not set(MAESTRO_COLUMNS) <= set(table.fieldnames or ()):
+            return []
+        rows = list(table)
     except (UnicodeDecodeError, csv.Error):
-        return []
-    if not rows or not set(MAESTRO_COLUMNS) <= set(rows[0]):
         return []
     for number, row in enumerate(rows, start=1):
         if row["split"] not in SPLITS or not row["midi_filename"]:
             raise PamusicError(
-                f"{table.name}: row {number} puts {row['midi_filename']!r} into split {row['split']!r}; "
+                f"{name}: row {number} puts {row['midi_filename']!r} into split {row['split']!r}; "
                 f"the splits are {', '.join(SPLITS)}"
             )
     return [(row["midi_filename"], row["split"]) for row in rows]

@@ -36,10 +36,23 @@ from pamusic.tokens.sources import (
     nearest_to_validation,
     split_by_content,
 )
-from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.tokenizer import NOTE_ON, Tokenizer
 from pamusic.tokens.writing import KEEP_AFTER, CorpusWriter, check_corpus_place, writing_corpus
 
 ENGINES = ("pamusic", "note-seq")
+OUTSIDE = "outside the pitches"
+# Repairs that say which notes we take and how long they last. They do not hold where note-seq reads a file differently.
+OF_THE_MUSIC = {
+    OUTSIDE,
+    "tracks beyond the header's",
+    "second file",
+    "notes without an end",
+    "notes without length",
+    "patterns",
+    "other instruments",
+    "pedals of channels",
+    "pedals without notes",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +106,7 @@ class Summary:
     Attributes:
         num_resumed: how many of them were done before an interruption.
         left_out: files of other kinds.
+        num_official: pieces whose split a table names.
     """
 
     splits: dict[str, SplitCount] = field(default_factory=lambda: {split: SplitCount() for split in SPLITS})
@@ -100,10 +114,13 @@ class Summary:
     left_out: list[str] = field(default_factory=list)
     duplicates: list[Duplicate] = field(default_factory=list)
     num_resumed: int = 0
+    num_official: int = 0
     repaired: list[tuple[str, str]] = field(default_factory=list)  # name of the file, and words
     num_repairs: Counter[str] = field(default_factory=Counter)  # by kind
-    _pieces: list[Piece] = field(default_factory=list)  # in their order, while none is for validation
+    # Those without an official split, in their order, while none is for validation.
+    _pieces: list[Piece] = field(default_factory=list)
     _first: dict[int, tuple[str, str]] = field(default_factory=dict)  # content -> name and split of its first piece
+    _doubled: set[int] = field(default_factory=set)  # contents that several pieces have
 
     @property
     def in_all(self) -> SplitCount:
@@ -133,30 +150,38 @@ class Summary:
     def move_one_to_validation(self) -> Piece | None:
         """Choose a piece for validation where none is, of `MIN_PIECES_TO_VALIDATE` or more; None where none is moved.
 
-        A piece whose notes another piece has, too, is not chosen: it would be trained on.
+        A piece with an official split is not chosen. Nor is a piece whose notes another piece has, too: it would be
+        trained on. Nor is the only piece to train on.
         """
-        times = Counter(piece.content for piece in self._pieces)
-        single = [piece for piece in self._pieces if times[piece.content] == 1]
-        is_due = not self.splits["validation"].num_files and len(self._pieces) >= MIN_PIECES_TO_VALIDATE
-        if not is_due or not single:
+        is_only_one = self.splits["train"].num_files == 1
+        free = [
+            piece
+            for piece in self._pieces
+            if int(piece.content, 16) not in self._doubled and not (is_only_one and piece.split == "train")
+        ]
+        is_due = not self.splits["validation"].num_files and self.in_all.num_files >= MIN_PIECES_TO_VALIDATE
+        if not is_due or not free:
             return None
-        piece = single[nearest_to_validation([each.sha256 for each in single], [each.split for each in single])]
+        piece = free[nearest_to_validation([each.sha256 for each in free], [each.split for each in free])]
         self.splits[piece.split].add(piece, -1)
         self.splits["validation"].add(piece)
         return piece
 
-    def take(self, entry: Piece | Refusal) -> None:
-        """Counts what was written."""
+    def take(self, entry: Piece | Refusal, source: Source) -> None:
+        """Count what was written of a source."""
         if isinstance(entry, Refusal):
             self.refused.append(entry)
             return
         self.splits[entry.split].add(entry)
-        if not self.splits["validation"].num_files:
+        if source.split is not None:
+            self.num_official += 1
+        elif not self.splits["validation"].num_files:
             self._pieces.append(entry)
         self._add_repairs(entry.name, entry.repairs)
         this = entry.name, sys.intern(entry.split)
         first = self._first.setdefault(int(entry.content, 16), this)
         if first is not this:
+            self._doubled.add(int(entry.content, 16))
             self.duplicates.append(Duplicate(*this, *first))
 
 
@@ -205,22 +230,21 @@ def tokenize(
         _terminated_in_order(),
         writing_corpus(out, tokenizer, force=force, work=work, keep_after=keep_after) as writer,
     ):
-        for entry in writer.resumed():
-            summary.take(entry)
+        for entry, source in zip(writer.resumed(), sources, strict=False):
+            summary.take(entry, source)
         summary.num_resumed = writer.num_resumed
         encode = partial(_encode, tokenizer=tokenizer, tracks=tracks, engine=engine)
-        with closing(in_parallel(sources[writer.num_resumed :], encode, num_workers)) as results:
-            for done, result in enumerate(results, start=writer.num_resumed + 1):
+        rest = sources[writer.num_resumed :]
+        with closing(in_parallel(rest, encode, num_workers)) as results:
+            for done, (source, result) in enumerate(zip(rest, results, strict=True), start=writer.num_resumed + 1):
                 if drop_duplicates and isinstance(result, Encoded) and (first := summary.first_like(result.ids)):
                     result = Refusal(result.name, f"has the same notes as {first}", "same notes as another")
-                summary.take(_written(result, writer))
+                summary.take(_written(result, writer), source)
                 progress(done, len(sources))
         if not summary.in_all.num_files:
             raise PamusicError(why_nothing(summary.refused))
-        is_split_by_content = all(source.split is None for source in sources)
-        moved = summary.move_one_to_validation() if is_split_by_content else None
         writer.close(
-            to_validation=moved,
+            to_validation=summary.move_one_to_validation(),
             sources=[str(path) for path in paths],
             tracks=tracks,
             refused=[[refusal.name, refusal.reason] for refusal in summary.refused],
@@ -299,10 +323,16 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
     try:
         data = source.read()
         performance, repairs = read_and_mend(data, source.name, tracks=tracks)
-        ids, differs = tokenizer.encode(performance), ""
+        ids = tokenizer.encode(performance)
+        num_notes, seconds = len(performance), performance.duration
+        told = [*_outside(performance, tokenizer), *((repair.kind, repair.count, repair.words) for repair in repairs)]
         if engine == "note-seq":
-            theirs = ids_by_note_seq(data)
-            ids, differs = theirs, difference(ids, theirs)
+            ours, ids = ids, ids_by_note_seq(data)
+            num_notes = _num_notes(ids, tokenizer)
+            if differs := difference(ours, ids):
+                seconds = tokenizer.decode(ids).duration
+                told = [each for each in told if each[0] not in OF_THE_MUSIC]
+                told.append(("read differently by note-seq", 1, differs))
     except PamusicError as error:
         return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
     if not len(ids):
@@ -311,15 +341,16 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
         ids=ids,
         name=source.name,
         split=source.split or split_by_content(data),
-        num_notes=len(performance),
-        seconds=performance.duration,
+        num_notes=num_notes,
+        seconds=seconds,
         sha256=hashlib.sha256(data).hexdigest(),
-        repairs=[
-            *_outside(performance, tokenizer),
-            *((repair.kind, repair.count, repair.words) for repair in repairs),
-            *([("read differently by note-seq", 1, differs)] if differs else []),
-        ],
+        repairs=told,
     )
+
+
+def _num_notes(ids: np.ndarray, tokenizer: Tokenizer) -> int:
+    """Return how many notes ids begin."""
+    return int(np.count_nonzero(tokenizer.vocabulary.kind_of_id[ids] == NOTE_ON))
 
 
 def _outside(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, int, str]]:
@@ -330,4 +361,4 @@ def _outside(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, 
         return []
     notes = "1 note" if num_outside == 1 else f"{num_outside:,} notes"
     words = f"{notes} outside pitches {keys.first} to {keys.last} of {tokenizer.name}, left out"
-    return [("outside the pitches", num_outside, words)]
+    return [(OUTSIDE, num_outside, words)]
