@@ -25,9 +25,9 @@ def merged(channels: list[Performance]) -> tuple[Performance, int]:
     """Return what several channels play, at least one, as the music of one piano.
 
     A piano has no sustain pedal for some of its strings alone. So a press of the pedal stays only where it leaves each
-    note of every channel as long as the channel's own pedal makes it sound. Any other press is removed, and the notes
-    that it held get their sounding lengths. The soft and the sostenuto pedal change no lengths here: the deepest
-    position among the channels holds.
+    note of every channel as long as the channel's own pedal makes it sound. What the pedal alone holds ends where any
+    channel strikes its key again. Any other press is removed, and the notes that it held get their sounding lengths.
+    The soft and the sostenuto pedal change no lengths here: the deepest position among the channels holds.
 
     Returns:
         The music, and how many presses were removed.
@@ -44,7 +44,8 @@ def merged(channels: list[Performance]) -> tuple[Performance, int]:
         sounding, cut = (np.concatenate(each) for each in zip(*(_sounding(c, the_end) for c in channels), strict=True))
         order = np.lexsort((notes["pitch"], notes["onset"]))
         order = order[~(cut & (sounding == notes["onset"]))[order]]  # as `sustain_folded` drops them
-        notes, sustain, num_removed = _with_one_pedal(notes[order], sounding[order], sustain)
+        notes = notes[order]
+        notes, sustain, num_removed = _with_one_pedal(notes, _until_struck_again(notes, sounding[order]), sustain)
     pedal = pedal_in_order(np.concatenate([*others, sustain]))
     return Performance(notes_in_order(notes), pedal), num_removed
 
@@ -53,6 +54,17 @@ def _has_one_sustain(channels: list[Performance]) -> bool:
     """Whether all channels move the sustain pedal alike."""
     first, *others = (each.pedal[each.pedal["control"] == SUSTAIN] for each in channels)
     return all(np.array_equal(each, first) for each in others)
+
+
+def _until_struck_again(notes: np.ndarray, sounding: np.ndarray) -> np.ndarray:
+    """Return when notes end, `[num_notes]`: what the pedal alone holds ends where any channel strikes its key again."""
+    ends = sounding.copy()
+    for pitch in np.unique(notes["pitch"]):
+        of_key = np.flatnonzero(notes["pitch"] == pitch)
+        onset = notes["onset"][of_key]
+        following = np.append(onset, np.inf)[np.searchsorted(onset, notes["offset"][of_key])]
+        ends[of_key] = np.minimum(sounding[of_key], following)
+    return ends
 
 
 def _with_one_pedal(notes: np.ndarray, sounding: np.ndarray, sustain: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
