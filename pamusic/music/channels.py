@@ -50,7 +50,7 @@ def pedals_by_line(tracks: list[dict[int, np.ndarray]]) -> dict[int, np.ndarray]
 
 
 def one_after_another(patterns: list[dict[int, np.ndarray]], ends: list[int]) -> dict[int, np.ndarray]:
-    """Return the pedal messages of each line, from those of patterns of which each begins where the last one ends.
+    """Return the pedal messages of each line of a file whose patterns follow one another.
 
     No pedal stays down from one pattern to the next: it goes up a tick before its pattern ends. At the very tick a
     message of the next pattern may stand, and there a pedal goes down before it goes up.
