@@ -153,7 +153,7 @@ for shape in ((5, 7), (7, 5), (1, 4), (8, 8)):
     found = applied_to_whole(orthogonalized, spread)
     assert found.placements == spread.placements
     assert found.to_local().shape == spread.to_local().shape
-    # Products may round by where in memory a matrix lies: some 1e-7 of its norm, five times over.
+    # Equal to the last bit wherever it was tried; products may round by where in memory a matrix lies, so not demanded.
     torch.testing.assert_close(found.full_tensor().float(), orthogonalized(matrix).float(), rtol=0, atol=1e-5)
 dist.destroy_process_group()
 print("equal", flush=True)
@@ -170,4 +170,4 @@ def test_a_spread_matrix_is_orthogonalized_as_a_whole(tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["equal", "equal"]
+    assert done.stdout.count("equal") == 2  # the two may write at once
