@@ -386,7 +386,7 @@ def test_notes_that_the_model_has_no_keys_for_are_told(sample, tmp_path):
         (["--best-of", "2", "--keep", "3"], "--keep 3 is of the pieces that --best-of draws"),
         (["--best-of", "0"], "--best-of"),
         (["--best-of", "2", "--port", "x"], "--port plays one piece, not 2"),
-        (["--ahead", "2"], "--ahead is of music that is heard on a port"),
+        (["--ahead", "2"], "--ahead requires --port; name the port that plays the music"),
         (["--refill", "none"], "refill is half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents is 1 to"),

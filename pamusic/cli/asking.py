@@ -33,7 +33,7 @@ def completed(
     num, best_of, keep = (options[name] for name in ("num", "best_of", "keep"))
     one = is_one_piece(num, best_of)
     if ahead is not None and port is None:
-        raise UsageError("--ahead is of music that is heard on a port; say which with --port")
+        raise UsageError("--ahead requires --port; name the port that plays the music")
     if port is not None and not one:
         raise UsageError(f"--port plays one piece, not {best_of or num}; leave out --num and --best-of")
     if best_of is not None and num != 1:

@@ -108,8 +108,8 @@ def _marked(data: bytes) -> tuple[bytes, list[Programs]] | None:
     """Return the file with marks behind the end of each track, and the programs of its tracks; None if it is not plain.
 
     Plain is: nothing but a header and as many tracks as it says, each of them ended by its only end of track; no sysex
-    and no tempo of odd length, both of which symusic misreads; no port but the first; of each channel of a track one
-    program at most.
+    and no tempo of odd length, both of which symusic misreads; no port but the first; at most one program for each
+    channel of a track.
     """
     division = int.from_bytes(data[12:14], "big")
     if data[:9] != b"MThd\0\0\0\6\0" or data[9:10] > b"\1" or not 0 < division < 0x8000:

@@ -32,7 +32,7 @@ MAX_TABLE_BYTES = 64 * 2**20  # of a table in a folder; MAESTRO's has 0.3
 MAX_NESTED_BYTES = 256 * 2**20  # of an archive in an archive, which is unpacked into memory
 MAESTRO_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
 VALIDATION_SHARE = TEST_SHARE = 0.1  # of a folder without official splits: MAESTRO's own are 0.11 and 0.14
-MIN_PIECES_TO_VALIDATE = 5  # from so many pieces on, one is for validation whatever their contents say
+MIN_PIECES_TO_VALIDATE = 5  # with this many pieces or more, one is for validation
 LINK_TO_FOLDER = "is a link to a folder, which is not followed; name that folder"
 TAKEN_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound on memory
 

@@ -145,7 +145,7 @@ class Trainer:
         if self.started_from is not None and not self.step:
             lines.insert(1, f"begins with the weights of {self.started_from}")
         if self.machine.compile:
-            lines.append("the first step compiles the model, which takes about a minute")
+            lines.append("the first step compiles the model, which can take a minute")
         if self.differences:
             lines.append(f"otherwise than before: {', '.join(self.differences)}")
         if self.remark is not None:
