@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from pamusic.tokens.corpus import Corpus, open_corpus
-from pamusic.tokens.tokenizer import GridNotes, load_tokenizer
+from pamusic.tokens.grid import GridNotes
+from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.writing import writing_corpus
 
 

@@ -7,7 +7,8 @@ import pytest
 from builders import performance
 from corpora import random_grid
 
-from pamusic.tokens.tokenizer import GridNotes, load_tokenizer
+from pamusic.tokens.grid import GridNotes
+from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training import mistakes
 from pamusic.training.mistakes import hurried, laid_over, struck_again, with_mistakes, with_stuck_keys
 

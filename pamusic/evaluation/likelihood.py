@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pamusic.errors import PamusicError
+from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.corpus import Corpus
 from pamusic.tokens.vocabulary import Vocabulary
@@ -40,11 +41,13 @@ class Likelihood:
 
     Attributes:
         nats: in all.
-        num_tokens: predicted, end tokens included.
+        num_tokens: predicted, end tokens included; where a position has several fields, positions.
         num_correct: of which the most likely token was the right one, in the piece's own key.
         num_notes, seconds: of the music as it was read, before it was tokenized.
         num_pieces: scored.
         nats_of_stretch, tokens_of_stretch: `[stretches]`, by where in its piece a token stands (`STRETCHES`).
+        nats_of_field: of several fields, by name, what each costs, its bins included; empty for one.
+        nats_within_bins: of `nats`, what says which of the values of its bin each is (`Vocabulary.nats_within_id`).
     """
 
     nats: float = 0.0
@@ -55,6 +58,8 @@ class Likelihood:
     num_pieces: int = 0
     nats_of_stretch: np.ndarray = field(default_factory=_zeros)
     tokens_of_stretch: np.ndarray = field(default_factory=_zeros)
+    nats_of_field: dict[str, float] = field(default_factory=dict)
+    nats_within_bins: float = 0.0
 
     @property
     def nats_per_token(self) -> float:
@@ -74,6 +79,10 @@ class Likelihood:
 
     def numbers(self) -> dict[str, float | int]:
         """What is told of it, by name, rounded."""
+        parts = {**self.nats_of_field, "within_bins": self.nats_within_bins} if self.nats_of_field else {}
+        of_parts = {
+            f"bits_per_note_{name}": round(nats / math.log(2) / self.num_notes, 3) for name, nats in parts.items()
+        }
         return {
             "nats_per_token": round(self.nats_per_token, 4),
             "bits_per_note": round(self.bits_per_note, 3),
@@ -81,6 +90,7 @@ class Likelihood:
             "accuracy": round(self.accuracy, 4),
             "num_tokens": self.num_tokens,
             "num_pieces": self.num_pieces,
+            **of_parts,
         }
 
     def by_position(self) -> list[dict[str, float | int]]:
@@ -125,20 +135,24 @@ def evaluate(
     """
     pieces = pieces_of(corpus, split, num_pieces)
     vocabulary = corpus.tokenizer.vocabulary
-    start, end = vocabulary.id("start"), vocabulary.id("end")
+    start, end = vocabulary.border("start")[None], vocabulary.border("end")[None]
+    names = [each.name for each in vocabulary.fields]
     keys = in_keys(vocabulary, num_keys)
     in_all = sum(corpus.pieces[piece].num_tokens + 1 for piece in pieces)
     total, done = Likelihood(), 0
     for index in pieces:
         piece = corpus.pieces[index]
-        tokens = np.concatenate([[start], corpus.piece(index), [end]])
+        tokens = np.concatenate([start, corpus.piece(index), end])
         scores = [
             score(model, key[tokens], block=block, num_latents=num_latents, context_length=context_length)
             for key in keys
         ]
-        costs, correct = np.stack([nats for nats, _ in scores]), scores[0][1]
-        check_numbers(costs)
+        of_fields, correct = np.stack([nats for nats, _ in scores]), scores[0][1]
+        check_numbers(of_fields)
+        costs = of_fields if not vocabulary.shape else of_fields.sum(-1)
         nats = math.log(num_keys) - np.logaddexp.reduce(-costs)
+        within = vocabulary.nats_within_id[tokens[1:]].reshape(len(nats), -1)
+        nats = nats + within.sum(1)
         done += len(nats)
         position = np.arange(from_position, len(nats))
         nats, correct = nats[from_position:], correct[from_position:]
@@ -152,9 +166,18 @@ def evaluate(
             num_pieces=total.num_pieces + bool(len(nats)),
             nats_of_stretch=total.nats_of_stretch + np.bincount(stretch, nats, minlength=len(STRETCHES) - 1),
             tokens_of_stretch=total.tokens_of_stretch + np.bincount(stretch, minlength=len(STRETCHES) - 1),
+            nats_of_field=_added(total.nats_of_field, names, (of_fields[0] + within)[from_position:]),
+            nats_within_bins=total.nats_within_bins + float(within[from_position:].sum()),
         )
         progress(total, done, in_all)
     return total
+
+
+def _added(so_far: dict[str, float], names: list[str], nats: np.ndarray) -> dict[str, float]:
+    """What each field cost before and costs now, `[n, fields]`, in the piece's own key; nothing where there is one."""
+    if len(names) == 1:
+        return {}
+    return {name: so_far.get(name, 0.0) + float(its.sum()) for name, its in zip(names, nats.T, strict=True)}
 
 
 def pieces_of(corpus: Corpus, split: str, num_pieces: int | None) -> list[int]:
@@ -181,7 +204,7 @@ def in_keys(vocabulary: Vocabulary, num_keys: int) -> list[np.ndarray]:
     keys = []
     for i in range(num_keys):
         semitones, key = (i + 1) // 2 * (1 if i % 2 else -1), np.arange(len(vocabulary))
-        for pitches in (vocabulary.range("note_on"), vocabulary.range("note_off")):
+        for pitches in (vocabulary.range(kind) for kind in ("note_on", "note_off") if vocabulary.has(kind)):
             ids = np.arange(pitches.start, pitches.start + len(pitches))
             key[ids] = np.roll(ids, -semitones)
         keys.append(key)
@@ -210,12 +233,13 @@ def score(
     """What each token of a piece from `first` on costs, given those before it.
 
     Args:
-        tokens: `[n]` ids, `n > first`.
+        tokens: `[n]` or `[n, fields]` ids, `n > first`.
         block, num_latents, context_length: as for `evaluate`.
         first: 1 or more; the tokens before it are read, and little else is computed for them.
 
     Returns:
-        Nats `[n - first]`, float64, and whether the most likely token was the right one `[n - first]`.
+        Nats `[n - first]` or `[n - first, fields]`, float64, each field's given those before it; and whether the most
+        likely token, or that of each field, was the right one, `[n - first]`.
     """
     piece = torch.from_numpy(np.asarray(tokens, np.int64)).to(model.embedding.weight.device)
     nats, correct = costs(
@@ -253,9 +277,13 @@ def costs(
         for layer in caches.layers:
             layer.clear()
         latents = piece[:, max(0, stop - config.num_latents) : stop]
-        logits = model.extend(latents, caches)[0, scored - stop :].float()
-        targets = piece[0, scored + 1 : stop + 1]
-        nats.append(F.cross_entropy(logits, targets, reduction="none"))
-        correct.append(logits.argmax(-1) == targets)
+        first_latent = max(0, stop - config.num_latents)
+        following = piece[:, first_latent + 1 : stop + 1] if config.field_sizes else None
+        logits = model.extend(latents, caches, following=following)[0, scored - stop :].float()
+        fields = list(by_field(logits, piece[0, scored + 1 : stop + 1], config.field_sizes))
+        of_fields = [F.cross_entropy(of_field, targets, reduction="none") for of_field, targets in fields]
+        is_right = [of_field.argmax(-1) == targets for of_field, targets in fields]
+        nats.append(torch.stack(of_fields, dim=-1) if config.field_sizes else of_fields[0])
+        correct.append(torch.stack(is_right).all(0))
         scored = stop
     return torch.cat(nats), torch.cat(correct)

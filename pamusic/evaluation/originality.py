@@ -28,7 +28,8 @@ from pamusic.errors import PamusicError
 from pamusic.files import written_atomically
 from pamusic.music.performance import CHORD, Performance
 from pamusic.tokens.corpus import Corpus
-from pamusic.tokens.tokenizer import GridNotes, Tokenizer
+from pamusic.tokens.grid import GridNotes
+from pamusic.tokens.tokenizer import Tokenizer
 
 FORMAT = 1
 STEPS = 8  # from note to note, that must agree for a stretch to begin: as many bytes as a number has

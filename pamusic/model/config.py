@@ -67,7 +67,7 @@ class ModelConfig:
     """Everything that decides which weights a model has and what it computes.
 
     Attributes:
-        vocab_size: ids it reads and predicts.
+        vocab_size: ids it reads and predicts, of all fields together.
         pad_id: the id of positions that are not there.
         context_length: tokens it can see.
         num_latents: the last positions of the context, worked on by the stack; each predicts its next token.
@@ -80,6 +80,8 @@ class ModelConfig:
         dropout: of what is added to the residual stream, in training.
         ledger: what the model is told of open slots (`model.ledger`); None for nothing.
         recall: by what it finds in its context what is like the present (`model.recall`); None for not at all.
+        field_sizes: where a position has several fields, how many ids each has (`model.fields`); empty where it is one
+            id. The ids of a field follow those of the field before it.
     """
 
     vocab_size: int
@@ -95,6 +97,7 @@ class ModelConfig:
     dropout: float = 0.0
     ledger: LedgerConfig | None = None
     recall: RecallConfig | None = None
+    field_sizes: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
@@ -126,6 +129,11 @@ class ModelConfig:
             raise ValueError(f"pad_id is 0 to {self.vocab_size - 1}, not {self.pad_id}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is at least 0 and below 1, not {self.dropout}")
+        object.__setattr__(self, "field_sizes", tuple(self.field_sizes))  # JSON has lists
+        if self.field_sizes and (min(self.field_sizes) < 1 or sum(self.field_sizes) != self.vocab_size):
+            raise ValueError(f"fields have ids, {self.vocab_size} in all, not {self.field_sizes}")
+        if self.field_sizes and (self.ledger is not None or self.recall is not None):
+            raise ValueError("a ledger and recall are of models that read events, one id a position; leave them out")
         if self.ledger is not None:
             of_slots = (self.ledger.first_opening, self.ledger.first_closing)
             ends = [
@@ -166,6 +174,7 @@ def preset(
     pad_id: int,
     ledger: LedgerConfig | None = None,
     recall: RecallConfig | None = None,
+    field_sizes: tuple[int, ...] = (),
     **changes: int | float | None,
 ) -> ModelConfig:
     """The configuration of a named size, with changes; a change of None leaves the preset's value.
@@ -185,5 +194,6 @@ def preset(
         pad_id=pad_id,
         ledger=ledger,
         recall=recall,
+        field_sizes=field_sizes,
         **fields,  # type: ignore[arg-type]
     )

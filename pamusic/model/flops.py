@@ -9,6 +9,7 @@ twice as many as forward.
 from __future__ import annotations
 
 from pamusic.model.config import ModelConfig
+from pamusic.model.fields import HIDDEN
 from pamusic.model.ledger import NUM_AGES
 
 
@@ -27,7 +28,7 @@ def forward_flops(config: ModelConfig, *, num_keys: int, num_latents: int, new_k
     cross = n * (2 * d * d + 4 * d * d + mlp) + _attention(d, n, num_keys)  # to_latents; query and output; MLP
     layer = n * (8 * d * d + mlp) + _attention(d, n, n)
     ledger = 0 if config.ledger is None else 2 * d * config.ledger.num_slots * NUM_AGES * n
-    head = 2 * d * config.vocab_size * n
+    head = 2 * d * config.vocab_size * n + 4 * HIDDEN * d * d * n * max(0, len(config.field_sizes) - 1)
     return keys_and_values + cross + ledger + config.num_layers * layer + head
 
 

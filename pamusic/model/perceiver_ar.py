@@ -11,10 +11,13 @@ Where we depart from the paper:
   them: what is dropped costs nothing. A latent's own key and those of the other latents always stay.
 - Behind the cross-attention each latent is told which slots are open and for how long (`model.ledger`).
 - What followed in the context where it was like the present can be copied (`model.recall`).
+- A position can have several ids, which are read as the sum of their embeddings and predicted one by one
+  (`model.fields`); neither ledger nor recall is for those.
 Kept from it: the query of a latent is an extra dense layer on its token's embedding and carries the residual; rotary
 on a quarter of each head; squared ReLU; untied head.
 
-Shapes: `batch`; `m` positions of context, of which `n` latents; `d` width; `vocab` ids.
+Shapes: `batch`; `m` positions of context, of which `n` latents; `d` width; `vocab` ids. Tokens `[batch, m]` are
+`[batch, m, fields]` where a position has several.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from pamusic.model.attention import attend
 from pamusic.model.cache import ContextCache, Kept, KeyValueCache, spare
 from pamusic.model.config import ModelConfig
+from pamusic.model.fields import FieldHeads
 from pamusic.model.ledger import Entries, Ledger
 from pamusic.model.recall import Memory, Recall
 from pamusic.model.rotary import rotated, rotation
@@ -45,7 +49,7 @@ class Caches:
         cross: keys and values of the context; they depend on a token and its position alone and never go stale.
         layers: keys and values of the latents, one cache a self-attention layer.
         position: of the next token.
-        ids: of the context, where `cross` does not keep them.
+        ids: of the context, where `cross` does not keep them and a position has one.
         entries: of the ledger, where there is one and steps keep it.
         memory: of what can be recalled, where that is done and steps keep it.
     """
@@ -72,7 +76,7 @@ class Caches:
         return cls(
             cross=cache(config.cross_num_heads, config.context_length, room),
             layers=[cache(config.num_heads, config.num_latents, slack) for _ in range(config.num_layers)],
-            ids=Kept([ids], (1,), config.context_length),
+            ids=None if config.field_sizes else Kept([ids], (1,), config.context_length),
         )
 
     @property
@@ -109,6 +113,7 @@ class PerceiverAR(nn.Module):
         self.ledger = None if config.ledger is None else Ledger(config.ledger, config.vocab_size, config.d_model)
         self.recall = None if config.recall is None else Recall(config.recall, config.vocab_size, config.d_model)
         self.norm = RMSNorm(config.d_model, eps=1e-6)
+        self.fields = FieldHeads(config.field_sizes, config.d_model) if config.field_sizes else None
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.head.weight)
@@ -119,6 +124,7 @@ class PerceiverAR(nn.Module):
         num_latents: int | None = None,
         kept: Tensor | None = None,
         recalled: Tensor | None = None,
+        following: Tensor | None = None,
     ) -> Tensor:
         """Logits `[batch, n, vocab]` of the tokens that follow each of the last `n` positions.
 
@@ -128,20 +134,25 @@ class PerceiverAR(nn.Module):
             num_latents: `n`; the configuration's by default, at most `m`.
             kept: `[batch, k]`, the positions of the prefix that are seen, in order, -1 for none; all by default.
             recalled: `[batch, n, vocab]`, what `self.recall` gives for these tokens, where that was computed before.
+            following: `[batch, n, fields]`, what follows each latent, where a position has several fields: each is
+                predicted given those before it.
         """
         m = tokens.shape[1]
         n = min(num_latents or self.config.num_latents, m)
         positions = torch.arange(m, device=tokens.device)
         if kept is None:
             prefix, prefix_positions = tokens[:, : m - n], positions[: m - n]
-            prefix_valid = prefix != self.config.pad_id
+            prefix_valid = self._is_there(prefix)
         else:
             prefix_positions = kept.clamp(min=0)
-            prefix = tokens.gather(1, prefix_positions)
-            prefix_valid = (kept >= 0) & (prefix != self.config.pad_id)
+            index = (
+                prefix_positions if tokens.dim() == 2 else prefix_positions[..., None].expand(-1, -1, tokens.shape[2])
+            )
+            prefix = tokens.gather(1, index)
+            prefix_valid = (kept >= 0) & self._is_there(prefix)
 
-        embedded, own_positions = self.embedding(tokens[:, m - n :]), positions[m - n :]
-        context = torch.cat([self.embedding(prefix), embedded], dim=1)
+        embedded, own_positions = self._embedded(tokens[:, m - n :]), positions[m - n :]
+        context = torch.cat([self._embedded(prefix), embedded], dim=1)
         own_expanded = own_positions.expand(*prefix_positions.shape[:-1], n)
         keys_values = self._context_keys_values(context, torch.cat([prefix_positions, own_expanded], dim=-1))
         turn = self._rotation(own_positions, self.cross.attention.head_dim)
@@ -153,7 +164,7 @@ class PerceiverAR(nn.Module):
             latents = checkpoint(layer, latents, turn, use_reentrant=False) if self.recompute else layer(latents, turn)
         if recalled is None and self.recall is not None:
             recalled = self.recall(tokens, n)
-        return self._said(latents, recalled)
+        return self._said(self.norm(latents), recalled, following)
 
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
@@ -169,12 +180,14 @@ class PerceiverAR(nn.Module):
         """Takes `[batch, n]` tokens into the context alone: their keys and values, no latents."""
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
         assert isinstance(caches.cross, KeyValueCache), "made by a Stepper, which then reads, too"
-        assert caches.ids is not None
-        caches.ids.append(tokens)
-        caches.cross.append(*self._context_keys_values(self.embedding(tokens), positions))
+        if caches.ids is not None:
+            caches.ids.append(tokens)
+        caches.cross.append(*self._context_keys_values(self._embedded(tokens), positions))
         caches.position += tokens.shape[1]
 
-    def extend(self, tokens: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
+    def extend(
+        self, tokens: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
+    ) -> Tensor:
         """Logits `[batch, n, vocab]` after each of the last `n` tokens read, as latents behind those cached.
 
         Args:
@@ -182,8 +195,9 @@ class PerceiverAR(nn.Module):
             caches: whose layers have room for `n` more latents.
             last_only: gives logits after the last token alone, `[batch, 1, vocab]`; of the others, the last layer then
                 computes but keys and values.
+            following: `[batch, n, fields]`, as for `forward`.
         """
-        return self.logits(self.latents(tokens, caches), caches, last_only)
+        return self.logits(self.latents(tokens, caches), caches, last_only, following)
 
     def latents(self, tokens: Tensor, caches: Caches) -> Tensor:
         """What the layers begin with at each of the last `n` tokens read, `[batch, n]` -> `[batch, n, d]`.
@@ -192,34 +206,54 @@ class PerceiverAR(nn.Module):
         """
         n = tokens.shape[1]
         turn = self._rotation(self._last_positions(n, caches), self.cross.attention.head_dim)
-        latents = self.cross(self.to_latents(self.embedding(tokens)), turn, caches.cross.last(len(caches.cross)))
+        latents = self.cross(self.to_latents(self._embedded(tokens)), turn, caches.cross.last(len(caches.cross)))
         return latents if self.ledger is None else latents + self.ledger(caches.seen(), n)
 
-    def logits(self, latents: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
+    def logits(
+        self, latents: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
+    ) -> Tensor:
         """The layers and the head: logits as of `extend`, of what `latents` gave, `[batch, n, d]`."""
-        turn = self._rotation(
-            self._last_positions(latents.shape[1], caches), self.config.d_model // self.config.num_heads
-        )
-        for layer, cache in zip(self.layers, caches.layers, strict=True):
-            latents = layer(latents, turn, cache=cache, last_only=last_only and layer is self.layers[-1])
-        latents = latents[:, -1:] if last_only else latents
+        latents = self.states(latents, caches, last_only)
         if self.recall is None:
-            return self._said(latents, None)
+            return self._said(latents, None, following)
         if caches.memory is not None:
             assert last_only, "a memory knows what follows now"
             return self._said(latents, caches.memory.shares()[:, None])
         return self._said(latents, self.recall(caches.seen(), latents.shape[1]))
 
-    def _said(self, latents: Tensor, recalled: Tensor | None) -> Tensor:
-        """Logits `[batch, n, vocab]` of what the layers gave and of what was recalled, `[batch, n, vocab]`."""
-        latents = self.norm(latents)
-        logits: Tensor = self.head(latents)
+    def states(self, latents: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
+        """The layers: of what `latents` gave, `[batch, n, d]`, what the head reads; of all or of the last alone."""
+        turn = self._rotation(
+            self._last_positions(latents.shape[1], caches), self.config.d_model // self.config.num_heads
+        )
+        for layer, cache in zip(self.layers, caches.layers, strict=True):
+            latents = layer(latents, turn, cache=cache, last_only=last_only and layer is self.layers[-1])
+        normed: Tensor = self.norm(latents[:, -1:] if last_only else latents)
+        return normed
+
+    def _said(self, latents: Tensor, recalled: Tensor | None, following: Tensor | None = None) -> Tensor:
+        """Logits `[batch, n, vocab]` of what the layers gave, normed, and of what was recalled, `[batch, n, vocab]`."""
+        logits: Tensor
+        if self.fields is not None:
+            assert following is not None, "a field is predicted given those before it"
+            logits = self.fields(latents, following, self.head.weight)
+            return logits
+        logits = self.head(latents)
         if self.recall is None or recalled is None:
             return logits
         return self.recall.mixed(logits, self.recall.gate(latents), recalled)
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """What `[batch, m]` or `[batch, m, fields]` ids are read as, `[batch, m, d]`."""
+        embedded: Tensor = self.embedding(tokens)
+        return embedded if self.fields is None else embedded.sum(-2) * tokens.shape[-1] ** -0.5
+
+    def _is_there(self, tokens: Tensor) -> Tensor:
+        """Which positions `[batch, m]` are no padding; that has its id in all fields."""
+        return (tokens if self.fields is None else tokens[..., 0]) != self.config.pad_id
 
     def _context_keys_values(self, embedded: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[batch, heads, m, head_dim]` of embeddings `[batch, m, d]` at `[m]` or `[batch, m]`."""

@@ -19,9 +19,10 @@ from pamusic.music.midi import Tracks, midi_bytes
 from pamusic.music.pedal import sustain_folded
 from pamusic.music.performance import PEDAL, Performance, pedal_in_order
 from pamusic.music.splicing import Seam, spliced, with_text
+from pamusic.tokens.grid import GridNotes
 from pamusic.tokens.prime import WHOLE, Cut, end_of_prime, opened, steps_passed
 from pamusic.tokens.streaming import StreamingDecoder
-from pamusic.tokens.tokenizer import GridNotes, Tokenizer
+from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import KINDS
 
 

@@ -1,9 +1,10 @@
 """Many pieces of ids on disk, memory-mapped, with their splits.
 
 Knows ids and pieces; knows no MIDI, no model. A corpus is a folder: `tokens.bin` (all ids, uint16, little-endian, one
-piece behind the other, without start and end), `tokenizer.toml` (the vocabulary it was made with) and `corpus.json`
-(everything else). It is there entirely or not at all: `writing.py` sees to that. Whoever makes something of it that
-takes long may keep that in the folder, too (`DERIVED`); no fingerprint knows of it, and it goes with the corpus.
+piece behind the other, without start and end; of several fields position by position), `tokenizer.toml` (the vocabulary
+it was made with) and `corpus.json` (everything else). It is there entirely or not at all: `writing.py` sees to that.
+Whoever makes something of it that takes long may keep that in the folder, too (`DERIVED`); no fingerprint knows of it,
+and it goes with the corpus.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Piece:
     Attributes:
         name: its source file's.
         split: train, validation or test.
-        start, num_tokens: where its ids lie in `tokens.bin`, in ids.
+        start, num_tokens: where it lies in `tokens.bin`, in positions.
         num_notes, seconds: how many notes it has and how long it lasts.
         sha256: of the source file.
         content: a hash of its ids, the same for pieces with the same notes (`content_of`); early corpora have none.
@@ -57,7 +58,11 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """An opened corpus; `ids` is a view of the file, not of memory."""
+    """An opened corpus.
+
+    Attributes:
+        ids: `[num_positions]`, or of several fields `[num_positions, num_fields]`: a view of the file, not of memory.
+    """
 
     path: Path
     tokenizer: Tokenizer
@@ -69,7 +74,7 @@ class Corpus:
         return len(self.pieces)
 
     def piece(self, index: int) -> np.ndarray:
-        """The ids `[num_tokens]` of a piece, uint16, without start and end.
+        """The ids of a piece, `[num_tokens]` or `[num_tokens, num_fields]`, uint16, without start and end.
 
         Raises:
             PamusicError: what stands there are no ids of its tokenizer.
@@ -91,7 +96,7 @@ class Corpus:
         """How many of its ids are of each kind of event."""
         count = np.zeros(len(self.tokenizer.vocabulary), np.int64)
         for start in range(0, len(self.ids), AT_ONCE):
-            count += np.bincount(self.ids[start : start + AT_ONCE], minlength=len(count))
+            count += np.bincount(self.ids[start : start + AT_ONCE].ravel(), minlength=len(count))
         return {
             events.kind: int(count[events.start : events.start + len(events)].sum())
             for events in self.tokenizer.vocabulary.ranges
@@ -137,11 +142,13 @@ def open_corpus(path: Path) -> Corpus:
         )
     file = path / "tokens.bin"
     size = file.stat().st_size if file.is_file() else 0
-    if size != num_ids * ID.itemsize:
+    shape = tokenizer.vocabulary.shape
+    position = ID.itemsize * len(tokenizer.vocabulary.fields)
+    if size != num_ids * position:
         raise PamusicError(
-            f"{path}: tokens.bin has {size} bytes, not {num_ids * ID.itemsize}; make the corpus anew: pamusic tokenize"
+            f"{path}: tokens.bin has {size} bytes, not {num_ids * position}; make the corpus anew: pamusic tokenize"
         )
-    ids = np.memmap(file, ID, mode="r") if num_ids else np.empty(0, ID)
+    ids = np.memmap(file, ID, mode="r", shape=(num_ids, *shape)) if num_ids else np.empty((0, *shape), ID)
     return Corpus(path, tokenizer, pieces, ids)
 
 

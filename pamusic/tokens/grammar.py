@@ -12,7 +12,7 @@ Knows one vocabulary; knows no model, no sampler. The rules, of which the tests 
    pedal is folded into the notes the encoder guarantees less: a key may sound twice (in all of MAESTRO 6 times), and
    onsets of one step stand in the order of their real times.
 7. A pedal goes to another depth than it has. A depth that has not lasted `shortest_steps` is no way to another in the
-   same direction, and, if it is next to the one before, no tremor back (see `tokenizer._without_short_ways`).
+   same direction, and, if it is next to the one before, no tremor back (see `grid.without_short_ways`).
 
 They leave here as arrays, in which nothing is said of music. `generation/grammar.py` runs them and has the words for
 them: 1 to 4 and 7 are finite machines that run side by side, 5 and 6 slots that are opened and closed.

@@ -5,12 +5,15 @@ the form that the vocabulary speaks of (the pedal folded into the notes, or keys
 vocabulary's grid (`GridNotes`), and the grid is written as ids. Augmentation enters at the grid: what it makes is again
 something that the encoder could have written.
 
+Where a vocabulary has one field, ids are `[num_tokens]`, an event each. Where it has several they are
+`[num_positions, num_fields]` (`tokens.positions`).
+
 Within a step releases come first, then the pedals, then onsets: of what a step holds nothing else is told apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,54 +22,21 @@ from pamusic.errors import PamusicError
 from pamusic.music.pedal import sustain_folded
 from pamusic.music.performance import PEDAL, SOFT, SOSTENUTO, SUSTAIN, Performance, notes_in_order, pedal_in_order
 from pamusic.shipped import tokenizers_folder
+from pamusic.tokens.grid import (
+    GRID_PEDAL,
+    GridNotes,
+    depth_changes,
+    pedal_in_step_order,
+    pedal_records,
+    rounded,
+    without_short_ways,
+)
+from pamusic.tokens.positions import event_positions, events_in_order, grid_of_positions, note_positions
 from pamusic.tokens.vocabulary import BORDERS, KINDS, PEDAL_KINDS, Vocabulary, load_vocabulary
 
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = (KINDS.index(kind) for kind in KINDS[:4])
 DEFAULT_VELOCITY = 64  # of an onset that no velocity event precedes
 CONTROLS = {"soft": SOFT, "sostenuto": SOSTENUTO, "sustain": SUSTAIN}
-
-GRID_PEDAL = np.dtype([("step", "i8"), ("pedal", "i8"), ("depth", "i8")])  # pedal: index into PEDAL_KINDS
-
-
-@dataclass(frozen=True, eq=False)
-class GridNotes:
-    """Notes and pedals on a vocabulary's grid.
-
-    Attributes:
-        onset, offset: `[num_notes]`, int64, steps; an offset is at least one step after its onset. Notes stand in the
-            order in which onsets are written.
-        pitch: `[num_notes]`, int64, MIDI pitch.
-        velocity_bin: `[num_notes]`, int64, from 1 on.
-        pedal: `[num_pedal]` records of `GRID_PEDAL`, ordered by (step, pedal): each is another depth than before, the
-            first of a pedal other than up, the last of a pedal up. None where the pedal is folded into the notes.
-    """
-
-    onset: np.ndarray
-    offset: np.ndarray
-    pitch: np.ndarray
-    velocity_bin: np.ndarray
-    pedal: np.ndarray = field(default_factory=lambda: np.empty(0, GRID_PEDAL))
-
-    def __len__(self) -> int:
-        """The number of notes."""
-        return len(self.onset)
-
-    @property
-    def last_step(self) -> int:
-        """Of the last thing that happens; 0 if nothing does."""
-        return int(max(self.offset.max(initial=0), self.pedal["step"].max(initial=0)))
-
-    def stretched(self, factor: float) -> GridNotes:
-        """The same music `factor` times as long, on the grid again; `Tokenizer.settled` makes it canonical."""
-        onset = _rounded(self.onset * factor)
-        offset = np.maximum(_rounded(self.offset * factor), onset + 1)
-        pedal = self.pedal.copy()
-        pedal["step"] = _rounded(pedal["step"] * factor)
-        return GridNotes(onset, offset, self.pitch, self.velocity_bin, pedal)
-
-    def transposed(self, semitones: int) -> GridNotes:
-        """The same notes higher or lower; the caller sees to it that they stay on the keyboard."""
-        return GridNotes(self.onset, self.offset, self.pitch + semitones, self.velocity_bin, self.pedal)
 
 
 @dataclass(frozen=True)
@@ -102,6 +72,9 @@ class Tokenizer:
         self._kind, self._value = vocabulary.kind_of_id, vocabulary.value_of_id
         self._bin_width = vocabulary.velocity_bin_width
         self._played = vocabulary.sustain == "played"
+        self._first_of_kind = np.zeros(len(KINDS), np.int64)  # the id of the value 0, if there were one
+        for events in vocabulary.ranges:
+            self._first_of_kind[KINDS.index(events.kind)] = events.start - events.first
 
     @property
     def name(self) -> str:
@@ -156,8 +129,8 @@ class Tokenizer:
         normal = self._normalised(performance, lifted)
         notes = notes_in_order(normal.notes)
         steps_per_second = 1000 / self.vocabulary.time_step_ms
-        onset = _rounded(notes["onset"] * steps_per_second)
-        offset = _rounded(notes["offset"] * steps_per_second)
+        onset = rounded(notes["onset"] * steps_per_second)
+        offset = rounded(notes["offset"] * steps_per_second)
         velocity_bin = (np.maximum(notes["velocity"].astype(np.int64), 1) - 1) // self._bin_width + 1
         offset = np.where(offset == onset, onset + 1, offset)
         pitch, pedal = notes["pitch"].astype(np.int64), self._depths(normal.pedal)
@@ -180,9 +153,10 @@ class Tokenizer:
         """The grid as the encoder writes it, which is what decoding gives back.
 
         Where keys and pedals are played: onsets of one step by pitch; a key is let go at the latest where it is struck
-        anew; pedals rid of short ways and tremor, and, if `lifted`, up at the end. Elsewhere it is so already.
+        anew; pedals rid of short ways and tremor, and, if `lifted`, up at the end. So it is with the notes, too, where
+        there are several fields. Elsewhere it is so already.
         """
-        if not self._played:
+        if not self._played and not self.vocabulary.shape:
             return grid
         by_key = np.lexsort((grid.onset, grid.pitch))
         onset, offset, pitch = grid.onset[by_key], grid.offset[by_key], grid.pitch[by_key]
@@ -199,8 +173,8 @@ class Tokenizer:
             pedal = grid.pedal[grid.pedal["pedal"] == PEDAL_KINDS.index(kind)]
             if lifted and len(pedal) and pedal["depth"][-1] != 0:
                 pedal = np.append(pedal, np.array([(the_end, PEDAL_KINDS.index(kind), 0)], GRID_PEDAL))
-            pedals.append(_without_short_ways(pedal, deepest, self.vocabulary.shortest_steps))
-        return GridNotes(onset[order], offset[order], pitch[order], velocity_bin[order], _in_order(pedals))
+            pedals.append(without_short_ways(pedal, deepest, self.vocabulary.shortest_steps))
+        return GridNotes(onset[order], offset[order], pitch[order], velocity_bin[order], pedal_in_step_order(pedals))
 
     def ids_from_grid(self, grid: GridNotes) -> np.ndarray:
         """Events by step; within one releases, pedals, onsets, each in the order of the grid; `[num_tokens]`, uint16.
@@ -208,46 +182,29 @@ class Tokenizer:
         That is note-seq's order, too: by (step, note, onset before offset), and notes that end where another begins
         began before it.
         """
-        num_notes, num_pedal = len(grid), len(grid.pedal)
-        if not num_notes + num_pedal:
+        vocabulary = self.vocabulary
+        if vocabulary.has("length"):
+            return note_positions(grid, vocabulary)
+        if vocabulary.shape:
+            return event_positions(grid, vocabulary)
+        if not len(grid) + len(grid.pedal):
             return np.empty(0, np.uint16)
-        # One sortable number an event: the step, then its place among all that the step could hold.
-        bits = (2 * num_notes + num_pedal).bit_length()
-        index = np.arange(num_notes)
-        key = np.concatenate(
-            [
-                (grid.offset << bits) + index,
-                (grid.pedal["step"] << bits) + num_notes + np.arange(num_pedal),
-                (grid.onset << bits) + num_notes + num_pedal + index,
-            ]
-        )
-        key.sort(kind="stable")  # timsort: it is three runs that are in order, or nearly so
-        step, place = key >> bits, key & (1 << bits) - 1
-        is_onset, is_pedal = place >= num_notes + num_pedal, (place >= num_notes) & (place < num_notes + num_pedal)
-        note = np.where(is_onset, place - (num_notes + num_pedal), np.where(is_pedal, 0, place))
-
+        step, kind, value, velocity_bin = events_in_order(grid)
         shift = np.diff(step, prepend=0)
-        max_shift = self.vocabulary.range("time_shift").last
+        max_shift = vocabulary.range("time_shift").last
         num_shifts = -(-shift // max_shift)
         last_shift = shift - (num_shifts - 1) * max_shift
-        at_onset = np.flatnonzero(is_onset)
-        velocity_bin = grid.velocity_bin[note[at_onset]]
-        changes = np.diff(velocity_bin, prepend=0) != 0
-        new_velocity = np.zeros(len(key), bool)
+        at_onset = np.flatnonzero(kind == NOTE_ON)
+        changes = np.diff(velocity_bin[at_onset], prepend=0) != 0
+        new_velocity = np.zeros(len(step), bool)
         new_velocity[at_onset] = changes
 
-        first = {events.kind: events.start - events.first for events in self.vocabulary.ranges}
         end = np.cumsum(num_shifts + new_velocity + 1)  # where each event's tokens end
-        ids = np.full(end[-1], first["time_shift"] + max_shift, np.uint16)
-        pitch = grid.pitch[note] if num_notes else note
-        ids[end - 1] = np.where(is_onset, first["note_on"] + pitch, first["note_off"] + pitch)
-        if num_pedal:
-            first_of_pedal = np.array([first.get(kind, 0) for kind in PEDAL_KINDS])
-            pedal = grid.pedal[place[is_pedal] - num_notes]
-            ids[end[is_pedal] - 1] = first_of_pedal[pedal["pedal"]] + pedal["depth"]
-        ids[end[new_velocity] - 2] = first["velocity"] + velocity_bin[changes]
+        ids = np.full(end[-1], vocabulary.id("time_shift", max_shift), np.uint16)
+        ids[end - 1] = self._first_of_kind[kind] + value
+        ids[end[new_velocity] - 2] = self._first_of_kind[VELOCITY] + velocity_bin[new_velocity]
         shifts = num_shifts > 0
-        ids[(end - 2 - new_velocity)[shifts]] = first["time_shift"] + last_shift[shifts]
+        ids[(end - 2 - new_velocity)[shifts]] = self._first_of_kind[TIME_SHIFT] + last_shift[shifts]
         return ids
 
     def grid_from_ids(self, ids: np.ndarray) -> GridNotes:
@@ -261,12 +218,9 @@ class Tokenizer:
         ids = np.asarray(ids, np.int64)
         if not len(ids):
             return GridNotes(*(np.empty(0, np.int64) for _ in range(4))), Repairs()
-        kind, value = self._kind[ids], self._value[ids]
-        step = np.cumsum(np.where(kind == TIME_SHIFT, value, 0))
-        last_velocity = np.maximum.accumulate(np.where(kind == VELOCITY, np.arange(len(ids)), -1))
-        default_bin = (DEFAULT_VELOCITY - 1) // self._bin_width + 1
-        velocity_bin = np.where(last_velocity >= 0, value[last_velocity], default_bin)
-
+        if self.vocabulary.has("length"):
+            return self._positions_read(ids)
+        kind, value, step, velocity_bin = self._events_read(ids)
         at_onset = np.flatnonzero(kind == NOTE_ON)
         pair = self._paired_as_played if self._played else self._paired_as_sounding
         closed_by, num_idle_releases = pair(kind, value)
@@ -284,6 +238,33 @@ class Tokenizer:
             idle_pedals=num_idle,
             pedals_left_down=num_down,
             borders=int(np.isin(kind, [KINDS.index(border) for border in BORDERS]).sum()),
+        )
+
+    def _events_read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Kind, value, step and velocity bin in force of each position, `[n]` each."""
+        kind, value = self._kind[ids], self._value[ids]
+        if self.vocabulary.shape:
+            shift, key, velocity = range(len(self.vocabulary.fields))
+            return kind[:, key], value[:, key], np.cumsum(value[:, shift]), np.maximum(value[:, velocity], 1)
+        step = np.cumsum(np.where(kind == TIME_SHIFT, value, 0))
+        last_velocity = np.maximum.accumulate(np.where(kind == VELOCITY, np.arange(len(ids)), -1))
+        default_bin = (DEFAULT_VELOCITY - 1) // self._bin_width + 1
+        return kind, value, step, np.where(last_velocity >= 0, value[last_velocity], default_bin)
+
+    def _positions_read(self, ids: np.ndarray) -> tuple[GridNotes, Repairs]:
+        """As `_read`, where notes and presses of pedals have a length."""
+        grid, num_borders = grid_of_positions(ids, self.vocabulary)
+        kept = grid.offset > grid.onset
+        pedals, num_idle = [np.empty(0, GRID_PEDAL)], 0
+        for name in self.vocabulary.pedals:
+            its = grid.pedal[grid.pedal["pedal"] == PEDAL_KINDS.index(name)]
+            pedals.append(depth_changes(its))
+            num_idle += int(np.count_nonzero(its["depth"])) - int(np.count_nonzero(pedals[-1]["depth"]))
+        onset, offset, pitch, velocity_bin = (
+            each[kept] for each in (grid.onset, grid.offset, grid.pitch, grid.velocity_bin)
+        )
+        return GridNotes(onset, offset, pitch, velocity_bin, pedal_in_step_order(pedals)), Repairs(
+            notes_without_length=len(grid) - int(kept.sum()), idle_pedals=num_idle, borders=num_borders
         )
 
     def _paired_as_sounding(self, kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, int]:
@@ -316,13 +297,13 @@ class Tokenizer:
         pedals, num_idle, num_down = [np.empty(0, GRID_PEDAL)], 0, 0
         for name in self.vocabulary.pedals:
             places = np.flatnonzero(kind == KINDS.index(name))
-            pedal = _changes(_records(step[places], PEDAL_KINDS.index(name), value[places]))
+            pedal = depth_changes(pedal_records(step[places], PEDAL_KINDS.index(name), value[places]))
             num_idle += len(places) - len(pedal)
             if len(pedal) and pedal["depth"][-1] != 0:
-                pedal = _changes(np.append(pedal, _records(np.array([the_end]), PEDAL_KINDS.index(name), 0)))
+                pedal = depth_changes(np.append(pedal, pedal_records(np.array([the_end]), PEDAL_KINDS.index(name), 0)))
                 num_down += 1
             pedals.append(pedal)
-        return _in_order(pedals), num_idle, num_down
+        return pedal_in_step_order(pedals), num_idle, num_down
 
     def _depths(self, moves: np.ndarray) -> np.ndarray:
         """Records of `PEDAL` as records of `GRID_PEDAL`: the last depth of each step, where it changes."""
@@ -331,9 +312,9 @@ class Tokenizer:
         for kind, deepest in self.vocabulary.pedals.items():
             its = moves[moves["control"] == CONTROLS[kind]]
             depth = depths(its["value"], deepest, self.vocabulary.hysteresis)
-            step = _rounded(its["time"] * steps_per_second)
-            pedals.append(_changes(_records(step, PEDAL_KINDS.index(kind), depth)))
-        return _in_order(pedals)
+            step = rounded(its["time"] * steps_per_second)
+            pedals.append(depth_changes(pedal_records(step, PEDAL_KINDS.index(kind), depth)))
+        return pedal_in_step_order(pedals)
 
 
 def depths(values: np.ndarray, deepest: int, hysteresis: float) -> np.ndarray:
@@ -371,11 +352,6 @@ def shipped_tokenizers() -> list[str]:
     return sorted(file.stem for file in tokenizers_folder().glob("*.toml"))
 
 
-def _rounded(steps: np.ndarray) -> np.ndarray:
-    """note-seq's `int(steps + 0.5)`."""
-    return (steps + 0.5).astype(np.int64)
-
-
 def _within(notes: np.ndarray, lowest: int, highest: int) -> np.ndarray:
     within = (notes["pitch"] >= lowest) & (notes["pitch"] <= highest)
     return notes if within.all() else notes[within]
@@ -408,46 +384,3 @@ def _releases_of_open_notes(onsets: np.ndarray, offsets: np.ndarray) -> np.ndarr
     # A release finds nothing open exactly when it takes the balance below all that it was before.
     lowest_before = np.minimum.accumulate(np.concatenate([[0], balance[:-1]]))
     return places[order][(step == -1) & (balance >= lowest_before)]
-
-
-def _records(step: np.ndarray, pedal: int, depth: np.ndarray | int) -> np.ndarray:
-    records = np.empty(len(step), GRID_PEDAL)
-    records["step"], records["pedal"], records["depth"] = step, pedal, depth
-    return records
-
-
-def _in_order(pedals: list[np.ndarray]) -> np.ndarray:
-    pedal = np.concatenate(pedals)
-    return pedal[np.lexsort((pedal["pedal"], pedal["step"]))]
-
-
-def _changes(pedal: np.ndarray) -> np.ndarray:
-    """Of one pedal's records the last of each step, and of these the ones that change the depth, which was 0 before."""
-    pedal = pedal[np.append(pedal["step"][1:] != pedal["step"][:-1], True)[: len(pedal)]]
-    return pedal[np.diff(pedal["depth"], prepend=0) != 0]
-
-
-def _without_short_ways(pedal: np.ndarray, deepest: int, shortest: int) -> np.ndarray:
-    """One pedal's records without depths that lasted fewer than `shortest` steps and were not meant.
-
-    Not meant is a depth on the way to another (from up over half to down: dated in the middle of the way), and a tremor
-    (one depth up and back, or down and back). A turning point further out is meant however short it is: a quick lift
-    between two chords. A pedal of two depths has neither. It is done until nothing changes, so that doing it again
-    does nothing.
-    """
-    pedal = _changes(pedal)
-    while len(pedal) > 1:
-        step, depth = pedal["step"], pedal["depth"]
-        before, here, after = np.append(0, depth[:-2]), depth[:-1], depth[1:]
-        on_the_way = np.sign(here - before) == np.sign(after - here)
-        tremor = (before == after) & (np.abs(here - before) == 1) & (deepest > 1)
-        out = np.append((np.diff(step) < shortest) & (on_the_way | tremor), False)
-        if not out.any():
-            break
-        # Of several in a row, from the first one's step to that of the depth that follows the last.
-        first = np.flatnonzero(out & ~np.append(False, out[:-1]))
-        arrival = np.flatnonzero(~out & np.append(False, out[:-1]))
-        pedal = pedal.copy()
-        pedal["step"][arrival] = (step[first] + step[arrival]) // 2
-        pedal = _changes(pedal[~out])
-    return pedal

@@ -42,6 +42,7 @@ class CorpusWriter:
         self._journal: IO[bytes] = (folder / JOURNAL).open("a+b")
         self._began = self._written_out = time.monotonic()
         self._num_tokens = 0
+        self._position = ID.itemsize * len(tokenizer.vocabulary.fields)
         self.num_pieces = self.num_resumed = 0
         self.alone = locked(self._journal)
 
@@ -63,7 +64,7 @@ class CorpusWriter:
                     self.num_pieces += 1
                     self._num_tokens += entry.num_tokens
                 yield entry
-        self._ids.truncate(self._num_tokens * ID.itemsize)
+        self._ids.truncate(self._num_tokens * self._position)
         self._journal.truncate(num_bytes)
         if not num_bytes:
             self._journal.write(self._first_line())
@@ -78,7 +79,7 @@ class CorpusWriter:
             if kind == b"refused" and line.endswith(b"\n"):
                 return Refusal(**json.loads(entry))
             piece = Piece(**json.loads(entry))
-            ids = self._ids.read(piece.num_tokens * ID.itemsize)
+            ids = self._ids.read(piece.num_tokens * self._position)
             whole = piece.start == self._num_tokens and content_of(np.frombuffer(ids, ID)) == piece.content
             return piece if whole and line.endswith(b"\n") else None
         except (ValueError, TypeError):
@@ -95,8 +96,9 @@ class CorpusWriter:
         sha256: str,
         repairs: Sequence[tuple[str, int, str]] = (),
     ) -> Piece:
-        """Takes a piece."""
+        """Takes a piece; its ids are `[num_tokens]` or `[num_tokens, num_fields]`."""
         assert split in SPLITS
+        assert ids.shape[1:] == self._tokenizer.vocabulary.shape
         content = content_of(ids)
         piece = Piece(name, split, self._num_tokens, len(ids), num_notes, round(seconds, 3), sha256, content, repairs)
         self._ids.write(np.ascontiguousarray(ids, ID).tobytes())

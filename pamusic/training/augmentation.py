@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from pamusic.music.performance import HIGHEST_PIANO_PITCH, LOWEST_PIANO_PITCH
-from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, GridNotes, Tokenizer
+from pamusic.tokens.grid import GridNotes
+from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, Tokenizer
 
 
 def stretched_ids(notes: GridNotes, tokenizer: Tokenizer, most: float, rng: np.random.Generator) -> np.ndarray:

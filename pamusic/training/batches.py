@@ -16,7 +16,7 @@ from torch import Tensor
 from pamusic.errors import PamusicError
 from pamusic.model.config import ModelConfig
 from pamusic.tokens.corpus import Corpus
-from pamusic.tokens.tokenizer import GridNotes
+from pamusic.tokens.grid import GridNotes
 from pamusic.training.augmentation import stretched_ids, transposed_ids
 from pamusic.training.config import TrainingConfig
 from pamusic.training.mistakes import with_mistakes
@@ -29,14 +29,21 @@ class Batch:
     """Windows of pieces.
 
     Attributes:
-        tokens: `[batch, context]`, int64.
-        targets: `[batch, latents]`, the tokens that follow the latents; `NOT_SCORED` where there is none.
+        tokens: `[batch, context]`, int64; of several fields `[batch, context, fields]`.
+        targets: `[batch, latents]`, the tokens that follow the latents; `NOT_SCORED` where there is none. Of several
+            fields `[batch, latents, fields]`.
         kept: `[batch, k]`, the positions of the prefix that are seen, -1 for none; None if all are.
     """
 
     tokens: Tensor
     targets: Tensor
     kept: Tensor | None
+
+    @property
+    def num_scored(self) -> Tensor:
+        """How many positions are scored, a number."""
+        of_position = self.targets if self.targets.dim() == 2 else self.targets[..., 0]
+        return (of_position != NOT_SCORED).sum()
 
     def to(self, device: torch.device) -> Batch:
         kept = None if self.kept is None else self.kept.to(device, non_blocking=True)
@@ -74,7 +81,8 @@ class TrainingBatches:
         rngs = [np.random.default_rng([self._training.seed, step, row]) for row in rows]
         drawn = [self._recovery(rng) if self._has_mistakes(step, rng) else (self._window(rng), None) for rng in rngs]
         batch = make_batch([window for window, _ in drawn], self._model, self._training.prefix_dropout, rngs)
-        batch.targets[batch.targets == self._corpus.tokenizer.vocabulary.id("start")] = NOT_SCORED
+        is_start = batch.targets == self._corpus.tokenizer.vocabulary.id("start")
+        batch.targets[is_start.any(-1) if is_start.dim() == 3 else is_start] = NOT_SCORED
         for row, (window, num_scored) in enumerate(drawn):
             if num_scored is not None:
                 num_targets = min(len(window) - 1, self._model.num_latents)
@@ -145,7 +153,8 @@ def validation_batches(corpus: Corpus, model: ModelConfig, num_windows: int, bat
     windows = [pieces[piece][max(0, end - model.context_length - 1) : end] for piece, end in chosen]
     batches = [make_batch(windows[i : i + batch_size], model) for i in range(0, len(windows), batch_size)]
     for batch in batches:
-        scored = (batch.targets != NOT_SCORED).flip(1).cumsum(1).flip(1)  # 1 at the last one scored, and so on
+        of_position = batch.targets if batch.targets.dim() == 2 else batch.targets[..., 0]
+        scored = (of_position != NOT_SCORED).flip(1).cumsum(1).flip(1)  # 1 at the last one scored, and so on
         batch.targets[scored > block] = NOT_SCORED
     return batches
 
@@ -162,8 +171,9 @@ def make_batch(
     window too short to fill them has no prefix, and padding stands behind it, where causality hides it.
     """
     context, latents = model.context_length, model.num_latents
-    tokens = np.full((len(windows), context), model.pad_id, np.int64)
-    targets = np.full((len(windows), latents), NOT_SCORED, np.int64)
+    shape = windows[0].shape[1:]
+    tokens = np.full((len(windows), context, *shape), model.pad_id, np.int64)
+    targets = np.full((len(windows), latents, *shape), NOT_SCORED, np.int64)
     num_kept = round((context - latents) * (1 - prefix_dropout))
     kept = np.full((len(windows), num_kept), -1, np.int64)
     for row, window in enumerate(windows):
@@ -186,6 +196,6 @@ def make_batch(
 
 
 def with_borders(ids: np.ndarray, corpus: Corpus) -> np.ndarray:
-    """Ids `[n]` of a piece with its start and its end token, `[n + 2]`."""
+    """Ids `[n]` or `[n, fields]` of a piece with its start and its end, `[n + 2]` or `[n + 2, fields]`."""
     vocabulary = corpus.tokenizer.vocabulary
-    return np.concatenate([[vocabulary.id("start")], ids, [vocabulary.id("end")]]).astype(np.uint16)
+    return np.concatenate([vocabulary.border("start")[None], ids, vocabulary.border("end")[None]])

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pamusic.device import Machine, keep_freed_memory
 from pamusic.errors import PamusicError, UsageError, is_about_memory
 from pamusic.model.config import ModelConfig
+from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.batches import NOT_SCORED, Batch
 from pamusic.training.config import TrainingConfig
@@ -191,7 +192,7 @@ class Learner:
         return f"the model cannot be compiled here, so it goes on more slowly without ({why})"
 
     def _accumulated(self, batch: Batch) -> Tensor:
-        scored = self.ranks.summed((batch.targets != NOT_SCORED).sum().to(self.machine.device))
+        scored = self.ranks.summed(batch.num_scored.to(self.machine.device))
         nats = torch.zeros((), device=self.machine.device)
         parts = batch.micro(min(self.training.windows_at_once, len(batch.tokens)))
         for number, part in enumerate(parts, start=1):
@@ -223,10 +224,18 @@ class Learner:
     def _eager_loss(
         self, tokens: Tensor, targets: Tensor, kept: Tensor | None, recalled: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Sums over scored tokens: what is minimised (with z-loss), and nats."""
-        logits = self._shared(tokens, kept=kept, recalled=recalled).float()
-        log_z = logits.logsumexp(-1)
-        scored = targets != NOT_SCORED
-        chosen = logits.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-        nats = ((log_z - chosen) * scored).sum()
-        return nats + self.training.z_loss * (log_z.square() * scored).sum(), nats
+        """Sums over scored tokens, and of several fields over these: what is minimised (with z-loss), and nats."""
+        sizes = self.model.config.field_sizes
+        following = targets.clamp(min=0) if sizes else None
+        logits = self._shared(tokens, kept=kept, recalled=recalled, following=following).float()
+        losses, costs = [], []
+        for of_field, target in by_field(logits, targets, sizes):
+            log_z = of_field.logsumexp(-1)
+            scored = target != NOT_SCORED
+            chosen = of_field.gather(-1, target.clamp(min=0)[..., None])[..., 0]
+            nats = ((log_z - chosen) * scored).sum()
+            losses.append(nats + self.training.z_loss * (log_z.square() * scored).sum())
+            costs.append(nats)
+        if len(costs) == 1:
+            return losses[0], costs[0]
+        return torch.stack(losses).sum(), torch.stack(costs).sum()

@@ -73,11 +73,13 @@ def _kept_for_backward(model: PerceiverAR, training: TrainingConfig, machine: Ma
         return tensor
 
     config = model.config
-    tokens = torch.zeros(windows, config.context_length, dtype=torch.long, device=machine.device)
+    fields = (len(config.field_sizes),) if config.field_sizes else ()
+    tokens = torch.zeros(windows, config.context_length, *fields, dtype=torch.long, device=machine.device)
     prefix = round((config.context_length - config.num_latents) * (1 - training.prefix_dropout))
     seen = torch.zeros(windows, prefix, dtype=torch.long, device=machine.device) if training.prefix_dropout else None
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), machine.autocast():
-        model(tokens, kept=seen).float().logsumexp(-1).sum()
+        following = tokens[:, -config.num_latents :] if fields else None
+        model(tokens, kept=seen, following=following).float().logsumexp(-1).sum()
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 

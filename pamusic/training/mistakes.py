@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pamusic.tokens.tokenizer import GridNotes
+from pamusic.tokens.grid import GridNotes
 
 STUCK = (0.02, 0.8)  # of the notes before the step: one to some forty keys more are down
 EVENTS_TO_LET_GO = (2.0, 24.0)  # other notes that end before a stuck one does, on average

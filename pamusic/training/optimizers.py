@@ -13,7 +13,8 @@ from pamusic.training.config import TrainingConfig
 from pamusic.training.muon import Muon
 from pamusic.training.sharding import put
 
-OUTER = ("embedding.", "ledger.", "recall.", "head.")  # matrices that are tables, or no wider than a number
+# Matrices that are tables, or no wider than a number.
+OUTER = ("embedding.", "ledger.", "recall.", "fields.chosen.", "head.")
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:

@@ -20,7 +20,8 @@ from pamusic.errors import PamusicError
 from pamusic.model.config import ModelConfig
 from pamusic.training.config import TrainingConfig
 
-SHAPE = {field.name for field in fields(ModelConfig)} - {"vocab_size", "pad_id"}  # these come with the corpus
+OF_CORPUS = {"vocab_size", "pad_id", "field_sizes"}  # of the model's shape, what comes with the corpus
+SHAPE = {field.name for field in fields(ModelConfig)} - OF_CORPUS
 TYPES = {"size": "str", **{field.name: str(field.type) for field in (*fields(ModelConfig), *fields(TrainingConfig))}}
 TYPES["ledger"] = TYPES["recall"] = "bool"  # whether there is one; what it is comes with the corpus
 KINDS: dict[str, tuple[str, tuple[type, ...]]] = {  # by the name of a field's type
@@ -45,7 +46,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise PamusicError(
             f"{path}: is not a TOML file of settings ({error}); write lines such as: steps = 8000"
         ) from None
-    known = TYPES.keys() - {"vocab_size", "pad_id"}
+    known = TYPES.keys() - OF_CORPUS
     for name, value in recipe.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pamusic.checkpoint import RUNS, find_checkpoint, load_checkpoint
+from pamusic.checkpoint import RUNS, Checkpoint, find_checkpoint, load_checkpoint
 from pamusic.device import PRECISIONS, Machine, choose_machine, has_fast_bf16
 from pamusic.errors import PamusicError, UsageError
 from pamusic.files import REMEDIES, free_folder
@@ -76,6 +76,7 @@ def new_run(
     started_from, carries = None, False
     if source is not None:
         started_from = source.title
+        _refuse_other_fields(source, corpus)
         if source.tokenizer.fingerprint != corpus.tokenizer.fingerprint:
             started_from += f", carried over from {_names(source.tokenizer, corpus.tokenizer)} events"
             if changes.get("only"):
@@ -93,10 +94,15 @@ def new_run(
     size = size or ("medium" if machine.device.type == "cuda" else "small")
     shape = {name: changes.pop(name) for name in SHAPE if name in changes}
     vocabulary = corpus.tokenizer.vocabulary
-    shape = _with_parts({"ledger": source is None or None, **shape}, vocabulary)
+    if vocabulary.shape:
+        _refuse_parts_of_events({**shape, **changes}, corpus)
+        changes = {"mistakes": 0.0, **changes}
+    shape = _with_parts({"ledger": (source is None and not vocabulary.shape) or None, **shape}, vocabulary)
     try:
         if source is None:
-            model = preset(size, vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), **shape)
+            sizes = tuple(field.size for field in vocabulary.fields) if vocabulary.shape else ()
+            pad_id = int(vocabulary.id("pad"))
+            model = preset(size, vocab_size=len(vocabulary), pad_id=pad_id, field_sizes=sizes, **shape)
         else:
             before = source.model.config  # it can be given what it had not: at first that says next to nothing
             ledger, recall = (getattr(before, name) or shape.get(name) for name in ("ledger", "recall"))
@@ -156,6 +162,8 @@ def resumed_run(
     try:
         model_before, before = ModelConfig.from_json(about["model"]), TrainingConfig(**about["training"])
         shape = {name: changes.pop(name) for name in SHAPE if name in changes}
+        if corpus.tokenizer.vocabulary.shape:
+            _refuse_parts_of_events({**shape, **changes}, corpus)
         model = _changed(model_before, _with_parts(shape, corpus.tokenizer.vocabulary))
         if changes.get("cooldown_steps"):
             step = _step_of(run)
@@ -194,11 +202,38 @@ def resumed_run(
     return trainer
 
 
+def _refuse_parts_of_events(asked: dict[str, Any], corpus: Corpus) -> None:
+    """Refuse what only a model of events can have or learn, where the corpus has several fields a position."""
+    name = next((name for name in ("ledger", "recall", "mistakes") if asked.get(name)), None)
+    if name is not None:
+        raise UsageError(
+            f"{corpus.path} has {corpus.tokenizer.name}, with {len(corpus.tokenizer.vocabulary.fields)} fields a"
+            f" position; --{name} is for events, one id a position, so leave it out"
+        )
+
+
 def _names(before: Tokenizer, now: Tokenizer) -> str:
     """From which tokenizer to which; their fingerprints, too, where one would take them for the same."""
     if before.name != now.name:
         return f"{before.name} to {now.name}"
     return f"{before.name} ({before.fingerprint}) to {now.name} ({now.fingerprint})"
+
+
+def _refuse_other_fields(source: Checkpoint, corpus: Corpus) -> None:
+    """Refuse to carry weights over from or to a vocabulary of several fields."""
+    before, now = source.tokenizer, corpus.tokenizer
+    several = before.vocabulary.shape or now.vocabulary.shape
+    if several and before.fingerprint != now.fingerprint:
+        raise UsageError(
+            f"{source.path} reads {_fields(before)}, {corpus.path} has {_fields(now)}; weights are carried over between"
+            " tokenizers of one id a position alone, so leave --from out"
+        )
+
+
+def _fields(tokenizer: Tokenizer) -> str:
+    """The tokenizer's name, and how many ids a position has."""
+    num_fields = len(tokenizer.vocabulary.fields)
+    return f"{tokenizer.name} ({num_fields} ids a position)" if num_fields > 1 else f"{tokenizer.name} (one a position)"
 
 
 def _for_tuning(corpus: Corpus, model: ModelConfig, changes: dict[str, Any], carries: bool) -> dict[str, Any]:

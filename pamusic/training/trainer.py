@@ -24,6 +24,7 @@ from pamusic.checkpoint import BEST, LAST, save_checkpoint
 from pamusic.device import Machine, describe
 from pamusic.errors import PamusicError
 from pamusic.model.config import ModelConfig
+from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.corpus import Corpus
 from pamusic.training.batches import NOT_SCORED, Batch, TrainingBatches, validation_batches
@@ -247,11 +248,12 @@ class Trainer:
         alone = isinstance(self.model, FSDPModule)
         for batch in self._validation if alone else self._validation[self.ranks.rank :: self.ranks.size]:
             batch = batch.to(self.machine.device)
+            sizes = self.model.config.field_sizes
             with self.machine.autocast():
-                logits = self.model(batch.tokens).float()
-            targets = batch.targets.flatten()
-            nats += F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=NOT_SCORED, reduction="sum").item()
-            tokens += int((targets != NOT_SCORED).sum())
+                logits = self.model(batch.tokens, following=batch.targets.clamp(min=0) if sizes else None).float()
+            for of_field, target in by_field(logits.flatten(0, 1), batch.targets.flatten(0, 1), sizes):
+                nats += F.cross_entropy(of_field, target, ignore_index=NOT_SCORED, reduction="sum").item()
+            tokens += int(batch.num_scored)
         if not alone:
             nats, tokens = self.ranks.summed(torch.tensor([nats, tokens], device=self.machine.device)).tolist()
         return nats / tokens

@@ -1,0 +1,141 @@
+"""Prime positions of several fields -> more positions, for some rows at once.
+
+Knows ids, fields and numbers; never what the ids mean: which ids can stand beside which, and how many seconds pass with
+each, is told as arrays. It is the plain way: fp32, the model's own caches, nothing recorded, no kernel. When all
+latents are in use, the last half of them is computed anew (the official code's policy, `model.reader`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pamusic.errors import PamusicError
+from pamusic.generation.config import SamplingConfig
+from pamusic.generation.filters import OUT, filtered
+from pamusic.model.fields import field_slices
+from pamusic.model.perceiver_ar import Caches, PerceiverAR
+
+NUMBERS = 256  # positions for which random numbers are made at a time
+ASTRAY = "the model's logits are not numbers; its training went astray, so take another checkpoint"
+LIKELIEST = SamplingConfig(top_p=0.99, let_go=0.0)
+
+
+@torch.inference_mode()
+def generate_positions(
+    model: PerceiverAR,
+    prime: np.ndarray,
+    *,
+    num_rows: int,
+    seed: int,
+    length: int,
+    fits: np.ndarray,
+    seconds_of_id: np.ndarray,
+    seconds: float = float("inf"),
+    end_id: int | None = None,
+    barred_ids: Sequence[int] = (),
+    sampling: SamplingConfig = LIKELIEST,
+) -> Iterator[list[list[int] | None]]:
+    """Yields the next position of each row, a list of `fields` ids; None where a row has ended.
+
+    Args:
+        model: in evaluation mode, of several fields.
+        prime: `[n, fields]` ids that all rows follow, `n >= 1`.
+        num_rows: how many rows.
+        seed: of the randomness of the first row; that of row `i` has `seed + i`, so it does not matter for a row with
+            how many others it is drawn.
+        length: how many positions at most.
+        fits: `[vocab, vocab]`, bool, which ids of different fields can stand in one position.
+        seconds_of_id: `[vocab]`, seconds that pass with each id.
+        seconds: a row ends before the position that would begin later than this.
+        end_id: a row ends with the position that has it; it is not yielded. None, and it is never drawn where it is
+            among `barred_ids`.
+        barred_ids: never drawn.
+        sampling: what the filters leave of each field; the temperatures of classes and `let_go` do not enter.
+
+    Raises:
+        PamusicError: the model's logits are no numbers.
+    """
+    device = model.embedding.weight.device
+    allowed = torch.from_numpy(np.asarray(fits, bool)).to(device).clone()
+    allowed[:, list(barred_ids)] = False
+    passes = torch.from_numpy(np.asarray(seconds_of_id, np.float64)).to(device)
+    rngs = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
+    begins = torch.from_numpy(np.asarray(prime, np.int64)).to(device).expand(num_rows, -1, -1)
+    reading = _Reading(model, begins)
+    going, now = torch.ones(num_rows, dtype=torch.bool, device=device), torch.zeros(num_rows, device=device).double()
+    numbers = torch.empty(0)
+    num_fields = len(model.config.field_sizes)
+    for place in range(length):
+        if place % NUMBERS == 0:
+            drawn = [torch.rand(NUMBERS, num_fields, generator=rng, dtype=torch.float64) for rng in rngs]
+            numbers = torch.stack(drawn, dim=1).to(device)
+        position = _drawn(model, reading.states(), numbers[place % NUMBERS], allowed, sampling)
+        now += passes[position].sum(-1)
+        going = going & (now <= seconds)
+        if end_id is not None:
+            going = going & ~(position == end_id).any(-1)
+        if not going.any():
+            return
+        yield [ids if goes else None for ids, goes in zip(position.tolist(), going.tolist(), strict=True)]
+        reading.take(position[:, None])
+
+
+def _drawn(model: PerceiverAR, states: Tensor, numbers: Tensor, allowed: Tensor, sampling: SamplingConfig) -> Tensor:
+    """The ids `[rows, fields]` of the next position, field by field.
+
+    Args:
+        states: `[rows, d]`, what the heads read.
+        numbers: `[rows, fields]`, from 0 to 1: where in the distribution each id is.
+        allowed: `[vocab, vocab]`, what can stand beside what.
+        sampling: what is left of each distribution.
+    """
+    assert model.fields is not None
+    chosen = torch.empty(len(states), 0, dtype=torch.int64, device=states.device)
+    for field, ids in enumerate(field_slices(model.config.field_sizes, model.config.vocab_size)):
+        logits = model.fields.logits(field, states, chosen, model.head.weight).float()
+        if not torch.isfinite(logits).all():
+            raise PamusicError(ASTRAY)
+        can_stand = allowed.any(0)[ids].expand_as(logits)
+        for before in chosen.unbind(-1):
+            can_stand = can_stand & allowed[before][:, ids]
+        left = filtered(logits.masked_fill(~can_stand, OUT), sampling).double().softmax(-1)
+        cumulative = left.cumsum(-1)
+        wanted = numbers[:, field, None] * cumulative[:, -1:]
+        place = torch.searchsorted(cumulative, wanted, right=True).clamp(max=left.shape[-1] - 1)
+        chosen = torch.cat([chosen, ids.start + place], dim=-1)
+    return chosen
+
+
+class _Reading:
+    """A model, what it has read, and its caches."""
+
+    def __init__(self, model: PerceiverAR, begins: Tensor) -> None:
+        self._model = model
+        self._num_latents = model.config.num_latents
+        self._caches: Caches = model.new_caches(len(begins))
+        self._refill = max(1, self._num_latents // 2)
+        self._recent = begins[:, -self._num_latents :]
+        model.read(begins, self._caches)
+        self._states = self._of(self._recent)
+
+    def take(self, position: Tensor) -> None:
+        """Reads the next position `[rows, 1, fields]`."""
+        self._recent = torch.cat([self._recent[:, 1 - self._num_latents :], position], dim=1)
+        self._model.read(position, self._caches)
+        if self._caches.num_latents == self._num_latents:
+            for layer in self._caches.layers:
+                layer.clear()
+            position = self._recent[:, -self._refill :]
+        self._states = self._of(position)
+
+    def states(self) -> Tensor:
+        """What the heads read after the last position, `[rows, d]`."""
+        return self._states
+
+    def _of(self, positions: Tensor) -> Tensor:
+        latents = self._model.latents(positions, self._caches)
+        return self._model.states(latents, self._caches, last_only=True)[:, 0]

@@ -1,0 +1,459 @@
+"""A model of several fields: its probabilities, its caches, its training, its score and what is drawn from it."""
+
+import dataclasses
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from corpora import small_corpus
+from fields import NOTES, compound_text, tokenizer_of
+from models import tiny_config
+
+from pamusic.checkpoint import check_corpus, load_checkpoint, save_checkpoint
+from pamusic.device import Machine
+from pamusic.errors import PamusicError, UsageError
+from pamusic.evaluation.likelihood import evaluate, in_keys, score
+from pamusic.generation.positions import generate_positions
+from pamusic.model.config import ModelConfig
+from pamusic.model.fields import by_field, field_slices
+from pamusic.model.flops import forward_flops
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.training.batches import NOT_SCORED, TrainingBatches, make_batch, validation_batches
+from pamusic.training.config import TrainingConfig
+from pamusic.training.learner import Learner
+from pamusic.training.runs import new_run, resumed_run
+from pamusic.training.trainer import Trainer
+
+SIZES = (5, 4, 3)
+CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
+VOCABULARY = NOTES.vocabulary
+NOTES_SIZES = tuple(field.size for field in VOCABULARY.fields)
+
+
+def model_of(sizes=SIZES, seed=0, **changes):
+    """A model whose every weight is random, so that it says something different everywhere."""
+    shape = {"vocab_size": sum(sizes), "pad_id": sum(sizes) - 1, "field_sizes": sizes, **changes}
+    model = PerceiverAR(tiny_config(**shape)).eval()
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
+    return model
+
+
+def positions(*shape, sizes=SIZES, seed=0):
+    """Any ids `[*shape, fields]`; never padding, which is the last one."""
+    random = torch.Generator().manual_seed(seed)
+    starts = [ids.start for ids in field_slices(sizes, sum(sizes))]
+    highest = [*sizes[:-1], sizes[-1] - 1]
+    columns = [
+        start + torch.randint(0, size, shape, generator=random) for start, size in zip(starts, highest, strict=True)
+    ]
+    return torch.stack(columns, dim=-1)
+
+
+def test_the_probabilities_of_all_positions_add_up_to_one():
+    model, tokens = model_of(), positions(1, 20)
+    every = torch.cartesian_prod(*(torch.arange(ids.start, ids.stop) for ids in field_slices(SIZES, 12)))
+    assert every.shape == (60, 3)
+
+    with torch.inference_mode():
+        following = every[:, None].expand(60, 16, 3)
+        logits = model(tokens.expand(60, -1, -1), following=following)
+        log_p = sum(
+            of_field.log_softmax(-1).gather(-1, target[..., None])[..., 0]
+            for of_field, target in by_field(logits, following, SIZES)
+        )
+
+    np.testing.assert_allclose(log_p.exp().sum(0), 1, atol=1e-5)
+    assert log_p.std(0).min() > 0.1  # and it is no uniform distribution
+
+
+def test_a_field_is_predicted_given_those_before_it_and_no_others():
+    model, tokens = model_of(), positions(1, 20)
+    following = positions(1, 16, seed=1)
+    with torch.inference_mode():
+        logits = model(tokens, following=following)
+        for field in range(3):
+            changed = following.clone()
+            ids = field_slices(SIZES, 12)[field]
+            changed[..., field] = ids.start + (changed[..., field] - ids.start + 1) % (ids.stop - ids.start)
+            other = model(tokens, following=changed)
+            for seen, its in enumerate(field_slices(SIZES, 12)):
+                same = torch.equal(logits[..., its], other[..., its])
+                assert same == (seen <= field)
+
+
+def test_no_position_sees_a_later_one():
+    model, tokens, following = model_of(), positions(1, 40), positions(1, 16, seed=1)
+    with torch.inference_mode():
+        before = model(tokens, following=following)
+        tokens[0, 30] = positions(1, seed=5)[0]
+        after = model(tokens, following=following)
+
+    assert torch.equal(before[0, : 30 - 24], after[0, : 30 - 24])
+    assert not torch.allclose(before[0, 30 - 24 :], after[0, 30 - 24 :])
+
+
+def test_padding_is_seen_by_nobody():
+    model, tokens, following = model_of(), positions(1, 40), positions(1, 16, seed=1)
+    padded = torch.cat([torch.full((1, 9, 3), 11), tokens], dim=1)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model(padded, following=following), model(tokens, following=following), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_with_caches_it_says_the_same():
+    model, tokens, following = model_of(), positions(2, 40), positions(2, 16, seed=1)
+    with torch.inference_mode():
+        whole = model(tokens, following=following)
+        caches = model.new_caches(2)
+        model.read(tokens[:, :34], caches)
+        first = model.extend(tokens[:, 24:34], caches, following=following[:, :10])
+        model.read(tokens[:, 34:], caches)
+        second = model.extend(tokens[:, 34:], caches, following=following[:, 10:])
+
+    torch.testing.assert_close(torch.cat([first, second], dim=1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_kept_positions_of_the_prefix_are_all_that_is_seen_of_it():
+    model, tokens, following = model_of(), positions(1, 40), positions(1, 16, seed=1)
+    kept = torch.tensor([[-1, 3, 7, 20]])
+    with torch.inference_mode():
+        before = model(tokens, kept=kept, following=following)
+        other = tokens.clone()
+        other[0, [0, 5, 21]] = positions(3, seed=9)
+        assert torch.equal(model(other, kept=kept, following=following), before)
+        other[0, 7] = positions(1, seed=9)[0]
+        assert not torch.equal(model(other, kept=kept, following=following), before)
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="fields have ids, 12 in all"):
+        tiny_config(vocab_size=12, pad_id=11, field_sizes=(5, 5))
+    with pytest.raises(ValueError, match="of models that read events"):
+        tiny_config(vocab_size=391, field_sizes=(390, 1), ledger={"num_slots": 1})
+    config = tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES)
+    assert ModelConfig.from_json({**dataclasses.asdict(config), "field_sizes": list(SIZES)}) == config
+    old = {name: value for name, value in dataclasses.asdict(tiny_config()).items() if name != "field_sizes"}
+    assert ModelConfig.from_json(old) == tiny_config()  # as checkpoints have it that were written before
+
+
+def test_the_small_heads_are_counted():
+    events, fields = (tiny_config(vocab_size=12, pad_id=11, field_sizes=sizes) for sizes in ((), SIZES))
+
+    more = forward_flops(fields, num_keys=64, num_latents=16) - forward_flops(events, num_keys=64, num_latents=16)
+
+    d, hidden = 32, 64
+    assert more == 2 * 16 * 2 * (2 * d * hidden)  # two fields are given others: up and down, two operations each
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return small_corpus(tmp_path / "corpus", tokenizer="notes")
+
+
+def config_for(corpus, **changes):
+    vocabulary = corpus.tokenizer.vocabulary
+    sizes = tuple(field.size for field in vocabulary.fields)
+    return tiny_config(vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), field_sizes=sizes, **changes)
+
+
+def test_a_corpus_gives_back_what_was_written(corpus):
+    assert corpus.ids.shape == (sum(piece.num_tokens for piece in corpus.pieces), 4)
+    for index, piece in enumerate(corpus.pieces):
+        ids = corpus.piece(index)
+        assert ids.shape == (piece.num_tokens, 4)
+        assert np.array_equal(NOTES.encode(NOTES.decode(ids)), ids)
+    assert corpus.count_of_kinds()["length"] == len(corpus.ids)
+
+
+def test_a_corpus_cut_short_is_refused(corpus):
+    from pamusic.tokens.corpus import open_corpus
+
+    data = (corpus.path / "tokens.bin").read_bytes()
+    (corpus.path / "tokens.bin").write_bytes(data[:-2])
+    with pytest.raises(PamusicError, match=f"has {len(data) - 2} bytes, not {len(data)}"):
+        open_corpus(corpus.path)
+
+
+def test_windows_are_pieces_of_the_music_in_another_key_and_tempo(corpus):
+    model = config_for(corpus, context_length=32, num_latents=8)
+    batch = TrainingBatches(corpus, model, TrainingConfig(seed=3)).batch(5)
+
+    assert batch.tokens.shape == (8, 32, 4)
+    assert batch.targets.shape == (8, 8, 4)
+    for tokens, targets in zip(batch.tokens, batch.targets, strict=True):
+        there = tokens[(tokens != model.pad_id).any(-1)]
+        assert torch.equal(there[1:][-7:], targets[:-1])  # what follows a latent is the next one
+        for place, field in enumerate(VOCABULARY.fields):
+            its = there[:, place]
+            assert ((its >= field.start) & (its < field.start + field.size)).all()
+    plain = TrainingConfig(seed=3, stretch=0, transpose_down=0, transpose_up=0)
+    window = TrainingBatches(corpus, model, plain).batch(5).tokens[0]
+    there = window[(window != model.pad_id).any(-1)].numpy()
+    pieces = [np.concatenate([VOCABULARY.border("start")[None], corpus.piece(i)]) for i in range(len(corpus))]
+    assert any(
+        np.array_equal(piece[i : i + len(there)], there) for piece in pieces for i in range(len(piece) - len(there) + 1)
+    )
+
+
+def test_what_follows_an_end_is_not_scored(tmp_path):
+    corpus = small_corpus(tmp_path / "short", notes_of_pieces=(20, 30, 25), tokenizer="notes")
+    model = config_for(corpus, context_length=64, num_latents=60)
+    batches = TrainingBatches(corpus, model, TrainingConfig(seed=1))
+    start = VOCABULARY.id("start")
+
+    seen = 0
+    for step in range(6):
+        batch = batches.batch(step)
+        assert not (batch.targets == start).any()
+        ends = (batch.tokens[:, -60:] == VOCABULARY.id("end")).any(-1)  # behind each stands a start, or padding
+        assert (batch.targets[ends] == NOT_SCORED).all()
+        seen += int(ends.sum())
+    assert seen > 0
+
+
+def test_validation_windows_score_each_position_once(corpus):
+    model = config_for(corpus, context_length=32, num_latents=8)
+    batches = validation_batches(corpus, model, 1000, 4)
+
+    (piece,) = corpus.split("validation")
+    assert sum(int(batch.num_scored) for batch in batches) == corpus.pieces[piece].num_tokens + 1
+
+
+def test_the_loss_is_that_of_plain_arithmetic(corpus):
+    config = config_for(corpus, context_length=32, num_latents=8)
+    learner = Learner(config, TrainingConfig(z_loss=0.0, batch_size=2), CPU)
+    torch.manual_seed(5)
+    for parameter in learner.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    batch = TrainingBatches(corpus, config, TrainingConfig(batch_size=2)).batch(0)
+
+    with torch.no_grad():
+        _, nats = learner._eager_loss(batch.tokens, batch.targets, batch.kept, None)
+        logits = learner.model(batch.tokens, kept=batch.kept, following=batch.targets.clamp(min=0))
+    expected = 0.0
+    for row in range(2):
+        for place in range(8):
+            for field, ids in enumerate(field_slices(NOTES_SIZES, len(VOCABULARY))):
+                target = int(batch.targets[row, place, field])
+                if target != NOT_SCORED:
+                    expected -= float(logits[row, place, ids].log_softmax(-1)[target - ids.start])
+
+    assert float(nats) == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_learns_and_goes_on_as_if_it_had_not_stopped(corpus, tmp_path):
+    config = config_for(corpus, context_length=32, num_latents=8)
+    training = TrainingConfig(
+        steps=60, batch_size=4, warmup_steps=5, cooldown_steps=20, mistakes=0.0, validate_every=20, lr=0.02
+    )
+    whole = Trainer(tmp_path / "whole", corpus, config, training, CPU)
+    whole.train()
+    first = Trainer(tmp_path / "part", corpus, config, training, CPU)
+    first.train(lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == 30 else None)
+    assert first.step < 60
+    second = Trainer(tmp_path / "part", corpus, config, training, CPU, resume_from=tmp_path / "part")
+    second.train()
+
+    assert whole.best_nats < 0.8 * sum(math.log(size) for size in NOTES_SIZES)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name]), name
+
+
+@torch.inference_mode()
+def plain_score(model, tokens, block):
+    """The protocol spelled out: each block by one pass over its window; nats `[n - 1, fields]`."""
+    nats, num_scored, config = [], len(tokens) - 1, model.config
+    ends = list(range(num_scored, 0, -block))[::-1]
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        first = max(0, end - config.context_length)
+        window = torch.tensor(tokens[first:end].astype(np.int64))[None]
+        n = min(config.num_latents, window.shape[1])
+        following = torch.tensor(tokens[end - n + 1 : end + 1].astype(np.int64))[None]
+        logits = model(window, num_latents=n, following=following)[0]
+        for i in range(start, end):
+            of_position = by_field(logits[i - end], torch.tensor(tokens[i + 1].astype(np.int64)), config.field_sizes)
+            nats.append([-of_field.log_softmax(-1)[target].item() for of_field, target in of_position])
+    return np.array(nats)
+
+
+def test_the_score_equals_the_plain_one_and_counts_what_bins_leave_open(corpus):
+    model = model_of(NOTES_SIZES, context_length=64, num_latents=16)
+    model = PerceiverAR(dataclasses.replace(model.config, pad_id=VOCABULARY.id("pad"))).eval()
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    (piece,) = corpus.split("validation")
+    tokens = np.concatenate([VOCABULARY.border("start")[None], corpus.piece(piece), VOCABULARY.border("end")[None]])
+
+    nats, correct = score(model, tokens)
+
+    assert correct.shape == (len(tokens) - 1,)
+    np.testing.assert_allclose(nats, plain_score(model, tokens, 8), atol=2e-4)
+    total = evaluate(model, corpus, "validation")
+    within = VOCABULARY.nats_within_id[tokens[1:]].sum()
+    assert total.nats == pytest.approx(nats.sum() + within, rel=1e-6)
+    assert total.nats_within_bins == pytest.approx(within)
+    assert sum(total.nats_of_field.values()) == pytest.approx(total.nats)
+    numbers = total.numbers()
+    parts = [numbers[f"bits_per_note_{field.name}"] for field in VOCABULARY.fields]
+    assert sum(parts) == pytest.approx(numbers["bits_per_note"], abs=0.003)
+    twice = evaluate(model, corpus, "validation", num_keys=3)
+    assert twice.nats != pytest.approx(total.nats, rel=1e-4)
+
+
+def test_another_key_moves_the_notes_alone():
+    (_, up) = in_keys(VOCABULARY, 2)
+    keys = VOCABULARY.range("note_on")
+
+    assert sorted(up) == list(range(len(VOCABULARY)))
+    assert (np.flatnonzero(up != np.arange(len(VOCABULARY))) == keys.start + np.arange(88)).all()
+
+
+def drawn(model, prime, *, num_rows=1, seed=0, length=40, tokenizer=NOTES, **options):
+    vocabulary = tokenizer.vocabulary
+    options = {"barred_ids": [vocabulary.id("start"), vocabulary.id("pad")], "end_id": vocabulary.id("end"), **options}
+    steps = generate_positions(
+        model, prime, num_rows=num_rows, seed=seed, length=length, fits=vocabulary.fits,
+        seconds_of_id=vocabulary.seconds_of_id, **options,
+    )  # fmt: skip
+    return [[ids for ids in row if ids is not None] for row in zip(*steps, strict=True)]
+
+
+PRIME = VOCABULARY.border("start")[None]
+
+
+@pytest.fixture(scope="module")
+def talker():
+    torch.manual_seed(0)
+    config = tiny_config(
+        vocab_size=len(VOCABULARY),
+        pad_id=VOCABULARY.id("pad"),
+        field_sizes=NOTES_SIZES,
+        context_length=48,
+        num_latents=8,
+    )
+    model = PerceiverAR(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    return model
+
+
+def test_what_is_drawn_is_music_and_a_row_does_not_depend_on_the_others(talker):
+    rows = drawn(talker, PRIME, num_rows=3, seed=5)
+
+    assert rows[1] == drawn(talker, PRIME, seed=6)[0]
+    assert rows[0] != rows[1]
+    for row in rows:
+        ids = np.array(row)
+        assert not NOTES.decode_counted(ids)[1].borders
+        for here in range(4):
+            for there in range(here):
+                assert VOCABULARY.fits[ids[:, here], ids[:, there]].all()
+
+
+def test_a_drawn_id_is_where_its_number_falls_in_the_distribution(talker):
+    rows = drawn(talker, PRIME, seed=3, length=30)
+    numbers = torch.rand(256, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    allowed = torch.from_numpy(VOCABULARY.fits).clone()
+    allowed[:, [VOCABULARY.id("start"), VOCABULARY.id("pad")]] = False
+    read = [torch.tensor(PRIME.astype(np.int64))[0]]
+    num_latents = 0  # in use, when the last position has been read
+    with torch.inference_mode():
+        for place, position in enumerate(torch.tensor(rows[0])):
+            # Up to a refill each position is a latent; the refill makes half of them anew.
+            num_latents = num_latents + 1 if num_latents < 8 else 4
+            following = position[None, None].expand(1, num_latents, 4)
+            tokens = torch.stack(read)[None]
+            logits = talker(tokens, num_latents=num_latents, following=following)[0, -1]
+            for field, ids in enumerate(field_slices(NOTES_SIZES, len(VOCABULARY))):
+                can_stand = allowed.any(0)[ids].clone()
+                for before in position[:field]:
+                    can_stand &= allowed[before][ids]
+                p = logits[ids].masked_fill(~can_stand, float("-inf")).softmax(-1)
+                order = p.argsort(descending=True)
+                kept = torch.zeros(len(p), dtype=torch.bool)
+                kept[order[(p[order].cumsum(0) - p[order]) < 0.99]] = True
+                p = torch.where(kept, p, 0).double()
+                cumulative = (p / p.sum()).cumsum(0)
+                where = int(position[field]) - ids.start
+                low = float(cumulative[where - 1]) if where else 0.0
+                assert low - 1e-4 <= float(numbers[place, field]) <= float(cumulative[where]) + 1e-4
+            read.append(position)
+
+
+def test_it_stops_at_its_length_its_seconds_or_the_end(talker):
+    assert len(drawn(talker, PRIME, length=7, end_id=None)[0]) == 7
+    short = np.array(drawn(talker, PRIME, length=200, seconds=200.0, end_id=None, seed=2)[0])
+    assert 0 < VOCABULARY.seconds_of_id[short].sum() <= 200.0
+    assert len(short) < 200
+    end = VOCABULARY.id("end")
+    ends = PerceiverAR(talker.config).eval()  # its head is zero: all are equally likely, the end among 94
+    rows = drawn(ends, PRIME, num_rows=8, length=600)
+    assert min(len(row) for row in rows) < 600
+    assert not any(end in ids for row in rows for ids in row)
+    barred = drawn(ends, PRIME, num_rows=2, length=400, end_id=None, barred_ids=[end])
+    assert not any(end in ids for row in barred for ids in row)
+
+
+def test_logits_that_are_no_numbers_are_told(talker):
+    broken = PerceiverAR(talker.config).eval()
+    torch.nn.init.constant_(broken.head.weight, float("nan"))
+    with pytest.raises(PamusicError, match="are not numbers"):
+        drawn(broken, PRIME)
+
+
+def test_a_checkpoint_keeps_its_fields(talker, tmp_path):
+    save_checkpoint(tmp_path / "c", talker, NOTES, about={})
+    again = load_checkpoint(tmp_path / "c")
+
+    assert again.model.config == talker.config
+    assert again.tokenizer.vocabulary == VOCABULARY
+    tokens, following = positions(1, 20, sizes=NOTES_SIZES), positions(1, 8, sizes=NOTES_SIZES)
+    with torch.inference_mode():
+        assert torch.equal(again.model(tokens, following=following), talker(tokens, following=following))
+    with pytest.raises(PamusicError, match=r"was tokenized with performance .* but .* reads notes"):
+        check_corpus(again, small_corpus(tmp_path / "events"))
+
+
+def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
+    for name in ("ledger", "recall"):
+        with pytest.raises(UsageError, match=f"with 4 fields a position; --{name} is for events"):
+            new_run(corpus.path, out=tmp_path / "run", size="tiny", **{name: True})
+    with pytest.raises(UsageError, match="--mistakes is for events"):
+        new_run(corpus.path, out=tmp_path / "run", size="tiny", mistakes=0.5)
+    assert not (tmp_path / "run").exists()
+    run = new_run(corpus.path, out=tmp_path / "run", size="tiny", steps=10, device="cpu")
+    assert run.model.config.field_sizes == NOTES_SIZES
+    assert (run.model.config.ledger, run.training.mistakes) == (None, 0.0)
+    run.train()
+    with pytest.raises(UsageError, match="--mistakes is for events"):
+        resumed_run(tmp_path / "run", steps=20, mistakes=0.5)
+
+
+def test_weights_of_other_fields_are_not_carried_over(corpus, talker, tmp_path):
+    save_checkpoint(tmp_path / "notes", talker, NOTES, about={})
+    events = small_corpus(tmp_path / "events")
+    with pytest.raises(UsageError, match=r"reads notes \(4 ids a position\), .* has performance \(one a position\)"):
+        new_run(events.path, weights=str(tmp_path / "notes"), out=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"has notes \(4 ids a position\)"):
+        new_run(corpus.path, weights="small", out=tmp_path / "run")
+    compound = tokenizer_of(tmp_path, compound_text())
+    (tmp_path / "mine.toml").rename(tmp_path / "compound.toml")
+    assert compound.fingerprint != NOTES.fingerprint
+
+
+def test_a_batch_of_one_field_is_what_it_was(tmp_path):
+    events = small_corpus(tmp_path / "events")
+    windows = [events.piece(0)[:40].astype(np.uint16)]
+    batch = make_batch(windows, tiny_config())
+
+    assert batch.tokens.shape == (1, 64)
+    assert batch.targets.shape == (1, 16)
+    assert int(batch.num_scored) == 16
