@@ -177,6 +177,19 @@ def check_corpus(checkpoint: Checkpoint, corpus: Corpus) -> None:
         )
 
 
+def check_events(checkpoint: Checkpoint, what: str) -> None:
+    """Refuse a checkpoint of several ids a position where `what` is done for one of events, one id a position.
+
+    Raises:
+        PamusicError: it has several.
+    """
+    num_fields = len(checkpoint.tokenizer.vocabulary.fields)
+    if num_fields > 1:
+        raise PamusicError(
+            f"{checkpoint.title} has {num_fields} ids a position; {what} is for checkpoints of one, such as {DEFAULT}"
+        )
+
+
 def shipped_checkpoints() -> list[Path]:
     """The folders of the checkpoints that ship, by name."""
     return sorted(path.parent for path in checkpoints_folder().glob("*/config.json"))

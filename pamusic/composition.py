@@ -21,6 +21,7 @@ from pamusic.generation.config import SamplingConfig
 from pamusic.generation.ending import Ending
 from pamusic.generation.grammar import Rules
 from pamusic.generation.guard import Alarm, Guard, Kept, guarded
+from pamusic.generation.positions import generate_positions
 from pamusic.generation.sampler import generate_rows
 from pamusic.model.bytewise import Kernel
 from pamusic.model.reader import Reader
@@ -34,8 +35,13 @@ MOST_TOKENS_A_SECOND = 500
 MOST_TOKENS = 2**62  # whatever number of seconds is asked for
 
 
-def compose(checkpoint: Checkpoint, prime: Performance | None = None, *, seed: int, **how: Any) -> Iterator[int]:
-    """Yields the ids that follow a prime, each as soon as it is drawn: `compose_many` for one piece."""
+def compose(checkpoint: Checkpoint, prime: Performance | None = None, *, seed: int, **how: Any) -> Iterator[Any]:
+    """Yields the ids that follow a prime, each as soon as it is drawn: `compose_many` for one piece.
+
+    Where the checkpoint has several fields a position, these are `compose_positions`'.
+    """
+    if checkpoint.tokenizer.vocabulary.shape and prime is None:
+        return (position for (position,) in compose_positions(checkpoint, seed=seed, **how) if position is not None)
     return (id for (id,) in compose_many(checkpoint, prime, seed=seed, **how) if id is not None)
 
 
@@ -93,10 +99,7 @@ def compose_many(
     vocabulary = checkpoint.tokenizer.vocabulary
     opening = None if prime is None else opened(checkpoint.tokenizer, prime, cut)
     if seconds is not None:
-        if not 0 < seconds < float("inf"):
-            raise ValueError(f"seconds is a number above 0, not {seconds}")
-        most = round(min(seconds * MOST_TOKENS_A_SECOND, MOST_TOKENS)) + MOST_TOKENS_A_SECOND
-        length = min(length or most, most)
+        length = _most_positions(length, seconds)
     before = [vocabulary.id("start"), *([] if opening is None else opening.ids.tolist())]
     how: dict[str, Any] = {
         **of_vocabulary(vocabulary),
@@ -123,6 +126,49 @@ def compose_many(
     return (list(ids) for ids in zip_longest(*rows))
 
 
+def compose_positions(
+    checkpoint: Checkpoint,
+    *,
+    seed: int,
+    num: int = 1,
+    length: int | None = None,
+    seconds: float | None = None,
+    may_end: bool = False,
+    sampling: SamplingConfig | None = None,
+    stop_after: int | None = None,
+) -> Iterator[list[list[int] | None]]:
+    """Yields the next position of each of some pieces from nothing, where a checkpoint has several fields a position.
+
+    The arguments are those of `compose_many`, counted in positions, with as much fewer as is not done here yet.
+
+    Raises:
+        ValueError: the arguments do not fit together.
+    """
+    vocabulary = checkpoint.tokenizer.vocabulary
+    most = _most_positions(length, seconds)
+    never = [vocabulary.id("start"), vocabulary.id("pad"), *([] if may_end else [vocabulary.id("end")])]
+    positions = generate_positions(
+        checkpoint.model, vocabulary.border("start")[None], num_rows=num, seed=seed, length=most, fits=vocabulary.fits,
+        seconds_of_id=vocabulary.seconds_of_id, seconds=inf if seconds is None else seconds,
+        end_id=vocabulary.id("end"), barred_ids=never, sampling=sampling or SamplingConfig(),
+    )  # fmt: skip
+    return islice(positions, stop_after)
+
+
+def _most_positions(length: int | None, seconds: float | None) -> int:
+    """How many ids or positions there are at most.
+
+    Raises:
+        ValueError: `seconds` is no length.
+    """
+    if seconds is None:
+        return MOST_TOKENS if length is None else length
+    if not 0 < seconds < inf:
+        raise ValueError(f"seconds is a number above 0, not {seconds}")
+    most = round(min(seconds * MOST_TOKENS_A_SECOND, MOST_TOKENS)) + MOST_TOKENS_A_SECOND
+    return min(length or most, most)
+
+
 def of_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
     """What the sampler has to be told of a vocabulary, by the names of its arguments."""
     return {
@@ -136,7 +182,7 @@ def of_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
 
 def nats_of(
     checkpoint: Checkpoint,
-    pieces: Sequence[Sequence[int]],
+    pieces: Sequence[Sequence[Any]],
     prime: Performance | None = None,
     cut: Cut = WHOLE,
     **compute: Any,
@@ -145,14 +191,14 @@ def nats_of(
 
     Args:
         checkpoint: composed them.
-        pieces: the ids that followed the prime.
+        pieces: the ids, or positions, that followed the prime.
         prime, cut: what they followed.
         compute: with how much latents and context, as for `likelihood.score`.
     """
     opening = [] if prime is None else opened(checkpoint.tokenizer, prime, cut).ids.tolist()
-    before = [checkpoint.tokenizer.vocabulary.id("start"), *opening]
+    before = [checkpoint.tokenizer.vocabulary.border("start").tolist(), *opening]
     return [
-        float(score(checkpoint.model, np.array([*before, *ids]), first=len(before), **compute)[0].mean())
+        float(score(checkpoint.model, np.array([*before, *ids]), first=len(before), **compute)[0].sum() / len(ids))
         if len(ids)
         else float("nan")
         for ids in pieces

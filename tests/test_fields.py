@@ -1,6 +1,7 @@
 """A model of several fields: its probabilities, its caches, its training, its score and what is drawn from it."""
 
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -8,11 +9,14 @@ import signal
 import numpy as np
 import pytest
 import torch
+from builders import performance
 from corpora import small_corpus
 from fields import NOTES, compound_text, tokenizer_of
 from models import tiny_config
+from typer.testing import CliRunner
 
 from pamusic.checkpoint import check_corpus, load_checkpoint, save_checkpoint
+from pamusic.cli.app import app
 from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.evaluation.likelihood import evaluate, in_keys, score
@@ -21,6 +25,7 @@ from pamusic.model.config import ModelConfig
 from pamusic.model.fields import by_field, field_slices
 from pamusic.model.flops import forward_flops
 from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.training.batches import NOT_SCORED, TrainingBatches, make_batch, validation_batches
 from pamusic.training.config import TrainingConfig
 from pamusic.training.learner import Learner
@@ -457,3 +462,95 @@ def test_a_batch_of_one_field_is_what_it_was(tmp_path):
     assert batch.tokens.shape == (1, 64)
     assert batch.targets.shape == (1, 16)
     assert int(batch.num_scored) == 16
+
+
+def pamusic(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def notes_checkpoint(talker, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoints") / "notes"
+    save_checkpoint(path, talker, NOTES, about={})
+    return path
+
+
+def test_sample_and_replay_make_the_same_file(notes_checkpoint, elsewhere):
+    done = pamusic("sample", "--checkpoint", notes_checkpoint, "--length", 40, "--seed", 3, "-o", "a.mid")
+    assert done.exit_code == 0, done.output
+    again = pamusic("replay", "a.mid", "-o", "b.mid")
+
+    assert again.exit_code == 0, again.output
+    assert (elsewhere / "a.mid").read_bytes() == (elsewhere / "b.mid").read_bytes()
+    assert "the same, byte for byte" in again.stderr
+    (row,) = [drawn(load_checkpoint(notes_checkpoint).model, PRIME, seed=3, barred_ids=BARRED)]
+    played = read_midi((elsewhere / "a.mid").read_bytes())
+    meant = NOTES.decode(np.array(row[0]))
+    assert played.notes["pitch"].tolist() == meant.notes["pitch"].tolist()
+    np.testing.assert_allclose(played.notes["onset"], meant.notes["onset"], atol=0.002)
+
+
+BARRED = [VOCABULARY.id(kind) for kind in ("start", "pad", "end")]
+
+
+def test_several_pieces_and_the_best_of_some(notes_checkpoint, elsewhere):
+    done = pamusic("sample", "--checkpoint", notes_checkpoint, "--num", 2, "--seconds", 60, "--seed", 3, "-o", "a.mid")
+    assert done.exit_code == 0, done.output
+    alone = pamusic("sample", "--checkpoint", notes_checkpoint, "--seconds", 60, "--seed", 4, "-o", "b.mid")
+    assert alone.exit_code == 0, alone.output
+
+    second, same = (read_midi((elsewhere / name).read_bytes()) for name in ("a-2.mid", "b.mid"))
+    assert second.equals(same)
+    assert second.duration <= 60.001
+    best = pamusic("sample", "--checkpoint", notes_checkpoint, "--best-of", 3, "--length", 30, "-o", "c.mid")
+    assert best.exit_code == 0, best.output
+    assert "comparing 3 pieces" in best.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--prime", "p.mid"), ("--end",), ("--context-length", 32), ("--num-latents", 4), ("--refill", "all"),
+     ("--precision", "bf16"), ("--temperature-pitch", 0.5)],
+)  # fmt: skip
+def test_what_is_not_done_for_several_fields_is_told_in_one_line(notes_checkpoint, elsewhere, words):
+    (elsewhere / "p.mid").write_bytes(midi_bytes(performance((0, 1, 60, 64))))
+    done = pamusic("sample", "--checkpoint", notes_checkpoint, "--length", 20, *words)
+
+    assert done.exit_code == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("pamusic: error: ")
+    assert line.endswith(f"leave out {words[0]}")
+    assert [path.name for path in elsewhere.iterdir()] == ["p.mid"]
+
+
+def test_commands_of_events_refuse_it_in_one_line(notes_checkpoint, corpus):
+    for words in (("benchmark", notes_checkpoint), ("evaluate", notes_checkpoint, corpus.path, "--cache-drift")):
+        done = pamusic(*words)
+        assert done.exit_code == 1
+        assert done.stdout == ""
+        assert "has 4 ids a position; " in done.stderr.splitlines()[-1]
+
+
+def test_evaluate_tells_what_each_field_costs(notes_checkpoint, corpus):
+    done = pamusic("evaluate", notes_checkpoint, corpus.path, "--split", "validation", "--json")
+
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    parts = [told[f"bits_per_note_{field.name}"] for field in VOCABULARY.fields]
+    assert sum(parts) == pytest.approx(told["bits_per_note"], abs=0.003)
+
+
+def test_tokenize_and_inspect_tell_what_is_cut_short_or_left_out(elsewhere):
+    music = performance((0, 1, 60, 64), (1, 90, 62, 64), (200, 201, 20, 64), (300, 301, 64, 64))
+    (elsewhere / "a.mid").write_bytes(midi_bytes(music))
+
+    done = pamusic("tokenize", "a.mid", "--tokenizer", "notes", "-o", "c", "--workers", 1)
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.stderr.split())
+    assert "1 note outside pitches 21 to 108 of notes, left out" in told
+    assert "1 notes or pedals longer than 60 seconds, cut short" in told
+    assert "1 waits longer than 60 seconds, cut short" in told
+    about = json.loads(pamusic("inspect", "a.mid", "--tokenizer", "notes", "--json").stdout)
+    (trip,) = about["round_trips"]
+    assert trip["num_clipped"] == {"notes_or_pedals": 1, "waits": 1}
+    assert trip["lost"] == {"outside the pitches": 1}

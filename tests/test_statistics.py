@@ -100,7 +100,7 @@ def test_self_repetition_is_the_share_of_stretches_heard_before():
     loop = scale(*([60, 62, 64, 65] * 10))
 
     assert value(once, "self_repetition") == 0
-    assert value(loop, "self_repetition") == (33 - 4) / 32
+    assert value(loop, "self_repetition") == (33 - 4) / 33
     assert value(scale(60, 62, 64), "self_repetition") == 0
 
 
@@ -111,6 +111,31 @@ def test_what_was_heard_more_than_a_minute_ago_is_no_repetition():
     assert value(scale(*phrase, *[100] * 5, *range(30, 60), *phrase, every=1.5), "self_repetition") == 0
 
 
+def test_a_repetition_counts_where_the_nearest_one_was():
+    phrase, others = [60, 64, 62, 67, 65, 69, 71, 72, 74], iter(range(21, 1000))
+
+    def repetitions(*rests, every=0.25):
+        """The phrase of nine notes, again after each of some numbers of other notes; shares by lag, in figures."""
+        keys = [*phrase]
+        for rest in rests:
+            keys += [*(30 + (next(others) * 7) % 25 for _ in range(rest)), *phrase]
+        music = scale(*keys, every=every)
+        num_figures = len(keys) - 7
+        return [round(value(music, f"repetition_{name}") * num_figures) for name in ("2s", "12s", "60s", "later")]
+
+    assert repetitions(20) == [0, 2, 0, 0]  # two figures of eight notes, 29 notes or 7.25 s later
+    assert repetitions(20, every=1.0) == [0, 0, 2, 0]
+    assert repetitions(20, every=3.0) == [0, 0, 0, 2]
+    assert repetitions(20, 0, every=0.2) == [
+        2,
+        2,
+        0,
+        0,
+    ]  # the third is near the second, though it is far from the first
+    assert repetitions(0, every=0.2) == [2, 0, 0, 0]
+    assert repetitions(20, 0, every=1.1) == [0, 2, 2, 0]
+
+
 def test_an_order_of_notes_within_a_chord_is_no_difference():
     chords = [(60, 64, 67), (62, 65, 69), (59, 62, 67)]
     rng = np.random.default_rng(0)
@@ -119,7 +144,7 @@ def test_an_order_of_notes_within_a_chord_is_no_difference():
         for pitch, late in zip(chords[i % 3], rng.permutation([0, 0.01, 0.02]), strict=True):
             notes.append((i * 0.5 + late, i * 0.5 + 0.4, pitch, 60))
 
-    assert value(performance(*notes), "self_repetition") == (29 - 9) / 28
+    assert value(performance(*notes), "self_repetition") == (29 - 9) / 29
 
 
 def test_an_excerpt_begins_with_the_first_note():

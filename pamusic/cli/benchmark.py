@@ -35,7 +35,7 @@ def benchmark(
     load_torch()
     import torch
 
-    from pamusic.checkpoint import find_checkpoint, load_checkpoint
+    from pamusic.checkpoint import check_events, find_checkpoint, load_checkpoint
     from pamusic.device import choose_machine, cost_of
     from pamusic.kernels import kernel_for
     from pamusic.model.precision import resolved
@@ -47,6 +47,7 @@ def benchmark(
     except ValueError as error:
         raise UsageError(str(error)) from None
     who = load_checkpoint(find_checkpoint(checkpoint), where)
+    check_events(who, "pamusic benchmark")
     kernel = kernel_for(who.model, precision, say) if compile else None
     precision = resolved(precision, where, kernel is not None)
     if told := cost_of(precision, where, kernel is not None):

@@ -66,7 +66,7 @@ def compare(
             "seconds": seconds, "num_shorter": [each.num_short for each in sets],
         }  # fmt: skip
         rows = compared(*sets)
-        tell_comparison(rows, about, as_json=as_json)
+        tell_comparison(rows, about, sets, as_json=as_json)
         if drawn is not None:
             from pamusic.evaluation.pictures import comparison_picture
 

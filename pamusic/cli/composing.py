@@ -219,12 +219,16 @@ class Composer:
     def _kernel(self) -> CompiledKernel | None:
         from pamusic.kernels import kernel_for
 
-        return kernel_for(self._checkpoint.model, self._o.precision, say) if self._o.compile else None
+        if not self._o.compile or self._has_fields:
+            return None
+        return kernel_for(self._checkpoint.model, self._o.precision, say)
 
     @cached_property
     def _precision(self) -> str:
         from pamusic.model.precision import resolved
 
+        if self._has_fields:
+            return "fp32"
         return resolved(self._o.precision, self._checkpoint.model.head.weight.device, self._kernel is not None)
 
     def _read(self, path: Path | None) -> Prime:
@@ -238,13 +242,19 @@ class Composer:
                 raise PamusicError(f"{path}: is not the prime that the file was made from; say where that is: --prime")
         return prime
 
-    def _steps(self, prime: Prime, hearing: Hearing) -> Iterator[list[int | None]]:
-        """The new ids, as `composition.compose_many` draws them."""
-        from pamusic.composition import compose_many
+    def _steps(self, prime: Prime, hearing: Hearing) -> Iterator[list[Any]]:
+        """The new ids, as `composition.compose_many` draws them, or positions, as `compose_positions` does."""
+        from pamusic.composition import compose_many, compose_positions
         from pamusic.generation.guard import Guard
 
         o, who = self._o, self._checkpoint
         try:
+            if self._has_fields:
+                self._refuse_what_events_have(prime)
+                return compose_positions(
+                    who, seed=o.seed, num=self._num, length=o.length, seconds=o.seconds, may_end=o.may_end,
+                    sampling=self._sampling, stop_after=self._again.stopped_after if self._again else None,
+                )  # fmt: skip
             kernel, precision = self._kernel, self._precision
             with _about_a_prime(prime.path):
                 return compose_many(
@@ -257,6 +267,37 @@ class Composer:
                 )  # fmt: skip
         except ValueError as error:
             raise UsageError(str(error)) from None
+
+    @property
+    def _has_fields(self) -> bool:
+        """Whether the checkpoint has several ids a position, which are drawn plainly."""
+        return bool(self._checkpoint.tokenizer.vocabulary.shape)
+
+    def _refuse_what_events_have(self, prime: Prime) -> None:
+        """Refuse what is not done yet where a position has several ids.
+
+        Raises:
+            UsageError: it was asked for.
+        """
+        from pamusic.tokens.vocabulary import CLASSES
+
+        o = self._o
+        asked = {
+            "--prime": prime.performance is not None,
+            "--port": self._live[0] is not None,
+            "--end": o.end,
+            "--context-length": o.context_length is not None,
+            "--num-latents": o.num_latents is not None,
+            "--refill": o.refill != "half",
+            "--precision": o.precision not in ("auto", "fp32"),
+        }
+        for name, temperature in zip(CLASSES, self._sampling.class_temperatures, strict=True):
+            asked[f"--temperature-{name}"] = temperature != 1
+        if refused := [name for name, is_asked in asked.items() if is_asked]:
+            raise UsageError(
+                f"{self._checkpoint.title} has {len(self._checkpoint.tokenizer.vocabulary.fields)} ids a position, and"
+                f" such a checkpoint is sampled from nothing, in fp32, as trained; leave out {', '.join(refused)}"
+            )
 
     def _tell_unheard(self, prime: Prime) -> None:
         from pamusic.tokens.prime import unheard
@@ -287,6 +328,7 @@ class Composer:
 
         o, again, opening = self._o, self._again, prime.performance
         options = {**self._options, **self._names(path), "precision": self._precision, "compile": bool(self._kernel)}
+        options["guard"] = o.guard and not self._has_fields
         record = provenance(options, self._checkpoint, prime.data)
         record = replace(record, stopped_after=again.stopped_after if again else None)
         if again and (other := differences(again, record)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pamusic.cli.interrupting import INTERRUPTED
 from pamusic.cli.terminal import progress, say
@@ -21,7 +21,7 @@ class Hearing:
     def __init__(self, seed: int) -> None:
         self.kept: dict[int, Kept] = {}  # by the number of the piece; the last moment of each, whole at any time
         self.moved: Callable[[float], object] = lambda by: None  # hears by how much there is more, or less
-        self.size_of: Callable[[int], float] = lambda id: 1  # what an id adds to that
+        self.size_of: Callable[[Any], float] = lambda id: 1  # what an id, or a position, adds to that
         self._sizes: dict[int, list[float]] = {}  # of a piece, up to each id
         self._seed = seed
 
@@ -50,20 +50,20 @@ class Drawn:
     """What was drawn.
 
     Attributes:
-        pieces: the ids of each; what a guard still held back is among them.
+        pieces: the ids of each, or positions; what a guard still held back is among them.
         num_drawn: how many were drawn for each, those that a guard took back included; of a batch, for the longest.
         num_alarms: how many there were in each.
         interrupted: the exit status of what ended it before its end; 0 where nothing did.
     """
 
-    pieces: list[list[int]]
+    pieces: list[list[Any]]
     num_drawn: list[int]
     num_alarms: list[int]
     interrupted: int
 
 
 def collected(
-    drawn: Iterable[list[int | None]],
+    drawn: Iterable[Sequence[Any]],
     num: int,
     hearing: Hearing,
     *,
@@ -74,7 +74,7 @@ def collected(
     """Return what is drawn of `num` pieces until the end or an interruption; a bar shows how far it is.
 
     Args:
-        drawn: the next id of each piece, None where it has ended.
+        drawn: the next id of each piece, or position, a list of ids; None where it has ended.
         num: how many pieces.
         hearing: what the guard says.
         length: ids of a piece at most; the bar counts these where it is given.
@@ -84,11 +84,11 @@ def collected(
     Raises:
         KeyboardInterrupt, SystemExit: by Ctrl-C, or told to end, and there is nothing yet.
     """
-    steps: list[list[int | None]] = []  # of whole steps, so that an interruption leaves all pieces of a batch as long
+    steps: list[Sequence[Any]] = []  # of whole steps, so that an interruption leaves all pieces of a batch as long
     stopped: KeyboardInterrupt | SystemExit | None = None
     total, unit = (seconds, " seconds of music") if length is None else (length, "token")
     if length is None:
-        hearing.size_of = seconds_of_id.__getitem__
+        hearing.size_of = lambda id: sum(map(seconds_of_id.__getitem__, id if isinstance(id, list) else (id,)))
     try:
         with progress(total=total and total * num, what="sample", unit=unit, scaled=length is None) as bar:
             hearing.moved = bar.update  # by what a guard holds back, too

@@ -36,7 +36,7 @@ def evaluate(
 ) -> None:
     """Score every token of a split once, with all that precedes it up to the context."""
     load_torch()
-    from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
+    from pamusic.checkpoint import check_corpus, check_events, find_checkpoint, load_checkpoint
     from pamusic.device import choose_machine, cost_of
     from pamusic.evaluation import likelihood
     from pamusic.evaluation import sweep as sweeps
@@ -49,6 +49,8 @@ def evaluate(
     loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
     opened = open_corpus(corpus)
     check_corpus(loaded, opened)
+    if cache_drift:
+        check_events(loaded, "--cache-drift")
     try:
         config = loaded.model.config.resized(context_length=context_length, num_latents=num_latents)
     except ValueError as error:

@@ -10,11 +10,14 @@ from pamusic.cli.terminal import progress, result, say, table
 from pamusic.errors import UsageError
 
 if TYPE_CHECKING:
-    from pamusic.evaluation.comparison import Compared
+    from pamusic.evaluation.comparison import Compared, Set
     from pamusic.evaluation.likelihood import Likelihood
     from pamusic.evaluation.sweep import Point
     from pamusic.model.perceiver_ar import PerceiverAR
     from pamusic.tokens.corpus import Corpus
+
+
+LAG_WORDS = {"2s": "up to 2 s", "12s": "2 to 12 s", "60s": "12 to 60 s", "later": "more"}
 
 
 class Split(StrEnum):
@@ -87,13 +90,16 @@ def tell_drift(
         result(f"{each.refill} {each.nats_per_token:.4f}")
 
 
-def tell_comparison(rows: list[Compared], about: dict[str, Any], *, as_json: bool) -> None:
-    """How much alike two sets are; the result is the mean overlap, or all of it as JSON."""
-    overlap = round(sum(row.overlap for row in rows) / len(rows), 4)
+def tell_comparison(rows: list[Compared], about: dict[str, Any], sets: tuple[Set, Set], *, as_json: bool) -> None:
+    """How much alike two sets, the real one and the generated one, are; the result is the mean overlap, or JSON."""
+    from pamusic.evaluation.comparison import mean_overlap
+
+    overlap, reachable = mean_overlap(rows)
+    repetition = {which: each.repetition() for which, each in zip(("real", "generated"), sets, strict=True)}
     if as_json:
-        reachable = round(sum(row.reachable for row in rows) / len(rows), 4)
-        statistics = [row.numbers() for row in rows]
-        result(json.dumps({**about, "overlap": overlap, "reachable": reachable, "statistics": statistics}))
+        shares = {which: {lag: round(share, 5) for lag, share in of.items()} for which, of in repetition.items()}
+        alike = {"overlap": round(overlap, 4), "reachable": round(reachable, 4), "repetition": shares}
+        result(json.dumps({**about, **alike, "statistics": [row.numbers() for row in rows]}))
         return
 
     def pair(values: tuple[float, float] | None) -> str:
@@ -113,7 +119,15 @@ def tell_comparison(rows: list[Compared], about: dict[str, Any], *, as_json: boo
         ],
         f"{about['num_real']} real and {about['num_generated']} generated pieces, {about['seconds']:g} seconds of each",
     )
+    table(
+        [
+            {"": which, **{LAG_WORDS[lag]: f"{share:.2%}" for lag, share in of.items()}}
+            for which, of in repetition.items()
+        ],
+        "Figures of 8 notes in a row that occurred before in their piece, by how long ago",
+    )
     say("overlap: from 0 to 1; at best: that of the real pieces with each other; nats: how far the distances diverge")
+    say("the result is the mean overlap of all but the shares of repetition by lag, which self repetition sums up")
     for which, num_short in zip(("real", "generated"), about["num_shorter"], strict=True):
         if num_short:
             say(f"{num_short} of the {which} pieces are shorter than that, and taken whole")

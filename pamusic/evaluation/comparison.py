@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pamusic.errors import PamusicError
-from pamusic.evaluation.statistics import STATISTICS, Statistics, excerpt, statistics
+from pamusic.evaluation.statistics import LAGS, NGRAM, STATISTICS, Heard, Statistics, excerpt, statistics
 from pamusic.music.midi import Tracks, read_and_mend
 from pamusic.tokens.parallel import in_parallel
 from pamusic.tokens.sources import Refusal, Source, find_sources
@@ -44,6 +44,7 @@ class Set:
         num_pieces: those that could be read.
         num_short: of which are shorter than the excerpt that was asked for.
         values: `[pieces, size]` of each of `STATISTICS`, by name.
+        num_figures: `[pieces]`, figures of `statistics.NGRAM` notes in a row.
         refused: the others.
         left_out: files of other kinds.
     """
@@ -51,8 +52,14 @@ class Set:
     num_pieces: int
     num_short: int
     values: dict[str, np.ndarray]
+    num_figures: np.ndarray
     refused: list[Refusal]
     left_out: list[str]
+
+    def repetition(self) -> dict[str, float]:
+        """The share of all figures that occurred before in their piece, by how long ago (`statistics.LAGS`)."""
+        num_figures = max(1, int(self.num_figures.sum()))
+        return {lag: float(self.values[f"repetition_{lag}"][:, 0] @ self.num_figures) / num_figures for lag in LAGS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +142,7 @@ def measured(
         if not sources:
             what = ", ".join(str(path) for path in paths)
             raise PamusicError(f"{what}: has no {split} files by MAESTRO's table; leave out --split")
-    pieces, num_short = [], 0
+    pieces, num_short, num_figures = [], 0, []
     with closing(in_parallel(sources, partial(_measured, seconds=seconds, tracks=tracks), num_workers)) as results:
         for done, result in enumerate(results, start=1):
             if isinstance(result, Refusal):
@@ -143,11 +150,12 @@ def measured(
             else:
                 pieces.append(result[0])
                 num_short += result[1]
+                num_figures.append(result[2])
             progress(done, len(sources))
     if not pieces:
         raise PamusicError(why_nothing(refused))
     values = {name: np.stack([piece[name] for piece in pieces]) for name in STATISTICS}
-    return Set(len(pieces), num_short, values, refused, left_out)
+    return Set(len(pieces), num_short, values, np.array(num_figures), refused, left_out)
 
 
 def compared(real: Set, generated: Set) -> list[Compared]:
@@ -166,6 +174,12 @@ def compared(real: Set, generated: Set) -> list[Compared]:
         for name in STATISTICS
         if not (name == "sustain" and without_pedal)
     ]
+
+
+def mean_overlap(rows: list[Compared]) -> tuple[float, float]:
+    """The mean overlap, and the mean of what could be reached, over the statistics that enter it."""
+    entering = [row for row in rows if STATISTICS[row.name].in_mean]
+    return float(np.mean([row.overlap for row in entering])), float(np.mean([row.reachable for row in entering]))
 
 
 def overlap_and_divergence(within: np.ndarray, between: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
@@ -237,10 +251,11 @@ def _density(values: np.ndarray, edges: np.ndarray, width: float) -> np.ndarray:
     return floored / floored.sum()
 
 
-def _measured(source: Source, seconds: float, tracks: Tracks) -> tuple[Statistics, bool] | Refusal:
+def _measured(source: Source, seconds: float, tracks: Tracks) -> tuple[Statistics, bool, int] | Refusal:
     try:
         performance, _ = read_and_mend(source.read(), source.name, tracks=tracks)
     except PamusicError as error:
         return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
     lasts = performance.duration - float(performance.notes["onset"][0])
-    return statistics(excerpt(performance, seconds)), lasts < seconds
+    part = excerpt(performance, seconds)
+    return statistics(part), lasts < seconds, max(0, len(Heard(part).onset) - NGRAM + 1)

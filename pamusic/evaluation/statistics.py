@@ -28,6 +28,7 @@ WINDOW = 10.0  # seconds; of what is told of a stretch of music
 SHORT_WINDOW = 4.0
 NGRAM = 8  # notes; chance alone hardly repeats so many
 MEMORY = 60.0  # seconds back to which a repetition is one
+LAGS = {"2s": (-np.inf, 2.0), "12s": (2.0, 12.0), "60s": (12.0, MEMORY), "later": (MEMORY, np.inf)}  # seconds
 
 LAST_INTERVAL = 12  # semitones of a melody's step; all that is wider counts as one more
 ONSET_EDGES = 0.0125 * 2.0 ** np.arange(8)  # seconds, 12.5 ms to 1.6 s: below, between and above are nine classes
@@ -67,6 +68,24 @@ class Heard:
     def chord(self) -> np.ndarray:
         """`[notes]`, the number of the chord that each note belongs to: notes struck closer than `CHORD`."""
         return np.cumsum(np.diff(self.onset, prepend=-np.inf) > CHORD) - 1
+
+    @cached_property
+    def lags(self) -> np.ndarray:
+        """`[notes - NGRAM + 1]`, how long before each figure of `NGRAM` notes in a row the same keys were struck last.
+
+        In seconds, from first note to first note; not a number the first time. Notes of a chord stand from low to high.
+        """
+        order = np.lexsort((self.pitch, self.chord))
+        if len(order) < NGRAM:
+            return np.empty(0)
+        pitch, onset = self.pitch[order].astype(np.uint64), self.onset[order]
+        powers = np.uint64(128) ** np.arange(NGRAM, dtype=np.uint64)  # eight times seven bits: each has its number
+        figure = (np.lib.stride_tricks.sliding_window_view(pitch, NGRAM) * powers).sum(1)
+        by_figure = np.argsort(figure, kind="stable")
+        again = np.diff(figure[by_figure]) == 0
+        lags = np.full(len(figure), np.nan)
+        lags[by_figure[1:][again]] = np.diff(onset[: len(figure)][by_figure])[again]
+        return lags
 
     def windows(self, length: float) -> np.ndarray:
         """`[notes]`, the number of the whole window in which each begins; -1 in what is left at the end.
@@ -177,16 +196,14 @@ def _similarity(heard: Heard, seconds: float) -> float:
 
 
 def _self_repetition(heard: Heard) -> float:
-    """The share of stretches of `NGRAM` notes whose keys were struck in this order within the last `MEMORY` before."""
-    order = np.lexsort((heard.pitch, heard.chord))
-    if len(order) < NGRAM:
-        return 0.0
-    pitch, onset = heard.pitch[order].astype(np.uint64), heard.onset[order]
-    powers = np.uint64(128) ** np.arange(NGRAM, dtype=np.uint64)  # eight times seven bits: each stretch has its number
-    stretch = (np.lib.stride_tricks.sliding_window_view(pitch, NGRAM) * powers).sum(1)
-    by_stretch = np.argsort(stretch, kind="stable")
-    again = np.diff(stretch[by_stretch]) == 0
-    return float((again & (np.diff(onset[: len(stretch)][by_stretch]) <= MEMORY)).mean()) if len(again) else 0.0
+    """The share of figures of `NGRAM` notes whose keys were struck in this order within the last `MEMORY` before."""
+    return float((heard.lags <= MEMORY).mean()) if len(heard.lags) else 0.0
+
+
+def _repetition(heard: Heard, lag: str) -> float:
+    """The share of figures of `NGRAM` notes that occurred before, the last time so long ago."""
+    after, until = LAGS[lag]
+    return float(((heard.lags > after) & (heard.lags <= until)).mean()) if len(heard.lags) else 0.0
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
@@ -201,11 +218,23 @@ class Statistic:
         words: what it is.
         unit: of its values, or of their distance.
         of: measures it.
+        in_mean: whether it is one of those whose mean overlap says how much two sets are alike. The others tell more
+            of what one of these sums up.
     """
 
     words: str
     unit: str
     of: Callable[[Heard], float | np.ndarray]
+    in_mean: bool = True
+
+
+def _repetition_at(lag: str) -> Statistic:
+    after, until = LAGS[lag]
+    ago = f"more than {after:g} s" if until == np.inf else f"at most {until:g} s"
+    words = f"8 notes in a row that were last heard {ago} ago"
+    if np.isfinite(after) and np.isfinite(until):
+        words += f", and more than {after:g}"
+    return Statistic(words, "share", lambda heard: _repetition(heard, lag), in_mean=False)
 
 
 STATISTICS = {
@@ -229,6 +258,7 @@ STATISTICS = {
     "similarity_4s": Statistic("harmony of 4 s and of the next 4", "correlation", lambda h: _similarity(h, 4)),
     "similarity_16s": Statistic("harmony of 16 s and of the next 16", "correlation", lambda h: _similarity(h, 16)),
     "self_repetition": Statistic("8 notes in a row that were heard within the last 60 s", "share", _self_repetition),
+    **{f"repetition_{name}": _repetition_at(name) for name in LAGS},
 }
 
 

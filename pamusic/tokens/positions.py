@@ -100,11 +100,12 @@ def grid_of_positions(ids: np.ndarray, vocabulary: Vocabulary) -> tuple[GridNote
 
 def num_clipped(grid: GridNotes, vocabulary: Vocabulary) -> tuple[int, int]:
     """How many notes and presses last longer, and how many shifts are longer, than the last bin reaches."""
+    shifts = vocabulary.range("time_shift")
     if not vocabulary.has("length"):
-        return 0, 0
+        return 0, _shifts(events_in_order(grid)[0], shifts)[2]
     onset, offset, *_ = _presses(grid)
-    _, _, num_shifts = _shifts(onset, vocabulary.range("time_shift"))
-    return int(np.count_nonzero(offset - onset > vocabulary.range("length").last)), num_shifts
+    num_notes = int(np.count_nonzero(offset - onset > vocabulary.range("length").last))
+    return num_notes, _shifts(onset, shifts)[2]
 
 
 def _presses(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -159,6 +159,7 @@ class RoundTrip:
         meaning: notes as played, against those that the vocabulary means to keep.
         grid: these, against those that come back.
         pedals: by name, those that were used.
+        num_clipped: notes and pedals, and waits, that lasted longer than the vocabulary can say.
     """
 
     tokenizer: str
@@ -168,6 +169,7 @@ class RoundTrip:
     meaning: Notes
     grid: Notes
     pedals: dict[str, Pedal]
+    num_clipped: tuple[int, int] = (0, 0)
 
     def __add__(self, other: RoundTrip) -> RoundTrip:
         pedals = dict(self.pedals)
@@ -181,6 +183,7 @@ class RoundTrip:
             self.meaning + other.meaning,
             self.grid + other.grid,
             pedals,
+            (self.num_clipped[0] + other.num_clipped[0], self.num_clipped[1] + other.num_clipped[1]),
         )
 
 
@@ -204,6 +207,7 @@ def round_trip(performance: Performance, tokenizer: Tokenizer) -> RoundTrip:
             for control in PEDAL_NAMES
             if np.any(performance.pedal["value"][performance.pedal["control"] == control])
         },
+        num_clipped=tokenizer.num_clipped(performance),
     )
 
 

@@ -31,7 +31,7 @@ from pamusic.tokens.grid import (
     rounded,
     without_short_ways,
 )
-from pamusic.tokens.positions import event_positions, events_in_order, grid_of_positions, note_positions
+from pamusic.tokens.positions import event_positions, events_in_order, grid_of_positions, note_positions, num_clipped
 from pamusic.tokens.vocabulary import BORDERS, KINDS, PEDAL_KINDS, Vocabulary, load_vocabulary
 
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = (KINDS.index(kind) for kind in KINDS[:4])
@@ -96,6 +96,10 @@ class Tokenizer:
         """A valid performance, whatever the ids, and what they had to be forgiven."""
         grid, repairs = self._read(ids)
         return self.from_grid(grid), repairs
+
+    def num_clipped(self, performance: Performance) -> tuple[int, int]:
+        """How many notes and presses of pedals, and how many waits, are longer than the last bins reach."""
+        return num_clipped(self.to_grid(performance), self.vocabulary) if self.vocabulary.shape else (0, 0)
 
     def normalised(self, performance: Performance) -> Performance:
         """What `encode` means to keep, before the grid: the performance that decoding is to be compared with.

@@ -41,9 +41,12 @@ from pamusic.tokens.writing import KEEP_AFTER, CorpusWriter, check_corpus_place,
 
 ENGINES = ("pamusic", "note-seq")
 OUTSIDE = "outside the pitches"
+LONG, WAITS = "notes or pedals", "waits"
 # Repairs that say which notes we take and how long they last. They do not hold where note-seq reads a file differently.
 OF_THE_MUSIC = {
     OUTSIDE,
+    LONG,
+    WAITS,
     "tracks beyond the header's",
     "second file",
     "notes without an end",
@@ -325,7 +328,11 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
         performance, repairs = read_and_mend(data, source.name, tracks=tracks)
         ids = tokenizer.encode(performance)
         num_notes, seconds = len(performance), performance.duration
-        told = [*_outside(performance, tokenizer), *((repair.kind, repair.count, repair.words) for repair in repairs)]
+        told = [
+            *_outside(performance, tokenizer),
+            *_clipped(performance, tokenizer),
+            *((repair.kind, repair.count, repair.words) for repair in repairs),
+        ]
         if engine == "note-seq":
             ours, ids = ids, ids_by_note_seq(data)
             num_notes = _num_notes(ids, tokenizer)
@@ -362,3 +369,15 @@ def _outside(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, 
     notes = "1 note" if num_outside == 1 else f"{num_outside:,} notes"
     words = f"{notes} outside pitches {keys.first} to {keys.last} of {tokenizer.name}, left out"
     return [(OUTSIDE, num_outside, words)]
+
+
+def _clipped(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, int, str]]:
+    """How many notes, pedals and waits last longer than the vocabulary can say, as repairs; nothing where none does."""
+    vocabulary, told = tokenizer.vocabulary, []
+    for kind, what, count in zip(
+        ("length", "time_shift"), (LONG, WAITS), tokenizer.num_clipped(performance), strict=True
+    ):
+        if count:
+            longest = vocabulary.range(kind).last * vocabulary.time_step_ms / 1000
+            told.append((what, count, f"{count:,} {what} longer than {longest:g} seconds, cut short"))
+    return told
