@@ -21,11 +21,12 @@ from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.evaluation.likelihood import evaluate, in_keys, score
 from pamusic.generation.positions import generate_positions
-from pamusic.model.config import ModelConfig
+from pamusic.model.config import ModelConfig, OffsetsConfig
 from pamusic.model.fields import by_field, field_slices
 from pamusic.model.flops import forward_flops
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
+from pamusic.tokens.positions import offset_edges
 from pamusic.training.batches import NOT_SCORED, TrainingBatches, make_batch, validation_batches
 from pamusic.training.config import TrainingConfig
 from pamusic.training.learner import Learner
@@ -36,6 +37,17 @@ SIZES = (5, 4, 3)
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
 VOCABULARY = NOTES.vocabulary
 NOTES_SIZES = tuple(field.size for field in VOCABULARY.fields)
+
+
+# Fields of 5, 4 and 3 ids: 0, 1, 2, 3 or more ticks; anything; 0, 1 or 2 ticks.
+OFFSETS = OffsetsConfig(shift_edges=(0, 1, 2, 3, 4, 6), length_edges=(0, 1, 2, 4), num_positions=5, reach=1)
+EXTRAS = {
+    "plain": {},
+    "conv": {"conv_width": 4},
+    "offsets": {"offsets": OFFSETS},
+    "both": {"conv_width": 3, "offsets": OFFSETS},
+}
+extras = pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS.keys())
 
 
 def model_of(sizes=SIZES, seed=0, **changes):
@@ -59,8 +71,9 @@ def positions(*shape, sizes=SIZES, seed=0):
     return torch.stack(columns, dim=-1)
 
 
-def test_the_probabilities_of_all_positions_add_up_to_one():
-    model, tokens = model_of(), positions(1, 20)
+@extras
+def test_the_probabilities_of_all_positions_add_up_to_one(extra):
+    model, tokens = model_of(**extra), positions(1, 20)
     every = torch.cartesian_prod(*(torch.arange(ids.start, ids.stop) for ids in field_slices(SIZES, 12)))
     assert every.shape == (60, 3)
 
@@ -76,8 +89,9 @@ def test_the_probabilities_of_all_positions_add_up_to_one():
     assert log_p.std(0).min() > 0.1  # and it is no uniform distribution
 
 
-def test_a_field_is_predicted_given_those_before_it_and_no_others():
-    model, tokens = model_of(), positions(1, 20)
+@extras
+def test_a_field_is_predicted_given_those_before_it_and_no_others(extra):
+    model, tokens = model_of(**extra), positions(1, 20)
     following = positions(1, 16, seed=1)
     with torch.inference_mode():
         logits = model(tokens, following=following)
@@ -91,8 +105,9 @@ def test_a_field_is_predicted_given_those_before_it_and_no_others():
                 assert same == (seen <= field)
 
 
-def test_no_position_sees_a_later_one():
-    model, tokens, following = model_of(), positions(1, 40), positions(1, 16, seed=1)
+@extras
+def test_no_position_sees_a_later_one(extra):
+    model, tokens, following = model_of(**extra), positions(1, 40), positions(1, 16, seed=1)
     with torch.inference_mode():
         before = model(tokens, following=following)
         tokens[0, 30] = positions(1, seed=5)[0]
@@ -102,8 +117,9 @@ def test_no_position_sees_a_later_one():
     assert not torch.allclose(before[0, 30 - 24 :], after[0, 30 - 24 :])
 
 
-def test_padding_is_seen_by_nobody():
-    model, tokens, following = model_of(), positions(1, 40), positions(1, 16, seed=1)
+@extras
+def test_padding_is_seen_by_nobody(extra):
+    model, tokens, following = model_of(**extra), positions(1, 40), positions(1, 16, seed=1)
     padded = torch.cat([torch.full((1, 9, 3), 11), tokens], dim=1)
 
     with torch.inference_mode():
@@ -112,8 +128,9 @@ def test_padding_is_seen_by_nobody():
         )
 
 
-def test_with_caches_it_says_the_same():
-    model, tokens, following = model_of(), positions(2, 40), positions(2, 16, seed=1)
+@extras
+def test_with_caches_it_says_the_same(extra):
+    model, tokens, following = model_of(**extra), positions(2, 40), positions(2, 16, seed=1)
     with torch.inference_mode():
         whole = model(tokens, following=following)
         caches = model.new_caches(2)
@@ -137,12 +154,63 @@ def test_kept_positions_of_the_prefix_are_all_that_is_seen_of_it():
         assert not torch.equal(model(other, kept=kept, following=following), before)
 
 
+def test_a_convolution_gives_keys_of_the_prefix_the_positions_before_them():
+    """What is kept of a prefix knows its neighbours, though nobody attends to these."""
+    model, tokens, following = model_of(conv_width=3), positions(1, 40), positions(1, 16, seed=1)
+    kept = torch.tensor([[20]])
+    with torch.inference_mode():
+        before = model(tokens, kept=kept, following=following)
+        for place, matters in ((20, True), (19, True), (18, True), (17, False), (21, False)):
+            other = tokens.clone()
+            other[0, place] = (tokens[0, place] - torch.tensor([0, 5, 9]) + 1) % torch.tensor([5, 4, 2]) + torch.tensor(
+                [0, 5, 9]
+            )
+            assert torch.equal(model(other, kept=kept, following=following), before) != matters, place
+
+
+def test_what_still_lasts_is_reckoned_from_the_last_onset():
+    offsets = model_of(offsets=OFFSETS).fields.offsets
+    # Shifts 0, 2, 1, 4 (a bin of 4 and 5); lengths 2 (a bin of 2 and 3), 1, 0, 2.
+    tokens = torch.tensor([[[0, 5, 11], [2, 5, 10], [1, 5, 9], [4, 5, 11]]])
+
+    lasting = offsets.lasting(tokens, 2)
+
+    assert lasting.shape == (1, 2, 5)
+    assert lasting[0, 0].tolist()[-3:] == [2 - 3, 3 - 3, 3 - 3]  # at onset 3: ends at 2, 3 and 3
+    assert lasting[0, 1].tolist()[-4:] == [2 - 7, 3 - 7, 3 - 7, 9 - 7]
+    assert (lasting[0, :, 0] < 0).all()
+
+
+@torch.inference_mode()
+def test_ends_raise_what_lies_near_them_and_nothing_else():
+    offsets = model_of(offsets=OFFSETS).fields.offsets
+    latents = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    lasting = torch.tensor([[-3, 0, 2, 2, 5]])
+    to_left, here, to_right = (latents @ offsets.kernels[0].weight.T)[0]
+
+    added = offsets(latents, lasting, None)[0]
+
+    two, one = math.log(3), math.log(2)  # ends two ticks on, twice; and five ticks on, in the last bin
+    expected = [0, two * to_right, two * here, two * to_left + one * to_right, one * here]
+    torch.testing.assert_close(added, torch.stack([torch.as_tensor(float(each)) for each in expected]))
+    (a, b, c) = offsets(latents, lasting, torch.tensor([1]))[0]  # a shift of one tick later: ends in 1, 1 and 4
+    to_left, here, to_right = (latents @ offsets.kernels[1].weight.T)[0]
+    for got, wanted in ((a, two * to_right), (b, two * here), (c, two * to_left)):
+        assert float(got) == pytest.approx(float(wanted), rel=1e-5)
+
+
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="fields have ids, 12 in all"):
         tiny_config(vocab_size=12, pad_id=11, field_sizes=(5, 5))
     with pytest.raises(ValueError, match="of models that read events"):
         tiny_config(vocab_size=391, field_sizes=(390, 1), ledger={"num_slots": 1})
-    config = tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES)
+    with pytest.raises(ValueError, match="several fields a position"):
+        tiny_config(conv_width=3)
+    with pytest.raises(ValueError, match="conv_width is 1"):
+        tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES, conv_width=0)
+    with pytest.raises(ValueError, match=r"edges for as many ids as the first and the last field, not \[5, 3\]"):
+        tiny_config(vocab_size=12, pad_id=11, field_sizes=(5, 3, 4), offsets=OFFSETS)
+    config = tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES, offsets=OFFSETS, conv_width=3)
     assert ModelConfig.from_json({**dataclasses.asdict(config), "field_sizes": list(SIZES)}) == config
     old = {name: value for name, value in dataclasses.asdict(tiny_config()).items() if name != "field_sizes"}
     assert ModelConfig.from_json(old) == tiny_config()  # as checkpoints have it that were written before
@@ -254,7 +322,8 @@ def test_the_loss_is_that_of_plain_arithmetic(corpus):
 
 
 def test_it_learns_and_goes_on_as_if_it_had_not_stopped(corpus, tmp_path):
-    config = config_for(corpus, context_length=32, num_latents=8)
+    offsets = OffsetsConfig(**offset_edges(VOCABULARY))
+    config = config_for(corpus, context_length=32, num_latents=8, offsets=offsets, conv_width=4)
     training = TrainingConfig(
         steps=60, batch_size=4, warmup_steps=5, cooldown_steps=20, mistakes=0.0, validate_every=20, lr=0.02
     )
@@ -334,10 +403,12 @@ def drawn(model, prime, *, num_rows=1, seed=0, length=40, tokenizer=NOTES, **opt
 PRIME = VOCABULARY.border("start")[None]
 
 
-@pytest.fixture(scope="module")
-def talker():
+@pytest.fixture(scope="module", params=["plain", "with offsets and a convolution"])
+def talker(request):
     torch.manual_seed(0)
+    more = {"offsets": OffsetsConfig(**offset_edges(VOCABULARY)), "conv_width": 4} if request.param != "plain" else {}
     config = tiny_config(
+        **more,
         vocab_size=len(VOCABULARY),
         pad_id=VOCABULARY.id("pad"),
         field_sizes=NOTES_SIZES,
@@ -433,9 +504,14 @@ def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
             new_run(corpus.path, out=tmp_path / "run", size="tiny", **{name: True})
     with pytest.raises(UsageError, match="--mistakes is for events"):
         new_run(corpus.path, out=tmp_path / "run", size="tiny", mistakes=0.5)
+    events = small_corpus(tmp_path / "events")
+    for name, value in (("offsets", True), ("conv_width", 3)):
+        with pytest.raises(UsageError, match=f"has performance, .*; leave {name} out"):
+            new_run(events.path, out=tmp_path / "run", size="tiny", **{name: value})
     assert not (tmp_path / "run").exists()
-    run = new_run(corpus.path, out=tmp_path / "run", size="tiny", steps=10, device="cpu")
+    run = new_run(corpus.path, out=tmp_path / "run", size="tiny", steps=10, device="cpu", offsets=True, conv_width=3)
     assert run.model.config.field_sizes == NOTES_SIZES
+    assert len(run.model.config.offsets.length_edges) == NOTES_SIZES[-1] + 1
     assert (run.model.config.ledger, run.training.mistakes) == (None, 0.0)
     run.train()
     with pytest.raises(UsageError, match="--mistakes is for events"):

@@ -38,7 +38,7 @@ def test_what_is_typical_is_told_of_statistics_that_there_are():
 @pytest.mark.parametrize(
     ("worse", "name"),
     [
-        (loop(), "self_repetition"),
+        (loop(), "repetition_2s"),
         (music(3000), "density"),
         (music(30), "density"),
         (music(velocity=110), "velocity"),
@@ -75,7 +75,7 @@ def test_silence_and_repetition_are_no_fault_where_there_is_little_of_them():
     (standing,) = ranked([music(2000, pitches=(21, 109))], [2.0], WANTED)
 
     assert standing.values["silence"] < TYPICAL["silence"].mean
-    assert standing.deviations["silence"] == standing.deviations["self_repetition"] == 0
+    assert standing.deviations["silence"] == standing.deviations["repetition_2s"] == 0
 
 
 def test_after_a_prime_a_piece_is_held_to_its_last_minute():
@@ -84,7 +84,7 @@ def test_after_a_prime_a_piece_is_held_to_its_last_minute():
     wanted = targets(prime, with_pedal=False)
 
     assert wanted["velocity"][0] == pytest.approx(30, abs=3)
-    assert wanted["self_repetition"] == WANTED["self_repetition"]
+    assert wanted["repetition_12s"] == WANTED["repetition_12s"]
     assert [each.row for each in ranked([loud, soft], [2.0, 2.0], wanted)] == [1, 0]
 
 

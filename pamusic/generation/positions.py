@@ -73,7 +73,7 @@ def generate_positions(
         if place % NUMBERS == 0:
             drawn = [torch.rand(NUMBERS, num_fields, generator=rng, dtype=torch.float64) for rng in rngs]
             numbers = torch.stack(drawn, dim=1).to(device)
-        position = _drawn(model, reading.states(), numbers[place % NUMBERS], allowed, sampling)
+        position = _drawn(model, reading, numbers[place % NUMBERS], allowed, sampling)
         now += passes[position].sum(-1)
         going = going & (now <= seconds)
         if end_id is not None:
@@ -84,19 +84,20 @@ def generate_positions(
         reading.take(position[:, None])
 
 
-def _drawn(model: PerceiverAR, states: Tensor, numbers: Tensor, allowed: Tensor, sampling: SamplingConfig) -> Tensor:
+def _drawn(model: PerceiverAR, reading: _Reading, numbers: Tensor, allowed: Tensor, sampling: SamplingConfig) -> Tensor:
     """The ids `[rows, fields]` of the next position, field by field.
 
     Args:
-        states: `[rows, d]`, what the heads read.
+        reading: what has been read.
         numbers: `[rows, fields]`, from 0 to 1: where in the distribution each id is.
         allowed: `[vocab, vocab]`, what can stand beside what.
         sampling: what is left of each distribution.
     """
     assert model.fields is not None
+    states, lasting = reading.states(), reading.lasting()
     chosen = torch.empty(len(states), 0, dtype=torch.int64, device=states.device)
     for field, ids in enumerate(field_slices(model.config.field_sizes, model.config.vocab_size)):
-        logits = model.fields.logits(field, states, chosen, model.head.weight).float()
+        logits = model.fields.logits(field, states, chosen, model.head.weight, lasting).float()
         if not torch.isfinite(logits).all():
             raise PamusicError(ASTRAY)
         can_stand = allowed.any(0)[ids].expand_as(logits)
@@ -135,6 +136,12 @@ class _Reading:
     def states(self) -> Tensor:
         """What the heads read after the last position, `[rows, d]`."""
         return self._states
+
+    def lasting(self) -> Tensor | None:
+        """What the heads look at besides, `[rows, num_positions]`, as of `model.fields.Offsets`."""
+        assert self._model.fields is not None
+        offsets = self._model.fields.offsets
+        return None if offsets is None else offsets.lasting(self._caches.seen(), 1)[:, 0]
 
     def _of(self, positions: Tensor) -> Tensor:
         latents = self._model.latents(positions, self._caches)

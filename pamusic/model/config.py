@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
+WIDEST_CONV = 64
 MOST_LAYERS = 1000  # deeper than any that was trained; a slip of the finger would make layers for hours
 
 
@@ -63,6 +65,32 @@ class RecallConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OffsetsConfig:
+    """What the first and the last field of a position say of time, and how what still lasts is copied.
+
+    Attributes:
+        shift_edges: ticks since the position before: each id of the first field stands for those from its own edge to
+            the next one.
+        length_edges: ticks until the position ends, by the ids of the last field, likewise.
+        num_positions: so many of the last positions are looked at.
+        reach: ids to each side of where one of them ends, whose logits it changes.
+    """
+
+    shift_edges: tuple[int, ...]
+    length_edges: tuple[int, ...]
+    num_positions: int = 24
+    reach: int = 6
+
+    def __post_init__(self) -> None:
+        for name in ("shift_edges", "length_edges"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if any(b <= a for a, b in pairwise(getattr(self, name))):
+                raise ValueError(f"{name} rise, unlike {getattr(self, name)}")
+        if self.num_positions < 1 or self.reach < 0:
+            raise ValueError(f"offsets are of 1 position or more, within a reach of 0 or more, not {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that decides which weights a model has and what it computes.
 
@@ -82,6 +110,9 @@ class ModelConfig:
         recall: by what it finds in its context what is like the present (`model.recall`); None for not at all.
         field_sizes: where a position has several fields, how many ids each has (`model.fields`); empty where it is one
             id. The ids of a field follow those of the field before it.
+        offsets: whether, and how, ends of what still lasts are copied (`model.fields`); None for not at all.
+        conv_width: positions, the last one its own, that what is read of a position is a sum of (`model.convolution`);
+            1 for no others.
     """
 
     vocab_size: int
@@ -98,6 +129,8 @@ class ModelConfig:
     ledger: LedgerConfig | None = None
     recall: RecallConfig | None = None
     field_sizes: tuple[int, ...] = ()
+    offsets: OffsetsConfig | None = None
+    conv_width: int = 1
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
@@ -111,6 +144,8 @@ class ModelConfig:
             fields["ledger"] = LedgerConfig(**fields["ledger"])
         if fields.get("recall") is not None:
             fields["recall"] = RecallConfig(**fields["recall"])
+        if fields.get("offsets") is not None:
+            fields["offsets"] = OffsetsConfig(**fields["offsets"])
         return cls(**fields)
 
     def __post_init__(self) -> None:
@@ -134,6 +169,14 @@ class ModelConfig:
             raise ValueError(f"fields have ids, {self.vocab_size} in all, not {self.field_sizes}")
         if self.field_sizes and (self.ledger is not None or self.recall is not None):
             raise ValueError("a ledger and recall are of models that read events, one id a position; leave them out")
+        if not 1 <= self.conv_width <= WIDEST_CONV:
+            raise ValueError(f"conv_width is 1 (none) to {WIDEST_CONV}, not {self.conv_width}")
+        if not self.field_sizes and (self.offsets is not None or self.conv_width > 1):
+            raise ValueError("offsets and conv_width are of models with several fields a position; leave them out")
+        if self.offsets is not None:
+            sizes = [len(edges) - 1 for edges in (self.offsets.shift_edges, self.offsets.length_edges)]
+            if sizes != [self.field_sizes[0], self.field_sizes[-1]]:
+                raise ValueError(f"offsets have edges for as many ids as the first and the last field, not {sizes}")
         if self.ledger is not None:
             of_slots = (self.ledger.first_opening, self.ledger.first_closing)
             ends = [
@@ -175,6 +218,7 @@ def preset(
     ledger: LedgerConfig | None = None,
     recall: RecallConfig | None = None,
     field_sizes: tuple[int, ...] = (),
+    offsets: OffsetsConfig | None = None,
     **changes: int | float | None,
 ) -> ModelConfig:
     """The configuration of a named size, with changes; a change of None leaves the preset's value.
@@ -195,5 +239,6 @@ def preset(
         ledger=ledger,
         recall=recall,
         field_sizes=field_sizes,
+        offsets=offsets,
         **fields,  # type: ignore[arg-type]
     )

@@ -16,34 +16,104 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pamusic.model.config import OffsetsConfig
+
 HIDDEN = 2  # width of the hidden layer of a field's MLP, over `d`
 
 
 class FieldHeads(nn.Module):
     """Logits of the fields of the next position."""
 
-    def __init__(self, sizes: Sequence[int], d_model: int) -> None:
+    def __init__(self, sizes: Sequence[int], d_model: int, offsets: OffsetsConfig | None = None) -> None:
         super().__init__()
         self.slices = field_slices(sizes, sum(sizes))
         self.chosen = nn.Embedding(sum(sizes) - sizes[-1], d_model)  # nothing is predicted given the last field
         self.mlps = nn.ModuleList(_FieldMLP(d_model) for _ in sizes[1:])
+        self.offsets = None if offsets is None else Offsets(offsets, sizes, d_model)
         nn.init.normal_(self.chosen.weight)
 
-    def forward(self, latents: Tensor, following: Tensor, head: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, following: Tensor, head: Tensor, lasting: Tensor | None = None) -> Tensor:
         """Logits `[batch, n, vocab]` of each field, given the right ids of the fields before it.
 
         Args:
             latents: `[batch, n, d]`, normed.
             following: `[batch, n, fields]`, the ids of the position that follows each latent.
             head: `[vocab, d]`, the weights of the head.
+            lasting: as `Offsets.lasting` gives it, where there are offsets.
         """
-        return torch.cat([self.logits(i, latents, following[..., :i], head) for i in range(len(self.slices))], dim=-1)
+        fields = range(len(self.slices))
+        return torch.cat([self.logits(i, latents, following[..., :i], head, lasting) for i in fields], dim=-1)
 
-    def logits(self, field: int, latents: Tensor, chosen: Tensor, head: Tensor) -> Tensor:
+    def logits(
+        self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, lasting: Tensor | None = None
+    ) -> Tensor:
         """Logits `[..., size]` of one field by its number, given `[..., field]` ids of the fields before it."""
         if field:
             latents = self.mlps[field - 1](latents + self.chosen(chosen).sum(-2).to(latents.dtype))
-        return F.linear(latents, head[self.slices[field]])
+        logits = F.linear(latents, head[self.slices[field]])
+        if self.offsets is not None and field in (0, len(self.slices) - 1):
+            assert lasting is not None, "what still lasts is looked at"
+            logits = logits + self.offsets(latents, lasting, chosen[..., 0] if field else None).to(logits.dtype)
+        return logits
+
+
+class Offsets(nn.Module):
+    """What the ends of what still lasts add to the logits of a shift and of a length.
+
+    Notes of a chord end together, and the next one often begins where one ends. A number that says so stands in the
+    context only as a difference of sums. Here it is a count: how many of the last positions end within each bin, seen
+    from the last onset (for the shift) or from the next one (for the length), smoothed by a kernel that each latent
+    chooses.
+    """
+
+    shift_ticks: Tensor
+    length_ticks: Tensor
+    shift_of_ticks: Tensor
+    length_of_ticks: Tensor
+
+    def __init__(self, config: OffsetsConfig, sizes: Sequence[int], d_model: int) -> None:
+        super().__init__()
+        self.config = config
+        shift, *_, length = field_slices(sizes, sum(sizes))
+        for name, ids, edges in (("shift", shift, config.shift_edges), ("length", length, config.length_edges)):
+            low = torch.tensor(edges)
+            ticks = torch.zeros(sum(sizes), dtype=torch.int64)
+            ticks[ids] = low[:-1] + (low.diff() - 1) // 2  # as they are decoded
+            self.register_buffer(f"{name}_ticks", ticks, persistent=False)
+            bins = torch.bucketize(torch.arange(edges[-1]), low, right=True) - 1
+            self.register_buffer(f"{name}_of_ticks", bins, persistent=False)
+        kernels = [nn.Linear(d_model, 2 * config.reach + 1, bias=False) for _ in range(2)]
+        for kernel in kernels:
+            nn.init.zeros_(kernel.weight)
+        self.kernels = nn.ModuleList(kernels)
+
+    def lasting(self, tokens: Tensor, n: int) -> Tensor:
+        """`[batch, n, num_positions]`, ticks from each of the last `n` onsets to the ends of the last positions.
+
+        Those that have ended, and those that are not there, have 0 or less.
+
+        Args:
+            tokens: `[batch, m, fields]`; at best `n + num_positions - 1` of them.
+        """
+        missing = max(0, n + self.config.num_positions - 1 - tokens.shape[1])
+        tokens = tokens[:, -(n + self.config.num_positions - 1) :]
+        onset = self.shift_ticks[tokens[..., 0]].cumsum(1)
+        end = F.pad(onset + self.length_ticks[tokens[..., -1]], (missing, 0), value=-1)
+        return end.unfold(1, self.config.num_positions, 1) - onset[:, -n:, None]
+
+    def forward(self, latents: Tensor, lasting: Tensor, shift: Tensor | None) -> Tensor:
+        """`[..., size]`, what is added to the logits of a shift, or of a length after a shift `[...]`."""
+        if shift is None:
+            bins, kernel, size = self.shift_of_ticks, 0, len(self.config.shift_edges) - 1
+        else:
+            bins, kernel, size = self.length_of_ticks, 1, len(self.config.length_edges) - 1
+            lasting = lasting - self.shift_ticks[shift][..., None]
+        places = torch.where(lasting > 0, bins[lasting.clamp(0, len(bins) - 1)], size)
+        counts = latents.new_zeros(*places.shape[:-1], size + 1)
+        counts = counts.scatter_add(-1, places, torch.ones_like(places, dtype=counts.dtype))[..., :size].log1p()
+        weights = self.kernels[kernel](latents)  # [..., 2 * reach + 1]
+        near = F.pad(counts, (self.config.reach, self.config.reach)).unfold(-1, weights.shape[-1], 1)
+        return (near * weights[..., None, :]).sum(-1)
 
 
 class _FieldMLP(nn.Module):

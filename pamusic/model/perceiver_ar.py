@@ -33,6 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from pamusic.model.attention import attend
 from pamusic.model.cache import ContextCache, Kept, KeyValueCache, spare
 from pamusic.model.config import ModelConfig
+from pamusic.model.convolution import CausalConvolution
 from pamusic.model.fields import FieldHeads
 from pamusic.model.ledger import Entries, Ledger
 from pamusic.model.recall import Memory, Recall
@@ -49,7 +50,7 @@ class Caches:
         cross: keys and values of the context; they depend on a token and its position alone and never go stale.
         layers: keys and values of the latents, one cache a self-attention layer.
         position: of the next token.
-        ids: of the context, where `cross` does not keep them and a position has one.
+        ids: of the context, where `cross` does not keep them.
         entries: of the ledger, where there is one and steps keep it.
         memory: of what can be recalled, where that is done and steps keep it.
     """
@@ -72,11 +73,12 @@ class Caches:
             )
 
         room = spare(config.context_length)
-        ids = torch.zeros(batch, config.context_length + room, dtype=torch.int64, device=like.device)
+        shape = (batch, config.context_length + room, *((len(config.field_sizes),) if config.field_sizes else ()))
+        ids = torch.zeros(shape, dtype=torch.int64, device=like.device)
         return cls(
             cross=cache(config.cross_num_heads, config.context_length, room),
             layers=[cache(config.num_heads, config.num_latents, slack) for _ in range(config.num_layers)],
-            ids=None if config.field_sizes else Kept([ids], (1,), config.context_length),
+            ids=Kept([ids], (1,), config.context_length),
         )
 
     @property
@@ -90,7 +92,7 @@ class Caches:
                 cache.select(rows)
 
     def seen(self) -> Tensor:
-        """The ids of the visible context, `[batch, m]`."""
+        """The ids of the visible context, `[batch, m]` or `[batch, m, fields]`."""
         if isinstance(self.cross, ContextCache):
             return self.cross.ids()
         assert self.ids is not None
@@ -113,7 +115,8 @@ class PerceiverAR(nn.Module):
         self.ledger = None if config.ledger is None else Ledger(config.ledger, config.vocab_size, config.d_model)
         self.recall = None if config.recall is None else Recall(config.recall, config.vocab_size, config.d_model)
         self.norm = RMSNorm(config.d_model, eps=1e-6)
-        self.fields = FieldHeads(config.field_sizes, config.d_model) if config.field_sizes else None
+        self.fields = FieldHeads(config.field_sizes, config.d_model, config.offsets) if config.field_sizes else None
+        self.conv = CausalConvolution(config.conv_width, config.d_model) if config.conv_width > 1 else None
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.head.weight)
@@ -145,14 +148,17 @@ class PerceiverAR(nn.Module):
             prefix_valid = self._is_there(prefix)
         else:
             prefix_positions = kept.clamp(min=0)
-            index = (
-                prefix_positions if tokens.dim() == 2 else prefix_positions[..., None].expand(-1, -1, tokens.shape[2])
-            )
-            prefix = tokens.gather(1, index)
+            prefix = _gathered(tokens, prefix_positions)
             prefix_valid = (kept >= 0) & self._is_there(prefix)
 
-        embedded, own_positions = self._embedded(tokens[:, m - n :]), positions[m - n :]
-        context = torch.cat([self._embedded(prefix), embedded], dim=1)
+        own_positions = positions[m - n :]
+        if self.conv is None:
+            embedded, before = self._embedded(tokens[:, m - n :]), self._embedded(prefix)
+        else:
+            every = self._embedded(tokens)
+            embedded = every[:, m - n :]
+            before = every[:, : m - n] if kept is None else _gathered(every, prefix_positions)
+        context = torch.cat([before, embedded], dim=1)
         own_expanded = own_positions.expand(*prefix_positions.shape[:-1], n)
         keys_values = self._context_keys_values(context, torch.cat([prefix_positions, own_expanded], dim=-1))
         turn = self._rotation(own_positions, self.cross.attention.head_dim)
@@ -164,7 +170,7 @@ class PerceiverAR(nn.Module):
             latents = checkpoint(layer, latents, turn, use_reentrant=False) if self.recompute else layer(latents, turn)
         if recalled is None and self.recall is not None:
             recalled = self.recall(tokens, n)
-        return self._said(self.norm(latents), recalled, following)
+        return self._said(self.norm(latents), recalled, following, self._lasting(tokens, n))
 
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
@@ -180,9 +186,10 @@ class PerceiverAR(nn.Module):
         """Takes `[batch, n]` tokens into the context alone: their keys and values, no latents."""
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
         assert isinstance(caches.cross, KeyValueCache), "made by a Stepper, which then reads, too"
-        if caches.ids is not None:
-            caches.ids.append(tokens)
-        caches.cross.append(*self._context_keys_values(self._embedded(tokens), positions))
+        assert caches.ids is not None
+        caches.ids.append(tokens)
+        embedded = self._embedded_last(caches.seen(), tokens.shape[1])
+        caches.cross.append(*self._context_keys_values(embedded, positions))
         caches.position += tokens.shape[1]
 
     def extend(
@@ -206,7 +213,8 @@ class PerceiverAR(nn.Module):
         """
         n = tokens.shape[1]
         turn = self._rotation(self._last_positions(n, caches), self.cross.attention.head_dim)
-        latents = self.cross(self.to_latents(self._embedded(tokens)), turn, caches.cross.last(len(caches.cross)))
+        embedded = self._embedded(tokens) if self.conv is None else self._embedded_last(caches.seen(), n)
+        latents = self.cross(self.to_latents(embedded), turn, caches.cross.last(len(caches.cross)))
         return latents if self.ledger is None else latents + self.ledger(caches.seen(), n)
 
     def logits(
@@ -215,7 +223,8 @@ class PerceiverAR(nn.Module):
         """The layers and the head: logits as of `extend`, of what `latents` gave, `[batch, n, d]`."""
         latents = self.states(latents, caches, last_only)
         if self.recall is None:
-            return self._said(latents, None, following)
+            lasting = None if self.fields is None else self._lasting(caches.seen(), latents.shape[1])
+            return self._said(latents, None, following, lasting)
         if caches.memory is not None:
             assert last_only, "a memory knows what follows now"
             return self._said(latents, caches.memory.shares()[:, None])
@@ -231,12 +240,18 @@ class PerceiverAR(nn.Module):
         normed: Tensor = self.norm(latents[:, -1:] if last_only else latents)
         return normed
 
-    def _said(self, latents: Tensor, recalled: Tensor | None, following: Tensor | None = None) -> Tensor:
+    def _said(
+        self,
+        latents: Tensor,
+        recalled: Tensor | None,
+        following: Tensor | None = None,
+        lasting: Tensor | None = None,
+    ) -> Tensor:
         """Logits `[batch, n, vocab]` of what the layers gave, normed, and of what was recalled, `[batch, n, vocab]`."""
         logits: Tensor
         if self.fields is not None:
             assert following is not None, "a field is predicted given those before it"
-            logits = self.fields(latents, following, self.head.weight)
+            logits = self.fields(latents, following, self.head.weight, lasting)
             return logits
         logits = self.head(latents)
         if self.recall is None or recalled is None:
@@ -249,7 +264,20 @@ class PerceiverAR(nn.Module):
     def _embedded(self, tokens: Tensor) -> Tensor:
         """What `[batch, m]` or `[batch, m, fields]` ids are read as, `[batch, m, d]`."""
         embedded: Tensor = self.embedding(tokens)
-        return embedded if self.fields is None else embedded.sum(-2) * tokens.shape[-1] ** -0.5
+        if self.fields is None:
+            return embedded
+        embedded = embedded.sum(-2) * tokens.shape[-1] ** -0.5
+        return embedded if self.conv is None else self.conv(embedded * self._is_there(tokens)[..., None])
+
+    def _embedded_last(self, tokens: Tensor, n: int) -> Tensor:
+        """What the last `n` of tokens are read as, `[batch, n, d]`."""
+        return self._embedded(tokens[:, -(n + self.config.conv_width - 1) :])[:, -n:]
+
+    def _lasting(self, tokens: Tensor, n: int) -> Tensor | None:
+        """As of `model.fields.Offsets`; None where there are none."""
+        if self.fields is None or self.fields.offsets is None:
+            return None
+        return self.fields.offsets.lasting(tokens, n)
 
     def _is_there(self, tokens: Tensor) -> Tensor:
         """Which positions `[batch, m]` are no padding; that has its id in all fields."""
@@ -267,6 +295,12 @@ class PerceiverAR(nn.Module):
 
     def _rotation(self, positions: Tensor, head_dim: int) -> Rotation:
         return rotation(positions, head_dim, self.config.rotary_fraction)
+
+
+def _gathered(rows: Tensor, positions: Tensor) -> Tensor:
+    """What stands at positions `[batch, k]` of `[batch, m]` or `[batch, m, size]`."""
+    index = positions if rows.dim() == 2 else positions[..., None].expand(-1, -1, rows.shape[2])
+    return rows.gather(1, index)
 
 
 class Block(nn.Module):

@@ -108,6 +108,12 @@ def num_clipped(grid: GridNotes, vocabulary: Vocabulary) -> tuple[int, int]:
     return num_notes, _shifts(onset, shifts)[2]
 
 
+def offset_edges(vocabulary: Vocabulary) -> dict[str, tuple[int, ...]]:
+    """Steps that the ids of shifts and of lengths stand for, as the fields of `model.config.OffsetsConfig`."""
+    ranges = {"shift_edges": vocabulary.range("time_shift"), "length_edges": vocabulary.range("length")}
+    return {name: (*events.lowest.tolist(), events.last + 1) for name, events in ranges.items()}
+
+
 def _presses(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Onset, offset, kind, value and velocity bin of each note and each depth of a pedal that is down, in order."""
     pedal = grid.pedal[np.lexsort((grid.pedal["step"], grid.pedal["pedal"]))]

@@ -14,7 +14,7 @@ from pamusic.training.muon import Muon
 from pamusic.training.sharding import put
 
 # Matrices that are tables, or no wider than a number.
-OUTER = ("embedding.", "ledger.", "recall.", "fields.chosen.", "head.")
+OUTER = ("embedding.", "ledger.", "recall.", "fields.chosen.", "fields.offsets.", "conv.", "head.")
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:

@@ -19,9 +19,10 @@ from pamusic.checkpoint import RUNS, Checkpoint, find_checkpoint, load_checkpoin
 from pamusic.device import PRECISIONS, Machine, choose_machine, has_fast_bf16
 from pamusic.errors import PamusicError, UsageError
 from pamusic.files import REMEDIES, free_folder
-from pamusic.model.config import LedgerConfig, ModelConfig, RecallConfig, preset
+from pamusic.model.config import LedgerConfig, ModelConfig, OffsetsConfig, RecallConfig, preset
 from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
+from pamusic.tokens.positions import offset_edges
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.carrying import carried
@@ -94,8 +95,8 @@ def new_run(
     size = size or ("medium" if machine.device.type == "cuda" else "small")
     shape = {name: changes.pop(name) for name in SHAPE if name in changes}
     vocabulary = corpus.tokenizer.vocabulary
+    _refuse_parts({**shape, **changes}, corpus)
     if vocabulary.shape:
-        _refuse_parts_of_events({**shape, **changes}, corpus)
         changes = {"mistakes": 0.0, **changes}
     shape = _with_parts({"ledger": (source is None and not vocabulary.shape) or None, **shape}, vocabulary)
     try:
@@ -162,8 +163,7 @@ def resumed_run(
     try:
         model_before, before = ModelConfig.from_json(about["model"]), TrainingConfig(**about["training"])
         shape = {name: changes.pop(name) for name in SHAPE if name in changes}
-        if corpus.tokenizer.vocabulary.shape:
-            _refuse_parts_of_events({**shape, **changes}, corpus)
+        _refuse_parts({**shape, **changes}, corpus)
         model = _changed(model_before, _with_parts(shape, corpus.tokenizer.vocabulary))
         if changes.get("cooldown_steps"):
             step = _step_of(run)
@@ -202,14 +202,20 @@ def resumed_run(
     return trainer
 
 
-def _refuse_parts_of_events(asked: dict[str, Any], corpus: Corpus) -> None:
-    """Refuse what only a model of events can have or learn, where the corpus has several fields a position."""
-    name = next((name for name in ("ledger", "recall", "mistakes") if asked.get(name)), None)
-    if name is not None:
-        raise UsageError(
-            f"{corpus.path} has {corpus.tokenizer.name}, with {len(corpus.tokenizer.vocabulary.fields)} fields a"
-            f" position; --{name} is for events, one id a position, so leave it out"
-        )
+def _refuse_parts(asked: dict[str, Any], corpus: Corpus) -> None:
+    """Refuse what only a model of another kind of vocabulary can have or learn."""
+    tokenizer = corpus.tokenizer
+    if tokenizer.vocabulary.shape:
+        of_events = next((name for name in ("ledger", "recall", "mistakes") if asked.get(name)), None)
+        if of_events is not None:
+            raise UsageError(
+                f"{corpus.path} has {tokenizer.name}, with {len(tokenizer.vocabulary.fields)} fields a position;"
+                f" --{of_events} is for events, one id a position, so leave it out"
+            )
+    if asked.get("offsets") and not tokenizer.vocabulary.has("length"):
+        raise UsageError(f"{corpus.path} has {tokenizer.name}, which has no lengths; leave offsets out")
+    if asked.get("conv_width", 1) != 1 and not tokenizer.vocabulary.shape:
+        raise UsageError(f"{corpus.path} has {tokenizer.name}, one id a position; leave conv_width out")
 
 
 def _names(before: Tokenizer, now: Tokenizer) -> str:
@@ -283,6 +289,7 @@ def _with_parts(shape: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]
     made = {
         "ledger": lambda: LedgerConfig(**ledger_ranges(vocabulary)),
         "recall": lambda: RecallConfig(**recall_ranges(vocabulary)),
+        "offsets": lambda: OffsetsConfig(**offset_edges(vocabulary)),  # type: ignore[arg-type]
     }
     asked = {name: value for name, value in shape.items() if name not in made or value is not None}
     return {**asked, **{name: make() if asked[name] else None for name, make in made.items() if name in asked}}
