@@ -193,9 +193,11 @@ def test_ends_raise_what_lies_near_them_and_nothing_else():
     two, one = math.log(3), math.log(2)  # ends two ticks on, twice; and five ticks on, in the last bin
     expected = [0, two * to_right, two * here, two * to_left + one * to_right, one * here]
     torch.testing.assert_close(added, torch.stack([torch.as_tensor(float(each)) for each in expected]))
-    (a, b, c) = offsets(latents, lasting, torch.tensor([1]))[0]  # a shift of one tick later: ends in 1, 1 and 4
+    (a, b, c) = offsets(latents, lasting, torch.tensor([1]))[
+        0
+    ]  # a shift of one tick later: ends in 1, 1 and 4, beyond the last bin
     to_left, here, to_right = (latents @ offsets.kernels[1].weight.T)[0]
-    for got, wanted in ((a, two * to_right), (b, two * here), (c, two * to_left)):
+    for got, wanted in ((a, two * to_right), (b, two * here + one * to_right), (c, two * to_left + one * here)):
         assert float(got) == pytest.approx(float(wanted), rel=1e-5)
 
 
