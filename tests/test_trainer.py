@@ -62,6 +62,15 @@ def test_the_rate_rises_stays_and_falls_in_straight_lines():
     assert [rate(step, shape) for step in range(10)] == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
 
 
+def test_a_run_that_ended_at_a_level_rate_can_be_cooled_down(tmp_path):
+    corpus = small_corpus(tmp_path / "c")
+    Trainer(tmp_path / "run", corpus, tiny_config(), config(steps=8, cooldown_steps=0), CPU).train()
+
+    cooled = resumed_run(tmp_path / "run", cooldown_steps=4)
+
+    assert [rate(step, cooled.training) for step in range(6, 12)] == [1, 1, 1, 0.75, 0.5, 0.25]
+
+
 def test_a_cooldown_of_a_run_that_cools_already_goes_on_from_the_rate_it_has(tmp_path):
     corpus = small_corpus(tmp_path / "c")
     Trainer(tmp_path / "run", corpus, tiny_config(), config(steps=8, cooldown_steps=4), CPU).train(

@@ -11,6 +11,6 @@ from pamusic.training.config import TrainingConfig
 def rate(step: int, config: TrainingConfig) -> float:
     """The share of the peak rate that update number `step` (from 0) is made with."""
     rising = (step + 1) / config.warmup_steps if config.warmup_steps else 1.0
-    falls = step >= config.steps - config.cooldown_steps
+    falls = config.cooldown_steps > 0 and step >= config.steps - config.cooldown_steps
     falling = config.cooldown_from * (config.steps - step) / config.cooldown_steps if falls else 1.0
     return max(0.0, min(1.0, rising, falling))
