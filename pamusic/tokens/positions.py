@@ -4,10 +4,9 @@ Knows grids and vocabularies; knows no performances. A position is a note, or a 
 where the vocabulary has no lengths, an event: a key or a pedal that goes down or up.
 
 Times in bins are rounded, and of that nothing must be heard:
-- What is exact stays exact. Where a long shift was rounded, all that follows stands as much too early or too late as
-  half of its bin at most, up to the next shift that is not exact, which makes up for it: so the notes of a chord or of
-  a figure are as far apart as they were played, and onsets do not drift. Were each rounding made up by the next shift,
-  however short, the first chord after a rest would be torn.
+- What a long shift was rounded by is made up by the next ones, each of which becomes longer or shorter by the width of
+  a bin at most, as a share (4 % in `notes.toml`): so onsets do not drift, and the notes of a chord or of a quick figure
+  stay as far apart as they were played. Made up at once, it would tear the first chord after a rest.
 - What touched the next note of its key (or the next press of its pedal) still does: its bin reaches there, and
   decoding cuts it. What did not touch it does not: its bin ends before it, by the shortest time that a depth is meant
   for or by what it was. So what is decoded has the same ids again.
@@ -136,12 +135,15 @@ def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarra
     shift = np.diff(step, prepend=0)
     read_as, behind, num_cut = shift.copy(), 0, 0  # behind: by how much what is read is too early
     assert shifts.exact is not None
-    for place in np.flatnonzero(shift > shifts.exact):
-        if shift[place] > shifts.last:
-            behind, num_cut = 0, num_cut + 1
+    give = ((shifts.growth - 1) * shift).astype(np.int64)  # by how much each may be read as longer or shorter
+    for place in np.flatnonzero(give):
         wanted = shift[place] + behind
+        if shift[place] > shifts.last:
+            wanted, num_cut = shift[place], num_cut + 1
+        elif shift[place] <= shifts.exact:
+            wanted = min(max(wanted, shift[place] - give[place]), shift[place] + give[place], shifts.exact)
         read_as[place] = shifts.middle[shifts.place(wanted)]
-        behind = 0 if shift[place] > shifts.last else wanted - read_as[place]
+        behind = 0 if shift[place] > shifts.last else behind + shift[place] - read_as[place]
     return shifts.start + shifts.place(read_as), np.cumsum(read_as), num_cut
 
 
