@@ -21,7 +21,7 @@ from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.evaluation.likelihood import evaluate, in_keys, score
 from pamusic.generation.positions import generate_positions
-from pamusic.model.config import ModelConfig, OffsetsConfig
+from pamusic.model.config import ClockConfig, ModelConfig, OffsetsConfig
 from pamusic.model.fields import by_field, field_slices
 from pamusic.model.flops import forward_flops
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -41,11 +41,13 @@ NOTES_SIZES = tuple(field.size for field in VOCABULARY.fields)
 
 # Fields of 5, 4 and 3 ids: 0, 1, 2, 3 or more ticks; anything; 0, 1 or 2 ticks.
 OFFSETS = OffsetsConfig(shift_edges=(0, 1, 2, 3, 4, 6), length_edges=(0, 1, 2, 4), num_positions=5, reach=1)
+CLOCK = ClockConfig(shift_edges=(0, 1, 2, 3, 4, 6))
 EXTRAS = {
     "plain": {},
     "conv": {"conv_width": 4},
     "offsets": {"offsets": OFFSETS},
-    "both": {"conv_width": 3, "offsets": OFFSETS},
+    "clock": {"clock": CLOCK},
+    "all": {"conv_width": 3, "offsets": OFFSETS, "clock": CLOCK},
 }
 extras = pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS.keys())
 
@@ -181,6 +183,21 @@ def test_what_still_lasts_is_reckoned_from_the_last_onset():
     assert (lasting[0, :, 0] < 0).all()
 
 
+def test_with_a_clock_alone_the_time_between_two_positions_matters_not_when_they_are():
+    """Attention sees the same where everything is later, and something else where a rest is longer."""
+    model, tokens, following = model_of(clock=CLOCK), positions(1, 30), positions(1, 16, seed=1)
+    with torch.inference_mode():
+        caches, later = model.new_caches(1), model.new_caches(1)
+        later.now += 1000
+        for cache in (caches, later):
+            model.read(tokens, cache)
+        logits = [model.extend(tokens[:, 14:], cache, following=following) for cache in (caches, later)]
+        torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
+        without = PerceiverAR(dataclasses.replace(model.config, clock=None)).eval()
+        without.load_state_dict(model.state_dict())
+        assert not torch.allclose(without(tokens, following=following), model(tokens, following=following), atol=1e-2)
+
+
 @torch.inference_mode()
 def test_ends_raise_what_lies_near_them_and_nothing_else():
     offsets = model_of(offsets=OFFSETS).fields.offsets
@@ -212,7 +229,11 @@ def test_sizes_that_do_not_fit_are_refused():
         tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES, conv_width=0)
     with pytest.raises(ValueError, match=r"edges for as many ids as the first and the last field, not \[5, 3\]"):
         tiny_config(vocab_size=12, pad_id=11, field_sizes=(5, 3, 4), offsets=OFFSETS)
-    config = tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES, offsets=OFFSETS, conv_width=3)
+    with pytest.raises(ValueError, match="edges for as many ids as the first field, 4"):
+        tiny_config(vocab_size=12, pad_id=11, field_sizes=(4, 5, 3), clock=CLOCK)
+    with pytest.raises(ValueError, match="more than there is of a head"):
+        tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES, clock=CLOCK, rotary_fraction=0.8)
+    config = tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES, offsets=OFFSETS, clock=CLOCK, conv_width=3)
     assert ModelConfig.from_json({**dataclasses.asdict(config), "field_sizes": list(SIZES)}) == config
     old = {name: value for name, value in dataclasses.asdict(tiny_config()).items() if name != "field_sizes"}
     assert ModelConfig.from_json(old) == tiny_config()  # as checkpoints have it that were written before
@@ -325,7 +346,8 @@ def test_the_loss_is_that_of_plain_arithmetic(corpus):
 
 def test_it_learns_and_goes_on_as_if_it_had_not_stopped(corpus, tmp_path):
     offsets = OffsetsConfig(**offset_edges(VOCABULARY))
-    config = config_for(corpus, context_length=32, num_latents=8, offsets=offsets, conv_width=4)
+    clock = ClockConfig(shift_edges=offsets.shift_edges)
+    config = config_for(corpus, context_length=32, num_latents=8, offsets=offsets, conv_width=4, clock=clock)
     training = TrainingConfig(
         steps=60, batch_size=4, warmup_steps=5, cooldown_steps=20, mistakes=0.0, validate_every=20, lr=0.02
     )
@@ -408,7 +430,15 @@ PRIME = VOCABULARY.border("start")[None]
 @pytest.fixture(scope="module", params=["plain", "with offsets and a convolution"])
 def talker(request):
     torch.manual_seed(0)
-    more = {"offsets": OffsetsConfig(**offset_edges(VOCABULARY)), "conv_width": 4} if request.param != "plain" else {}
+    more = (
+        {
+            "offsets": OffsetsConfig(**offset_edges(VOCABULARY)),
+            "conv_width": 4,
+            "clock": ClockConfig(shift_edges=offset_edges(VOCABULARY)["shift_edges"]),
+        }
+        if request.param != "plain"
+        else {}
+    )
     config = tiny_config(
         **more,
         vocab_size=len(VOCABULARY),
@@ -507,11 +537,13 @@ def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
     with pytest.raises(UsageError, match="--mistakes is for events"):
         new_run(corpus.path, out=tmp_path / "run", size="tiny", mistakes=0.5)
     events = small_corpus(tmp_path / "events")
-    for name, value in (("offsets", True), ("conv_width", 3)):
+    for name, value in (("offsets", True), ("conv_width", 3), ("clock", True)):
         with pytest.raises(UsageError, match=f"has performance, .*; leave {name} out"):
             new_run(events.path, out=tmp_path / "run", size="tiny", **{name: value})
     assert not (tmp_path / "run").exists()
-    run = new_run(corpus.path, out=tmp_path / "run", size="tiny", steps=10, device="cpu", offsets=True, conv_width=3)
+    run = new_run(
+        corpus.path, out=tmp_path / "run", size="tiny", steps=10, device="cpu", offsets=True, conv_width=3, clock=True
+    )
     assert run.model.config.field_sizes == NOTES_SIZES
     assert len(run.model.config.offsets.length_edges) == NOTES_SIZES[-1] + 1
     assert (run.model.config.ledger, run.training.mistakes) == (None, 0.0)

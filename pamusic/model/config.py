@@ -91,6 +91,24 @@ class OffsetsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClockConfig:
+    """What the first field of a position says of time, and how much of each head is turned by it.
+
+    Attributes:
+        shift_edges: as of `OffsetsConfig`.
+        rotary_fraction: of each head, beside what is turned by position.
+    """
+
+    shift_edges: tuple[int, ...]
+    rotary_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shift_edges", tuple(self.shift_edges))  # JSON has lists
+        if not 0 < self.rotary_fraction < 1:
+            raise ValueError(f"a clock turns a fraction of each head, above 0 and below 1, not {self.rotary_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that decides which weights a model has and what it computes.
 
@@ -111,6 +129,7 @@ class ModelConfig:
         field_sizes: where a position has several fields, how many ids each has (`model.fields`); empty where it is one
             id. The ids of a field follow those of the field before it.
         offsets: whether, and how, ends of what still lasts are copied (`model.fields`); None for not at all.
+        clock: whether heads are turned by the time of their positions, too (`model.rotary`); None for not.
         conv_width: positions, the last one its own, that what is read of a position is a sum of (`model.convolution`);
             1 for no others.
     """
@@ -130,6 +149,7 @@ class ModelConfig:
     recall: RecallConfig | None = None
     field_sizes: tuple[int, ...] = ()
     offsets: OffsetsConfig | None = None
+    clock: ClockConfig | None = None
     conv_width: int = 1
 
     @classmethod
@@ -146,6 +166,8 @@ class ModelConfig:
             fields["recall"] = RecallConfig(**fields["recall"])
         if fields.get("offsets") is not None:
             fields["offsets"] = OffsetsConfig(**fields["offsets"])
+        if fields.get("clock") is not None:
+            fields["clock"] = ClockConfig(**fields["clock"])
         return cls(**fields)
 
     def __post_init__(self) -> None:
@@ -171,8 +193,13 @@ class ModelConfig:
             raise ValueError("a ledger and recall are of models that read events, one id a position; leave them out")
         if not 1 <= self.conv_width <= WIDEST_CONV:
             raise ValueError(f"conv_width is 1 (none) to {WIDEST_CONV}, not {self.conv_width}")
-        if not self.field_sizes and (self.offsets is not None or self.conv_width > 1):
-            raise ValueError("offsets and conv_width are of models with several fields a position; leave them out")
+        if not self.field_sizes and (self.offsets is not None or self.clock is not None or self.conv_width > 1):
+            raise ValueError("offsets, clock and conv_width are for several fields a position; leave them out")
+        if self.clock is not None:
+            if self.clock.rotary_fraction + self.rotary_fraction > 1:
+                raise ValueError("position and clock turn more than there is of a head")
+            if len(self.clock.shift_edges) - 1 != self.field_sizes[0]:
+                raise ValueError(f"a clock has edges for as many ids as the first field, {self.field_sizes[0]}")
         if self.offsets is not None:
             sizes = [len(edges) - 1 for edges in (self.offsets.shift_edges, self.offsets.length_edges)]
             if sizes != [self.field_sizes[0], self.field_sizes[-1]]:
@@ -219,6 +246,7 @@ def preset(
     recall: RecallConfig | None = None,
     field_sizes: tuple[int, ...] = (),
     offsets: OffsetsConfig | None = None,
+    clock: ClockConfig | None = None,
     **changes: int | float | None,
 ) -> ModelConfig:
     """The configuration of a named size, with changes; a change of None leaves the preset's value.
@@ -240,5 +268,6 @@ def preset(
         recall=recall,
         field_sizes=field_sizes,
         offsets=offsets,
+        clock=clock,
         **fields,  # type: ignore[arg-type]
     )

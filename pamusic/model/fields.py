@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pamusic.model.config import OffsetsConfig
+from pamusic.model.config import ClockConfig, OffsetsConfig
 
 HIDDEN = 2  # width of the hidden layer of a field's MLP, over `d`
 
@@ -57,6 +57,29 @@ class FieldHeads(nn.Module):
         return logits
 
 
+def ticks_of_ids(edges: Sequence[int], first: int, vocab_size: int) -> Tensor:
+    """`[vocab]`, int64, the ticks that ids from `first` on are decoded as, where each begins at its edge; 0 for others."""
+    low = torch.tensor(edges)
+    ticks = torch.zeros(vocab_size, dtype=torch.int64)
+    ticks[first : first + len(edges) - 1] = low[:-1] + (low.diff() - 1) // 2
+    return ticks
+
+
+class Clock(nn.Module):
+    """The time of each position, in ticks."""
+
+    ticks: Tensor
+
+    def __init__(self, config: ClockConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.fraction = config.rotary_fraction
+        self.register_buffer("ticks", ticks_of_ids(config.shift_edges, 0, vocab_size), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`[batch, m]`, int64, how long after the position before the first one each of `[batch, m, fields]` is."""
+        return self.ticks[tokens[..., 0]].cumsum(1)
+
+
 class Offsets(nn.Module):
     """What the ends of what still lasts add to the logits of a shift and of a length.
 
@@ -76,11 +99,9 @@ class Offsets(nn.Module):
         self.config = config
         shift, *_, length = field_slices(sizes, sum(sizes))
         for name, ids, edges in (("shift", shift, config.shift_edges), ("length", length, config.length_edges)):
-            low = torch.tensor(edges)
-            ticks = torch.zeros(sum(sizes), dtype=torch.int64)
-            ticks[ids] = low[:-1] + (low.diff() - 1) // 2  # as they are decoded
+            ticks = ticks_of_ids(edges, ids.start, sum(sizes))
             self.register_buffer(f"{name}_ticks", ticks, persistent=False)
-            bins = torch.bucketize(torch.arange(edges[-1]), low, right=True) - 1
+            bins = torch.bucketize(torch.arange(edges[-1]), torch.tensor(edges), right=True) - 1
             self.register_buffer(f"{name}_of_ticks", bins, persistent=False)
         kernels = [nn.Linear(d_model, 2 * config.reach + 1, bias=False) for _ in range(2)]
         for kernel in kernels:

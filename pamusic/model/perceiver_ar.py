@@ -34,10 +34,10 @@ from pamusic.model.attention import attend
 from pamusic.model.cache import ContextCache, Kept, KeyValueCache, spare
 from pamusic.model.config import ModelConfig
 from pamusic.model.convolution import CausalConvolution
-from pamusic.model.fields import FieldHeads
+from pamusic.model.fields import Clock, FieldHeads
 from pamusic.model.ledger import Entries, Ledger
 from pamusic.model.recall import Memory, Recall
-from pamusic.model.rotary import rotated, rotation
+from pamusic.model.rotary import both, rotated, rotation
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -53,6 +53,7 @@ class Caches:
         ids: of the context, where `cross` does not keep them.
         entries: of the ledger, where there is one and steps keep it.
         memory: of what can be recalled, where that is done and steps keep it.
+        now: `[batch]`, the time of the last token, where there is a clock.
     """
 
     cross: KeyValueCache | ContextCache
@@ -61,6 +62,7 @@ class Caches:
     ids: Kept | None = None
     entries: Entries | None = None
     memory: Memory | None = None
+    now: Tensor | None = None
 
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, slack: int, like: Tensor) -> Self:
@@ -79,6 +81,7 @@ class Caches:
             cross=cache(config.cross_num_heads, config.context_length, room),
             layers=[cache(config.num_heads, config.num_latents, slack) for _ in range(config.num_layers)],
             ids=Kept([ids], (1,), config.context_length),
+            now=None if config.clock is None else torch.zeros(batch, dtype=torch.int64, device=like.device),
         )
 
     @property
@@ -90,6 +93,8 @@ class Caches:
         for cache in (self.cross, *self.layers, self.ids, self.entries, self.memory):
             if cache is not None:
                 cache.select(rows)
+        if self.now is not None:
+            self.now = self.now[rows]
 
     def seen(self) -> Tensor:
         """The ids of the visible context, `[batch, m]` or `[batch, m, fields]`."""
@@ -116,6 +121,7 @@ class PerceiverAR(nn.Module):
         self.recall = None if config.recall is None else Recall(config.recall, config.vocab_size, config.d_model)
         self.norm = RMSNorm(config.d_model, eps=1e-6)
         self.fields = FieldHeads(config.field_sizes, config.d_model, config.offsets) if config.field_sizes else None
+        self.clock = None if config.clock is None else Clock(config.clock, config.vocab_size)
         self.conv = CausalConvolution(config.conv_width, config.d_model) if config.conv_width > 1 else None
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight)
@@ -160,12 +166,18 @@ class PerceiverAR(nn.Module):
             before = every[:, : m - n] if kept is None else _gathered(every, prefix_positions)
         context = torch.cat([before, embedded], dim=1)
         own_expanded = own_positions.expand(*prefix_positions.shape[:-1], n)
-        keys_values = self._context_keys_values(context, torch.cat([prefix_positions, own_expanded], dim=-1))
-        turn = self._rotation(own_positions, self.cross.attention.head_dim)
+        times = own_times = None
+        if self.clock is not None:
+            every_time = self.clock(tokens)
+            own_times = every_time[:, m - n :]
+            before_times = every_time[:, : m - n] if kept is None else _gathered(every_time, prefix_positions)
+            times = torch.cat([before_times, own_times], dim=1)
+        keys_values = self._context_keys_values(context, torch.cat([prefix_positions, own_expanded], dim=-1), times)
+        turn = self._rotation(own_positions, self.cross.attention.head_dim, own_times)
         latents = self.cross(self.to_latents(embedded), turn, keys_values, prefix_valid)
         if self.ledger is not None:
             latents = latents + self.ledger(tokens, n)
-        turn = self._rotation(own_positions, self.config.d_model // self.config.num_heads)
+        turn = self._rotation(own_positions, self.config.d_model // self.config.num_heads, own_times)
         for layer in self.layers:
             latents = checkpoint(layer, latents, turn, use_reentrant=False) if self.recompute else layer(latents, turn)
         if recalled is None and self.recall is not None:
@@ -189,7 +201,12 @@ class PerceiverAR(nn.Module):
         assert caches.ids is not None
         caches.ids.append(tokens)
         embedded = self._embedded_last(caches.seen(), tokens.shape[1])
-        caches.cross.append(*self._context_keys_values(embedded, positions))
+        times = None
+        if self.clock is not None:
+            assert caches.now is not None
+            times = caches.now[:, None] + self.clock(tokens)
+            caches.now = times[:, -1]
+        caches.cross.append(*self._context_keys_values(embedded, positions, times))
         caches.position += tokens.shape[1]
 
     def extend(
@@ -212,7 +229,8 @@ class PerceiverAR(nn.Module):
         That depends on the tokens up to each alone, never on which other positions are latents.
         """
         n = tokens.shape[1]
-        turn = self._rotation(self._last_positions(n, caches), self.cross.attention.head_dim)
+        times = self._last_times(n, caches)
+        turn = self._rotation(self._last_positions(n, caches), self.cross.attention.head_dim, times)
         embedded = self._embedded(tokens) if self.conv is None else self._embedded_last(caches.seen(), n)
         latents = self.cross(self.to_latents(embedded), turn, caches.cross.last(len(caches.cross)))
         return latents if self.ledger is None else latents + self.ledger(caches.seen(), n)
@@ -232,9 +250,8 @@ class PerceiverAR(nn.Module):
 
     def states(self, latents: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
         """The layers: of what `latents` gave, `[batch, n, d]`, what the head reads; of all or of the last alone."""
-        turn = self._rotation(
-            self._last_positions(latents.shape[1], caches), self.config.d_model // self.config.num_heads
-        )
+        n, head_dim = latents.shape[1], self.config.d_model // self.config.num_heads
+        turn = self._rotation(self._last_positions(n, caches), head_dim, self._last_times(n, caches))
         for layer, cache in zip(self.layers, caches.layers, strict=True):
             latents = layer(latents, turn, cache=cache, last_only=last_only and layer is self.layers[-1])
         normed: Tensor = self.norm(latents[:, -1:] if last_only else latents)
@@ -283,18 +300,32 @@ class PerceiverAR(nn.Module):
         """Which positions `[batch, m]` are no padding; that has its id in all fields."""
         return (tokens if self.fields is None else tokens[..., 0]) != self.config.pad_id
 
-    def _context_keys_values(self, embedded: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _context_keys_values(
+        self, embedded: Tensor, positions: Tensor, times: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values `[batch, heads, m, head_dim]` of embeddings `[batch, m, d]` at `[m]` or `[batch, m]`."""
-        turn = self._rotation(positions, self.cross.attention.head_dim)
-        if positions.dim() == 2:
-            turn = (turn[0][:, None], turn[1][:, None])  # one turn for all heads of a row
+        turn = self._rotation(positions, self.cross.attention.head_dim, times)
         return self.cross.attention.keys_values(self.context_norm(embedded), turn)
 
     def _last_positions(self, n: int, caches: Caches) -> Tensor:
         return torch.arange(caches.position - n, caches.position, device=self.embedding.weight.device)
 
-    def _rotation(self, positions: Tensor, head_dim: int) -> Rotation:
-        return rotation(positions, head_dim, self.config.rotary_fraction)
+    def _last_times(self, n: int, caches: Caches) -> Tensor | None:
+        """When the last `n` positions are, `[batch, n]`; None without a clock."""
+        if self.clock is None or caches.now is None:
+            return None
+        passed = self.clock(caches.seen()[:, -n:])
+        return caches.now[:, None] + passed - passed[:, -1:]
+
+    def _rotation(self, positions: Tensor, head_dim: int, times: Tensor | None = None) -> Rotation:
+        """The turn of heads at positions `[n]` or `[batch, n]`, and with a clock at times `[batch, n]`, for any head."""
+        turn = rotation(positions, head_dim, self.config.rotary_fraction)
+        if positions.dim() == 2:
+            turn = (turn[0][:, None], turn[1][:, None])  # one turn for all heads of a row
+        if times is None or self.clock is None:
+            return turn
+        cos, sin = rotation(times, head_dim, self.clock.fraction)
+        return both(turn, (cos[:, None], sin[:, None]))
 
 
 def _gathered(rows: Tensor, positions: Tensor) -> Tensor:
@@ -339,7 +370,7 @@ class Block(nn.Module):
             cache.append(keys, values)
             keys, values = cache.last(len(cache))
         if last_only:
-            x, normed, turn = x[:, -1:], normed[:, -1:], (turn[0][-1:], turn[1][-1:])
+            x, normed, turn = x[:, -1:], normed[:, -1:], (turn[0][..., -1:, :], turn[1][..., -1:, :])
         keys, values = keys.to(x.dtype), values.to(x.dtype)  # where a model of fewer bits reads another's caches
         heads = attend(self.attention.queries(normed, turn), keys, values, prefix_valid)
         x = x + self.dropout(self.attention.merged(heads))

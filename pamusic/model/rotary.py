@@ -1,6 +1,8 @@
 """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) on a fraction of each head.
 
 Knows tensors. Only the distance between two positions matters to attention, so positions may be counted from anywhere.
+Where positions have times of their own, another fraction can be turned by these: music comes back after as many
+seconds rather than after as many notes.
 """
 
 from __future__ import annotations
@@ -28,6 +30,15 @@ def rotation(positions: Tensor, head_dim: int, fraction: float) -> tuple[Tensor,
     frequencies = BASE ** (-torch.arange(pairs, device=at.device, dtype=torch.float64) / pairs)
     angles = at.to(torch.float64)[..., None] * frequencies
     return angles.cos().float().to(positions.device), angles.sin().float().to(positions.device)
+
+
+def both(by: tuple[Tensor, Tensor], also: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Turns by position, `[..., n, pairs]`, and by time, `[batch, 1, n, other pairs]`, of parts beside each other."""
+    cos, sin = (
+        torch.cat([one.expand(*other.shape[:-1], one.shape[-1]), other], dim=-1)
+        for one, other in zip(by, also, strict=True)
+    )
+    return cos, sin
 
 
 def rotated(heads: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:

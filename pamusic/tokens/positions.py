@@ -109,7 +109,8 @@ def num_clipped(grid: GridNotes, vocabulary: Vocabulary) -> tuple[int, int]:
 
 def offset_edges(vocabulary: Vocabulary) -> dict[str, tuple[int, ...]]:
     """Steps that the ids of shifts and of lengths stand for, as the fields of `model.config.OffsetsConfig`."""
-    ranges = {"shift_edges": vocabulary.range("time_shift"), "length_edges": vocabulary.range("length")}
+    kinds = {"shift_edges": "time_shift", "length_edges": "length"}
+    ranges = {name: vocabulary.range(kind) for name, kind in kinds.items() if vocabulary.has(kind)}
     return {name: (*events.lowest.tolist(), events.last + 1) for name, events in ranges.items()}
 
 

@@ -19,7 +19,7 @@ from pamusic.checkpoint import RUNS, Checkpoint, find_checkpoint, load_checkpoin
 from pamusic.device import PRECISIONS, Machine, choose_machine, has_fast_bf16
 from pamusic.errors import PamusicError, UsageError
 from pamusic.files import REMEDIES, free_folder
-from pamusic.model.config import LedgerConfig, ModelConfig, OffsetsConfig, RecallConfig, preset
+from pamusic.model.config import ClockConfig, LedgerConfig, ModelConfig, OffsetsConfig, RecallConfig, preset
 from pamusic.tokens.corpus import Corpus, open_corpus
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.positions import offset_edges
@@ -214,8 +214,10 @@ def _refuse_parts(asked: dict[str, Any], corpus: Corpus) -> None:
             )
     if asked.get("offsets") and not tokenizer.vocabulary.has("length"):
         raise UsageError(f"{corpus.path} has {tokenizer.name}, which has no lengths; leave offsets out")
-    if asked.get("conv_width", 1) != 1 and not tokenizer.vocabulary.shape:
-        raise UsageError(f"{corpus.path} has {tokenizer.name}, one id a position; leave conv_width out")
+    of_fields = next((name for name in ("clock", "conv_width") if asked.get(name, 1) not in (1, False)), None)
+    of_fields = "clock" if asked.get("clock") else of_fields
+    if of_fields is not None and not tokenizer.vocabulary.shape:
+        raise UsageError(f"{corpus.path} has {tokenizer.name}, one id a position; leave {of_fields} out")
 
 
 def _names(before: Tokenizer, now: Tokenizer) -> str:
@@ -290,6 +292,7 @@ def _with_parts(shape: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]
         "ledger": lambda: LedgerConfig(**ledger_ranges(vocabulary)),
         "recall": lambda: RecallConfig(**recall_ranges(vocabulary)),
         "offsets": lambda: OffsetsConfig(**offset_edges(vocabulary)),  # type: ignore[arg-type]
+        "clock": lambda: ClockConfig(shift_edges=offset_edges(vocabulary)["shift_edges"]),
     }
     asked = {name: value for name, value in shape.items() if name not in made or value is not None}
     return {**asked, **{name: make() if asked[name] else None for name, make in made.items() if name in asked}}
