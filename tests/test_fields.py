@@ -530,6 +530,9 @@ def test_a_checkpoint_keeps_its_fields(talker, tmp_path):
         check_corpus(again, small_corpus(tmp_path / "events"))
 
 
+MORE = {"offsets": True, "conv_width": 3, "clock": True}
+
+
 def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
     for name in ("ledger", "recall"):
         with pytest.raises(UsageError, match=f"with 4 fields a position; --{name} is for events"):
@@ -537,13 +540,11 @@ def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
     with pytest.raises(UsageError, match="--mistakes is for events"):
         new_run(corpus.path, out=tmp_path / "run", size="tiny", mistakes=0.5)
     events = small_corpus(tmp_path / "events")
-    for name, value in (("offsets", True), ("conv_width", 3), ("clock", True)):
+    for name, value in MORE.items():
         with pytest.raises(UsageError, match=f"has performance, .*; leave {name} out"):
             new_run(events.path, out=tmp_path / "run", size="tiny", **{name: value})
     assert not (tmp_path / "run").exists()
-    run = new_run(
-        corpus.path, out=tmp_path / "run", size="tiny", steps=10, device="cpu", offsets=True, conv_width=3, clock=True
-    )
+    run = new_run(corpus.path, out=tmp_path / "run", size="tiny", steps=10, device="cpu", **MORE)
     assert run.model.config.field_sizes == NOTES_SIZES
     assert len(run.model.config.offsets.length_edges) == NOTES_SIZES[-1] + 1
     assert (run.model.config.ledger, run.training.mistakes) == (None, 0.0)

@@ -58,7 +58,7 @@ class FieldHeads(nn.Module):
 
 
 def ticks_of_ids(edges: Sequence[int], first: int, vocab_size: int) -> Tensor:
-    """`[vocab]`, int64, the ticks that ids from `first` on are decoded as, where each begins at its edge; 0 for others."""
+    """`[vocab]`, int64, the ticks that ids from `first` on are decoded as, each from its edge on; 0 for all others."""
     low = torch.tensor(edges)
     ticks = torch.zeros(vocab_size, dtype=torch.int64)
     ticks[first : first + len(edges) - 1] = low[:-1] + (low.diff() - 1) // 2

@@ -318,7 +318,7 @@ class PerceiverAR(nn.Module):
         return caches.now[:, None] + passed - passed[:, -1:]
 
     def _rotation(self, positions: Tensor, head_dim: int, times: Tensor | None = None) -> Rotation:
-        """The turn of heads at positions `[n]` or `[batch, n]`, and with a clock at times `[batch, n]`, for any head."""
+        """The turn of all heads at positions `[n]` or `[batch, n]` and, with a clock, at times `[batch, n]`."""
         turn = rotation(positions, head_dim, self.config.rotary_fraction)
         if positions.dim() == 2:
             turn = (turn[0][:, None], turn[1][:, None])  # one turn for all heads of a row

@@ -23,9 +23,8 @@ from pamusic.training.config import TrainingConfig
 OF_CORPUS = {"vocab_size", "pad_id", "field_sizes"}  # of the model's shape, what comes with the corpus
 SHAPE = {field.name for field in fields(ModelConfig)} - OF_CORPUS
 TYPES = {"size": "str", **{field.name: str(field.type) for field in (*fields(ModelConfig), *fields(TrainingConfig))}}
-TYPES["ledger"] = TYPES["recall"] = TYPES["offsets"] = TYPES["clock"] = (
-    "bool"  # whether there is one; what it is comes with the corpus
-)
+# Whether there is one; what it is comes with the corpus.
+TYPES |= dict.fromkeys(("ledger", "recall", "offsets", "clock"), "bool")
 KINDS: dict[str, tuple[str, tuple[type, ...]]] = {  # by the name of a field's type
     "int": ("a whole number", (int,)),
     "float": ("a number", (float, int)),

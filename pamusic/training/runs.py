@@ -214,8 +214,8 @@ def _refuse_parts(asked: dict[str, Any], corpus: Corpus) -> None:
             )
     if asked.get("offsets") and not tokenizer.vocabulary.has("length"):
         raise UsageError(f"{corpus.path} has {tokenizer.name}, which has no lengths; leave offsets out")
-    of_fields = next((name for name in ("clock", "conv_width") if asked.get(name, 1) not in (1, False)), None)
-    of_fields = "clock" if asked.get("clock") else of_fields
+    is_asked = {"clock": bool(asked.get("clock")), "conv_width": asked.get("conv_width", 1) != 1}
+    of_fields = next((name for name, is_it in is_asked.items() if is_it), None)
     if of_fields is not None and not tokenizer.vocabulary.shape:
         raise UsageError(f"{corpus.path} has {tokenizer.name}, one id a position; leave {of_fields} out")
 
