@@ -1,6 +1,7 @@
 """The score equals a plain, slow one, and scores every token once."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -55,6 +56,20 @@ def test_a_model_that_knows_nothing_pays_the_logarithm_of_the_vocabulary(tmp_pat
     assert total.num_tokens == tokens
     assert total.nats_per_token == pytest.approx(math.log(391), abs=1e-5)
     assert total.bits_per_note == pytest.approx(math.log2(391) * tokens / notes, rel=1e-5)
+
+
+def test_memory_grows_with_a_piece_and_not_with_its_square(tmp_path):
+    corpus = small_corpus(tmp_path / "c", notes_of_pieces=(1500,), splits=("train",))
+    num_tokens = corpus.pieces[0].num_tokens
+    assert num_tokens > 4000
+    tracemalloc.start()
+    try:
+        evaluate(tiny_model(num_layers=1), corpus, "train")  # what NumPy holds is traced; tensors are not
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert most < 500 * num_tokens  # its square would be 8 bytes times 4,000
 
 
 def test_accuracy_counts_the_likeliest_tokens():

@@ -166,18 +166,20 @@ def evaluate(
             num_pieces=total.num_pieces + bool(len(nats)),
             nats_of_stretch=total.nats_of_stretch + np.bincount(stretch, nats, minlength=len(STRETCHES) - 1),
             tokens_of_stretch=total.tokens_of_stretch + np.bincount(stretch, minlength=len(STRETCHES) - 1),
-            nats_of_field=_added(total.nats_of_field, names, (of_fields[0] + within)[from_position:]),
+            nats_of_field=_added(
+                total.nats_of_field, names, of_fields[0].reshape(within.shape)[from_position:], within[from_position:]
+            ),
             nats_within_bins=total.nats_within_bins + float(within[from_position:].sum()),
         )
         progress(total, done, in_all)
     return total
 
 
-def _added(so_far: dict[str, float], names: list[str], nats: np.ndarray) -> dict[str, float]:
-    """What each field cost before and costs now, `[n, fields]`, in the piece's own key; nothing where there is one."""
+def _added(so_far: dict[str, float], names: list[str], nats: np.ndarray, within: np.ndarray) -> dict[str, float]:
+    """What each field cost before and costs now, `[n, fields]` and within bins, in the piece's own key; {} for one."""
     if len(names) == 1:
         return {}
-    return {name: so_far.get(name, 0.0) + float(its.sum()) for name, its in zip(names, nats.T, strict=True)}
+    return {name: so_far.get(name, 0.0) + float(its) for name, its in zip(names, (nats + within).sum(0), strict=True)}
 
 
 def pieces_of(corpus: Corpus, split: str, num_pieces: int | None) -> list[int]:
@@ -280,10 +282,16 @@ def costs(
         first_latent = max(0, stop - config.num_latents)
         following = piece[:, first_latent + 1 : stop + 1] if config.field_sizes else None
         logits = model.extend(latents, caches, following=following)[0, scored - stop :].float()
-        fields = list(by_field(logits, piece[0, scored + 1 : stop + 1], config.field_sizes))
-        of_fields = [F.cross_entropy(of_field, targets, reduction="none") for of_field, targets in fields]
-        is_right = [of_field.argmax(-1) == targets for of_field, targets in fields]
-        nats.append(torch.stack(of_fields, dim=-1) if config.field_sizes else of_fields[0])
-        correct.append(torch.stack(is_right).all(0))
+        of_fields, is_right = _of_positions(logits, piece[0, scored + 1 : stop + 1], config.field_sizes)
+        nats.append(of_fields)
+        correct.append(is_right)
         scored = stop
     return torch.cat(nats), torch.cat(correct)
+
+
+def _of_positions(logits: Tensor, targets: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Nats `[n]` or `[n, fields]` of targets, and whether all fields' most likely ids were right, `[n]`."""
+    fields = list(by_field(logits, targets, sizes))
+    nats = [F.cross_entropy(of_field, target, reduction="none") for of_field, target in fields]
+    is_right = torch.stack([of_field.argmax(-1) == target for of_field, target in fields]).all(0)
+    return torch.stack(nats, dim=-1) if sizes else nats[0], is_right
