@@ -144,6 +144,23 @@ def test_with_caches_it_says_the_same(extra):
     torch.testing.assert_close(torch.cat([first, second], dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
+@extras
+def test_however_the_context_is_read_it_is_the_same_beyond_its_length_too(extra):
+    """At once, or in pieces of which one is longer than the context."""
+    model, tokens = model_of(**extra, context_length=20, num_latents=4), positions(1, 60)
+    following = positions(1, 4, seed=1)
+    with torch.inference_mode():
+        logits = []
+        for sizes in ([60], [1, 18, 1, 25, 15], [30, 30], [1] * 60):
+            caches = model.new_caches(1)
+            for some in tokens.split(sizes, dim=1):
+                model.read(some, caches)
+            logits.append(model.extend(tokens[:, -4:], caches, following=following))
+
+    for each in logits[1:]:
+        torch.testing.assert_close(each, logits[0], atol=1e-5, rtol=1e-5)
+
+
 def test_kept_positions_of_the_prefix_are_all_that_is_seen_of_it():
     model, tokens, following = model_of(), positions(1, 40), positions(1, 16, seed=1)
     kept = torch.tensor([[-1, 3, 7, 20]])

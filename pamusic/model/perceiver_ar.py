@@ -199,8 +199,10 @@ class PerceiverAR(nn.Module):
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
         assert isinstance(caches.cross, KeyValueCache), "made by a Stepper, which then reads, too"
         assert caches.ids is not None
+        embedded = self._embedded(tokens)
+        if self.conv is not None:
+            embedded = self._embedded_last(torch.cat([caches.seen(), tokens], dim=1), tokens.shape[1])
         caches.ids.append(tokens)
-        embedded = self._embedded_last(caches.seen(), tokens.shape[1])
         times = None
         if self.clock is not None:
             assert caches.now is not None
