@@ -1,6 +1,7 @@
 """One position a note: what is written, what is read back, and what a bin may cost."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,22 @@ def test_what_is_longer_than_the_last_bin_is_clipped_and_counted():
     last = VOCABULARY.range("length").middle[-1] / 100
     assert (decoded["offset"][0] - decoded["onset"][0]) == pytest.approx(last)
     assert np.diff(decoded["onset"]) == pytest.approx([VOCABULARY.range("time_shift").middle[-1] / 100] * 2)
+
+
+def test_bins_can_be_left_out(tmp_path):
+    text = re.sub(r"last = 6000[^\n]*\nexact[^\n]*\ngrowth[^\n]*\n", "last = 500\n", NOTES_TEXT)
+    tokenizer = tokenizer_of(tmp_path, text)
+    played = performance((0, 4.5, 60, 64), (3.21, 3.5, 62, 64), (10, 11, 64, 64), (10.02, 20, 65, 64))
+
+    ids = tokenizer.encode(played)
+
+    assert "exact" not in text
+    assert read(ids, tokenizer.vocabulary) == [
+        (0, "note_on", 60, 16, 450), (321, "note_on", 62, 16, 29), (500, "note_on", 64, 16, 100),
+        (2, "note_on", 65, 16, 500),
+    ]  # fmt: skip
+    assert tokenizer.encode(tokenizer.decode(ids)).tolist() == ids.tolist()
+    assert num_clipped(tokenizer.to_grid(played), tokenizer.vocabulary) == (1, 1)
 
 
 def test_what_positions_had_to_be_forgiven_is_counted():

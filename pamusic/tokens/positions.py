@@ -135,14 +135,14 @@ def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarra
     """Ids that lead from each step to the next, the steps that they are read as, and how many were cut short."""
     shift = np.diff(step, prepend=0)
     read_as, behind, num_cut = shift.copy(), 0, 0  # behind: by how much what is read is too early
-    assert shifts.exact is not None
+    exact = shifts.last if shifts.exact is None else shifts.exact
     give = ((shifts.growth - 1) * shift).astype(np.int64)  # by how much each may be read as longer or shorter
-    for place in np.flatnonzero(give):
+    for place in np.flatnonzero((give > 0) | (shift > shifts.last)):
         wanted = shift[place] + behind
         if shift[place] > shifts.last:
             wanted, num_cut = shift[place], num_cut + 1
-        elif shift[place] <= shifts.exact:
-            wanted = min(max(wanted, shift[place] - give[place]), shift[place] + give[place], shifts.exact)
+        elif shift[place] <= exact:
+            wanted = min(max(wanted, shift[place] - give[place]), shift[place] + give[place], exact)
         read_as[place] = shifts.middle[shifts.place(wanted)]
         behind = 0 if shift[place] > shifts.last else behind + shift[place] - read_as[place]
     return shifts.start + shifts.place(read_as), np.cumsum(read_as), num_cut
