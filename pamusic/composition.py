@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pamusic.checkpoint import Checkpoint
+from pamusic.checkpoint import Checkpoint, check_events
 from pamusic.evaluation.likelihood import score
 from pamusic.generation.config import SamplingConfig
 from pamusic.generation.ending import Ending
@@ -96,6 +96,7 @@ def compose_many(
         ValueError: the arguments do not fit together or to the checkpoint.
         PamusicError: the tokenizer knows none of the prime's notes.
     """
+    check_events(checkpoint, "following a prime, token by token,")
     vocabulary = checkpoint.tokenizer.vocabulary
     opening = None if prime is None else opened(checkpoint.tokenizer, prime, cut)
     if seconds is not None:

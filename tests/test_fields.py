@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from pamusic.checkpoint import check_corpus, load_checkpoint, save_checkpoint
 from pamusic.cli.app import app
+from pamusic.composition import compose
 from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.evaluation.likelihood import evaluate, in_keys, score
@@ -26,6 +27,7 @@ from pamusic.model.fields import by_field, field_slices
 from pamusic.model.flops import forward_flops
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
+from pamusic.tokens.corpus import open_corpus
 from pamusic.tokens.positions import offset_edges
 from pamusic.training.batches import NOT_SCORED, TrainingBatches, make_batch, validation_batches
 from pamusic.training.config import TrainingConfig
@@ -286,8 +288,6 @@ def test_a_corpus_gives_back_what_was_written(corpus):
 
 
 def test_a_corpus_cut_short_is_refused(corpus):
-    from pamusic.tokens.corpus import open_corpus
-
     data = (corpus.path / "tokens.bin").read_bytes()
     (corpus.path / "tokens.bin").write_bytes(data[:-2])
     with pytest.raises(PamusicError, match=f"has {len(data) - 2} bytes, not {len(data)}"):
@@ -682,3 +682,29 @@ def test_tokenize_and_inspect_tell_what_is_cut_short_or_left_out(elsewhere):
     (trip,) = about["round_trips"]
     assert trip["num_clipped"] == {"notes_or_pedals": 1, "waits": 1}
     assert trip["lost"] == {"outside the pitches": 1}
+
+
+def test_a_piece_that_may_end_has_a_note_before_it_does(talker):
+    ends = PerceiverAR(talker.config).eval()
+    with torch.no_grad():
+        for name, parameter in ends.named_parameters():
+            torch.nn.init.constant_(parameter, 1.0 if "norm" in name or parameter.dim() == 1 else 0.1)
+        ends.head.weight[VOCABULARY.id("end")] = 5.0
+
+    rows = drawn(ends, PRIME, num_rows=4)
+
+    assert [len(row) for row in rows] == [1] * 4
+
+
+def test_a_prime_is_refused_in_words_in_python_too(notes_checkpoint):
+    loaded = load_checkpoint(notes_checkpoint)
+    with pytest.raises(PamusicError, match="has 4 ids a position"):
+        next(compose(loaded, performance((0, 1, 60, 64)), seed=1, length=5))
+
+
+def test_an_id_of_another_field_is_told(corpus):
+    data = np.fromfile(corpus.path / "tokens.bin", np.uint16)
+    data[0] = VOCABULARY.id("note_on", 60)  # where a shift stands
+    data.tofile(corpus.path / "tokens.bin")
+    with pytest.raises(PamusicError, match=r"tokens.bin is broken .* has ids of other fields in shift"):
+        open_corpus(corpus.path).piece(0)

@@ -62,6 +62,8 @@ def generate_positions(
     device = model.embedding.weight.device
     allowed = torch.from_numpy(np.asarray(fits, bool)).to(device).clone()
     allowed[:, list(barred_ids)] = False
+    at_first = allowed.clone()  # a piece has a position before it ends
+    at_first[:, [] if end_id is None else [end_id]] = False
     passes = torch.from_numpy(np.asarray(seconds_of_id, np.float64)).to(device)
     rngs = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
     begins = torch.from_numpy(np.asarray(prime, np.int64)).to(device).expand(num_rows, -1, -1)
@@ -73,7 +75,7 @@ def generate_positions(
         if place % NUMBERS == 0:
             drawn = [torch.rand(NUMBERS, num_fields, generator=rng, dtype=torch.float64) for rng in rngs]
             numbers = torch.stack(drawn, dim=1).to(device)
-        position = _drawn(model, reading, numbers[place % NUMBERS], allowed, sampling)
+        position = _drawn(model, reading, numbers[place % NUMBERS], allowed if place else at_first, sampling)
         now += passes[position].sum(-1)
         going = going & (now <= seconds)
         if end_id is not None:

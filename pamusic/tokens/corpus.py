@@ -86,6 +86,12 @@ class Corpus:
                 f"{self.path}: tokens.bin is broken ({piece.name} has id {ids.max()}, {self.tokenizer.name} knows"
                 f" {len(self.tokenizer.vocabulary)}); make the corpus anew: pamusic tokenize"
             )
+        for column, field in zip(ids.T, self.tokenizer.vocabulary.fields, strict=True) if ids.ndim == 2 else ():
+            if column.min(initial=field.start) < field.start or column.max(initial=0) >= field.start + field.size:
+                raise PamusicError(
+                    f"{self.path}: tokens.bin is broken ({piece.name} has ids of other fields in {field.name});"
+                    " make the corpus anew: pamusic tokenize"
+                )
         return ids
 
     def split(self, name: str) -> list[int]:

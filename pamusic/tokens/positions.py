@@ -138,13 +138,18 @@ def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarra
     exact = shifts.last if shifts.exact is None else shifts.exact
     give = ((shifts.growth - 1) * shift).astype(np.int64)  # by how much each may be read as longer or shorter
     for place in np.flatnonzero((give > 0) | (shift > shifts.last)):
-        wanted = shift[place] + behind
         if shift[place] > shifts.last:
-            wanted, num_cut = shift[place], num_cut + 1
-        elif shift[place] <= exact:
-            wanted = min(max(wanted, shift[place] - give[place]), shift[place] + give[place], exact)
-        read_as[place] = shifts.middle[shifts.place(wanted)]
-        behind = 0 if shift[place] > shifts.last else behind + shift[place] - read_as[place]
+            read_as[place], behind, num_cut = shifts.middle[-1], 0, num_cut + 1
+            continue
+        if not behind and shift[place] <= exact:
+            continue
+        wanted = min(max(shift[place] + behind, shift[place] - give[place]), shift[place] + give[place])
+        places = np.add.outer([-1, 0, 1], shifts.place(np.array([wanted, shift[place]]))).ravel()
+        near = shifts.middle[np.clip(places, 1, len(shifts) - 1)]
+        off = np.abs(near - shift[place])
+        near = near[off <= max(give[place], off.min())]  # its own bin's middle, if no other is as near as that
+        read_as[place] = near[np.argmin(np.abs(near - shift[place] - behind))]
+        behind += shift[place] - read_as[place]
     return shifts.start + shifts.place(read_as), np.cumsum(read_as), num_cut
 
 
