@@ -676,11 +676,11 @@ def test_tokenize_and_inspect_tell_what_is_cut_short_or_left_out(elsewhere):
     assert done.exit_code == 0, done.output
     told = " ".join(done.stderr.split())
     assert "1 note outside pitches 21 to 108 of notes, left out" in told
-    assert "1 notes or pedals longer than 60 seconds, cut short" in told
-    assert "1 waits longer than 60 seconds, cut short" in told
+    assert "1 note or pedal longer than 60 seconds, cut short" in told
+    assert "1 rest longer than 60 seconds, cut short" in told
     about = json.loads(pamusic("inspect", "a.mid", "--tokenizer", "notes", "--json").stdout)
     (trip,) = about["round_trips"]
-    assert trip["num_clipped"] == {"notes_or_pedals": 1, "waits": 1}
+    assert trip["num_clipped"] == {"notes_or_pedals": 1, "rests": 1}
     assert trip["lost"] == {"outside the pitches": 1}
 
 

@@ -143,7 +143,7 @@ def _trip(trip: RoundTrip) -> dict[str, Any]:
         "num_lost": lost.total(),
         "lost": dict(lost),
         "num_doubled": trip.meaning.num_doubled + trip.grid.num_doubled,
-        "num_clipped": {"notes_or_pedals": trip.num_clipped[0], "waits": trip.num_clipped[1]},
+        "num_clipped": {"notes_or_pedals": trip.num_clipped[0], "rests": trip.num_clipped[1]},
         "num_added": trip.meaning.num_added + trip.grid.num_added,
         "onset_ms": _errors(trip.grid.onset_ms),
         "offset_ms": _errors(trip.grid.offset_ms),
@@ -293,7 +293,7 @@ def _trips_table(trips: list[dict[str, Any]]) -> Table:
         rows.append([f"  lost: {reason}", *(f"{trip['lost'].get(reason, 0):,}" for trip in trips)])
     if any(trip["num_doubled"] for trip in trips):
         rows.append(["  of two struck at once, one", *(f"{trip['num_doubled']:,}" for trip in trips)])
-    for clipped in ("notes_or_pedals", "waits"):
+    for clipped in ("notes_or_pedals", "rests"):
         if any(trip["num_clipped"][clipped] for trip in trips):
             cells = (f"{trip['num_clipped'][clipped]:,}" for trip in trips)
             rows.append([f"{clipped.replace('_', ' ')} cut short", *cells])

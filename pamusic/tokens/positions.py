@@ -53,7 +53,7 @@ def events_in_order(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def event_positions(grid: GridNotes, vocabulary: Vocabulary) -> np.ndarray:
     """Ids `[num_events, 3]`, uint16: of each event the shift to it, its key or pedal, and its velocity."""
     step, kind, value, velocity_bin = events_in_order(grid)
-    shift, _, _ = _shifts(step, vocabulary.range("time_shift"))
+    shift, _ = _shifts(step, vocabulary.range("time_shift"))
     return _columns(vocabulary, shift, kind, value, velocity_bin)
 
 
@@ -63,7 +63,7 @@ def note_positions(grid: GridNotes, vocabulary: Vocabulary) -> np.ndarray:
     They stand by onset; within a step pedals come first (soft, sostenuto, sustain), then notes from low to high.
     """
     onset, offset, kind, value, velocity_bin = _presses(grid)
-    shift, onset_read, _ = _shifts(onset, vocabulary.range("time_shift"))
+    shift, onset_read = _shifts(onset, vocabulary.range("time_shift"))
     key = np.where(kind == NOTE_ON, value, -kind)
     following = _next_of_same(key)
     gap = np.append(onset_read, NEVER)[following] - onset_read
@@ -98,13 +98,15 @@ def grid_of_positions(ids: np.ndarray, vocabulary: Vocabulary) -> tuple[GridNote
 
 
 def num_clipped(grid: GridNotes, vocabulary: Vocabulary) -> tuple[int, int]:
-    """How many notes and presses last longer, and how many shifts are longer, than the last bin reaches."""
-    shifts = vocabulary.range("time_shift")
-    if not vocabulary.has("length"):
-        return 0, _shifts(events_in_order(grid)[0], shifts)[2]
-    onset, offset, *_ = _presses(grid)
-    num_notes = int(np.count_nonzero(offset - onset > vocabulary.range("length").last))
-    return num_notes, _shifts(onset, shifts)[2]
+    """How many notes and presses last longer, and how many shifts are longer, than a vocabulary of fields can say."""
+    if not vocabulary.shape:
+        return 0, 0
+    if vocabulary.has("length"):
+        step, offset, *_ = _presses(grid)
+        num_notes = int(np.count_nonzero(offset - step > vocabulary.range("length").last))
+    else:
+        step, num_notes = events_in_order(grid)[0], 0
+    return num_notes, int(np.count_nonzero(np.diff(step, prepend=0) > vocabulary.range("time_shift").last))
 
 
 def offset_edges(vocabulary: Vocabulary) -> dict[str, tuple[int, ...]]:
@@ -131,15 +133,15 @@ def _presses(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     return onset[order], offset[order], kind[order], value[order], velocity_bin[order]
 
 
-def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarray, int]:
-    """Ids that lead from each step to the next, the steps that they are read as, and how many were cut short."""
+def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarray]:
+    """Ids that lead from each step to the next, and the steps that they are read as, `[n]` each."""
     shift = np.diff(step, prepend=0)
-    read_as, behind, num_cut = shift.copy(), 0, 0  # behind: by how much what is read is too early
+    read_as, behind = shift.copy(), 0  # behind: by how much what is read is too early
     exact = shifts.last if shifts.exact is None else shifts.exact
     give = ((shifts.growth - 1) * shift).astype(np.int64)  # by how much each may be read as longer or shorter
     for place in np.flatnonzero((give > 0) | (shift > shifts.last)):
         if shift[place] > shifts.last:
-            read_as[place], behind, num_cut = shifts.middle[-1], 0, num_cut + 1
+            read_as[place], behind = shifts.middle[-1], 0
             continue
         if not behind and shift[place] <= exact:
             continue
@@ -150,7 +152,7 @@ def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarra
         near = near[off <= max(give[place], off.min())]  # its own bin's middle, if no other is as near as that
         read_as[place] = near[np.argmin(np.abs(near - shift[place] - behind))]
         behind += shift[place] - read_as[place]
-    return shifts.start + shifts.place(read_as), np.cumsum(read_as), num_cut
+    return shifts.start + shifts.place(read_as), np.cumsum(read_as)
 
 
 def _lengths(length: np.ndarray, gap: np.ndarray, apart: np.ndarray, lengths: EventRange) -> np.ndarray:
@@ -185,8 +187,6 @@ def _columns(
     velocity_bin: np.ndarray,
     *length: np.ndarray,
 ) -> np.ndarray:
-    first = np.zeros(len(KINDS), np.int64)
-    for events in vocabulary.ranges:
-        first[KINDS.index(events.kind)] = events.start - events.first
+    first = vocabulary.first_of_kind
     velocity = first[KINDS.index("velocity")] + velocity_bin
     return np.stack([shift, first[kind] + value, velocity, *length], axis=1).astype(np.uint16)

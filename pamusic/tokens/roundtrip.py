@@ -20,6 +20,7 @@ from pamusic.errors import PamusicError
 from pamusic.music.inventory import PEDAL_NAMES
 from pamusic.music.pedal import DOWN
 from pamusic.music.performance import Performance
+from pamusic.tokens.positions import num_clipped
 from pamusic.tokens.tokenizer import Tokenizer
 
 RESOLUTION = 0.01  # of errors that are counted: a hundredth of a millisecond, or of a step of loudness
@@ -159,7 +160,7 @@ class RoundTrip:
         meaning: notes as played, against those that the vocabulary means to keep.
         grid: these, against those that come back.
         pedals: by name, those that were used.
-        num_clipped: notes and pedals, and waits, that lasted longer than the vocabulary can say.
+        num_clipped: notes and pedals, and rests, that lasted longer than the vocabulary can say.
     """
 
     tokenizer: str
@@ -193,7 +194,8 @@ def round_trip(performance: Performance, tokenizer: Tokenizer) -> RoundTrip:
     Raises:
         PamusicError: so many notes of one key are lost that it cannot be told which.
     """
-    ids = tokenizer.encode(performance)
+    on_grid = tokenizer.to_grid(performance)
+    ids = tokenizer.ids_from_grid(on_grid)
     meant, decoded = tokenizer.normalised(performance), tokenizer.decode(ids)
     return RoundTrip(
         tokenizer=tokenizer.name,
@@ -207,7 +209,7 @@ def round_trip(performance: Performance, tokenizer: Tokenizer) -> RoundTrip:
             for control in PEDAL_NAMES
             if np.any(performance.pedal["value"][performance.pedal["control"] == control])
         },
-        num_clipped=tokenizer.num_clipped(performance),
+        num_clipped=num_clipped(on_grid, tokenizer.vocabulary),
     )
 
 

@@ -31,7 +31,7 @@ from pamusic.tokens.grid import (
     rounded,
     without_short_ways,
 )
-from pamusic.tokens.positions import event_positions, events_in_order, grid_of_positions, note_positions, num_clipped
+from pamusic.tokens.positions import event_positions, events_in_order, grid_of_positions, note_positions
 from pamusic.tokens.vocabulary import BORDERS, KINDS, PEDAL_KINDS, Vocabulary, load_vocabulary
 
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = (KINDS.index(kind) for kind in KINDS[:4])
@@ -72,9 +72,6 @@ class Tokenizer:
         self._kind, self._value = vocabulary.kind_of_id, vocabulary.value_of_id
         self._bin_width = vocabulary.velocity_bin_width
         self._played = vocabulary.sustain == "played"
-        self._first_of_kind = np.zeros(len(KINDS), np.int64)  # the id of the value 0, if there were one
-        for events in vocabulary.ranges:
-            self._first_of_kind[KINDS.index(events.kind)] = events.start - events.first
 
     @property
     def name(self) -> str:
@@ -96,10 +93,6 @@ class Tokenizer:
         """A valid performance, whatever the ids, and what they had to be forgiven."""
         grid, repairs = self._read(ids)
         return self.from_grid(grid), repairs
-
-    def num_clipped(self, performance: Performance) -> tuple[int, int]:
-        """How many notes and presses of pedals, and how many waits, are longer than the last bins reach."""
-        return num_clipped(self.to_grid(performance), self.vocabulary) if self.vocabulary.shape else (0, 0)
 
     def normalised(self, performance: Performance) -> Performance:
         """What `encode` means to keep, before the grid: the performance that decoding is to be compared with.
@@ -205,10 +198,10 @@ class Tokenizer:
 
         end = np.cumsum(num_shifts + new_velocity + 1)  # where each event's tokens end
         ids = np.full(end[-1], vocabulary.id("time_shift", max_shift), np.uint16)
-        ids[end - 1] = self._first_of_kind[kind] + value
-        ids[end[new_velocity] - 2] = self._first_of_kind[VELOCITY] + velocity_bin[new_velocity]
+        ids[end - 1] = vocabulary.first_of_kind[kind] + value
+        ids[end[new_velocity] - 2] = vocabulary.first_of_kind[VELOCITY] + velocity_bin[new_velocity]
         shifts = num_shifts > 0
-        ids[(end - 2 - new_velocity)[shifts]] = self._first_of_kind[TIME_SHIFT] + last_shift[shifts]
+        ids[(end - 2 - new_velocity)[shifts]] = vocabulary.first_of_kind[TIME_SHIFT] + last_shift[shifts]
         return ids
 
     def grid_from_ids(self, ids: np.ndarray) -> GridNotes:

@@ -25,7 +25,9 @@ from pamusic.errors import PamusicError, UsageError
 from pamusic.music.midi import Tracks, read_and_mend
 from pamusic.music.performance import Performance
 from pamusic.tokens.corpus import Piece, content_of
+from pamusic.tokens.grid import GridNotes
 from pamusic.tokens.parallel import in_parallel
+from pamusic.tokens.positions import num_clipped
 from pamusic.tokens.reference import check_reference, difference, ids_by_note_seq
 from pamusic.tokens.sources import (
     MIN_PIECES_TO_VALIDATE,
@@ -41,12 +43,12 @@ from pamusic.tokens.writing import KEEP_AFTER, CorpusWriter, check_corpus_place,
 
 ENGINES = ("pamusic", "note-seq")
 OUTSIDE = "outside the pitches"
-LONG, WAITS = "notes or pedals", "waits"
+LONG, RESTS = "notes or pedals", "rests"
 # Repairs that say which notes we take and how long they last. They do not hold where note-seq reads a file differently.
 OF_THE_MUSIC = {
     OUTSIDE,
     LONG,
-    WAITS,
+    RESTS,
     "tracks beyond the header's",
     "second file",
     "notes without an end",
@@ -326,11 +328,12 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
     try:
         data = source.read()
         performance, repairs = read_and_mend(data, source.name, tracks=tracks)
-        ids = tokenizer.encode(performance)
+        on_grid = tokenizer.to_grid(performance)
+        ids = tokenizer.ids_from_grid(on_grid)
         num_notes, seconds = len(performance), performance.duration
         told = [
             *_outside(performance, tokenizer),
-            *_clipped(performance, tokenizer),
+            *_clipped(on_grid, tokenizer),
             *((repair.kind, repair.count, repair.words) for repair in repairs),
         ]
         if engine == "note-seq":
@@ -371,13 +374,16 @@ def _outside(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, 
     return [(OUTSIDE, num_outside, words)]
 
 
-def _clipped(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, int, str]]:
-    """How many notes, pedals and waits last longer than the vocabulary can say, as repairs; nothing where none does."""
+def _clipped(grid: GridNotes, tokenizer: Tokenizer) -> list[tuple[str, int, str]]:
+    """How many notes, pedals and rests last longer than the vocabulary can say, as repairs; nothing where none does."""
     vocabulary, told = tokenizer.vocabulary, []
-    for kind, what, count in zip(
-        ("length", "time_shift"), (LONG, WAITS), tokenizer.num_clipped(performance), strict=True
+    num_notes, num_rests = num_clipped(grid, vocabulary)
+    for kind, what, one, count in (
+        ("length", LONG, "note or pedal", num_notes),
+        ("time_shift", RESTS, "rest", num_rests),
     ):
         if count:
             longest = vocabulary.range(kind).last * vocabulary.time_step_ms / 1000
-            told.append((what, count, f"{count:,} {what} longer than {longest:g} seconds, cut short"))
+            which = one if count == 1 else what
+            told.append((what, count, f"{count:,} {which} longer than {longest:g} seconds, cut short"))
     return told

@@ -199,6 +199,14 @@ class Vocabulary:
         return np.concatenate([events.middle.astype(np.int64) for events in self.ranges])
 
     @cached_property
+    def first_of_kind(self) -> np.ndarray:
+        """`[len(KINDS)]`, int64, what is added to a value of each kind to get its id, where it has no bins."""
+        first = np.zeros(len(KINDS), np.int64)
+        for events in self.ranges:
+            first[KINDS.index(events.kind)] = events.start - events.first
+        return first
+
+    @cached_property
     def nats_within_id(self) -> np.ndarray:
         """`[vocab]`, nats that say which of the values of each id it is: the logarithm of how many there are.
 

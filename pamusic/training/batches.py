@@ -42,8 +42,7 @@ class Batch:
     @property
     def num_scored(self) -> Tensor:
         """How many positions are scored, a number."""
-        of_position = self.targets if self.targets.dim() == 2 else self.targets[..., 0]
-        return (of_position != NOT_SCORED).sum()
+        return (_of_position(self.targets) != NOT_SCORED).sum()
 
     def to(self, device: torch.device) -> Batch:
         kept = None if self.kept is None else self.kept.to(device, non_blocking=True)
@@ -153,8 +152,8 @@ def validation_batches(corpus: Corpus, model: ModelConfig, num_windows: int, bat
     windows = [pieces[piece][max(0, end - model.context_length - 1) : end] for piece, end in chosen]
     batches = [make_batch(windows[i : i + batch_size], model) for i in range(0, len(windows), batch_size)]
     for batch in batches:
-        of_position = batch.targets if batch.targets.dim() == 2 else batch.targets[..., 0]
-        scored = (of_position != NOT_SCORED).flip(1).cumsum(1).flip(1)  # 1 at the last one scored, and so on
+        is_scored = _of_position(batch.targets) != NOT_SCORED
+        scored = is_scored.flip(1).cumsum(1).flip(1)  # 1 at the last one scored, and so on
         batch.targets[scored > block] = NOT_SCORED
     return batches
 
@@ -193,6 +192,11 @@ def make_batch(
         torch.from_numpy(targets),
         torch.from_numpy(kept) if prefix_dropout and rngs else None,
     )
+
+
+def _of_position(targets: Tensor) -> Tensor:
+    """Of `[batch, n]` or `[batch, n, fields]` one target a position, `[batch, n]`: all or none of them are scored."""
+    return targets if targets.dim() == 2 else targets[..., 0]
 
 
 def with_borders(ids: np.ndarray, corpus: Corpus) -> np.ndarray:
