@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 
 import numpy as np
@@ -29,6 +30,7 @@ from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.tokens.corpus import open_corpus
 from pamusic.tokens.positions import offset_edges
+from pamusic.tokens.writing import writing_corpus
 from pamusic.training.batches import NOT_SCORED, TrainingBatches, make_batch, validation_batches
 from pamusic.training.config import TrainingConfig
 from pamusic.training.learner import Learner
@@ -398,21 +400,31 @@ def plain_score(model, tokens, block):
     return np.array(nats)
 
 
-def test_the_score_equals_the_plain_one_and_counts_what_bins_leave_open(corpus):
+def test_the_score_equals_the_plain_one_and_counts_what_bins_leave_open(tmp_path):
+    slow = performance(*((3 * k, 3 * k + 2.8 + k / 100, 40 + k % 40, 64) for k in range(60)))
+    with writing_corpus(tmp_path / "slow", NOTES) as writer:
+        ids = NOTES.encode(slow)
+        writer.add(ids, name="slow.mid", split="validation", num_notes=60, seconds=180.0, sha256=64 * "0")
+        writer.close(sources=[], refused=[])
+    corpus = open_corpus(tmp_path / "slow")
     model = model_of(NOTES_SIZES, context_length=64, num_latents=16)
     model = PerceiverAR(dataclasses.replace(model.config, pad_id=VOCABULARY.id("pad"))).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    (piece,) = corpus.split("validation")
-    tokens = np.concatenate([VOCABULARY.border("start")[None], corpus.piece(piece), VOCABULARY.border("end")[None]])
+    tokens = np.concatenate([VOCABULARY.border("start")[None], corpus.piece(0), VOCABULARY.border("end")[None]])
 
     nats, correct = score(model, tokens)
 
     assert correct.shape == (len(tokens) - 1,)
     np.testing.assert_allclose(nats, plain_score(model, tokens, 8), atol=2e-4)
     total = evaluate(model, corpus, "validation")
-    within = VOCABULARY.nats_within_id[tokens[1:]].sum()
+    shifts, lengths = VOCABULARY.range("time_shift"), VOCABULARY.range("length")
+    within = sum(
+        math.log(shifts.size[position[0] - shifts.start]) + math.log(lengths.size[position[3] - lengths.start])
+        for position in ids
+    )
+    assert within > 60  # almost all of them stand in bins
     assert total.nats == pytest.approx(nats.sum() + within, rel=1e-6)
     assert total.nats_within_bins == pytest.approx(within)
     assert sum(total.nats_of_field.values()) == pytest.approx(total.nats)
@@ -550,6 +562,29 @@ def test_a_checkpoint_keeps_its_fields(talker, tmp_path):
 MORE = {"offsets": True, "conv_width": 3, "clock": True}
 
 
+def test_a_configuration_that_is_none_is_refused():
+    fields = {"shift_edges": (0, 1, 2), "length_edges": (0, 1, 2)}
+    for wrong in ({"num_positions": 2.5}, {"reach": -1}, {"shift_edges": (-7, 1, 2)}, {"length_edges": (0, 2, 1)}):
+        with pytest.raises(ValueError, match=r"offsets are of 1 position or more|edges are whole numbers that rise"):
+            OffsetsConfig(**{**fields, **wrong})
+    with pytest.raises(ValueError, match="edges are whole numbers"):
+        ClockConfig(shift_edges=(0, 1.5))
+    assert OffsetsConfig(**{name: list(edges) for name, edges in fields.items()}) == OffsetsConfig(**fields)
+
+
+def test_rows_that_are_chosen_keep_their_time():
+    model, tokens, following = model_of(clock=CLOCK), positions(3, 30), positions(3, 16, seed=1)
+    with torch.inference_mode():
+        caches = model.new_caches(3)
+        model.read(tokens[:, :20], caches)
+        caches.select(torch.tensor([2, 0]))
+        model.read(tokens[[2, 0], 20:], caches)
+        chosen = model.extend(tokens[[2, 0], 14:], caches, following=following[[2, 0]])
+        whole = model(tokens, following=following)
+
+    torch.testing.assert_close(chosen, whole[[2, 0]], atol=1e-5, rtol=1e-5)
+
+
 def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
     for name in ("ledger", "recall"):
         with pytest.raises(UsageError, match=f"with 4 fields a position; --{name} is for events"):
@@ -587,8 +622,8 @@ def test_a_batch_of_one_field_is_what_it_was(tmp_path):
     windows = [events.piece(0)[:40].astype(np.uint16)]
     batch = make_batch(windows, tiny_config())
 
-    assert batch.tokens.shape == (1, 64)
-    assert batch.targets.shape == (1, 16)
+    assert batch.tokens.tolist() == [[390] * 25 + windows[0][:-1].tolist()]
+    assert batch.targets.tolist() == [windows[0][-16:].tolist()]
     assert int(batch.num_scored) == 16
 
 
@@ -638,7 +673,7 @@ def test_several_pieces_and_the_best_of_some(notes_checkpoint, elsewhere):
 @pytest.mark.parametrize(
     "words",
     [("--prime", "p.mid"), ("--end",), ("--context-length", 32), ("--num-latents", 4), ("--refill", "all"),
-     ("--precision", "bf16"), ("--temperature-pitch", 0.5)],
+     ("--precision", "bf16"), ("--temperature-pitch", 0.5), ("--let-go", 2)],
 )  # fmt: skip
 def test_what_is_not_done_for_several_fields_is_told_in_one_line(notes_checkpoint, elsewhere, words):
     (elsewhere / "p.mid").write_bytes(midi_bytes(performance((0, 1, 60, 64))))
@@ -666,6 +701,22 @@ def test_evaluate_tells_what_each_field_costs(notes_checkpoint, corpus):
     told = json.loads(done.stdout)
     parts = [told[f"bits_per_note_{field.name}"] for field in VOCABULARY.fields]
     assert sum(parts) == pytest.approx(told["bits_per_note"], abs=0.003)
+    table = pamusic("evaluate", notes_checkpoint, corpus.path, "--split", "validation").stderr
+    for name, bits in zip((field.name for field in VOCABULARY.fields), parts, strict=True):
+        assert re.search(rf"│ {name} +│ +{bits} │", table), table  # none is cut off
+
+
+def test_edges_of_a_checkpoint_are_not_told_one_by_one(talker, notes_checkpoint, tmp_path):
+    other = PerceiverAR(dataclasses.replace(talker.config, offsets=OffsetsConfig(**offset_edges(VOCABULARY), reach=2)))
+    save_checkpoint(tmp_path / "other", other, NOTES, about={})
+
+    refused = pamusic("average", notes_checkpoint, tmp_path / "other", "-o", tmp_path / "mean")
+    assert refused.exit_code == 1
+    assert "models of other shapes (offsets)" in refused.stderr
+    told = pamusic("inspect", tmp_path / "other")
+    assert told.exit_code == 0
+    assert "339 values, from 0 to 6001" in told.stdout
+    assert len(told.stdout.splitlines()) < 60
 
 
 def test_tokenize_and_inspect_tell_what_is_cut_short_or_left_out(elsewhere):

@@ -234,6 +234,16 @@ def test_what_is_longer_than_the_last_bin_is_clipped_and_counted():
     assert np.diff(decoded["onset"]) == pytest.approx([VOCABULARY.range("time_shift").middle[-1] / 100] * 2)
 
 
+def test_a_pedal_that_is_cut_short_leaves_what_is_encoded_the_same_again():
+    strokes = [(float(second), second + 0.5, 60, 64) for second in range(0, 79, 2)]
+    for last in (127, 85):
+        played = performance(*strokes, pedal=[(0, 127), (70, 42), (70.02, last), (72, 0)])
+        ids = NOTES.encode(played)
+        decoded, repairs = NOTES.decode_counted(ids)
+        assert not repairs
+        assert NOTES.encode(decoded).tolist() == ids.tolist()
+
+
 def test_bins_can_be_left_out(tmp_path):
     text = re.sub(r"last = 6000[^\n]*\nexact[^\n]*\ngrowth[^\n]*\n", "last = 500\n", NOTES_TEXT)
     tokenizer = tokenizer_of(tmp_path, text)
@@ -337,6 +347,8 @@ def test_bins_enter_the_fingerprint(tmp_path, old, new):
         ('kind = "velocity"', 'kind = "length"', "must have each kind of event once"),
         ("first = 0\nlast = 32", "first = 1\nlast = 32", "velocity events must be 0 to velocity.bins"),
         ("first = 0\nlast = 6000\nexact", "first = 1\nlast = 6000\nexact", "length events must begin at 0, not 1"),
+        ("first = 0\nlast = 6000\nexact = 255\ngrowth = 1.04", "first = 0\nlast = 0", "length events must go up to 1"),
+        ("last = 1\n", "last = 100000000000\n", "values are at most 1,000,000"),
         ("first = 1\nlast = 3", "first = 0\nlast = 3", "sustain events are depths from 1 to a last"),
         ("[[fields]]", '[[events]]\nkind = "pad"\nfirst = 0\nlast = 0\n\n[[fields]]', "both events and fields"),
         ("last = 108 # C8\n", "last = 108\nexact = 30\ngrowth = 1.04\n", "note_on events have no bins"),
@@ -347,6 +359,22 @@ def test_what_is_wrong_with_a_field_is_told_in_one_line(tmp_path, old, new, says
     count = -1 if "name = " in old and "[[" not in old else 1
     with pytest.raises(PamusicError, match=says) as error:
         tokenizer_of(tmp_path, NOTES_TEXT.replace(old, new, count))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (NOTES_TEXT + '\n[[fields]]\nname = "extra"\nevents = []\n', "the field extra has no events"),
+        ('fields = "none"\n' + NOTES_TEXT.split("[[fields]]")[0], r"fields must be tables; write \[\[fields\]\]"),
+        (NOTES_TEXT.split("[[fields]]")[0] + "[fields]\nname = 1\n", r"fields must be tables"),
+        (NOTES_TEXT.split("[[fields]]")[0] + '[[fields]]\nname = "key"\nevents = [1]\n', r"events must be tables"),
+        ("events = [1]\n" + NOTES_TEXT.split("[[fields]]")[0], r"events must be tables"),
+    ],
+)
+def test_what_is_no_table_of_fields_is_told(tmp_path, text, says):
+    with pytest.raises(PamusicError, match=says) as error:
+        tokenizer_of(tmp_path, text)
     assert "\n" not in str(error.value)
 
 

@@ -279,6 +279,7 @@ class Composer:
         Raises:
             UsageError: it was asked for.
         """
+        from pamusic.generation.config import SamplingConfig
         from pamusic.tokens.vocabulary import CLASSES
 
         o = self._o
@@ -290,6 +291,7 @@ class Composer:
             "--num-latents": o.num_latents is not None,
             "--refill": o.refill != "half",
             "--precision": o.precision not in ("auto", "fp32"),
+            "--let-go": o.let_go not in (0, SamplingConfig.let_go),
         }
         for name, temperature in zip(CLASSES, self._sampling.class_temperatures, strict=True):
             asked[f"--temperature-{name}"] = temperature != 1
@@ -328,7 +330,8 @@ class Composer:
 
         o, again, opening = self._o, self._again, prime.performance
         options = {**self._options, **self._names(path), "precision": self._precision, "compile": bool(self._kernel)}
-        options["guard"] = o.guard and not self._has_fields
+        if self._has_fields:  # these have no effect there
+            options |= {"guard": False, "let_go": 0.0}
         record = provenance(options, self._checkpoint, prime.data)
         record = replace(record, stopped_after=again.stopped_after if again else None)
         if again and (other := differences(again, record)):

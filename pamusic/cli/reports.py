@@ -276,11 +276,16 @@ def _checkpoint_tables(about: dict[str, Any]) -> Iterator[Table]:
     yield _grid(None, [[name, value] for name, value in _flat(about) if name not in ("what", "name")])
 
 
+MANY_NUMBERS = 12  # of a list; of more, the first and the last are told
+
+
 def _flat(about: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Names and values of nested dictionaries: what stands in `model` as `model.…`."""
     for name, value in about.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and len(value) > MANY_NUMBERS:
+            yield prefix + name, f"{len(value)} values, from {value[0]} to {value[-1]}"
         else:
             yield prefix + name, f"{value:,}" if type(value) is int else str(value)
 

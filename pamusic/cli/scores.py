@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pamusic.tokens.corpus import Corpus
 
 
+PART = "bits_per_note_"  # begins the names of the parts of bits per note
 LAG_WORDS = {"2s": "up to 2 s", "12s": "2 to 12 s", "60s": "12 to 60 s", "later": "more"}
 
 
@@ -35,7 +36,12 @@ def tell_scores(total: Likelihood, points: list[Point], about: dict[str, Any], *
         result(json.dumps({**about, **numbers, "sweep": [point.numbers() for point in points]}))
         return
     stretches = numbers.pop("by_position")
+    parts = {name: numbers.pop(name) for name in list(numbers) if name.startswith(PART)}
     table([{"split": about["split"], **numbers}])
+    if parts:
+        named = {name.removeprefix(PART).replace("_", " "): bits for name, bits in parts.items()}
+        rows = [{"field": name, "bits per note": bits} for name, bits in named.items()]
+        table(rows, "By field, in the piece's own key; what bins leave open is part of the fields")
     table(stretches, "By position in the piece, in tokens")
     table([point.numbers() for point in points], "The same tokens, scored with more and less")
     result(f"{total.nats_per_token:.4f}")
@@ -127,7 +133,7 @@ def tell_comparison(rows: list[Compared], about: dict[str, Any], sets: tuple[Set
         "Figures of 8 notes in a row that occurred before in their piece, by how long ago",
     )
     say("overlap: from 0 to 1; at best: that of the real pieces with each other; nats: how far the distances diverge")
-    say("the result is the mean overlap of all but the shares of repetition by lag, which self repetition sums up")
+    say("the result is the mean overlap of all statistics but the four of repetition by lag")
     for which, num_short in zip(("real", "generated"), about["num_shorter"], strict=True):
         if num_short:
             say(f"{num_short} of the {which} pieces are shorter than that, and taken whole")

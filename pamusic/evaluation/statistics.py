@@ -218,8 +218,8 @@ class Statistic:
         words: what it is.
         unit: of its values, or of their distance.
         of: measures it.
-        in_mean: whether it is one of those whose mean overlap says how much two sets are alike. The others tell more
-            of what one of these sums up.
+        in_mean: whether it enters the mean overlap of two sets. The shares of repetition by lag do not: the mean stays
+            comparable with earlier ones, and `self_repetition` enters it.
     """
 
     words: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -64,6 +65,18 @@ class RecallConfig:
             raise ValueError(f"recall has a decay between 0 and 1, a cosine, and a sharpness that counts, not {self}")
 
 
+def _edges(edges: Sequence[int]) -> tuple[int, ...]:
+    """Return edges as a tuple; JSON has lists.
+
+    Raises:
+        ValueError: they are no whole numbers that rise from 0.
+    """
+    is_rising = edges[:1] in ([0], (0,)) and all(type(b) is int and a < b for a, b in pairwise(edges))
+    if not is_rising:
+        raise ValueError(f"edges are whole numbers that rise from 0, not {len(edges)} from {edges[:1]}")
+    return tuple(edges)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OffsetsConfig:
     """What the first and the last field of a position say of time, and how what still lasts is copied.
@@ -82,11 +95,10 @@ class OffsetsConfig:
     reach: int = 6
 
     def __post_init__(self) -> None:
-        for name in ("shift_edges", "length_edges"):  # JSON has lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            if any(b <= a for a, b in pairwise(getattr(self, name))):
-                raise ValueError(f"{name} rise, unlike {getattr(self, name)}")
-        if self.num_positions < 1 or self.reach < 0:
+        object.__setattr__(self, "shift_edges", _edges(self.shift_edges))
+        object.__setattr__(self, "length_edges", _edges(self.length_edges))
+        is_whole = type(self.num_positions) is int and type(self.reach) is int
+        if not is_whole or self.num_positions < 1 or self.reach < 0:
             raise ValueError(f"offsets are of 1 position or more, within a reach of 0 or more, not {self}")
 
 
@@ -103,7 +115,7 @@ class ClockConfig:
     rotary_fraction: float = 0.25
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shift_edges", tuple(self.shift_edges))  # JSON has lists
+        object.__setattr__(self, "shift_edges", _edges(self.shift_edges))
         if not 0 < self.rotary_fraction < 1:
             raise ValueError(f"a clock turns a fraction of each head, above 0 and below 1, not {self.rotary_fraction}")
 

@@ -3,6 +3,9 @@
 A key of the cross-attention is made of one position. An induction head, which finds what followed the last time, needs
 keys that know the position before theirs (Olsson et al. 2022, arXiv:2209.11895); a causal convolution gives them that
 with one layer of attention (arXiv:2407.05591). It is depthwise, and begins as the identity.
+
+In a window of training, nothing stands before the first position. In a cache that slides, the first key still knows the
+positions before it, which have left the context.
 """
 
 from __future__ import annotations

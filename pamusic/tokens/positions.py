@@ -99,8 +99,6 @@ def grid_of_positions(ids: np.ndarray, vocabulary: Vocabulary) -> tuple[GridNote
 
 def num_clipped(grid: GridNotes, vocabulary: Vocabulary) -> tuple[int, int]:
     """How many notes and presses last longer, and how many shifts are longer, than a vocabulary of fields can say."""
-    if not vocabulary.shape:
-        return 0, 0
     if vocabulary.has("length"):
         step, offset, *_ = _presses(grid)
         num_notes = int(np.count_nonzero(offset - step > vocabulary.range("length").last))

@@ -1,9 +1,10 @@
 """What a vocabulary keeps of a performance, and what it loses: measured on the way there and back.
 
 Knows performances and tokenizers; knows no files, and of vocabularies nothing but what a `Tokenizer` does: `encode`,
-`decode`, and `normalised`, which is what encoding means to keep before anything falls on the grid. Two steps are told
-apart: what the vocabulary leaves out by its meaning (performance against normalised), and what its grid and its classes
-blur (normalised against decoded). The pedals are measured over both at once.
+`decode`, and `normalised`, which is what encoding means to keep before anything falls on the grid; and, of several
+fields, what their bins cut short. Two steps are told apart: what the vocabulary leaves out by its meaning (performance
+against normalised), and what its grid and its classes blur (normalised against decoded). The pedals are measured over
+both at once.
 
 Which notes belong together: of each pitch, in the order of onsets; and where one side has more of them, those are left
 over that leave the least distance, in all, between the onsets of the rest (`aligned`).
@@ -194,8 +195,7 @@ def round_trip(performance: Performance, tokenizer: Tokenizer) -> RoundTrip:
     Raises:
         PamusicError: so many notes of one key are lost that it cannot be told which.
     """
-    on_grid = tokenizer.to_grid(performance)
-    ids = tokenizer.ids_from_grid(on_grid)
+    ids, vocabulary = tokenizer.encode(performance), tokenizer.vocabulary
     meant, decoded = tokenizer.normalised(performance), tokenizer.decode(ids)
     return RoundTrip(
         tokenizer=tokenizer.name,
@@ -209,7 +209,7 @@ def round_trip(performance: Performance, tokenizer: Tokenizer) -> RoundTrip:
             for control in PEDAL_NAMES
             if np.any(performance.pedal["value"][performance.pedal["control"] == control])
         },
-        num_clipped=num_clipped(on_grid, tokenizer.vocabulary),
+        num_clipped=num_clipped(tokenizer.to_grid(performance), vocabulary) if vocabulary.shape else (0, 0),
     )
 
 

@@ -31,7 +31,7 @@ from pamusic.tokens.grid import (
     rounded,
     without_short_ways,
 )
-from pamusic.tokens.positions import event_positions, events_in_order, grid_of_positions, note_positions
+from pamusic.tokens.positions import event_positions, events_in_order, grid_of_positions, note_positions, num_clipped
 from pamusic.tokens.vocabulary import BORDERS, KINDS, PEDAL_KINDS, Vocabulary, load_vocabulary
 
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = (KINDS.index(kind) for kind in KINDS[:4])
@@ -181,7 +181,7 @@ class Tokenizer:
         """
         vocabulary = self.vocabulary
         if vocabulary.has("length"):
-            return note_positions(grid, vocabulary)
+            return self._note_positions(grid)
         if vocabulary.shape:
             return event_positions(grid, vocabulary)
         if not len(grid) + len(grid.pedal):
@@ -202,6 +202,18 @@ class Tokenizer:
         ids[end[new_velocity] - 2] = vocabulary.first_of_kind[VELOCITY] + velocity_bin[new_velocity]
         shifts = num_shifts > 0
         ids[(end - 2 - new_velocity)[shifts]] = vocabulary.first_of_kind[TIME_SHIFT] + last_shift[shifts]
+        return ids
+
+    def _note_positions(self, grid: GridNotes) -> np.ndarray:
+        """As `note_positions`, and the same again of what it decodes to.
+
+        Only where a pedal is cut short is it not so at once: it is then up before its next depth, which may have been
+        too short to be meant but for that.
+        """
+        ids = note_positions(grid, self.vocabulary)
+        while num_clipped(grid, self.vocabulary)[0]:
+            grid = self.settled(self.grid_from_ids(ids))
+            ids = note_positions(grid, self.vocabulary)
         return ids
 
     def grid_from_ids(self, ids: np.ndarray) -> GridNotes:

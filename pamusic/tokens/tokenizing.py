@@ -333,7 +333,7 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
         num_notes, seconds = len(performance), performance.duration
         told = [
             *_outside(performance, tokenizer),
-            *_clipped(on_grid, tokenizer),
+            *(_clipped(on_grid, tokenizer) if tokenizer.vocabulary.shape else []),
             *((repair.kind, repair.count, repair.words) for repair in repairs),
         ]
         if engine == "note-seq":

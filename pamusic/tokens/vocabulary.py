@@ -321,7 +321,11 @@ def _ranges(table: dict[str, Any]) -> tuple[EventRange, ...]:
     """
     if "fields" in table and "events" in table:
         raise ValueError("it has both events and fields; give one of them")
+    for whose in [table, *_tables(table, "fields")]:
+        _tables(whose, "events")
     parts = {str(field["name"]): field["events"] for field in table["fields"]} if "fields" in table else None
+    if parts is not None and (empty := [name for name, its in parts.items() if not its]):
+        raise ValueError(f"the field {empty[0]} has no events")
     if parts is not None and len(parts) < len(table["fields"]):
         raise ValueError("two fields have one name")
     ranges: list[EventRange] = []
@@ -341,6 +345,18 @@ def _ranges(table: dict[str, Any]) -> tuple[EventRange, ...]:
             start = ranges[-1].start + len(ranges[-1]) if ranges else 0
             ranges.append(EventRange(str(events["kind"]), first, last, start, exact, growth, name))
     return tuple(ranges)
+
+
+def _tables(table: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the tables `[[name]]` of a table; none where it has none.
+
+    Raises:
+        ValueError: what has this name is something else.
+    """
+    tables = table.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise ValueError(f"{name} must be tables; write [[{name}]]")
+    return tables
 
 
 def _whole(number: object) -> int:
@@ -383,6 +399,9 @@ def _check(vocabulary: Vocabulary, path: Path) -> None:
         raise PamusicError(f"{path}: time_shift events must begin at {lowest}, not {shift.first}")
     if vocabulary.has("length") and vocabulary.range("length").first != 0:
         raise PamusicError(f"{path}: length events must begin at 0, not {vocabulary.range('length').first}")
+    for kind in ("time_shift", "length") if vocabulary.shape else ():
+        if vocabulary.has(kind) and vocabulary.range(kind).last < 1:
+            raise PamusicError(f"{path}: {kind} events must go up to 1 or more, not {vocabulary.range(kind).last}")
     notes = [
         (vocabulary.range(kind).first, vocabulary.range(kind).last)
         for kind in ("note_on", "note_off")
