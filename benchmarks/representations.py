@@ -5,20 +5,21 @@
     python benchmarks/representations.py sample FOLDER ARM SEED [--num 32]
     python benchmarks/representations.py table maestro-v3.0.0-midi.zip FOLDER
 
-Arms are two groups, each of which decodes to the same music on a grid of 10 ms, with 32 classes of velocity:
+There are six arms, in two groups. The arms of a group decode to the same music on a grid of 10 ms, in 32 velocity bins:
 
 - events-folded, compound-folded, notes-folded: the sustain pedal is folded into the notes' lengths.
 - events, compound, notes: keys and pedals as played.
 
-`corpora` makes a corpus of each. Onsets of one step stand by pitch in all of them, also in the 388 events, whose order
-otherwise tells more than the others do. `train` takes a model of size `small` with 2,048 positions of context and 512
-latents through so many seconds of one undisturbed core (three quarters at a level rate, a quarter falling); how fast
-that is, is measured on its own first steps, the fastest tenth of which are taken to be undisturbed. Events have their
-ledger. `sample` makes pieces of three minutes from nothing, without release bias and without guard. `table` prints, for
-each run: notes a second in training, notes seen, bits per note on 24 pieces of the validation split, by field, and what
-`pamusic compare` says of the pieces against the test split.
+`corpora` makes a corpus for each arm. In all of them notes of one step stand in the order of their pitches; in
+note-seq's order, events would say more than the others. `train` trains a model of size `small`, with 2,048 positions of
+context and 512 latents, for the given seconds of one core: three quarters at a level rate, one quarter falling. It
+measures the time of a step on its own first 400 steps, and takes the fastest tenth of them. On a core with other work
+this is still too slow, and the run gets too few steps: run nothing else. Events have their ledger. `sample` makes
+pieces of three minutes from nothing, without release bias and guard. `table` prints for each run: notes a second in
+training, notes seen, bits per note on 24 pieces of the validation split, by field, and what `pamusic compare` says of
+the pieces against the test split.
 
-Run the training with `OMP_NUM_THREADS=1`, one a core.
+Train with `OMP_NUM_THREADS=1`. A budget must be longer than the first 400 steps take.
 """
 
 from __future__ import annotations

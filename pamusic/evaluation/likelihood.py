@@ -240,8 +240,8 @@ def score(
         first: 1 or more; the tokens before it are read, and little else is computed for them.
 
     Returns:
-        Nats `[n - first]` or `[n - first, fields]`, float64, each field's given those before it; and whether the most
-        likely token, or that of each field, was the right one, `[n - first]`.
+        Nats `[n - first]` or `[n - first, fields]`, float64, of each field given those before it; and whether the most
+        likely token was the right one, of all fields, `[n - first]`.
     """
     piece = torch.from_numpy(np.asarray(tokens, np.int64)).to(model.embedding.weight.device)
     nats, correct = costs(

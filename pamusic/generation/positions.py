@@ -1,7 +1,7 @@
 """Prime positions of several fields -> more positions, for some rows at once.
 
-Knows ids, fields and numbers; never what the ids mean: which ids can stand beside which, and how many seconds pass with
-each, is told as arrays. It is the plain way: fp32, the model's own caches, nothing recorded, no kernel. When all
+Knows ids, fields and numbers; never what the ids mean. Arrays say which ids can stand in one position, and how many
+seconds pass with each. It is the plain way: fp32, the model's own caches, no recorded steps, no kernel. When all
 latents are in use, the last half of them is computed anew (the official code's policy, `model.reader`).
 """
 
@@ -45,14 +45,12 @@ def generate_positions(
         model: in evaluation mode, of several fields.
         prime: `[n, fields]` ids that all rows follow, `n >= 1`.
         num_rows: how many rows.
-        seed: of the randomness of the first row; that of row `i` has `seed + i`, so it does not matter for a row with
-            how many others it is drawn.
+        seed: of the first row's random numbers. Row `i` has `seed + i`, so a row is the same alone and among others.
         length: how many positions at most.
         fits: `[vocab, vocab]`, bool, which ids of different fields can stand in one position.
         seconds_of_id: `[vocab]`, seconds that pass with each id.
         seconds: a row ends before the position that would begin later than this.
-        end_id: a row ends with the position that has it; it is not yielded. None, and it is never drawn where it is
-            among `barred_ids`.
+        end_id: a row ends at a position that has this id, which is not yielded and is never the first. None for no end.
         barred_ids: never drawn.
         sampling: what the filters leave of each field; the temperatures of classes and `let_go` do not enter.
 
@@ -140,7 +138,7 @@ class _Reading:
         return self._states
 
     def lasting(self) -> Tensor | None:
-        """What the heads look at besides, `[rows, num_positions]`, as of `model.fields.Offsets`."""
+        """What `model.fields.Offsets.lasting` gives for the last position, `[rows, num_positions]`; None without it."""
         assert self._model.fields is not None
         offsets = self._model.fields.offsets
         return None if offsets is None else offsets.lasting(self._caches.seen(), 1)[:, 0]

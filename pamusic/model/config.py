@@ -85,7 +85,7 @@ class OffsetsConfig:
         shift_edges: ticks since the position before: each id of the first field stands for those from its own edge to
             the next one.
         length_edges: ticks until the position ends, by the ids of the last field, likewise.
-        num_positions: so many of the last positions are looked at.
+        num_positions: number of the last positions whose ends are counted.
         reach: ids to each side of where one of them ends, whose logits it changes.
     """
 
@@ -107,7 +107,7 @@ class ClockConfig:
     """What the first field of a position says of time, and how much of each head is turned by it.
 
     Attributes:
-        shift_edges: as of `OffsetsConfig`.
+        shift_edges: the same as in `OffsetsConfig`.
         rotary_fraction: of each head, beside what is turned by position.
     """
 

@@ -293,7 +293,7 @@ class PerceiverAR(nn.Module):
         return self._embedded(tokens[:, -(n + self.config.conv_width - 1) :])[:, -n:]
 
     def _lasting(self, tokens: Tensor, n: int) -> Tensor | None:
-        """As of `model.fields.Offsets`; None where there are none."""
+        """Return what `model.fields.Offsets.lasting` gives for the last `n` tokens; None without offsets."""
         if self.fields is None or self.fields.offsets is None:
             return None
         return self.fields.offsets.lasting(tokens, n)
