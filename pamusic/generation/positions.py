@@ -58,10 +58,8 @@ def generate_positions(
         PamusicError: the model's logits are no numbers.
     """
     device = model.embedding.weight.device
-    allowed = torch.from_numpy(np.asarray(fits, bool)).to(device).clone()
-    allowed[:, list(barred_ids)] = False
-    at_first = allowed.clone()  # a piece has a position before it ends
-    at_first[:, [] if end_id is None else [end_id]] = False
+    allowed = _Allowed(torch.from_numpy(np.asarray(fits, bool)).to(device), barred_ids)
+    at_first = allowed if end_id is None else _Allowed(allowed.beside, [end_id])  # a piece has a position before it ends
     passes = torch.from_numpy(np.asarray(seconds_of_id, np.float64)).to(device)
     rngs = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
     begins = torch.from_numpy(np.asarray(prime, np.int64)).to(device).expand(num_rows, -1, -1)
@@ -84,13 +82,29 @@ def generate_positions(
         reading.take(position[:, None])
 
 
-def _drawn(model: PerceiverAR, reading: _Reading, numbers: Tensor, allowed: Tensor, sampling: SamplingConfig) -> Tensor:
+class _Allowed:
+    """Which ids can be drawn.
+
+    Attributes:
+        beside: `[vocab, vocab]`, the ids that can stand beside each, which is in another field.
+        at_all: `[vocab]`, the ids that can stand beside any.
+    """
+
+    def __init__(self, fits: Tensor, barred_ids: Sequence[int]) -> None:
+        self.beside = fits.clone()
+        self.beside[:, list(barred_ids)] = False
+        self.at_all = self.beside.any(0)
+
+
+def _drawn(
+    model: PerceiverAR, reading: _Reading, numbers: Tensor, allowed: _Allowed, sampling: SamplingConfig
+) -> Tensor:
     """The ids `[rows, fields]` of the next position, field by field.
 
     Args:
         reading: what has been read.
         numbers: `[rows, fields]`, from 0 to 1: where in the distribution each id is.
-        allowed: `[vocab, vocab]`, what can stand beside what.
+        allowed: what can be drawn.
         sampling: what is left of each distribution.
     """
     assert model.fields is not None
@@ -100,9 +114,9 @@ def _drawn(model: PerceiverAR, reading: _Reading, numbers: Tensor, allowed: Tens
         logits = model.fields.logits(field, states, chosen, model.head.weight, lasting).float()
         if not torch.isfinite(logits).all():
             raise PamusicError(ASTRAY)
-        can_stand = allowed.any(0)[ids].expand_as(logits)
+        can_stand = allowed.at_all[ids].expand_as(logits)
         for before in chosen.unbind(-1):
-            can_stand = can_stand & allowed[before][:, ids]
+            can_stand = can_stand & allowed.beside[before][:, ids]
         left = filtered(logits.masked_fill(~can_stand, OUT), sampling).double().softmax(-1)
         cumulative = left.cumsum(-1)
         wanted = numbers[:, field, None] * cumulative[:, -1:]
