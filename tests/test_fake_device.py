@@ -17,7 +17,7 @@ from pamusic.device import Machine
 from pamusic.evaluation.likelihood import costs
 from pamusic.generation.draws import Draws
 from pamusic.generation.ending import Ending
-from pamusic.model.config import LedgerConfig, RecallConfig
+from pamusic.model.config import ClockConfig, LedgerConfig, OffsetsConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.reader import Reader
 from pamusic.model.recorded import RecordedStepper
@@ -38,6 +38,17 @@ PARTS = {
     "recall": RecallConfig(**recall_ranges(VOCABULARY), far=16),
 }
 SHAPE = tiny_config(vocab_size=len(VOCABULARY), pad_id=VOCABULARY.id("pad"), num_layers=2, **PARTS)
+EDGES = tuple(range(6))
+NOTES = tiny_config(
+    vocab_size=23,
+    pad_id=22,
+    num_layers=2,
+    field_sizes=(5, 3, 2, 8, 5),
+    conv_width=3,
+    offsets=OffsetsConfig(shift_edges=EDGES, length_edges=EDGES, num_positions=4, reach=2),
+    clock=ClockConfig(shift_edges=EDGES),
+)
+SHAPES = pytest.mark.parametrize("shape", [SHAPE, NOTES], ids=["events", "notes"])
 
 
 @pytest.fixture
@@ -91,16 +102,22 @@ def devices_of(tree):
     return {leaf.device.type for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
 
 
+def no_ids(shape, *lengths):
+    """Ids without content for a model of this shape."""
+    return torch.zeros(*lengths, *((len(shape.field_sizes),) if shape.field_sizes else ()), dtype=torch.int64)
+
+
+@SHAPES
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_an_update_reads_no_number(fake, backward, monkeypatch, precision, kept):
+def test_an_update_reads_no_number(fake, backward, monkeypatch, precision, kept, shape):
     adamw = torch.optim.AdamW
     monkeypatch.setattr("torch.optim.AdamW", lambda *args, **how: adamw(*args, **{**how, "fused": True}))  # as on CUDA
     monkeypatch.setattr("pamusic.training.learner.PerceiverAR", Built)
     training = TrainingConfig(steps=9, batch_size=4, micro_batch=2)
-    learner = Learner(SHAPE, training, Machine(fake, precision, False, "for tests"))
+    learner = Learner(shape, training, Machine(fake, precision, False, "for tests"))
     positions = torch.zeros(4, 20, dtype=torch.int64) if kept else None
-    tokens, targets = (torch.zeros(4, n, dtype=torch.int64) for n in (64, 16))
+    tokens, targets = (no_ids(shape, 4, n) for n in (64, 16))
     for _ in range(3):
         nats = learner.update(Batch(tokens, targets, positions))
 
@@ -112,10 +129,12 @@ def test_an_update_reads_no_number(fake, backward, monkeypatch, precision, kept)
     assert len(moments) == sum(1 for _ in learner.model.parameters())
 
 
-def test_a_piece_is_scored_without_a_look_at_a_number(fake):
-    nats, correct = costs(Built(SHAPE).eval(), torch.zeros(200, dtype=torch.int64, device=fake))
+@SHAPES
+def test_a_piece_is_scored_without_a_look_at_a_number(fake, shape):
+    nats, correct = costs(Built(shape).eval(), no_ids(shape, 200).to(fake))
 
-    assert nats.shape == correct.shape == (199,)
+    assert nats.shape == no_ids(shape, 199).shape
+    assert correct.shape == (199,)
     assert devices_of([nats, correct]) == {fake.type}
 
 

@@ -59,7 +59,9 @@ def generate_positions(
     """
     device = model.embedding.weight.device
     allowed = _Allowed(torch.from_numpy(np.asarray(fits, bool)).to(device), barred_ids)
-    at_first = allowed if end_id is None else _Allowed(allowed.beside, [end_id])  # a piece has a position before it ends
+    at_first = (
+        allowed if end_id is None else _Allowed(allowed.beside, [end_id])
+    )  # a piece has a position before it ends
     passes = torch.from_numpy(np.asarray(seconds_of_id, np.float64)).to(device)
     rngs = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
     begins = torch.from_numpy(np.asarray(prime, np.int64)).to(device).expand(num_rows, -1, -1)
