@@ -1,4 +1,4 @@
-"""The model of notes in a given time, on whatever machine this is: `python benchmarks/notes.py CORPUS OUT --seconds 480`.
+"""The model of notes in a given time, on whatever machine: `python benchmarks/notes.py CORPUS OUT --seconds 480`.
 
 On a GPU that is lent for some minutes, or on one core that works for hours. It measures how long a step takes, then
 trains for as many steps as fit: three quarters at a level rate, one quarter falling (`--falling`). Then it scores the
