@@ -8,6 +8,7 @@ must not know what ids mean, and below `cli/`, which knows no music: here alone 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice, zip_longest
 from math import inf
@@ -151,9 +152,23 @@ def compose_positions(
     positions = generate_positions(
         checkpoint.model, vocabulary.border("start")[None], num_rows=num, seed=seed, length=most, fits=vocabulary.fits,
         seconds_of_id=vocabulary.seconds_of_id, seconds=inf if seconds is None else seconds,
-        end_id=vocabulary.id("end"), barred_ids=never, sampling=sampling or SamplingConfig(),
+        end_id=vocabulary.id("end"), barred_ids=never, sampling=_of_fields(vocabulary, sampling or SamplingConfig()),
     )  # fmt: skip
     return islice(positions, stop_after)
+
+
+def _of_fields(vocabulary: Vocabulary, sampling: SamplingConfig) -> list[SamplingConfig]:
+    """Return how each field is drawn: filters leave shifts and lengths as they are; temperature applies to all.
+
+    Their rarest values are the longest ones. Without these, music has few rests and few long notes: where the filters
+    take the last hundredth of these fields too, it has half again as many notes a second (`docs/experiments.md`).
+    """
+    whole = replace(sampling, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0)
+    times = [vocabulary.range(kind).first for kind in ("time_shift", "length") if vocabulary.has(kind)]
+    return [
+        whole if any(field.start <= first < field.start + field.size for first in times) else sampling
+        for field in vocabulary.fields
+    ]
 
 
 def _most_positions(length: int | None, seconds: float | None) -> int:

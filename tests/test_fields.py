@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from pamusic.checkpoint import check_corpus, load_checkpoint, save_checkpoint
 from pamusic.cli.app import app
-from pamusic.composition import compose
+from pamusic.composition import compose, compose_positions
 from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.evaluation.likelihood import evaluate, in_keys, score
+from pamusic.generation.config import SamplingConfig
 from pamusic.generation.positions import generate_positions
 from pamusic.model.config import ClockConfig, ModelConfig, OffsetsConfig
 from pamusic.model.fields import by_field, field_slices
@@ -525,6 +526,36 @@ def test_a_drawn_id_is_where_its_number_falls_in_the_distribution(talker):
             read.append(position)
 
 
+def test_filters_leave_shifts_and_lengths_alone(notes_checkpoint):
+    def composed(seed, **sampling):
+        steps = compose_positions(
+            load_checkpoint(notes_checkpoint), seed=seed, length=60, sampling=SamplingConfig(**sampling)
+        )
+        return np.array([row for (row,) in steps])
+
+    one, two = (composed(seed, top_k=1) for seed in (1, 2))
+    shifts = {tuple(ids[:, 0]) for ids in (one, two)}
+    assert len(shifts) == 2
+    assert len(set(one[:, 3])) > 5
+    again = composed(1, top_k=1, top_p=0.5)
+    assert (again == one).all()
+    cold = [composed(seed, temperature=0) for seed in (1, 2)]
+    assert (cold[0] == cold[1]).all()
+
+
+def test_the_likeliest_key_is_taken_given_the_shift_that_was_drawn(notes_checkpoint):
+    model = load_checkpoint(notes_checkpoint).model
+    steps = compose_positions(load_checkpoint(notes_checkpoint), seed=1, length=1, sampling=SamplingConfig(top_k=1))
+    ((first,),) = steps
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(PRIME.astype(np.int64))[None], following=torch.tensor([[first]]))[0, -1]
+    _, key, _, _ = field_slices(NOTES_SIZES, len(VOCABULARY))
+    can_stand = torch.from_numpy(VOCABULARY.fits)[first[0]].clone()
+    can_stand[[VOCABULARY.id(border) for border in ("start", "end", "pad")]] = False
+
+    assert first[1] == logits.masked_fill(~can_stand, -torch.inf)[key].argmax() + key.start
+
+
 def test_it_stops_at_its_length_its_seconds_or_the_end(talker):
     assert len(drawn(talker, PRIME, length=7, end_id=None)[0]) == 7
     short = np.array(drawn(talker, PRIME, length=200, seconds=200.0, end_id=None, seed=2)[0])
@@ -646,14 +677,11 @@ def test_sample_and_replay_make_the_same_file(notes_checkpoint, elsewhere):
     assert again.exit_code == 0, again.output
     assert (elsewhere / "a.mid").read_bytes() == (elsewhere / "b.mid").read_bytes()
     assert "the same, byte for byte" in again.stderr
-    (row,) = [drawn(load_checkpoint(notes_checkpoint).model, PRIME, seed=3, barred_ids=BARRED)]
+    row = [ids for (ids,) in compose_positions(load_checkpoint(notes_checkpoint), seed=3, length=40)]
     played = read_midi((elsewhere / "a.mid").read_bytes())
-    meant = NOTES.decode(np.array(row[0]))
+    meant = NOTES.decode(np.array(row))
     assert played.notes["pitch"].tolist() == meant.notes["pitch"].tolist()
     np.testing.assert_allclose(played.notes["onset"], meant.notes["onset"], atol=0.002)
-
-
-BARRED = [VOCABULARY.id(kind) for kind in ("start", "pad", "end")]
 
 
 def test_several_pieces_and_the_best_of_some(notes_checkpoint, elsewhere):

@@ -21,7 +21,6 @@ from pamusic.model.perceiver_ar import Caches, PerceiverAR
 
 NUMBERS = 256  # positions for which random numbers are made at a time
 ASTRAY = "the model's logits are not numbers; its training went astray, so take another checkpoint"
-LIKELIEST = SamplingConfig(top_p=0.99, let_go=0.0)
 
 
 @torch.inference_mode()
@@ -37,7 +36,7 @@ def generate_positions(
     seconds: float = float("inf"),
     end_id: int | None = None,
     barred_ids: Sequence[int] = (),
-    sampling: SamplingConfig = LIKELIEST,
+    sampling: Sequence[SamplingConfig] | None = None,
 ) -> Iterator[list[list[int] | None]]:
     """Yields the next position of each row, a list of `fields` ids; None where a row has ended.
 
@@ -52,7 +51,8 @@ def generate_positions(
         seconds: a row ends before the position that would begin later than this.
         end_id: a row ends at a position that has this id, which is not yielded and is never the first. None for no end.
         barred_ids: never drawn.
-        sampling: what the filters leave of each field; the temperatures of classes and `let_go` do not enter.
+        sampling: of each field, what the filters leave; the temperatures of classes and `let_go` do not enter. All
+            that is likely, by default.
 
     Raises:
         PamusicError: the model's logits are no numbers.
@@ -69,6 +69,7 @@ def generate_positions(
     going, now = torch.ones(num_rows, dtype=torch.bool, device=device), torch.zeros(num_rows, device=device).double()
     numbers = torch.empty(0)
     num_fields = len(model.config.field_sizes)
+    sampling = sampling or [SamplingConfig()] * num_fields
     for place in range(length):
         if place % NUMBERS == 0:
             drawn = [torch.rand(NUMBERS, num_fields, generator=rng, dtype=torch.float64) for rng in rngs]
@@ -99,7 +100,7 @@ class _Allowed:
 
 
 def _drawn(
-    model: PerceiverAR, reading: _Reading, numbers: Tensor, allowed: _Allowed, sampling: SamplingConfig
+    model: PerceiverAR, reading: _Reading, numbers: Tensor, allowed: _Allowed, sampling: Sequence[SamplingConfig]
 ) -> Tensor:
     """The ids `[rows, fields]` of the next position, field by field.
 
@@ -107,7 +108,7 @@ def _drawn(
         reading: what has been read.
         numbers: `[rows, fields]`, from 0 to 1: where in the distribution each id is.
         allowed: what can be drawn.
-        sampling: what is left of each distribution.
+        sampling: what is left of the distribution of each field.
     """
     assert model.fields is not None
     states, lasting = reading.states(), reading.lasting()
@@ -119,7 +120,7 @@ def _drawn(
         can_stand = allowed.at_all[ids].expand_as(logits)
         for before in chosen.unbind(-1):
             can_stand = can_stand & allowed.beside[before][:, ids]
-        left = filtered(logits.masked_fill(~can_stand, OUT), sampling).double().softmax(-1)
+        left = filtered(logits.masked_fill(~can_stand, OUT), sampling[field]).double().softmax(-1)
         cumulative = left.cumsum(-1)
         wanted = numbers[:, field, None] * cumulative[:, -1:]
         place = torch.searchsorted(cumulative, wanted, right=True).clamp(max=left.shape[-1] - 1)
