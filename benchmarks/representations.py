@@ -1,7 +1,7 @@
 """The same music in events, in compound events and in notes: what a model of one size makes of each in the same time.
 
     python benchmarks/representations.py corpora maestro-v3.0.0-midi.zip FOLDER
-    python benchmarks/representations.py train FOLDER ARM SEED [--seconds 1133] [--config more.toml]
+    python benchmarks/representations.py train FOLDER ARM SEED [--seconds 1133] [--config plain.toml]
     python benchmarks/representations.py sample FOLDER ARM SEED [--num 32]
     python benchmarks/representations.py table maestro-v3.0.0-midi.zip FOLDER
 
@@ -15,7 +15,8 @@ note-seq's order, events would say more than the others. `train` trains a model 
 context and 512 latents, for the given seconds of one core: three quarters at a level rate, one quarter falling. It
 measures the time of a step on its own first 400 steps, and takes the fastest tenth of them. On a core with other work
 this is still too slow, and the run gets too few steps: run nothing else. Events have their ledger. `sample` makes
-pieces of three minutes from nothing, without release bias and guard. `table` prints for each run: notes a second in
+pieces of three minutes from nothing, without release bias and guard. Models of compound events and notes have what
+`pamusic train` gives them by default; with `--config benchmarks/plain.toml` they have not. `table` prints for each run: notes a second in
 training, notes seen, bits per note on 24 pieces of the validation split, by field, and what `pamusic compare` says of
 the pieces against the test split.
 

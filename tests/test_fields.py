@@ -636,6 +636,23 @@ def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
         resumed_run(tmp_path / "run", steps=20, mistakes=0.5)
 
 
+def test_a_new_model_of_notes_has_what_is_worth_its_time_unless_told_otherwise(corpus, tmp_path):
+    usual = new_run(corpus.path, out=tmp_path / "a", size="tiny", steps=10, device="cpu").model.config
+    plain = {"conv_width": 1, "offsets": False, "clock": False}
+    bare = new_run(corpus.path, out=tmp_path / "b", size="tiny", steps=10, device="cpu", **plain).model.config
+
+    assert (usual.conv_width, usual.offsets is None, usual.clock is None) == (4, False, False)
+    assert (bare.conv_width, bare.offsets, bare.clock) == (1, None, None)
+
+
+def test_a_new_model_of_fields_without_lengths_has_no_offsets(tmp_path):
+    (tmp_path / "mine.toml").write_text(compound_text(), encoding="utf-8")
+    compound = small_corpus(tmp_path / "c", tokenizer=str(tmp_path / "mine.toml"))
+    config = new_run(compound.path, out=tmp_path / "a", size="tiny", steps=10, device="cpu").model.config
+
+    assert (config.conv_width, config.offsets, config.clock is None) == (4, None, False)
+
+
 def test_weights_of_other_fields_are_not_carried_over(corpus, talker, tmp_path):
     save_checkpoint(tmp_path / "notes", talker, NOTES, about={})
     events = small_corpus(tmp_path / "events")

@@ -64,7 +64,8 @@ def new_run(
         force: replace a run that is there.
         changes: fields of `TrainingConfig` and of `ModelConfig`; None leaves the default. `ledger` is whether there is
             one; by default there is, or with `weights` whatever they have. They can be given one that they had not.
-            `recall` is whether there is that; by default there is not, or with `weights` as they have it.
+            `recall` is whether there is that; by default there is not, or with `weights` as they have it. Of several
+            fields a position, `offsets` and `clock` are whether there are those, by default yes; `conv_width` is 4.
             `num_layers` may be more than the weights have: they are grown.
 
     Raises:
@@ -98,7 +99,7 @@ def new_run(
     _refuse_parts({**shape, **changes}, corpus)
     if vocabulary.shape:
         changes = {"mistakes": 0.0, **changes}
-    shape = _with_parts({"ledger": (source is None and not vocabulary.shape) or None, **shape}, vocabulary)
+    shape = _with_parts({**(_usual_parts(vocabulary) if source is None else {}), **shape}, vocabulary)
     try:
         if source is None:
             sizes = tuple(field.size for field in vocabulary.fields) if vocabulary.shape else ()
@@ -284,6 +285,13 @@ def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, r
     join(ranks, machine.device)
     fits = ranks.least(fits, machine.device)  # those that share weights compute in step
     return None if fits == batch_size else max(1, fits)
+
+
+def _usual_parts(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return what a new model has unless it is told otherwise: what is worth its time (`docs/experiments.md`)."""
+    if not vocabulary.shape:
+        return {"ledger": True}
+    return {"conv_width": 4, "offsets": vocabulary.has("length"), "clock": True}
 
 
 def _with_parts(shape: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
