@@ -16,9 +16,9 @@ context and 512 latents, for the given seconds of one core: three quarters at a 
 measures the time of a step on its own first 400 steps, and takes the fastest tenth of them. On a core with other work
 this is still too slow, and the run gets too few steps: run nothing else. Events have their ledger. `sample` makes
 pieces of three minutes from nothing, without release bias and guard. Models of compound events and notes have what
-`pamusic train` gives them by default; with `--config benchmarks/plain.toml` they have not. `table` prints for each run: notes a second in
-training, notes seen, bits per note on 24 pieces of the validation split, by field, and what `pamusic compare` says of
-the pieces against the test split.
+`pamusic train` gives them by default; with `--config benchmarks/plain.toml` they have not. `table` prints for each run:
+notes a second in training, notes seen, bits per note on 24 pieces of the validation split, by field, and what `pamusic
+compare` says of the pieces against the test split.
 
 Train with `OMP_NUM_THREADS=1`. A budget must be longer than the first 400 steps take.
 """
