@@ -570,6 +570,14 @@ def test_it_stops_at_its_length_its_seconds_or_the_end(talker):
     assert not any(end in ids for row in barred for ids in row)
 
 
+def test_rows_that_have_ended_leave_the_others_as_they_are(talker):
+    rows = drawn(talker, PRIME, num_rows=5, seed=20, length=200, seconds=150.0, end_id=None)
+    alone = [drawn(talker, PRIME, seed=20 + row, length=200, seconds=150.0, end_id=None)[0] for row in range(5)]
+
+    assert len({len(row) for row in rows}) > 2
+    assert rows == alone
+
+
 def test_logits_that_are_no_numbers_are_told(talker):
     broken = PerceiverAR(talker.config).eval()
     torch.nn.init.constant_(broken.head.weight, float("nan"))

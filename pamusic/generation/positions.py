@@ -59,14 +59,13 @@ def generate_positions(
     """
     device = model.embedding.weight.device
     allowed = _Allowed(torch.from_numpy(np.asarray(fits, bool)).to(device), barred_ids)
-    at_first = (
-        allowed if end_id is None else _Allowed(allowed.beside, [end_id])
-    )  # a piece has a position before it ends
+    at_first = _Allowed(allowed.beside, [] if end_id is None else [end_id])  # no piece ends before it begins
     passes = torch.from_numpy(np.asarray(seconds_of_id, np.float64)).to(device)
     rngs = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
     begins = torch.from_numpy(np.asarray(prime, np.int64)).to(device).expand(num_rows, -1, -1)
     reading = _Reading(model, begins)
-    going, now = torch.ones(num_rows, dtype=torch.bool, device=device), torch.zeros(num_rows, device=device).double()
+    rows = torch.arange(num_rows, device=device)  # that go on
+    now = torch.zeros(num_rows, dtype=torch.float64, device=device)
     numbers = torch.empty(0)
     num_fields = len(model.config.field_sizes)
     sampling = sampling or [SamplingConfig()] * num_fields
@@ -74,14 +73,19 @@ def generate_positions(
         if place % NUMBERS == 0:
             drawn = [torch.rand(NUMBERS, num_fields, generator=rng, dtype=torch.float64) for rng in rngs]
             numbers = torch.stack(drawn, dim=1).to(device)
-        position = _drawn(model, reading, numbers[place % NUMBERS], allowed if place else at_first, sampling)
-        now += passes[position].sum(-1)
-        going = going & (now <= seconds)
+        position = _drawn(model, reading, numbers[place % NUMBERS, rows], allowed if place else at_first, sampling)
+        now = now + passes[position].sum(-1)
+        going = now <= seconds
         if end_id is not None:
             going = going & ~(position == end_id).any(-1)
-        if not going.any():
-            return
-        yield [ids if goes else None for ids, goes in zip(position.tolist(), going.tolist(), strict=True)]
+        if not going.all():
+            (kept,) = going.nonzero(as_tuple=True)
+            if not len(kept):
+                return
+            rows, now, position = rows[kept], now[kept], position[kept]
+            reading.select(kept)
+        of_row = dict(zip(rows.tolist(), position.tolist(), strict=True))
+        yield [of_row.get(row) for row in range(num_rows)]
         reading.take(position[:, None])
 
 
@@ -149,6 +153,11 @@ class _Reading:
                 layer.clear()
             position = self._recent[:, -self._refill :]
         self._states = self._of(position)
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these rows of the batch, `[n]`."""
+        self._caches.select(rows)
+        self._recent, self._states = self._recent[rows], self._states[rows]
 
     def states(self) -> Tensor:
         """What the heads read after the last position, `[rows, d]`."""
