@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pamusic.corpus.corpus import Corpus, open_corpus
+from pamusic.corpus.sources import find_sources
 from pamusic.evaluation.statistics import Heard
-from pamusic.generation.ending import Ending, Pauses
-from pamusic.generation.grammar import Rules
 from pamusic.music.midi import read_midi
-from pamusic.tokens.corpus import Corpus, open_corpus
+from pamusic.sampling.constraints import Rules
+from pamusic.sampling.ending import Ending, Pauses
 from pamusic.tokens.grammar import grammar_arrays
-from pamusic.tokens.sources import find_sources
 
 
 def closing_at(ids: np.ndarray, pauses: Pauses, seconds_of_id: np.ndarray, ending: Ending, wanted: float) -> float:

@@ -120,7 +120,7 @@ def counted(seed: int, numbers: list[int], real: tuple[bytes, ...]) -> Count:
 
 def real_files(archive: str | None) -> tuple[bytes, ...]:
     """The smallest files of an archive."""
-    from pamusic.tokens.sources import find_sources
+    from pamusic.corpus.sources import find_sources
 
     if not archive:
         return ()

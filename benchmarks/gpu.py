@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from pamusic.device import choose_machine, describe
+from pamusic.inference.session import Reader
 from pamusic.model.config import RecallConfig, preset
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.reader import Reader
-from pamusic.training.checkup import PERFORMANCE
 from pamusic.training.config import TrainingConfig
+from pamusic.training.machine_report import PERFORMANCE
 
 HERE = Path(__file__).parent
 RECALL = RecallConfig(

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from pamusic import __version__
-from pamusic.generation.grammar import Row, Rows, Rules
+from pamusic.corpus.sources import Source, find_sources
 from pamusic.music.midi import read_midi
+from pamusic.sampling.constraints import Row, Rows, Rules
 from pamusic.tokens.grammar import grammar_arrays
-from pamusic.tokens.sources import Source, find_sources
 from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
 
 NAMES = ("performance", "piano")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pamusic.generation.grammar import Rules
-from pamusic.generation.guard import Guard, Trouble, Watch
-from pamusic.tokens.corpus import Corpus, open_corpus
+from pamusic.corpus.corpus import Corpus, open_corpus
+from pamusic.sampling.constraints import Rules
+from pamusic.sampling.guard import Guard, Trouble, Watch
 from pamusic.tokens.grammar import grammar_arrays
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pamusic.corpus.sources import find_sources
 from pamusic.evaluation.statistics import STEP, Heard
 from pamusic.music.midi import read_midi
-from pamusic.tokens.sources import find_sources
 
 MANY = 9.2  # strings at once, on average over a minute
 

@@ -23,9 +23,9 @@ PACKAGES = ("numpy", "symusic", "note-seq", "pretty_midi", "mido")
 
 def compared(archive: str, name: str) -> tuple[str, int, str, float, float]:
     """(name, number of our ids, what differs, if anything, seconds of ours, seconds of note-seq's)."""
+    from pamusic.corpus.sources import Source
     from pamusic.music.midi import read_midi
-    from pamusic.tokens.reference import difference, ids_by_note_seq
-    from pamusic.tokens.sources import Source
+    from pamusic.tokens.note_seq_reference import difference, ids_by_note_seq
     from pamusic.tokens.tokenizer import load_tokenizer
 
     data = Source(archive, name, name).read()
@@ -38,8 +38,8 @@ def compared(archive: str, name: str) -> tuple[str, int, str, float, float]:
 
 
 def main() -> int:
-    from pamusic.tokens.reference import check_reference
-    from pamusic.tokens.sources import find_sources
+    from pamusic.corpus.sources import find_sources
+    from pamusic.tokens.note_seq_reference import check_reference
     from pamusic.tokens.tokenizer import load_tokenizer
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
-from pamusic.evaluation.drift import costs_of, stretches_of
-from pamusic.kernels import kernel_for
-from pamusic.model.precision import resolved
-from pamusic.model.reader import Reader
-from pamusic.speed import machine
-from pamusic.tokens.corpus import open_corpus
+from pamusic.compose.benchmark import machine
+from pamusic.corpus.corpus import open_corpus
+from pamusic.evaluation.cache_drift import costs_of, stretches_of
+from pamusic.inference.native_kernel import kernel_for
+from pamusic.inference.precision import resolved
+from pamusic.inference.session import Reader
 
 # Weights, and whether a kernel computes steps, with the layers' caches in bytes too.
 PRECISIONS = {"fp32": False, "bf16": False, "int8": False, "int8, compiled": True}

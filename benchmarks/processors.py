@@ -68,9 +68,9 @@ def training() -> dict[str, float]:
 
 def sampling() -> dict[str, float]:
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
-    from pamusic.kernels import kernel_for
-    from pamusic.model.precision import resolved
-    from pamusic.speed import speed
+    from pamusic.compose.benchmark import speed
+    from pamusic.inference.native_kernel import kernel_for
+    from pamusic.inference.precision import resolved
 
     checkpoint = load_checkpoint(find_checkpoint("small"))
     kernel = kernel_for(checkpoint.model, "auto")
@@ -106,8 +106,8 @@ def measure() -> dict[str, object]:
     """Everything, under the settings of this process."""
     import torch
 
+    from pamusic.compose.benchmark import machine
     from pamusic.device import cpu_bf16_units
-    from pamusic.speed import machine
 
     return {
         "machine": machine(), "threads": torch.get_num_threads(), "units": cpu_bf16_units(),

@@ -58,10 +58,10 @@ def pamusic(*words: object) -> str:
 
 
 def make_corpora(maestro: Path, folder: Path) -> None:
+    from pamusic.corpus.corpus import open_corpus
+    from pamusic.corpus.writer import writing_corpus
     from pamusic.music.midi import read_and_mend
-    from pamusic.tokens.corpus import open_corpus
     from pamusic.tokens.tokenizer import load_tokenizer
-    from pamusic.tokens.writing import writing_corpus
 
     for arm, tokenizer in ARMS.items():
         if arm != "events-folded":
@@ -110,7 +110,7 @@ def sample(folder: Path, arm: str, seed: int, num: int) -> None:
 
 def about(maestro: Path, folder: Path, run: Path) -> dict[str, object]:
     """What is known of a run."""
-    from pamusic.tokens.corpus import open_corpus
+    from pamusic.corpus.corpus import open_corpus
 
     arm, _, seed = run.name.rpartition("-")
     corpus = open_corpus(folder / arm)

@@ -1,10 +1,10 @@
 """How fast tokens are drawn, and whether that stays so: `python benchmarks/sampling.py [CHECKPOINT | --size small]`.
 
-By the mechanism of `pamusic benchmark` (`pamusic/speed.py`), as `pamusic sample` draws: one long piece from the start
-on, of which windows of 1,024 tokens are timed, whole cycles of refills for all sizes; then the first token after a long
-prime; then many pieces at once, at the beginning and with a full context; then short and long contexts. `--long` draws
-100,000 tokens in one go. Prints a table in Markdown and keeps it in `benchmarks/results/`. Weights of a size alone are
-random, which costs as much as trained ones.
+By the mechanism of `pamusic benchmark` (`pamusic/compose/benchmark.py`), as `pamusic sample` draws: one long piece from
+the start on, of which windows of 1,024 tokens are timed, whole cycles of refills for all sizes; then the first token
+after a long prime; then many pieces at once, at the beginning and with a full context; then short and long contexts.
+`--long` draws 100,000 tokens in one go. Prints a table in Markdown and keeps it in `benchmarks/results/`. Weights of a
+size alone are random, which costs as much as trained ones.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import torch
 
 from pamusic import __version__
 from pamusic.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from pamusic.kernels import CompiledKernel, kernel_for
-from pamusic.model import reader
+from pamusic.compose.benchmark import Speed, Stretch, along, machine, read_bandwidth, speed
+from pamusic.inference import session as reader
+from pamusic.inference.native_kernel import CompiledKernel, kernel_for
+from pamusic.inference.precision import PRECISIONS, resolved
 from pamusic.model.config import PRESETS, LedgerConfig, preset
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.precision import PRECISIONS, resolved
-from pamusic.speed import Speed, Stretch, along, machine, read_bandwidth, speed
 from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 

@@ -32,8 +32,8 @@ from pathlib import Path
 import symusic
 
 import pamusic
+from pamusic.corpus.sources import find_sources
 from pamusic.music.midi import read_midi
-from pamusic.tokens.sources import find_sources
 from pamusic.tokens.tokenizer import load_tokenizer
 
 PACKAGES = ("numpy", "symusic", "note-seq", "pretty_midi", "miditok")
@@ -77,7 +77,7 @@ def tokenizers() -> dict[str, Callable[[bytes], object]]:
         "symusic, parsing alone": symusic.Score.from_midi,
     }
     if importlib.util.find_spec("note_seq"):
-        from pamusic.tokens.reference import ids_by_note_seq
+        from pamusic.tokens.note_seq_reference import ids_by_note_seq
 
         found["note-seq"] = ids_by_note_seq
     if importlib.util.find_spec("miditok"):

@@ -32,10 +32,10 @@ import pamusic
 from pamusic.device import choose_machine, describe, product_rates
 from pamusic.model.config import PRESETS, ModelConfig, preset
 from pamusic.model.flops import training_flops
-from pamusic.training.batches import Batch
-from pamusic.training.checkup import PERFORMANCE
 from pamusic.training.config import TrainingConfig
+from pamusic.training.data import Batch
 from pamusic.training.learner import Learner
+from pamusic.training.machine_report import PERFORMANCE
 from pamusic.training.memory import available_memory, memory_needed
 
 RESULTS = Path(__file__).parent / "results"
@@ -117,7 +117,7 @@ def wait(device: torch.device) -> None:
 def waited(size: str, device: str, corpus: Path, steps: int) -> float:
     """The share of a real run's time that is spent waiting for batches, with augmentation."""
     from pamusic.training.metrics import TRAIN, read_metrics
-    from pamusic.training.runs import new_run
+    from pamusic.training.run_setup import new_run
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"

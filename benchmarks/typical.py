@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pamusic.corpus.parallel import in_parallel
+from pamusic.corpus.sources import Source, find_sources
 from pamusic.evaluation.statistics import STATISTICS, Statistics, statistics
 from pamusic.music.midi import read_midi
-from pamusic.tokens.parallel import in_parallel
-from pamusic.tokens.sources import Source, find_sources
 
 MINUTE = 60.0
 TOKENS = 4096
@@ -49,8 +49,8 @@ def print_typical(maestro: Path) -> None:
 
 def print_nats(checkpoint: str, corpus: Path) -> None:
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
+    from pamusic.corpus.corpus import open_corpus
     from pamusic.evaluation.likelihood import score
-    from pamusic.tokens.corpus import open_corpus
 
     model, opened = load_checkpoint(find_checkpoint(checkpoint)).model, open_corpus(corpus)
     start = opened.tokenizer.vocabulary.id("start")

@@ -16,12 +16,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from pamusic.corpus.corpus import Corpus
 from pamusic.errors import PamusicError
 from pamusic.files import folder_written_atomically, recovered
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.shipped import checkpoints_folder
-from pamusic.tokens.corpus import Corpus
+from pamusic.resources import checkpoints_folder
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import matplotlib  # noqa: F401
 
 import pamusic.cli.app
-import pamusic.composition
+import pamusic.compose.benchmark
+import pamusic.compose.token_stream
 import pamusic.evaluation.comparison
 import pamusic.music.synthesis
-import pamusic.speed
-import pamusic.training.runs  # noqa: F401
+import pamusic.training.run_setup  # noqa: F401
 from pamusic.cli import main
 
 STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pamusic.tokens.corpus import Corpus, open_corpus
+from pamusic.corpus.corpus import Corpus, open_corpus
+from pamusic.corpus.writer import writing_corpus
 from pamusic.tokens.grid import GridNotes
 from pamusic.tokens.tokenizer import load_tokenizer
-from pamusic.tokens.writing import writing_corpus
 
 
 def random_grid(num_notes: int, seed: int = 0) -> GridNotes:

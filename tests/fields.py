@@ -2,7 +2,7 @@
 
 import re
 
-from pamusic.shipped import tokenizers_folder
+from pamusic.resources import tokenizers_folder
 from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 

@@ -13,9 +13,9 @@ from pamusic.model.ledger import Ledger
 from pamusic.music.performance import Performance
 from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, load_tokenizer
 from pamusic.training.augmentation import stretched_ids, transposed_ids
-from pamusic.training.batches import NOT_SCORED, TrainingBatches, make_batch, validation_batches, with_borders
-from pamusic.training.checkup import PERFORMANCE
 from pamusic.training.config import TrainingConfig
+from pamusic.training.data import NOT_SCORED, TrainingBatches, make_batch, validation_batches, with_borders
+from pamusic.training.machine_report import PERFORMANCE
 
 PAD = 390
 PIANO = load_tokenizer("piano")

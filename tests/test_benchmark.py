@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 from pamusic.checkpoint import Checkpoint, save_checkpoint
 from pamusic.cli.app import app
-from pamusic.composition import of_vocabulary
-from pamusic.generation.grammar import Row
-from pamusic.model.bytewise import PlainKernel
+from pamusic.compose.benchmark import along, memory_mib, own_ids, speed
+from pamusic.compose.token_stream import of_vocabulary
+from pamusic.inference.cuda_graph import RecordedStepper
+from pamusic.inference.int8 import PlainKernel
+from pamusic.inference.memory_traffic import step_bytes
+from pamusic.inference.session import Reader
+from pamusic.inference.token_step import Stepper
 from pamusic.model.config import preset
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.reader import Reader
-from pamusic.model.recorded import RecordedStepper
-from pamusic.model.stepper import Stepper
-from pamusic.model.traffic import step_bytes
-from pamusic.speed import along, memory_mib, own_ids, speed
+from pamusic.sampling.constraints import Row
 from pamusic.tokens.tokenizer import load_tokenizer
 
 
@@ -119,7 +119,7 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
 
 
 def test_with_a_kernel_weights_are_in_bytes_on_every_processor(who, monkeypatch):
-    monkeypatch.setattr("pamusic.model.precision.has_fast_bf16", lambda device: False)
+    monkeypatch.setattr("pamusic.inference.precision.has_fast_bf16", lambda device: False)
     how = {"context_length": 64, "num": 1, "bandwidth": 1e9, "tokens": 2}
 
     assert speed(who, **how, kernel=PlainKernel()).mib_per_token < 0.75 * speed(who, **how).mib_per_token

@@ -10,13 +10,13 @@ from pamusic.checkpoint import Checkpoint, save_checkpoint
 from pamusic.errors import UsageError
 from pamusic.model.config import LedgerConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.shipped import tokenizers_folder
+from pamusic.resources import tokenizers_folder
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
-from pamusic.tokens.matching import NOTHING, nearest_ids
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
+from pamusic.tokens.vocabulary_map import NOTHING, nearest_ids
 from pamusic.training.carrying import carried
-from pamusic.training.runs import new_run
+from pamusic.training.run_setup import new_run
 
 PERFORMANCE, PIANO = (load_tokenizer(name).vocabulary for name in ("performance", "piano"))
 

@@ -13,11 +13,11 @@ from test_repair import same
 
 from pamusic.errors import PamusicError
 from pamusic.music import midi
+from pamusic.music.fast_reader import read_plain
+from pamusic.music.lenient_reader import read_leniently
 from pamusic.music.midi import read_and_mend
 from pamusic.music.pedal import sounding_offsets
 from pamusic.music.performance import SOFT, SUSTAIN
-from pamusic.music.plain import read_plain
-from pamusic.music.repair import read_leniently
 from pamusic.music.text import readable
 from pamusic.tokens.tokenizer import load_tokenizer
 

@@ -146,7 +146,7 @@ def test_a_corpus_of_another_tokenizer_is_refused_by_name(saved, tmp_path):
         .replace("step_ms = 10", "step_ms = 20")
     )
     (corpus.path / "tokenizer.toml").write_text(toml)
-    from pamusic.tokens.corpus import open_corpus
+    from pamusic.corpus.corpus import open_corpus
     from pamusic.tokens.vocabulary import load_vocabulary
 
     fingerprint = load_vocabulary(corpus.path / "tokenizer.toml").fingerprint

@@ -167,7 +167,7 @@ def test_a_line_holds_nothing_a_terminal_should_not_get():
 
 def test_every_command_is_a_thin_page():
     for command in app.registered_commands:
-        path = Path(pamusic.__file__).parent / "cli" / f"{command.callback.__name__}.py"
+        path = Path(pamusic.__file__).parent / "cli" / "commands" / f"{command.callback.__name__}.py"
         assert len(path.read_text(encoding="utf-8").splitlines()) < 100, path.name
 
 

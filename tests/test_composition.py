@@ -7,7 +7,7 @@ import pytest
 from models import tiny_model
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.composition import compose
+from pamusic.compose.token_stream import compose
 from pamusic.errors import PamusicError
 from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
 from pamusic.tokens.continuation import continuation, continued, followed

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from builders import about, folder_of_tunes, maestro_like, tune, zipped
 
+from pamusic.corpus.build import tokenize
+from pamusic.corpus.corpus import open_corpus
+from pamusic.corpus.sources import find_sources, split_by_content
+from pamusic.corpus.writer import writing_corpus
 from pamusic.errors import PamusicError
 from pamusic.music.midi import read_midi
-from pamusic.tokens.corpus import open_corpus
-from pamusic.tokens.sources import find_sources, split_by_content
 from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
-from pamusic.tokens.tokenizing import tokenize
-from pamusic.tokens.writing import writing_corpus
 
 TOKENIZER = load_tokenizer("performance")
 

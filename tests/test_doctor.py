@@ -13,8 +13,8 @@ from pamusic.model.config import LedgerConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
-from pamusic.training.checkup import PERFORMANCE
 from pamusic.training.config import TrainingConfig
+from pamusic.training.machine_report import PERFORMANCE
 from pamusic.training.memory import BACKWARD, Memory, available_memory, memory_needed
 
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")

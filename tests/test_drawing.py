@@ -5,9 +5,9 @@ import pytest
 import pamusic.cli.drawing
 from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.drawing import Hearing, collected
-from pamusic.composition import compose_many
-from pamusic.generation.config import SamplingConfig
-from pamusic.generation.guard import Guard
+from pamusic.compose.token_stream import compose_many
+from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.guard import Guard
 
 
 class Bar:

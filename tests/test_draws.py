@@ -5,14 +5,14 @@ import torch
 from models import START, VOCAB, outspoken_model, tiny_model
 from recording import operations_of
 
-from pamusic.composition import of_vocabulary
+from pamusic.compose.token_stream import of_vocabulary
 from pamusic.errors import PamusicError
-from pamusic.generation import sampler
-from pamusic.generation.config import SamplingConfig
-from pamusic.generation.draws import ASTRAY, NUMBERS, Draws
-from pamusic.generation.ending import Ending
-from pamusic.generation.guard import Guard, guarded
-from pamusic.generation.sampler import generate_rows
+from pamusic.sampling import generate as sampler
+from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.ending import Ending
+from pamusic.sampling.generate import generate_rows
+from pamusic.sampling.guard import Guard, guarded
+from pamusic.sampling.token_sampler import ASTRAY, NUMBERS, Draws
 from pamusic.tokens.tokenizer import load_tokenizer
 
 VOCABULARY = load_tokenizer("performance").vocabulary

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from pamusic.checkpoint import save_checkpoint
 from pamusic.cli.app import app
 from pamusic.errors import PamusicError
-from pamusic.evaluation.drift import costs_of, drift, policies
+from pamusic.evaluation.cache_drift import costs_of, drift, policies
 from pamusic.evaluation.likelihood import score
-from pamusic.model.reader import Reader
+from pamusic.inference.session import Reader
 from pamusic.tokens.tokenizer import load_tokenizer
 
 

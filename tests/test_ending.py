@@ -4,12 +4,12 @@ import pytest
 import torch
 from models import END, PAD, START, outspoken_model
 
-from pamusic.composition import of_vocabulary
-from pamusic.generation.config import SamplingConfig
-from pamusic.generation.draws import Draws
-from pamusic.generation.ending import BARRED, SURE, Ending, Pauses
-from pamusic.generation.grammar import Rules
-from pamusic.generation.sampler import generate, generate_rows
+from pamusic.compose.token_stream import of_vocabulary
+from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.constraints import Rules
+from pamusic.sampling.ending import BARRED, SURE, Ending, Pauses
+from pamusic.sampling.generate import generate, generate_rows
+from pamusic.sampling.token_sampler import Draws
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
 

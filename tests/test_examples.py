@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
-from pamusic.cli.making import command
+from pamusic.cli.reports.provenance import command
+from pamusic.compose.provenance import read_provenance, sha256
 from pamusic.music.midi import read_midi
-from pamusic.provenance import read_provenance, sha256
-from pamusic.shipped import checkpoints_folder
+from pamusic.resources import checkpoints_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

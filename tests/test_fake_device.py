@@ -12,20 +12,20 @@ from models import tiny_config
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from pamusic.composition import of_vocabulary
+from pamusic.compose.token_stream import of_vocabulary
 from pamusic.device import Machine
 from pamusic.evaluation.likelihood import costs
-from pamusic.generation.draws import Draws
-from pamusic.generation.ending import Ending
+from pamusic.inference.cuda_graph import RecordedStepper
+from pamusic.inference.session import Reader
+from pamusic.inference.token_step import TURNS
 from pamusic.model.config import ClockConfig, LedgerConfig, OffsetsConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.reader import Reader
-from pamusic.model.recorded import RecordedStepper
-from pamusic.model.stepper import TURNS
+from pamusic.sampling.ending import Ending
+from pamusic.sampling.token_sampler import Draws
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
-from pamusic.training.batches import Batch
 from pamusic.training.config import TrainingConfig
+from pamusic.training.data import Batch
 from pamusic.training.learner import Learner
 
 pytestmark = pytest.mark.slow
@@ -141,7 +141,8 @@ def test_a_piece_is_scored_without_a_look_at_a_number(fake, shape):
 @pytest.mark.parametrize("num_rows", [1, 3] if DEVICE.type == "cuda" else [3])  # one row has a plain twin on a CPU
 def test_a_recorded_step_and_a_draw_read_no_number(fake, monkeypatch, num_rows):
     """What a CUDA graph records: past a refill, beyond the context and into the next table of rotations."""
-    monkeypatch.setattr("pamusic.model.stepper.deepcopy", lambda part: part)  # a copied fake tensor has another mode
+    # A copied fake tensor has another mode.
+    monkeypatch.setattr("pamusic.inference.token_step.deepcopy", lambda part: part)
 
     def unrecorded(work, device, changed):
         return work

@@ -18,24 +18,24 @@ from typer.testing import CliRunner
 
 from pamusic.checkpoint import check_corpus, load_checkpoint, save_checkpoint
 from pamusic.cli.app import app
-from pamusic.composition import compose, compose_positions
+from pamusic.compose.token_stream import compose, compose_positions
+from pamusic.corpus.corpus import open_corpus
+from pamusic.corpus.writer import writing_corpus
 from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.evaluation.likelihood import evaluate, in_keys, score
-from pamusic.generation.config import SamplingConfig
-from pamusic.generation.positions import generate_positions
 from pamusic.model.config import ClockConfig, ModelConfig, OffsetsConfig
 from pamusic.model.fields import by_field, field_slices
 from pamusic.model.flops import forward_flops
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
-from pamusic.tokens.corpus import open_corpus
+from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.positions import generate_positions
 from pamusic.tokens.positions import offset_edges
-from pamusic.tokens.writing import writing_corpus
-from pamusic.training.batches import NOT_SCORED, TrainingBatches, make_batch, validation_batches
 from pamusic.training.config import TrainingConfig
+from pamusic.training.data import NOT_SCORED, TrainingBatches, make_batch, validation_batches
 from pamusic.training.learner import Learner
-from pamusic.training.runs import new_run, resumed_run
+from pamusic.training.run_setup import new_run, resumed_run
 from pamusic.training.trainer import Trainer
 
 SIZES = (5, 4, 3)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pamusic.generation.config import SamplingConfig
-from pamusic.generation.filters import (
+from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.filters import (
     OUT,
     filtered,
     with_min_p,

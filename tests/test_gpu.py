@@ -5,16 +5,16 @@ import torch
 from corpora import small_corpus
 from models import tiny_config, tiny_model
 
-from pamusic.composition import of_vocabulary
+from pamusic.compose.token_stream import of_vocabulary
 from pamusic.device import choose_machine
 from pamusic.evaluation.likelihood import evaluate
-from pamusic.generation import sampler
-from pamusic.generation.draws import Draws
-from pamusic.generation.ending import Ending
-from pamusic.generation.sampler import generate, generate_rows
+from pamusic.inference.session import REFILLS, Reader
 from pamusic.model.config import RecallConfig
-from pamusic.model.reader import REFILLS, Reader
 from pamusic.model.recall import Memory, Recall
+from pamusic.sampling import generate as sampler
+from pamusic.sampling.ending import Ending
+from pamusic.sampling.generate import generate, generate_rows
+from pamusic.sampling.token_sampler import Draws
 from pamusic.tokens.grammar import recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_model
 
-from pamusic.generation.grammar import Row, Rows, Rules
-from pamusic.generation.sampler import generate
+from pamusic.corpus.sources import find_sources
 from pamusic.music.midi import read_midi
+from pamusic.sampling.constraints import Row, Rows, Rules
+from pamusic.sampling.generate import generate
 from pamusic.tokens.grammar import grammar_arrays
-from pamusic.tokens.sources import find_sources
 from pamusic.tokens.tokenizer import Repairs
 
 MAESTRO = os.environ.get("PAMUSIC_MAESTRO")

@@ -9,7 +9,7 @@ from pamusic.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pamusic.errors import UsageError
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.growing import grown
-from pamusic.training.runs import new_run, resumed_run
+from pamusic.training.run_setup import new_run, resumed_run
 
 HERE = {"device": "cpu", "precision": "fp32", "compile": False}
 

@@ -10,13 +10,13 @@ from models import tiny_model
 
 from pamusic.checkpoint import Checkpoint
 from pamusic.cli.drawing import Hearing, collected
-from pamusic.composition import compose, compose_many
-from pamusic.generation import guard as guards
-from pamusic.generation.config import SamplingConfig
-from pamusic.generation.ending import Ending
-from pamusic.generation.grammar import Row, Rules
-from pamusic.generation.guard import Guard, Watch
+from pamusic.compose.token_stream import compose, compose_many
 from pamusic.music.performance import CHORD
+from pamusic.sampling import guard as guards
+from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.constraints import Row, Rules
+from pamusic.sampling.ending import Ending
+from pamusic.sampling.guard import Guard, Watch
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
 
@@ -109,8 +109,8 @@ def test_a_slot_that_stays_open_is_noticed_even_if_the_prime_opened_it():
 
 @pytest.mark.skipif("PAMUSIC_MAESTRO" not in os.environ, reason="MAESTRO is not at hand")
 def test_real_music_hardly_ever_trips_it():
+    from pamusic.corpus.sources import find_sources
     from pamusic.music.midi import read_midi
-    from pamusic.tokens.sources import find_sources
 
     sources = [each for each in find_sources([Path(os.environ["PAMUSIC_MAESTRO"])])[0] if each.split == "validation"]
     found, seconds = 0, 0.0

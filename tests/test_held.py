@@ -5,14 +5,14 @@ import pytest
 import torch
 from models import tiny_model
 
-from pamusic.composition import of_vocabulary
-from pamusic.generation.config import SamplingConfig
-from pamusic.generation.grammar import Grammar
-from pamusic.generation.guard import Guard, Watch
-from pamusic.generation.held import Held
-from pamusic.generation.sampler import generate, generate_rows
+from pamusic.compose.token_stream import of_vocabulary
 from pamusic.model.config import LedgerConfig
 from pamusic.model.ledger import Ledger
+from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.constraints import Grammar
+from pamusic.sampling.generate import generate, generate_rows
+from pamusic.sampling.guard import Guard, Watch
+from pamusic.sampling.release_bias import Held
 from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 

@@ -4,7 +4,7 @@ import mido
 import pytest
 from builders import control, midi_file, note_off, note_on, performance, program, tempo
 
-from pamusic.music.inventory import File, PedalUse, Track, layout, playing
+from pamusic.music.describe import File, PedalUse, Track, layout, playing
 from pamusic.music.midi import chosen_parts, read_contents
 from pamusic.music.performance import SOFT
 

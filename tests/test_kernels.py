@@ -9,13 +9,13 @@ import pytest
 import torch
 from models import START, VOCAB, N, outspoken_model, piece
 
-from pamusic import kernels
-from pamusic.generation.sampler import generate_rows
-from pamusic.kernels import default_folder, kernel, kernel_for, kernel_path
-from pamusic.model.bytewise import MOST, ByteBlock, ByteMatrix, PlainKernel, Seen, SeenContext, as_bytes
-from pamusic.model.cache import ByteCache, ByteContextCache, ContextCache
-from pamusic.model.precision import resolved
-from pamusic.model.reader import Reader
+from pamusic.inference import native_kernel as kernels
+from pamusic.inference.compact_cache import ByteCache, ByteContextCache, ContextCache
+from pamusic.inference.int8 import MOST, ByteBlock, ByteMatrix, PlainKernel, Seen, SeenContext, as_bytes
+from pamusic.inference.native_kernel import default_folder, kernel, kernel_for, kernel_path
+from pamusic.inference.precision import resolved
+from pamusic.inference.session import Reader
+from pamusic.sampling.generate import generate_rows
 
 WHERE_COMPILED = pytest.mark.skipif(kernel(32) is None, reason="there is no C++ compiler")
 
@@ -247,7 +247,7 @@ def test_with_one_weights_are_in_bytes_by_themselves():
 def test_where_bfloat16_is_slow_latents_are_made_anew_in_float32(monkeypatch):
     model = wide()
     for is_fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("pamusic.model.reader.has_fast_bf16", lambda device, is_fast=is_fast: is_fast)
+        monkeypatch.setattr("pamusic.inference.session.has_fast_bf16", lambda device, is_fast=is_fast: is_fast)
         assert Reader(model, precision="int8", kernel=PlainKernel())._parallel.head.weight.dtype == dtype
 
 

@@ -8,10 +8,10 @@ import torch
 from models import LEDGER, VOCAB, N, outspoken_model, piece, tiny_config, uncached
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
+from pamusic.inference.session import Reader
 from pamusic.model.config import LedgerConfig, ModelConfig
 from pamusic.model.ledger import FIRST_AGE, LAST_AGE, NUM_AGES, Ledger, shares_of_ages
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.reader import Reader
 from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 

@@ -11,6 +11,8 @@ from builders import zipped
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
+from pamusic.corpus.corpus import DERIVED, FILES, open_corpus
+from pamusic.corpus.writer import check_corpus_place, writing_corpus
 from pamusic.errors import PamusicError
 from pamusic.evaluation import originality
 from pamusic.evaluation.originality import (
@@ -28,9 +30,7 @@ from pamusic.evaluation.originality import (
 )
 from pamusic.music.midi import midi_bytes
 from pamusic.music.performance import Performance
-from pamusic.tokens.corpus import DERIVED, FILES, open_corpus
 from pamusic.tokens.tokenizer import load_tokenizer
-from pamusic.tokens.writing import check_corpus_place, writing_corpus
 
 TOKENIZER = load_tokenizer("performance")
 

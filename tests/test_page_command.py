@@ -14,10 +14,10 @@ from test_sample_command import random_checkpoint
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
-from pamusic.cli.making import command
+from pamusic.cli.reports.provenance import command
+from pamusic.compose.provenance import SIGN
 from pamusic.music.midi import read_midi
 from pamusic.music.splicing import texts, with_text
-from pamusic.provenance import SIGN
 from pamusic.tokens.tokenizer import load_tokenizer
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import pamusic.music.port
 from pamusic.errors import PamusicError
-from pamusic.music.gestures import Action, Gesture
+from pamusic.music.events import Action, Gesture
 from pamusic.music.port import Player, opened_port, playing, port_names
 
 RELEASE, MOVE, STROKE = Action

@@ -12,11 +12,11 @@ from fields import NOTES, NOTES_TEXT, block, compound_text, folded_text, tokeniz
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pamusic.corpus.sources import find_sources
 from pamusic.errors import PamusicError
 from pamusic.music.midi import read_midi
 from pamusic.music.performance import SOFT, SUSTAIN
 from pamusic.tokens.positions import _shifts, num_clipped
-from pamusic.tokens.sources import find_sources
 from pamusic.tokens.tokenizer import Repairs, load_tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 

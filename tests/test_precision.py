@@ -9,14 +9,14 @@ from typer.testing import CliRunner
 
 from pamusic.checkpoint import save_checkpoint
 from pamusic.cli.app import app
-from pamusic.generation.sampler import generate, generate_rows
-from pamusic.kernels import kernel
-from pamusic.model import precision as precisions
+from pamusic.compose.provenance import SIGN
+from pamusic.inference import precision as precisions
+from pamusic.inference.native_kernel import kernel
+from pamusic.inference.precision import FEW, num_bytes, product, resolved
+from pamusic.inference.session import Reader
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.precision import FEW, num_bytes, product, resolved
-from pamusic.model.reader import Reader
-from pamusic.provenance import SIGN
+from pamusic.sampling.generate import generate, generate_rows
 from pamusic.tokens.tokenizer import load_tokenizer
 
 ABLE = ("_has_byte_product", "_has_packed_product")

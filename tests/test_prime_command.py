@@ -16,9 +16,9 @@ from test_splicing import strokes, timed
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
+from pamusic.compose.provenance import SIGN
+from pamusic.music.lenient_reader import read_leniently
 from pamusic.music.midi import read_midi, tempo_map
-from pamusic.music.repair import read_leniently
-from pamusic.provenance import SIGN
 from pamusic.tokens.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 import pamusic.checkpoint
 from pamusic.cli.app import app
 from pamusic.cli.primes import place_of
+from pamusic.compose.provenance import read_provenance
 from pamusic.music.midi import read_midi
-from pamusic.provenance import read_provenance
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

@@ -13,10 +13,10 @@ from corpora import small_corpus
 from pamusic.checkpoint import load_checkpoint
 from pamusic.device import Machine
 from pamusic.errors import UsageError
-from pamusic.training import runs
+from pamusic.training import run_setup as runs
+from pamusic.training.distributed import Ranks
 from pamusic.training.metrics import read_metrics
-from pamusic.training.ranks import Ranks
-from pamusic.training.runs import new_run
+from pamusic.training.run_setup import new_run
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +143,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from pamusic.training.muon import orthogonalized
-from pamusic.training.sharding import applied_to_whole
+from pamusic.training.fsdp import applied_to_whole
 
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))

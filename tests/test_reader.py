@@ -4,10 +4,10 @@ import pytest
 import torch
 from models import CONTEXT, START, N, outspoken_model, piece, uncached
 
+from pamusic.inference.session import REFILLS, SLIDE, Reader, refill_of
+from pamusic.inference.token_step import TURNS, Stepper
 from pamusic.model.cache import KeyValueCache
-from pamusic.model.reader import REFILLS, SLIDE, Reader, refill_of
 from pamusic.model.rotary import rotation
-from pamusic.model.stepper import TURNS, Stepper
 
 
 def latents_in_use(num_read, num_steps, num_latents=N, refill=N // 2):

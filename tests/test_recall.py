@@ -9,12 +9,12 @@ from models import VOCAB, N, outspoken_model, piece, uncached
 from recording import operations_of
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
+from pamusic.inference.cuda_graph import RecordedStepper
+from pamusic.inference.session import REFILLS, Reader
 from pamusic.model import recall as module
 from pamusic.model.config import ModelConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.reader import REFILLS, Reader
 from pamusic.model.recall import Memory, Recall
-from pamusic.model.recorded import RecordedStepper
 from pamusic.tokens.grammar import recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 

@@ -7,10 +7,10 @@ from recording import operations_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pamusic.inference.cuda_graph import RecordedStepper
+from pamusic.inference.session import REFILLS, Reader
+from pamusic.inference.token_step import TURNS, Turns
 from pamusic.model.config import RecallConfig
-from pamusic.model.reader import REFILLS, Reader
-from pamusic.model.recorded import RecordedStepper
-from pamusic.model.stepper import TURNS, Turns
 
 RECALL = RecallConfig(
     num_slots=5,

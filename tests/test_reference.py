@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
+from pamusic.corpus.build import tokenize
 from pamusic.errors import PamusicError
 from pamusic.music.midi import read_midi
-from pamusic.shipped import tokenizers_folder
-from pamusic.tokens.reference import check_reference, ids_by_note_seq
+from pamusic.resources import tokenizers_folder
+from pamusic.tokens.note_seq_reference import check_reference, ids_by_note_seq
 from pamusic.tokens.tokenizer import load_tokenizer
-from pamusic.tokens.tokenizing import tokenize
 
 TOKENIZER = load_tokenizer("performance")
 

@@ -13,12 +13,12 @@ from damage import check_performance, check_refusal, damaged, hostile
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pamusic.corpus.sources import find_sources
 from pamusic.errors import PamusicError
-from pamusic.music.contents import KINDS, MAX_FILE_BYTES, Repair
+from pamusic.music.fast_reader import read_plain
+from pamusic.music.lenient_reader import read_leniently
 from pamusic.music.midi import read_and_mend
-from pamusic.music.plain import read_plain
-from pamusic.music.repair import read_leniently
-from pamusic.tokens.sources import find_sources
+from pamusic.music.midi_contents import KINDS, MAX_FILE_BYTES, Repair
 
 END = b"\0\xff\x2f\0"
 NOTE = b"\0\x90\x3c\x40\x60\x80\x3c\0"  # pitch 60, velocity 64, 96 ticks: 0.1 seconds at 480 a quarter

@@ -19,9 +19,9 @@ from pamusic.device import Machine
 from pamusic.errors import PamusicError
 from pamusic.files import locked
 from pamusic.training.config import TrainingConfig
-from pamusic.training.folder import LOCK, STATE
 from pamusic.training.metrics import TRAIN, read_metrics
-from pamusic.training.runs import resumed_run
+from pamusic.training.run_dir import LOCK, STATE
+from pamusic.training.run_setup import resumed_run
 from pamusic.training.trainer import Trainer
 
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")

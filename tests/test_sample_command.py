@@ -19,17 +19,17 @@ from builders import control, midi_file, note_off, note_on, program
 from models import random_checkpoint
 from typer.testing import CliRunner
 
-import pamusic.cli.sample
+import pamusic.cli.commands.sample
 from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
 from pamusic.cli.asking import DEFAULT_SECONDS
-from pamusic.composition import compose, nats_of
+from pamusic.compose.provenance import SIGN, read_provenance
+from pamusic.compose.token_stream import compose, nats_of
 from pamusic.evaluation.likelihood import score
-from pamusic.generation.config import SamplingConfig
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.music.performance import PEDALS, Performance
 from pamusic.music.splicing import texts
-from pamusic.provenance import SIGN, read_provenance
+from pamusic.sampling.config import SamplingConfig
 from pamusic.tokens.prime import prime_ids
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import CLASSES, KINDS
@@ -45,7 +45,8 @@ def names(folder):
 
 
 def test_the_defaults_are_the_samplers_own():
-    defaults = {name: each.default for name, each in inspect.signature(pamusic.cli.sample.sample).parameters.items()}
+    parameters = inspect.signature(pamusic.cli.commands.sample.sample).parameters
+    defaults = {name: each.default for name, each in parameters.items()}
     own = SamplingConfig()
 
     assert {name: defaults[name] for name in OWN} == {

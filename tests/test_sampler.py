@@ -8,9 +8,9 @@ from models import CONTEXT, END, PAD, START, VOCAB, N, uncached
 from models import outspoken_model as tiny_model
 
 from pamusic.errors import PamusicError
-from pamusic.generation.config import SamplingConfig
-from pamusic.generation.grammar import Rules
-from pamusic.generation.sampler import generate, generate_rows
+from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.constraints import Rules
+from pamusic.sampling.generate import generate, generate_rows
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
 

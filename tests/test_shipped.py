@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pamusic.kernels import SOURCE
+from pamusic.inference.native_kernel import SOURCE
 from pamusic.page.document import document
-from pamusic.shipped import checkpoints_folder, tokenizers_folder
+from pamusic.resources import checkpoints_folder, tokenizers_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,7 +56,7 @@ def test_the_wheel_puts_nothing_but_pamusic_into_site_packages(wheel):
 
 def test_an_unpacked_wheel_finds_its_own(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    ask = "from pamusic.shipped import *; print(tokenizers_folder()); print(checkpoints_folder())"
+    ask = "from pamusic.resources import *; print(tokenizers_folder()); print(checkpoints_folder())"
 
     said = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 

@@ -11,12 +11,12 @@ import zipfile
 import pytest
 from builders import MAESTRO_HEADER, folder_of_tunes, maestro_like, tune, zipped
 
-from pamusic.cli.reading import streamed
+from pamusic.cli.midi_input import streamed
+from pamusic.corpus.sources import Source, find_sources
 from pamusic.errors import PamusicError
-from pamusic.music.contents import MAX_FILE_BYTES
 from pamusic.music.foreign import unpacked
 from pamusic.music.midi import file_bytes, read_midi
-from pamusic.tokens.sources import Source, find_sources
+from pamusic.music.midi_contents import MAX_FILE_BYTES
 
 
 def packed(path, data, packing):
@@ -135,7 +135,7 @@ def test_of_two_members_of_one_name_one_is_taken_and_one_refused(tmp_path):
 
 @pytest.mark.parametrize("place", ["folder", "archive"])
 def test_a_table_that_is_large_or_broken_does_not_stop_a_folder(tmp_path, monkeypatch, place):
-    monkeypatch.setattr("pamusic.tokens.sources.MAX_TABLE_BYTES", 20 * 2**20)
+    monkeypatch.setattr("pamusic.corpus.sources.MAX_TABLE_BYTES", 20 * 2**20)
     files = {
         "a.mid": tune(0),
         "b.csv": b"1,2,3\n" * (3 * 2**20),

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from builders import control, midi_file, note_off, note_on, performance, program, random_midi, tempo, tune
 
+from pamusic.music.lenient_reader import read_leniently
 from pamusic.music.midi import read_and_mend, read_midi, tempo_map
 from pamusic.music.pedal import sounding_offsets
 from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
-from pamusic.music.repair import read_leniently
 from pamusic.music.splicing import Seam, spliced, texts, with_text
 
 MUSIC = performance((0.0, 0.5, 72, 80), (0.5, 1.0, 60, 70))

@@ -9,13 +9,13 @@ from models import tiny_model
 from test_composition import ids, piano_ids
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.composition import compose
-from pamusic.generation.config import SamplingConfig
-from pamusic.music.gestures import Action, Gesture, gestures
+from pamusic.compose.token_stream import compose
+from pamusic.music.events import Action, Gesture, gestures
 from pamusic.music.performance import SOFT, SUSTAIN
+from pamusic.sampling.config import SamplingConfig
 from pamusic.tokens.continuation import continuation, streaming
 from pamusic.tokens.prime import Cut
-from pamusic.tokens.streaming import StreamingDecoder
+from pamusic.tokens.streaming_decoder import StreamingDecoder
 from pamusic.tokens.tokenizer import load_tokenizer
 
 TOKENIZER, PIANO = load_tokenizer("performance"), load_tokenizer("piano")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from models import outspoken_model, piece
 
-from pamusic.kernels import kernel
-from pamusic.model.reader import Reader
-from pamusic.model.threads import GAIN, LATEST, SOONEST, TOO_LONG, TRIAL, Threads
+from pamusic.inference.native_kernel import kernel
+from pamusic.inference.session import Reader
+from pamusic.inference.threads import GAIN, LATEST, SOONEST, TOO_LONG, TRIAL, Threads
 
 
 class Machine:

@@ -11,8 +11,8 @@ from builders import about, control, folder_of_tunes, maestro_like, midi_file, n
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
-from pamusic.tokens.corpus import open_corpus
-from pamusic.tokens.sources import split_by_content
+from pamusic.corpus.corpus import open_corpus
+from pamusic.corpus.sources import split_by_content
 
 
 def pamusic(*words):

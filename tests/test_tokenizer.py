@@ -11,12 +11,12 @@ from builders import performance, random_midi, steadily
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pamusic.corpus.sources import find_sources
 from pamusic.errors import PamusicError
 from pamusic.music.midi import read_midi
 from pamusic.music.pedal import sustain_folded
 from pamusic.music.performance import SOFT, SOSTENUTO, SUSTAIN
-from pamusic.tokens.reference import ids_by_note_seq
-from pamusic.tokens.sources import find_sources
+from pamusic.tokens.note_seq_reference import ids_by_note_seq
 from pamusic.tokens.tokenizer import CONTROLS, Repairs, depths, load_tokenizer
 
 TOKENIZER = load_tokenizer("performance")

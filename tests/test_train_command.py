@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
-from pamusic.provenance import read_provenance
+from pamusic.compose.provenance import read_provenance
 
 TINY = ["--size", "tiny", "--context-length", "64", "--num-latents", "16", "--batch-size", "2", "--no-compile"]
 

@@ -18,7 +18,7 @@ from pamusic.checkpoint import find_checkpoint, load_checkpoint
 from pamusic.device import Machine, choose_machine
 from pamusic.errors import PamusicError
 from pamusic.training.config import TrainingConfig
-from pamusic.training.runs import new_run, resumed_run
+from pamusic.training.run_setup import new_run, resumed_run
 from pamusic.training.schedule import rate
 from pamusic.training.trainer import Trainer
 

@@ -10,9 +10,9 @@ from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
+from pamusic.training.config_file import read_recipe
 from pamusic.training.metrics import read_metrics
-from pamusic.training.recipe import read_recipe
-from pamusic.training.runs import new_run, resumed_run
+from pamusic.training.run_setup import new_run, resumed_run
 from pamusic.training.trainer import Trainer
 
 HERE = {"device": "cpu", "precision": "fp32", "compile": False}

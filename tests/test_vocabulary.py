@@ -5,7 +5,7 @@ from note_seq.performance_encoder_decoder import PerformanceOneHotEncoding
 from note_seq.performance_lib import PerformanceEvent
 
 from pamusic.errors import PamusicError
-from pamusic.shipped import tokenizers_folder
+from pamusic.resources import tokenizers_folder
 from pamusic.tokens.vocabulary import KINDS, load_vocabulary
 
 SHIPPED, PIANO = (tokenizers_folder() / name for name in ("performance.toml", "piano.toml"))

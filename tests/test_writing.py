@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from builders import about, folder_of_tunes, maestro_like, tune
 
+from pamusic.corpus.build import tokenize
+from pamusic.corpus.corpus import open_corpus
+from pamusic.corpus.writer import num_unfinished, writing_corpus
 from pamusic.errors import PamusicError
-from pamusic.tokens.corpus import open_corpus
 from pamusic.tokens.tokenizer import load_tokenizer
-from pamusic.tokens.tokenizing import tokenize
-from pamusic.tokens.writing import num_unfinished, writing_corpus
 
 TOKENIZER = load_tokenizer("performance")
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import pamusic
 from pamusic.checkpoint import save_checkpoint
 from pamusic.cli.app import app
-from pamusic.provenance import SIGN
+from pamusic.compose.provenance import SIGN
 from pamusic.tokens.tokenizer import load_tokenizer
 
 

@@ -22,22 +22,22 @@ import typer
 from typer.core import TyperGroup
 
 from pamusic import __version__
-from pamusic.cli.average import average
-from pamusic.cli.benchmark import benchmark
-from pamusic.cli.compare import compare
-from pamusic.cli.doctor import doctor
-from pamusic.cli.evaluate import evaluate
-from pamusic.cli.inspect import inspect
-from pamusic.cli.originality import originality
-from pamusic.cli.page import page
-from pamusic.cli.play import play
-from pamusic.cli.render import render
-from pamusic.cli.replay import replay
-from pamusic.cli.runs import runs
-from pamusic.cli.sample import sample
+from pamusic.cli.commands.average import average
+from pamusic.cli.commands.benchmark import benchmark
+from pamusic.cli.commands.compare import compare
+from pamusic.cli.commands.doctor import doctor
+from pamusic.cli.commands.evaluate import evaluate
+from pamusic.cli.commands.inspect import inspect
+from pamusic.cli.commands.originality import originality
+from pamusic.cli.commands.page import page
+from pamusic.cli.commands.play import play
+from pamusic.cli.commands.render import render
+from pamusic.cli.commands.replay import replay
+from pamusic.cli.commands.runs import runs
+from pamusic.cli.commands.sample import sample
+from pamusic.cli.commands.tokenize import tokenize
+from pamusic.cli.commands.train import train
 from pamusic.cli.terminal import result, say
-from pamusic.cli.tokenize import tokenize
-from pamusic.cli.train import train
 from pamusic.errors import PamusicError, is_about_memory
 from pamusic.files import FULL, REMEDIES
 

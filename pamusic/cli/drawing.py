@@ -10,7 +10,7 @@ from pamusic.cli.interrupting import INTERRUPTED
 from pamusic.cli.terminal import progress, say
 
 if TYPE_CHECKING:
-    from pamusic.generation.guard import Alarm, Kept
+    from pamusic.sampling.guard import Alarm, Kept
 
 TROUBLES = {"repetition": "a loop", "silence": "silence", "held": "a key held"}
 

@@ -11,9 +11,9 @@ from pamusic.cli.terminal import result, say
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
-    from pamusic.music.gestures import Gesture
+    from pamusic.music.events import Gesture
     from pamusic.music.port import Player
-    from pamusic.tokens.streaming import StreamingDecoder
+    from pamusic.tokens.streaming_decoder import StreamingDecoder
 
 LIST = "list"  # in place of a port's name
 

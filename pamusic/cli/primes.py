@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pamusic.cli.midi_input import tell_left_out
 from pamusic.cli.output import check_kind
-from pamusic.cli.reading import tell_left_out
 from pamusic.errors import PamusicError, UsageError
 
 MIDI_SUFFIXES = (".mid", ".midi")
@@ -33,7 +33,7 @@ def found_primes(named: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
     Whether a file can be read is not known yet.
     """
-    from pamusic.tokens.sources import find_sources
+    from pamusic.corpus.sources import find_sources
 
     found: list[Path] = []
     failed: list[str] = []

@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from pamusic.corpus.build import why_nothing
+from pamusic.corpus.parallel import in_parallel
+from pamusic.corpus.sources import Refusal, Source, find_sources
 from pamusic.errors import PamusicError
 from pamusic.evaluation.statistics import LAGS, NGRAM, STATISTICS, Heard, Statistics, excerpt, statistics
 from pamusic.music.midi import Tracks, read_and_mend
-from pamusic.tokens.parallel import in_parallel
-from pamusic.tokens.sources import Refusal, Source, find_sources
-from pamusic.tokens.tokenizing import why_nothing
 
 FEWEST_REAL = 5  # of fewer, half has but one distance, which is no distribution: nothing could be reached
 GRID = 1000  # places at which densities are known, as in their code

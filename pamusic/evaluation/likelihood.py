@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pamusic.corpus.corpus import Corpus
 from pamusic.errors import PamusicError
 from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.tokens.corpus import Corpus
 from pamusic.tokens.vocabulary import Vocabulary
 
 # Borders of the stretches of a piece, in tokens; a piece of MAESTRO has 20,000 on average.

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from pamusic.corpus.corpus import Corpus
 from pamusic.errors import PamusicError
 from pamusic.files import written_atomically
 from pamusic.music.performance import CHORD, Performance
-from pamusic.tokens.corpus import Corpus
 from pamusic.tokens.grid import GridNotes
 from pamusic.tokens.tokenizer import Tokenizer
 

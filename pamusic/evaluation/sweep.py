@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from pamusic.corpus.corpus import Corpus
 from pamusic.evaluation.likelihood import Likelihood, evaluate, pieces_of
 from pamusic.model.flops import scoring_flops
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.tokens.corpus import Corpus
 
 SHORTEST_CONTEXT = 128
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pamusic.model.attention import attend
-from pamusic.model.cache import ContextCache, Kept, KeyValueCache, spare
+from pamusic.model.cache import ContextMemory, Kept, KeyValueCache, KnowsIds, spare
 from pamusic.model.config import ModelConfig
 from pamusic.model.convolution import CausalConvolution
 from pamusic.model.fields import Clock, FieldHeads
@@ -56,7 +56,7 @@ class Caches:
         now: `[batch]`, the time of the last token, where there is a clock.
     """
 
-    cross: KeyValueCache | ContextCache
+    cross: ContextMemory
     layers: list[KeyValueCache]
     position: int = 0
     ids: Kept | None = None
@@ -98,9 +98,9 @@ class Caches:
 
     def seen(self) -> Tensor:
         """The ids of the visible context, `[batch, m]` or `[batch, m, fields]`."""
-        if isinstance(self.cross, ContextCache):
+        if self.ids is None:
+            assert isinstance(self.cross, KnowsIds)
             return self.cross.ids()
-        assert self.ids is not None
         (ids,) = self.ids.last(len(self.ids))
         return ids
 

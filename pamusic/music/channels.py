@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pamusic.music.contents import DRUMS, NUM_CHANNELS, Part
+from pamusic.music.midi_contents import DRUMS, NUM_CHANNELS, Part
 from pamusic.music.pedal import DOWN
 from pamusic.music.performance import SUSTAIN
 from pamusic.music.text import readable

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pamusic.errors import PamusicError
-from pamusic.music.contents import KINDS, Repair
 from pamusic.music.foreign import check_is_midi, is_riff
+from pamusic.music.midi_contents import KINDS, Repair
 
 FAR_BEFORE_HEADER = 4096  # MacBinary puts 128 bytes before it, mail and web servers some lines
 SECOND_FILE = b"MThd\0\0\0\6"

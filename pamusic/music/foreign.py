@@ -11,7 +11,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from typing import BinaryIO
 
 from pamusic.errors import PamusicError
-from pamusic.music.contents import MAX_FILE_BYTES, check_size
+from pamusic.music.midi_contents import MAX_FILE_BYTES, check_size
 
 GZIP, ZIP = b"\x1f\x8b", b"PK\3\4"
 LOOKED_AT = 4096  # bytes, for words of markup

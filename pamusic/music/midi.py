@@ -21,8 +21,10 @@ import mido
 import numpy as np
 
 from pamusic.errors import PamusicError, UsageError
-from pamusic.music.contents import MAX_PARTS, NUM_CHANNELS, Contents, Part, Repair
+from pamusic.music.fast_reader import read_plain
 from pamusic.music.foreign import read_file, unpacked
+from pamusic.music.lenient_reader import read_leniently
+from pamusic.music.midi_contents import MAX_PARTS, NUM_CHANNELS, Contents, Part, Repair
 from pamusic.music.pedal import merged
 from pamusic.music.performance import (
     NOTE,
@@ -31,8 +33,6 @@ from pamusic.music.performance import (
     empty_pedal,
     notes_in_order,
 )
-from pamusic.music.plain import read_plain
-from pamusic.music.repair import read_leniently
 
 PIANO_PROGRAMS = range(8)  # General MIDI's first family, from Acoustic Grand to Clavinet
 MAX_SECONDS = 24 * 3600.0

@@ -18,7 +18,7 @@ from typing import Protocol
 import mido
 
 from pamusic.errors import PamusicError
-from pamusic.music.gestures import Action, Gesture
+from pamusic.music.events import Action, Gesture
 from pamusic.music.performance import PEDALS
 
 NEW = "new"  # in place of a port's name: one of our own, which others connect to

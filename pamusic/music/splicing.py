@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 import mido
 import numpy as np
 
-from pamusic.music.contents import DRUMS, Contents, Repair
 from pamusic.music.held import Key, State, states_of
+from pamusic.music.lenient_reader import DEFAULT_TEMPO, read_leniently
 from pamusic.music.midi import Tracks, chosen_parts, tempo_map
+from pamusic.music.midi_contents import DRUMS, Contents, Repair
 from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance, notes_in_order, pedal_in_order
-from pamusic.music.repair import DEFAULT_TEMPO, read_leniently
 
 # What a reader says of a file that mido keeps as it is all the same.
 HARMLESS = {

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pamusic.music.contents import Repair
 from pamusic.music.midi import Tracks, midi_bytes
+from pamusic.music.midi_contents import Repair
 from pamusic.music.pedal import sustain_folded
 from pamusic.music.performance import PEDAL, Performance, pedal_in_order
 from pamusic.music.splicing import Seam, spliced, with_text
 from pamusic.tokens.grid import GridNotes
 from pamusic.tokens.prime import WHOLE, Cut, end_of_prime, opened, steps_passed
-from pamusic.tokens.streaming import StreamingDecoder
+from pamusic.tokens.streaming_decoder import StreamingDecoder
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import KINDS
 

@@ -14,7 +14,7 @@ Knows one vocabulary; knows no model, no sampler. The rules, of which the tests 
 7. A pedal goes to another depth than it has. A depth that has not lasted `shortest_steps` is no way to another in the
    same direction, and, if it is next to the one before, no tremor back (see `grid.without_short_ways`).
 
-They leave here as arrays, in which nothing is said of music. `generation/grammar.py` runs them and has the words for
+They leave here as arrays, in which nothing is said of music. `sampling/constraints.py` runs them and has the words for
 them: 1 to 4 and 7 are finite machines that run side by side, 5 and 6 slots that are opened and closed.
 """
 
@@ -75,7 +75,7 @@ class _Columns:
 
 
 def grammar_arrays(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The rules of a vocabulary as the fields of `generation.grammar.Rules`, which says what each is."""
+    """The rules of a vocabulary as the fields of `sampling.constraints.Rules`, which says what each is."""
     columns = _Columns(vocabulary)
     machines = [_order(vocabulary, columns), _velocity(vocabulary, columns)]
     machines += [_pedal(vocabulary, columns, kind, deepest) for kind, deepest in vocabulary.pedals.items()]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pamusic.errors import PamusicError
-from pamusic.music.inventory import PEDAL_NAMES
+from pamusic.music.describe import PEDAL_NAMES
 from pamusic.music.pedal import DOWN
 from pamusic.music.performance import Performance
 from pamusic.tokens.positions import num_clipped

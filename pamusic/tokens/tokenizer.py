@@ -21,7 +21,7 @@ import numpy as np
 from pamusic.errors import PamusicError
 from pamusic.music.pedal import sustain_folded
 from pamusic.music.performance import PEDAL, SOFT, SOSTENUTO, SUSTAIN, Performance, notes_in_order, pedal_in_order
-from pamusic.shipped import tokenizers_folder
+from pamusic.resources import tokenizers_folder
 from pamusic.tokens.grid import (
     GRID_PEDAL,
     GridNotes,

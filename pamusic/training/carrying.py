@@ -14,17 +14,17 @@ from pamusic.checkpoint import Checkpoint
 from pamusic.model.config import LedgerConfig, ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
-from pamusic.tokens.matching import NOTHING, nearest_ids
 from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.vocabulary_map import NOTHING, nearest_ids
 
 
 def carried(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
     """A checkpoint that reads another tokenizer's ids, in memory.
 
-    Every id begins with the weights of the one that meant most nearly the same (`tokens.matching.nearest_ids`), in the
-    embedding, the head and the ledger. Kinds of events that there were none of begin with an embedding as random as a
-    new model's, and have the average of all logits. All other weights are as they were: the ledger's ages stay ages in
-    steps, however long a step is now.
+    Every id begins with the weights of the one that meant most nearly the same (`tokens.vocabulary_map.nearest_ids`),
+    in the embedding, the head and the ledger. Kinds of events that there were none of begin with an embedding as random
+    as a new model's, and have the average of all logits. All other weights are as they were: the ledger's ages stay
+    ages in steps, however long a step is now.
     """
     before, vocabulary = checkpoint.tokenizer.vocabulary, tokenizer.vocabulary
     nearest = torch.from_numpy(nearest_ids(vocabulary, among=before))

@@ -22,12 +22,12 @@ from pamusic.errors import PamusicError, UsageError, is_about_memory
 from pamusic.model.config import ModelConfig
 from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.training.batches import NOT_SCORED, Batch
 from pamusic.training.config import TrainingConfig
+from pamusic.training.data import NOT_SCORED, Batch
+from pamusic.training.distributed import ALONE, Ranks, join
+from pamusic.training.fsdp import gathered, load_whole, shard, spread_optimizer_state
 from pamusic.training.optimizers import Average, freeze_all_but, make_optimizers
-from pamusic.training.ranks import ALONE, Ranks, join
 from pamusic.training.schedule import rate
-from pamusic.training.sharding import gathered, load_whole, shard, spread_optimizer_state
 
 
 class Learner:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pamusic.device import has_fast_bf16
-from pamusic.training.sharding import applied_to_whole
+from pamusic.training.fsdp import applied_to_whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steepest at 0 while singular values stay near 1 (Jordan et al.)
 ITERATIONS = 5

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pamusic.errors import UsageError
 from pamusic.training.config import TrainingConfig
+from pamusic.training.fsdp import put
 from pamusic.training.muon import Muon
-from pamusic.training.sharding import put
 
 # Matrices that are tables, or no wider than a number.
 OUTER = ("embedding.", "ledger.", "recall.", "fields.chosen.", "fields.offsets.", "conv.", "head.")

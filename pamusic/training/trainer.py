@@ -21,22 +21,22 @@ from torch.distributed.fsdp import FSDPModule
 
 import pamusic
 from pamusic.checkpoint import BEST, LAST, save_checkpoint
+from pamusic.corpus.corpus import Corpus
 from pamusic.device import Machine, describe
 from pamusic.errors import PamusicError
 from pamusic.model.config import ModelConfig
 from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.tokens.corpus import Corpus
-from pamusic.training.batches import NOT_SCORED, Batch, TrainingBatches, validation_batches
 from pamusic.training.config import TrainingConfig
-from pamusic.training.folder import FORMAT, RunFolder, read_state
+from pamusic.training.data import NOT_SCORED, Batch, TrainingBatches, validation_batches
+from pamusic.training.distributed import ALONE, Ranks, is_about_ranks, joined
+from pamusic.training.fsdp import gathered
 from pamusic.training.learner import Learner
 from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Row
-from pamusic.training.ranks import ALONE, Ranks, is_about_ranks, joined
-from pamusic.training.reporting import Outcome, Report, Validated
+from pamusic.training.reports import Outcome, Report, Validated
+from pamusic.training.run_dir import FORMAT, RunFolder, read_state
 from pamusic.training.schedule import rate
-from pamusic.training.sharding import gathered
-from pamusic.training.stopping import stop_requests
+from pamusic.training.signals import stop_requests
 
 REPORT_EVERY = 10  # steps
 

@@ -1,0 +1,99 @@
+"""`pamusic benchmark`: how fast a checkpoint composes on this machine. Knows options and words."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
+from pamusic.cli.terminal import load_torch, progress, result, say, table
+from pamusic.errors import UsageError
+
+AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
+
+
+def benchmark(
+    checkpoint: Annotated[str | None, Argument(help="Name, folder, or latest. (default: small)")] = None,
+    context_length: Annotated[
+        list[int] | None,
+        Option(min=2, max=MOST_CONTEXT, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)"),
+    ] = None,
+    num: Annotated[
+        list[int] | None, Option(min=1, max=MOST_AT_ONCE, help="Pieces at once; repeatable. (default: 1, 4, 16)")
+    ] = None,
+    tokens: Annotated[int | None, Option(min=1, help="Drawn of each. (default: from one refill to the next)")] = None,
+    precision: Annotated[str, Option(help="Of the weights: auto, fp32, bf16, int8.")] = "auto",
+    compile: Annotated[bool, Option("--compile/--no-compile", help="Faster, if a compiler is found.")] = True,
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure how fast music is drawn, as pamusic sample draws it, and how near that is to the memory's limit."""
+    from dataclasses import asdict
+
+    load_torch()
+    import torch
+
+    from pamusic.checkpoint import check_events, find_checkpoint, load_checkpoint
+    from pamusic.compose.benchmark import machine, read_bandwidth, speed
+    from pamusic.device import choose_machine, cost_of
+    from pamusic.inference.native_kernel import kernel_for
+    from pamusic.inference.precision import resolved
+
+    where = choose_machine(device, "fp32", compile=False).device
+    try:
+        resolved(precision, where)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    who = load_checkpoint(find_checkpoint(checkpoint), where)
+    check_events(who, "pamusic benchmark")
+    kernel = kernel_for(who.model, precision, say) if compile else None
+    precision = resolved(precision, where, kernel is not None)
+    if told := cost_of(precision, where, kernel is not None):
+        say(told)
+    config = who.model.config
+    contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
+    bandwidth = read_bandwidth(where)
+    found = []
+    try:
+        about: dict[str, Any] = {
+            "checkpoint": str(who.path), "num_parameters": who.model.num_parameters(), "precision": precision,
+            "num_latents": config.num_latents, "machine": machine(), "device": str(where),
+            "threads": torch.get_num_threads(), "gb_per_second": round(bandwidth / 1e9, 1),
+        }  # fmt: skip
+        say(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
+        for context, rows in progress([(c, n) for c in contexts for n in num or (1, 4, 16)], what="benchmark"):
+            how: dict[str, Any] = {"bandwidth": bandwidth, "tokens": tokens, "precision": precision, "kernel": kernel}
+            found.append(speed(who, context_length=context, num=rows, **how))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if as_json:
+        result(json.dumps({**about, "speeds": [asdict(each) for each in found]}))
+        return
+    table(
+        [
+            {
+                "context": each.context_length, "pieces": each.num,
+                "first token, s": round(each.first_token_seconds, 2), "tokens/s": round(each.tokens_per_second),
+                "notes/s": round(each.notes_per_second), "x real time": round(each.times_real_time, 1),
+                "MiB held": round(each.memory_mib),
+            }
+            for each in found
+        ],
+        "All pieces together",
+    )  # fmt: skip
+    table(
+        [
+            {
+                "context": each.context_length, "pieces": each.num, "MiB read a token": round(each.mib_per_token, 1),
+                "limit, tokens/s": round(each.limit), "reached": f"{each.share_of_limit:.0%}",
+                "tokens a CPU second": "too few to tell" if each.tokens_per_cpu_second is None
+                else f"{each.tokens_per_cpu_second:,.0f}",
+            }
+            for each in found
+        ],
+        f"The limit: weights and caches read at {bandwidth / 1e9:.1f} GB/s",
+    )  # fmt: skip
+    for each in found:
+        result(f"{each.context_length} {each.num} {each.tokens_per_second:.1f}")

@@ -1,0 +1,73 @@
+"""`pamusic compare`: real and generated performances -> how much alike they are. Knows options and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from pamusic.cli.midi_input import tell_left_out
+from pamusic.cli.output import picture
+from pamusic.cli.terminal import progress, say
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from pamusic.evaluation.comparison import Set
+
+MOST_TOLD = 20  # files that are left out
+
+
+def compare(
+    real: Annotated[Path, Argument(help="Performances: a folder, a zip or a MIDI file.", show_default=False)],
+    generated: Annotated[Path, Argument(help="What is held against them, likewise.", show_default=False)],
+    split: Annotated[str | None, Option(help="Of REAL, if it is MAESTRO: such as test. (default: all)")] = None,
+    seconds: Annotated[float, Option(min=1, max=3600, help="So much of each file, from its first note on.")] = 60.0,
+    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    workers: Annotated[int | None, Option(min=1, help="Processes. (default: as many as there are cores)")] = None,
+    plot: Annotated[Path | None, Option(help="Draw both distributions of distances: a PNG file.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare two sets of MIDI files by what a listener would notice.
+
+    For each statistic, the distances between real pieces are held against those between real and generated ones, as
+    Yang and Lerch (2020) do: the area under both distributions, from 0 (nothing alike) to 1, and their divergence in
+    nats. "At best" is the area for real pieces against others of the same set. The result is the mean area.
+    """
+    from pamusic.cli.reports.evaluation import tell_comparison
+    from pamusic.evaluation.comparison import compared, measured
+    from pamusic.music.midi import parsed_tracks
+
+    taken = parsed_tracks(tracks)
+
+    def measure(path: Path, split: str | None = None) -> Set:
+        bars: list[tqdm] = []  # made at the first file: workers are best forked before
+
+        def show(done: int, of: int) -> None:
+            bars.extend([] if bars else [progress(total=of, what=path.name, unit="file")])
+            bars[0].update(done - bars[0].n)
+
+        found = measured([path], split=split, seconds=seconds, tracks=taken, num_workers=workers, progress=show)
+        for bar in bars:
+            bar.close()
+        tell_left_out(found.left_out)
+        for refusal in found.refused[:MOST_TOLD]:
+            say(f"{refusal.name}: {refusal.reason}; left out")
+        if len(found.refused) > MOST_TOLD:
+            say(f"{len(found.refused):,} files of {path} are left out in all")
+        return found
+
+    with picture(plot) as drawn:  # opened first: told before the work
+        sets = measure(real, split), measure(generated)
+        about = {
+            "real": str(real), "generated": str(generated),
+            "num_real": sets[0].num_pieces, "num_generated": sets[1].num_pieces,
+            "seconds": seconds, "num_shorter": [each.num_short for each in sets],
+        }  # fmt: skip
+        rows = compared(*sets)
+        tell_comparison(rows, about, sets, as_json=as_json)
+        if drawn is not None:
+            from pamusic.evaluation.plots import comparison_picture
+
+            drawn.write_bytes(comparison_picture(rows))

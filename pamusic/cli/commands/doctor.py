@@ -1,0 +1,50 @@
+"""`pamusic doctor`: what this machine has, and what fits on it. Knows options and words."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from typer import Option
+
+from pamusic.cli.terminal import load_torch, result, say, table
+from pamusic.errors import UsageError
+
+
+def doctor(
+    size: Annotated[str | None, Option(help="Only this one. (default: all)")] = None,
+    context_length: Annotated[int | None, Option(help="Tokens the model sees. (default: as its size has)")] = None,
+    num_latents: Annotated[int | None, Option(help="Positions worked on. (default: as its size has)")] = None,
+    batch_size: Annotated[int, Option(min=1, help="Windows an update.")] = 8,
+    prefix_dropout: Annotated[float | None, Option(help="Share of the prefix left out. (default: 0.7)")] = None,
+    recompute: Annotated[bool, Option("--recompute", help="Spare memory by computing layers twice.")] = False,
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, Option(help="auto, bf16, fp16, fp32.")] = "auto",
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what this machine has, what training takes in memory, and what fits."""
+
+    def on_step(what: str) -> None:
+        say(f"measuring: {what}")
+
+    from pamusic.device import choose_machine
+
+    load_torch()
+    from pamusic.training.config import TrainingConfig
+    from pamusic.training.machine_report import all_sizes, checkup, what_fits
+
+    changes: dict[str, int | float | None] = {"context_length": context_length, "num_latents": num_latents}
+    dropout = TrainingConfig.prefix_dropout if prefix_dropout is None else prefix_dropout
+    try:
+        training = TrainingConfig(batch_size=batch_size, prefix_dropout=dropout, recompute=recompute)
+        sizes = {name: changes for name in all_sizes() if name == size or size is None}
+        fits = what_fits(choose_machine(device, precision), sizes or {str(size): changes}, training, on_step)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    found = checkup(device, on_step)
+    if as_json:
+        result(json.dumps({"machine": found, "fits": fits}))
+        return
+    for name, value in found.items():
+        say(f"{name}: {value}")
+    table(fits, "Training, not compiled; compiled takes less")

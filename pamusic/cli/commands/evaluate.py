@@ -1,0 +1,97 @@
+"""`pamusic evaluate`: checkpoint and corpus -> how well the one predicts the other. Knows options and words."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from pamusic.cli.output import MOST_CONTEXT, picture
+from pamusic.cli.reports.evaluation import Split, check_drift, check_keys, tell_drift, tell_scores
+from pamusic.cli.terminal import load_torch, progress, say
+from pamusic.errors import UsageError
+
+Compute = partial(Option, rich_help_panel="Compute")
+Shown = partial(Option, rich_help_panel="What is shown")
+
+
+def evaluate(
+    checkpoint: Annotated[str, Argument(help="A checkpoint's name, or the folder of one or of a run.")],
+    corpus: Annotated[Path, Argument(help="The corpus' folder.")] = Path("corpus"),
+    split: Annotated[Split, Option(help="What to score.")] = Split.test,
+    pieces: Annotated[int | None, Option(min=1, help="Only so many, spread evenly. (default: all)")] = None,
+    block: Annotated[int | None, Compute(min=1, help="Tokens scored at a time (default: latents / 2).")] = None,
+    num_latents: Annotated[int | None, Compute(min=1, help="Use so many latents.")] = None,
+    keys: Annotated[int, Compute(min=1, max=12, help="Average over the piece in so many keys.")] = 1,
+    context_length: Annotated[int | None, Compute(min=2, max=MOST_CONTEXT, help="Use so much context.")] = None,
+    device: Annotated[str, Compute(help="auto, cpu, cuda, mps.")] = "auto",
+    precision: Annotated[str, Compute(help="auto, bf16, fp32.")] = "auto",
+    sweep: Annotated[bool, Shown("--sweep", help="Also with less and more context and latents.")] = False,
+    plot: Annotated[Path | None, Shown(help="Draw it: a PNG file.")] = None,
+    cache_drift: Annotated[bool, Shown("--cache-drift", help="Only what each --refill of sample costs.")] = False,
+    drift_tokens: Annotated[int | None, Shown(min=1, help="Of each piece. (default: latents; 2 pieces)")] = None,
+    as_json: Annotated[bool, Shown("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score every token of a split once, with all that precedes it up to the context."""
+    load_torch()
+    from pamusic.checkpoint import check_corpus, check_events, find_checkpoint, load_checkpoint
+    from pamusic.corpus.corpus import open_corpus
+    from pamusic.device import choose_machine, cost_of
+    from pamusic.evaluation import likelihood
+    from pamusic.evaluation import sweep as sweeps
+    from pamusic.evaluation.plots import likelihood_picture
+
+    check_drift(cache_drift, drift_tokens, unheeded=sweep or plot or block or keys > 1 or precision == "bf16")
+    check_keys(keys, sweep)
+    machine = choose_machine(device, precision, compile=False)
+    loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
+    opened = open_corpus(corpus)
+    check_corpus(loaded, opened)
+    if cache_drift:
+        check_events(loaded, "--cache-drift")
+    try:
+        config = loaded.model.config.resized(context_length=context_length, num_latents=num_latents)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if block is not None and block > config.num_latents:
+        raise UsageError(f"a block is at most the latents ({config.num_latents}), not {block}")
+    precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # of refills alone
+    shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
+    if told := cost_of(precision, machine.device):
+        say(told)
+    if opened.split(split):
+        say(f"{loaded.path} on {split} of {corpus}: {shape}")
+    about: dict[str, Any] = {
+        "checkpoint": str(loaded.path), "corpus": opened.fingerprint, "split": str(split), "precision": precision,
+        "context_length": config.context_length, "num_latents": config.num_latents, "num_keys": keys,
+    }  # fmt: skip
+    if cache_drift:
+        tell_drift(loaded.model, opened, about, pieces or 2, drift_tokens, as_json=as_json)
+        return
+    model = loaded.model.bfloat16() if precision == "bf16" else loaded.model.float()
+    about["block"] = block or max(1, config.num_latents // 2)
+    with picture(plot) as drawn:  # opened first: the scoring takes long
+        bar = progress(what=split, unit="token")
+
+        def tell(so_far: likelihood.Likelihood, done: int, of: int, way: int = 0, ways: int = 1) -> None:
+            bar.total = of * ways
+            bar.set_postfix_str(f"{so_far.nats_per_token:.4f} nats per token" if so_far.num_tokens else "")
+            bar.update(of * way + done - bar.n)
+
+        total = likelihood.evaluate(
+            model, opened, split, block=block, num_latents=num_latents, context_length=context_length,
+            num_pieces=pieces, num_keys=keys, progress=tell,
+        )  # fmt: skip
+        points = []
+        if sweep:
+            ways = sweeps.contexts_and_latents(model)
+            points = sweeps.sweep(
+                model, opened, split, ways, num_pieces=pieces,
+                progress=lambda way, so_far, done, of: tell(so_far, done, of, way, len(ways)),
+            )  # fmt: skip
+        bar.close()
+        tell_scores(total, points, about, as_json=as_json)
+        if drawn is not None:
+            drawn.write_bytes(likelihood_picture(total, points, model.config.num_latents))

@@ -1,0 +1,56 @@
+"""`pamusic originality`: music and a corpus -> what of the one stands in the other. Knows options and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from pamusic.cli.terminal import progress, say
+from pamusic.errors import UsageError
+
+
+def originality(
+    files: Annotated[
+        list[Path] | None,
+        Argument(help="MIDI files, or folders of them; - is stdin; none with --reference.", show_default=False),
+    ] = None,
+    corpus: Annotated[Path, Option(help="The corpus' folder.")] = Path("corpus"),
+    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    reference: Annotated[bool, Option("--reference", help="Tell what real pieces that were held out have.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find the longest stretch of music that stands in a corpus' training split too, in any key and at any tempo.
+
+    Real pieces have such stretches as well: how long they are in pieces that were held out is told beside it.
+    """
+    from pamusic.cli.midi_input import read_all
+    from pamusic.cli.reports.originality import tell_matches
+    from pamusic.corpus.corpus import open_corpus
+    from pamusic.evaluation import originality as looking
+    from pamusic.music.midi import parsed_tracks
+
+    if not files and not reference:
+        raise UsageError("name a MIDI file or a folder, or ask for --reference alone")
+    taken, opened = parsed_tracks(tracks), open_corpus(corpus)
+    heard = [  # all of it first: what cannot be read is told before an index is made
+        (name, performance.duration, looking.line(opened.tokenizer, performance))
+        for name, performance in read_all(files or [], taken)
+    ]
+    bar = progress(what="index", unit="piece")
+
+    def tell(done: int, of: int) -> None:
+        bar.total = of
+        bar.update(done - bar.n)
+
+    index = looking.kept_index(opened, progress=tell, tell=say)
+    found = [(name, lasts, len(it), looking.longest_match(index, opened, it)) for name, lasts, it in heard]
+    lengths = {looking.nearest_reference_seconds(lasts) for _, lasts, _ in heard}
+    references = {}
+    for length in sorted(lengths | set(looking.REFERENCE_SECONDS if reference else ())):
+        bar.reset()
+        bar.set_description(f"{length} s of real pieces")
+        references[length] = looking.kept_reference(index, opened, length, progress=tell)
+    bar.close()
+    tell_matches(found, references, about={"corpus": str(corpus), "fingerprint": opened.fingerprint}, as_json=as_json)

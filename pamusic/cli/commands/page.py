@@ -1,0 +1,88 @@
+"""`pamusic page`: MIDI files -> an HTML file that shows and plays them. Knows options and words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from pamusic.cli.output import STREAM, check_apart, check_kind, output
+from pamusic.cli.terminal import progress, say
+from pamusic.errors import PamusicError
+
+if TYPE_CHECKING:
+    from pamusic.music.midi import Tracks
+    from pamusic.page.document import Piece
+
+
+def page(
+    files: Annotated[
+        list[Path], Argument(help="MIDI files, folders or zips of them; - is standard input.", show_default=False)
+    ],
+    out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: page.html or a free name)")] = None,
+    title: Annotated[str, Option(help="What stands at its head.")] = "Piano music",
+    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+) -> None:
+    """Make one HTML file that shows MIDI files as piano rolls and plays them, in any browser, without a network.
+
+    Of what pamusic composed it tells how it was made, by which command, and where the prime ends.
+    """
+    from pamusic.music.midi import parsed_tracks
+    from pamusic.page.document import document
+
+    taken = parsed_tracks(tracks)
+    check_kind(out, "HTML", (".html", ".htm", ""))
+    if out is not None and out != STREAM:
+        for file in files:
+            check_apart(out, file)
+    lengths: list[float] = []
+    with output(out, Path("page.html"), sources=[], kind="page") as place:
+        made = document(_pieces(files, taken, lengths), title)
+        place.write(made)
+    what = "piece" if len(lengths) == 1 else "pieces"
+    say(f"{len(lengths)} {what}, {sum(lengths):.1f} seconds, {len(made) / 1000:,.0f} kB")
+
+
+def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator[Piece]:
+    """The pieces in files, in their order; of a folder or archive those that can be read, and a line for each other.
+
+    One at a time, so that a page that would be too large is refused before all is read.
+
+    Args:
+        files: named by the user; standard input comes first.
+        tracks: which are taken of each file.
+        lengths: gets the seconds of each piece.
+
+    Raises:
+        PamusicError: a file that was named cannot be read, or there is no piece.
+    """
+    from pamusic.cli.midi_input import read_with_bytes, tell_left_out
+    from pamusic.cli.reports.provenance import piece_of
+    from pamusic.corpus.sources import find_sources
+    from pamusic.music.midi import read_midi
+
+    if STREAM in files:
+        performance, data, _ = read_with_bytes(STREAM, tracks)
+        lengths.append(performance.duration)
+        yield piece_of("standard input", data, performance)
+    named = [file for file in files if file != STREAM]
+    sources, refused, left_out = find_sources(named) if named else ([], [], [])
+    tell_left_out(left_out)
+    for refusal in refused:
+        say(f"{refusal.name}: {refusal.reason}; left out")
+    before = len(lengths)
+    for source in progress(sources, what="page", unit="file"):
+        try:
+            data = source.read()
+            piece = piece_of(source.name, data, read_midi(data, source.name, tracks=tracks))
+        except PamusicError as error:
+            if Path(source.path) in named:
+                raise
+            say(f"{error}; left out")
+        else:
+            lengths.append(piece.performance.duration)
+            yield piece
+    if sources and len(lengths) == before:
+        raise PamusicError(f"{', '.join(map(str, named))}: none of its {len(sources)} MIDI files can be shown")

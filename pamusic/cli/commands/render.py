@@ -1,0 +1,59 @@
+"""`pamusic render`: MIDI to a WAV file."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pamusic.cli.output import STREAM, check_kind, output
+from pamusic.cli.terminal import say
+
+
+class Engine(StrEnum):
+    auto = "auto"
+    midirenderer = "midirenderer"
+    fluidsynth = "fluidsynth"
+
+
+def render(
+    file: Annotated[Path, typer.Argument(help="A MIDI file; - is standard input.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The WAV file; - is standard output. By default beside FILE, under a name that is still free.",
+            show_default=False,
+        ),
+    ] = None,
+    soundfont: Annotated[
+        Path | None,
+        typer.Option(help="An .sf2 file of your own.", show_default="the best that is installed, else TimGM6mb"),
+    ] = None,
+    tracks: Annotated[str, typer.Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    engine: Annotated[Engine, typer.Option(help="auto: FluidSynth where it is installed.")] = Engine.auto,
+    dry: Annotated[bool, typer.Option("--dry", help="Without the reverberation of a room.")] = False,
+) -> None:
+    """Play the piano part of a MIDI file, in a small room, into a 16-bit stereo WAV file whose peak is -1 dBFS."""
+    from pamusic.cli.midi_input import read_telling
+    from pamusic.music.midi import parsed_tracks
+    from pamusic.music.soundfonts import BETTER, default_soundfont, user_folder
+    from pamusic.music.synthesis import synthesize, wav_bytes
+
+    check_kind(out, "WAV", (".wav", ".wave", ""))
+    default = Path("stdin.wav") if file == STREAM or not file.name else file.with_suffix(".wav")
+    with output(out, default, sources=[file], kind="sound") as wav:
+        performance = read_telling(file, parsed_tracks(tracks))
+        sound = synthesize(performance, soundfont=soundfont, engine=engine.value, dry=dry)
+        wav.write(wav_bytes(sound))
+    for reason in sound.passed_over:
+        say(f"not taken: {reason}")
+    say(f"{sound.seconds:.1f} seconds, played by {sound.engine} on {sound.soundfont.name}")
+    if soundfont is None and sound.soundfont == default_soundfont() and not sound.passed_over:
+        say(
+            f"for a better piano install {BETTER[0]} (Debian, Ubuntu: apt install fluid-soundfont-gm; elsewhere put it"
+            f" in {user_folder()}), or name a SoundFont with --soundfont"
+        )

@@ -1,0 +1,48 @@
+"""`pamusic runs`: what was trained, and how well. Knows options and words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from pamusic.cli.progress import duration
+from pamusic.cli.terminal import console, result, say
+from pamusic.errors import PamusicError
+
+
+def runs(
+    folder: Annotated[Path, Argument(help="Where the runs lie.")] = Path("runs"),
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List runs, the best validation first."""
+    from pamusic.training.run_list import list_runs
+
+    if not folder.is_dir() and folder != Path("runs"):
+        raise PamusicError(f"{folder}: is no folder; name the one in which runs lie")
+    found = list_runs(folder)
+    if as_json:
+        result(json.dumps([{**asdict(run), "path": str(run.path)} for run in found]))
+        return
+    if not found:
+        say(f"{folder}: no runs there; train one: pamusic train")
+        return
+    from rich.table import Table
+
+    table = Table("run", "model", "step", "M latent tokens", "time", "best nats per token", "state")
+    for run in found:
+        table.add_row(
+            str(run.path),
+            f"{run.num_parameters / 1e6:.1f} M, {run.context_length:,} / {run.num_latents:,}, {run.tokenizer}",
+            f"{run.step:,} of {run.steps:,}",
+            f"{run.latent_tokens / 1e6:.1f}",
+            duration(run.seconds),
+            "–" if run.best_nats is None else f"{run.best_nats:.4f}",
+            run.state,
+        )
+    console().print(table)
+    for run in found:
+        result(run.path)

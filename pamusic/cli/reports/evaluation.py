@@ -1,0 +1,142 @@
+"""What `pamusic evaluate` and `compare` print: numbers -> tables on standard error, and the result. Knows words."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from pamusic.cli.terminal import progress, result, say, table
+from pamusic.errors import UsageError
+
+if TYPE_CHECKING:
+    from pamusic.corpus.corpus import Corpus
+    from pamusic.evaluation.comparison import Compared, Set
+    from pamusic.evaluation.likelihood import Likelihood
+    from pamusic.evaluation.sweep import Point
+    from pamusic.model.perceiver_ar import PerceiverAR
+
+
+PART = "bits_per_note_"  # begins the names of the parts of bits per note
+LAG_WORDS = {"2s": "up to 2 s", "12s": "2 to 12 s", "60s": "12 to 60 s", "later": "more"}
+
+
+class Split(StrEnum):
+    """The parts of a corpus, as options name them."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+def tell_scores(total: Likelihood, points: list[Point], about: dict[str, Any], *, as_json: bool) -> None:
+    """The likelihood of a split; the result is its nats per token, or all of it as JSON."""
+    numbers: dict[str, Any] = {**total.numbers(), "by_position": total.by_position()}
+    if as_json:
+        result(json.dumps({**about, **numbers, "sweep": [point.numbers() for point in points]}))
+        return
+    stretches = numbers.pop("by_position")
+    parts = {name: numbers.pop(name) for name in list(numbers) if name.startswith(PART)}
+    table([{"split": about["split"], **numbers}])
+    if parts:
+        named = {name.removeprefix(PART).replace("_", " "): bits for name, bits in parts.items()}
+        rows = [{"field": name, "bits per note": bits} for name, bits in named.items()]
+        table(rows, "By field, in the piece's own key; what bins leave open is part of the fields")
+    table(stretches, "By position in the piece, in tokens")
+    table([point.numbers() for point in points], "The same tokens, scored with more and less")
+    result(f"{total.nats_per_token:.4f}")
+
+
+def check_drift(asked: bool, num_tokens: int | None, unheeded: object) -> None:
+    """Refuses options that `--cache-drift` would not heed, or that are nothing without it."""
+    if asked and unheeded:
+        raise UsageError(
+            "--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --block, --keys and bf16"
+        )
+    if num_tokens is not None and not asked:
+        raise UsageError("--drift-tokens is of --cache-drift; give both or none")
+
+
+def check_keys(num_keys: int, sweep: bool) -> None:
+    """Refuses several keys where they would not be heeded."""
+    if sweep and num_keys > 1:
+        raise UsageError(f"--sweep scores each piece in its own key; leave out --sweep, or --keys {num_keys}")
+
+
+def tell_drift(
+    model: PerceiverAR,
+    corpus: Corpus,
+    about: dict[str, Any],
+    num_pieces: int,
+    num_tokens: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """What each policy of refill costs; the result is a line each of its name and nats per token, or JSON."""
+    from pamusic.evaluation.cache_drift import drift
+
+    bar = progress(what="drift", unit="stretch")
+
+    def tell(policy: str, done: int, of: int) -> None:
+        bar.total = of
+        bar.set_postfix_str(policy)
+        bar.update(done - bar.n)
+
+    drifts = drift(
+        model, corpus, about["split"], num_pieces=num_pieces, num_tokens=num_tokens,
+        num_latents=about["num_latents"], context_length=about["context_length"], progress=tell,
+    )  # fmt: skip
+    bar.close()
+    rows = [each.numbers() for each in drifts]
+    if as_json:
+        result(json.dumps({**about, "drift": rows}))
+        return
+    table(rows, "The same tokens, read one by one, by what is made anew when all latents are in use")
+    for each in drifts:
+        result(f"{each.refill} {each.nats_per_token:.4f}")
+
+
+def tell_comparison(rows: list[Compared], about: dict[str, Any], sets: tuple[Set, Set], *, as_json: bool) -> None:
+    """How much alike two sets, the real one and the generated one, are; the result is the mean overlap, or JSON."""
+    from pamusic.evaluation.comparison import mean_overlap
+
+    overlap, reachable = mean_overlap(rows)
+    repetition = {which: each.repetition() for which, each in zip(("real", "generated"), sets, strict=True)}
+    if as_json:
+        shares = {which: {lag: round(share, 5) for lag, share in of.items()} for which, of in repetition.items()}
+        alike = {"overlap": round(overlap, 4), "reachable": round(reachable, 4), "repetition": shares}
+        result(json.dumps({**about, **alike, "statistics": [row.numbers() for row in rows]}))
+        return
+
+    def pair(values: tuple[float, float] | None) -> str:
+        return "" if values is None else f"{values[0]:.3g} ±{values[1]:.2g}"
+
+    table(
+        [
+            {
+                "statistic": row.name.replace("_", " "),
+                "real": pair(row.real),
+                "generated": pair(row.generated),
+                "overlap": f"{row.overlap:.2f}",
+                "at best": f"{row.reachable:.2f}",
+                "nats": f"{row.divergence:.3f}",
+            }
+            for row in rows
+        ],
+        f"{about['num_real']} real and {about['num_generated']} generated pieces, {about['seconds']:g} seconds of each",
+    )
+    table(
+        [
+            {"": which, **{LAG_WORDS[lag]: f"{share:.2%}" for lag, share in of.items()}}
+            for which, of in repetition.items()
+        ],
+        "Figures of 8 notes in a row that occurred before in their piece, by how long ago",
+    )
+    say("overlap: from 0 to 1; at best: that of the real pieces with each other; nats: how far the distances diverge")
+    say("the result is the mean overlap of all statistics but the four of repetition by lag")
+    for which, num_short in zip(("real", "generated"), about["num_shorter"], strict=True):
+        if num_short:
+            say(f"{num_short} of the {which} pieces are shorter than that, and taken whole")
+    if not any(row.name == "sustain" for row in rows):
+        say("of the sustain pedal nothing is said, for one of the sets has none; its sound is in all of the rest")
+    result(f"{overlap:.4f}")

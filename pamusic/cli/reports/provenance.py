@@ -1,0 +1,112 @@
+"""What a file says of how it was made -> words, and the commands that make it again. Knows options and words."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from pamusic.cli.asking import DEFAULT_SECONDS, is_one_piece
+from pamusic.cli.commands.sample import APART, BEFORE, sample
+from pamusic.cli.terminal import say
+from pamusic.errors import PamusicError
+
+if TYPE_CHECKING:
+    from pamusic.compose.provenance import Provenance
+    from pamusic.music.performance import Performance
+    from pamusic.page.document import Piece
+
+HASH = 12  # letters of a hash that a person is shown
+
+
+def piece_of(name: str, data: bytes, performance: Performance) -> Piece:
+    """A piece of a page, with all that its file tells; what cannot be read of that is said and left out."""
+    from pamusic.compose.provenance import read_provenance
+    from pamusic.music.midi import read_contents
+    from pamusic.page.document import Piece
+
+    if not read_contents(data, name).our_text:
+        return Piece(name, performance, data)
+    try:
+        record = read_provenance(data, name)
+    except PamusicError as error:
+        say(error)
+        return Piece(name, performance, data)
+    commands = (
+        ("It was made by", command(record.options)),
+        ("Byte for byte again, where machine and versions are the same", f"pamusic replay {shlex.quote(name)}"),
+    )
+    return Piece(name, performance, data, new_from(record, data, name), facts(record), commands)
+
+
+def command(options: dict[str, Any]) -> str:
+    """The words that give `pamusic sample` the options of a record; those at their defaults are left out."""
+    words = ["pamusic", "sample"]
+    for name, parameter in inspect.signature(sample).parameters.items():
+        value = options.get(name, BEFORE.get(name, parameter.default))
+        implied = name == "seconds" and value == DEFAULT_SECONDS and options.get("length") is None
+        implied = implied or (name == "seconds" and options.get("minutes") is not None)
+        # Only with weights in bytes is anything compiled; a record tells what was done, not what was asked for.
+        implied = implied or (name == "compile" and options.get("precision") != "int8")
+        one = is_one_piece(options.get("num", 1), options.get("best_of"))
+        implied = implied or (name == "guard" and value == one)
+        if name in APART or value is None or value == parameter.default or implied:
+            continue
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option.removeprefix('--')}")
+        else:
+            words += [option, f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)]
+    return shlex.join(words)
+
+
+def facts(record: Provenance) -> tuple[tuple[str, str], ...]:
+    """What a record says, (what, how it is) each."""
+    options, on = record.options, record.made_on
+    begun = "nothing"
+    if record.prime_sha256 is not None:
+        begun = f"{options.get('prime')} (SHA-256 {_short(record.prime_sha256)})"
+    composer = f"{options.get('checkpoint')} (weights {_short(record.weights_sha256)})"
+    told = {
+        "composed by": f"{composer}, {record.tokenizer} events",
+        "begun from": begun,
+        "seed": _seed(record),
+        "taken back": f"{record.alarms} times, by the guard" if options.get("guard") else "",
+        "interrupted": "" if record.stopped_after is None else f"after {record.stopped_after} tokens",
+        "made on": ", ".join(f"{what} {which}" for what, which in on.items()),
+    }
+    return tuple((what, how) for what, how in told.items() if how)
+
+
+def new_from(record: Provenance, data: bytes, name: str) -> float | None:
+    """Second from which on a file's music is new; None where all of it is, or nobody knows."""
+    from pamusic.music.midi import read_contents, tempo_map
+    from pamusic.music.splicing import NEW_TRACK
+
+    options = record.options
+    if record.prime_sha256 is None or options.get("continuation_only"):
+        return None
+    cut = options.get("prime_to")
+    if isinstance(cut, int | float):
+        return float(cut) if isfinite(cut) and cut > 0 else None
+    contents = read_contents(data, name)
+    new = [] if options.get("one_track") else [part for part in contents.parts if part.name == NEW_TRACK]
+    if not new:
+        return None
+    return float(tempo_map(contents.ticks_per_quarter, contents.tempos)(new[-1].onset).min())
+
+
+def _seed(record: Provenance) -> str:
+    options, first = record.options, record.options.get("seed")
+    if not (isinstance(first, int) and isinstance(record.row, int)):
+        return str(first)
+    keep, best_of, num = (options.get(name) for name in ("keep", "best_of", "num"))
+    if best_of is not None:
+        among = f", the best of {best_of}" if keep in (None, 1) else f", among the best {keep} of {best_of}"
+        return f"{first + record.row}{among} from seed {first} on"
+    return str(first + record.row) + (f", of {num} from seed {first} on" if num not in (None, 1) else "")
+
+
+def _short(sha256: object) -> str:
+    return str(sha256)[:HASH]

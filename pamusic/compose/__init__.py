@@ -1,0 +1,1 @@
+"""Music from a model: where ids and performances meet."""

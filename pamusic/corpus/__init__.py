@@ -1,0 +1,1 @@
+"""Many pieces on disk: found, tokenized, written and read."""

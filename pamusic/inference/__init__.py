@@ -1,0 +1,1 @@
+"""The numbers of `model`, fast: caches, steps, kernels."""

@@ -1,0 +1,298 @@
+"""A `Stepper` whose step a CUDA card records once and plays again: one launch a token in place of some hundred.
+
+On such a card a step of one piece is bound by the operations that it starts, not by what they read. What a CUDA graph
+plays again has the shapes and addresses of when it was recorded, so here:
+- a cache is looked at with all its room, and what is not visible is masked; places stand in tensors;
+- what turns queries and keys at a position stands in a table, of as many positions as `Turns` makes at a time: the
+  position in that is in a tensor, and the host writes the next table over it when they have passed;
+- the context is kept as keys and values, which are read in an order that never changes: adding up by id, as `Stepper`
+  does, a card does in any order, and the same seed must give the same music;
+- other rows take another recording, since their caches lie elsewhere.
+Refills and the reading of a prime are not recorded: they are few, and long enough to hide their launches.
+
+Elsewhere than on CUDA nothing is recorded, and the same operations are run one by one; so the tests hold them to
+`Stepper` without a card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pamusic.inference.int8 import Turn, turned
+from pamusic.inference.precision import product
+from pamusic.inference.token_step import TURNS, Addition, Norm, Operations, Stepper, Turns, looked_up
+from pamusic.model.cache import KeyValueCache
+from pamusic.model.perceiver_ar import Caches, PerceiverAR
+from pamusic.model.rotary import rotated, rotation
+
+REHEARSALS = 2  # before a recording, so that libraries have what they allocate when first called
+
+
+@dataclass
+class RecordedCaches(Caches):
+    """Caches, and the recording of a step on them.
+
+    Attributes:
+        recording: None before the first step, and after rows were selected.
+    """
+
+    recording: Recording | None = None
+
+    def select(self, rows: Tensor) -> None:
+        """As of `Caches`; the next step is recorded anew."""
+        super().select(rows)
+        self.recording = None
+
+
+class FewKernels(Operations):
+    """The same in the fewest of a card's kernels: each takes its microseconds, however little it does."""
+
+    @staticmethod
+    def norm(width: int, eps: float, like: Tensor) -> Norm:
+        """As of `Operations`, in one."""
+        weight = like.new_full((width,), width**-0.5)
+        return lambda x: F.rms_norm(x, (width,), weight, eps)
+
+    @staticmethod
+    def adding(weight: Tensor, precision: str) -> Addition:
+        """As of `Operations`, in one where the weights are float32; `x` is overwritten."""
+        if precision == "fp32":
+            transposed = weight.clone().t()
+            return lambda x, y: x.addmm_(y, transposed)
+        multiplied = product(weight, precision)
+        return lambda x, y: x.add_(multiplied(y))
+
+
+class RecordedStepper(Stepper):
+    """`Stepper`'s `read`, `latents` and `logits`, of which the last two are recorded."""
+
+    operations = FewKernels
+
+    def __init__(
+        self,
+        model: PerceiverAR,
+        precision: str = "fp32",
+        record: Callable[[Callable[[], Tensor], torch.device, Sequence[Tensor]], Callable[[], Tensor]] | None = None,
+    ) -> None:
+        """Copies weights; `record` is `recorded` by default."""
+        super().__init__(model, precision)
+        self.record = record or recorded
+        self.cross_turns = self._cross_turn
+        gains = [layer.turn.gains for layer in self._layers]
+        self.layers_turns = Turns(torch.stack(gains), self._config.rotary_fraction) if gains else None
+
+    def new_caches(
+        self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
+    ) -> RecordedCaches:
+        """Empty caches; the model's own `logits` can go on with them."""
+        config = self._config.resized(context_length=context_length, num_latents=num_latents)
+        caches = RecordedCaches.empty(config, batch, slack, self._keys)
+        caches.entries, caches.memory = self._entries(batch), self._memory(batch, config.context_length)
+        return caches
+
+    @torch.inference_mode()
+    def read(self, tokens: Tensor, caches: Caches) -> None:
+        """Takes `[batch, n]` tokens into the context alone."""
+        assert isinstance(caches.cross, KeyValueCache)
+        assert caches.ids is not None
+        positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
+        keys, values = (looked_up(table, tokens).transpose(1, 2) for table in (self._keys, self._values))
+        fraction = self._config.rotary_fraction
+        caches.cross.append(rotated(keys, rotation(positions, keys.shape[-1], fraction)), values)
+        caches.ids.append(tokens)
+        caches.position += tokens.shape[1]
+        if self._ledger is not None and caches.entries is not None:
+            self._ledger.enter(tokens, caches.entries)
+        if caches.memory is not None:
+            caches.memory.enter(tokens)
+
+    @torch.inference_mode()
+    def latents(self, ids: Tensor, caches: Caches) -> Tensor:
+        """As of `Stepper`; what it gives is the caller's to keep."""
+        assert isinstance(caches, RecordedCaches)
+        assert isinstance(caches.cross, KeyValueCache)
+        assert caches.ids is not None
+        caches.ids.append(ids[:, None])
+        place = caches.cross.make_room()
+        caches.recording = caches.recording or Recording(self, caches, ids)
+        x = caches.recording.latents(ids, place, caches.position).clone()
+        caches.position += 1
+        return x
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor, caches: Caches) -> Tensor:
+        """As of `Stepper`, of what `latents` gave just before; on CUDA the next call overwrites what it gives."""
+        assert isinstance(caches, RecordedCaches)
+        assert caches.recording is not None
+        places = [cache.make_room() for cache in caches.layers]
+        return caches.recording.logits(x, max(places, default=0))
+
+    def latents_of(self, at: Addresses, caches: RecordedCaches) -> Tensor:
+        """What is recorded of `latents`: `[rows, d]` of the ids there are."""
+        cross = caches.cross
+        assert isinstance(cross, KeyValueCache)
+        queries, keys = turned(looked_up(self._queries_keys, at.ids), at.turn_of_cross()).unbind(1)
+        whole = _Whole(cross, at.in_context, hidden(cross, at.places_of_context, at.in_context))
+        whole.append(keys[:, :, None], looked_up(self._values, at.ids)[:, :, None])
+        x = self._cross_tail(looked_up(self._latents, at.ids), whole.attended(queries))
+        if caches.memory is not None:
+            caches.memory.step_at(at.in_memory, at.ids)
+        if self._ledger is None or caches.entries is None:
+            return x
+        return x + self._ledger.step(at.ids, caches.entries, cross.window)
+
+    def logits_of(self, x: Tensor, at: Addresses, caches: RecordedCaches) -> Tensor:
+        """What is recorded of `logits`: `[rows, vocab]` of `[rows, d]`."""
+        x = x.clone()  # which is overwritten
+        if caches.layers:
+            unseen = hidden(caches.layers[0], at.places_of_layers, at.in_layers)
+        for layer, cache, turn in zip(self._layers, caches.layers, at.turns_of_layers(), strict=True):
+            x = layer(x, turn, _Whole(cache, at.in_layers, unseen))
+        head = self._head(self._norm(x))
+        return head if caches.memory is None else self._said(head, caches.memory.shares_at(at.in_memory))
+
+
+class Addresses:
+    """What goes into a step, at fixed addresses.
+
+    Attributes:
+        ids: `[rows]`, the last ones.
+        in_context, in_layers, in_memory: `[1]`, where these stand in each of the caches.
+        places_of_context, places_of_layers: `[room]`, all places of the caches, from 0 on.
+    """
+
+    def __init__(self, stepper: RecordedStepper, caches: RecordedCaches, ids: Tensor) -> None:
+        """Knows no position yet; `ids` `[rows]` are like those that will be given."""
+        self.ids = ids.clone()
+        self.in_context, self.in_layers, self.in_memory, self._in_turns = (ids.new_zeros(1) for _ in range(4))
+        self.places_of_context, self.places_of_layers = (
+            torch.arange(cache.memory[0].shape[2] if isinstance(cache, KeyValueCache) else 0, device=ids.device)
+            for cache in (caches.cross, caches.layers[0] if caches.layers else None)
+        )
+        self._turns = [turns for turns in (stepper.cross_turns, stepper.layers_turns) if turns is not None]
+        self._around = -1
+        self._tables: list[Turn] = []
+
+    def turn_to(self, position: int) -> None:
+        """Turns at a position are what is asked for."""
+        if position // TURNS != self._around:
+            self._around = position // TURNS
+            tables = [turns.around(position) for turns in self._turns]
+            self._tables = self._tables or [(own.clone(), of.clone(), partner) for own, of, partner in tables]
+            for kept, new in zip(self._tables, tables, strict=True):
+                kept[0].copy_(new[0])
+                kept[1].copy_(new[1])
+        self._in_turns.fill_(position % TURNS)
+
+    def turn_of_cross(self) -> Turn:
+        """That of the cross-attention."""
+        own, of_partners, partner = self._tables[0]
+        return own.index_select(0, self._in_turns)[0], of_partners.index_select(0, self._in_turns)[0], partner
+
+    def turns_of_layers(self) -> list[Turn]:
+        """Those of the layers, one after another."""
+        if len(self._tables) < 2:
+            return []
+        own, of_partners, partner = self._tables[1]
+        here = (each.index_select(0, self._in_turns)[0] for each in (own, of_partners))
+        return [(own, of_partners, partner) for own, of_partners in zip(*here, strict=True)]
+
+
+class Recording:
+    """A step on some caches."""
+
+    def __init__(self, stepper: RecordedStepper, caches: RecordedCaches, ids: Tensor) -> None:
+        """Records nothing yet; `ids` `[rows]` are like those that will be given."""
+        self._stepper, self._caches, self._at = stepper, caches, Addresses(stepper, caches, ids)
+        self._x: Tensor | None = None
+        self._play_latents: Callable[[], Tensor] | None = None
+        self._play_logits: Callable[[], Tensor] | None = None
+
+    def latents(self, ids: Tensor, place: int, position: int) -> Tensor:
+        """Of ids `[rows]` at a position, which stand at a place of the context's cache."""
+        self._at.ids.copy_(ids)
+        self._at.in_context.fill_(place)
+        self._at.turn_to(position)
+        entries, memory = self._caches.entries, self._caches.memory
+        if memory is not None:
+            self._at.in_memory.fill_(memory.make_room())
+        if self._play_latents is None:
+            changed = [] if entries is None else [entries.position, entries.now, entries.opened, entries.opened_at]
+            changed += [] if memory is None else memory.changing()
+            work = partial(self._stepper.latents_of, self._at, self._caches)
+            self._play_latents = self._stepper.record(work, ids.device, changed)
+        return self._play_latents()
+
+    def logits(self, x: Tensor, place: int) -> Tensor:
+        """Of what `latents` gave, which stands at a place of the layers' caches."""
+        self._x = x.clone() if self._x is None else self._x.copy_(x)
+        self._at.in_layers.fill_(place)
+        if self._play_logits is None:
+            work = partial(self._stepper.logits_of, self._x, self._at, self._caches)
+            self._play_logits = self._stepper.record(work, x.device, ())
+        return self._play_logits()
+
+
+class _Whole:
+    """A cache as a recorded step sees it: all its room, of which some is hidden."""
+
+    def __init__(self, cache: KeyValueCache, place: Tensor, hidden: Tensor) -> None:
+        self._keys, self._values = cache.memory
+        self._place, self._hidden = place, hidden
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        self._keys.index_copy_(2, self._place, keys)
+        self._values.index_copy_(2, self._place, values)
+
+    def attended(self, queries: Tensor) -> Tensor:
+        scores = (queries[:, :, None] @ self._keys.mT).masked_fill(self._hidden, -inf)
+        return (scores.softmax(-1) @ self._values)[:, :, 0]
+
+
+def hidden(cache: KeyValueCache, places: Tensor, place: Tensor) -> Tensor:
+    """`[room]`, bool: which places a token does not see: those behind its own, and those that have left the window.
+
+    Args:
+        cache: whose.
+        places: `[room]`, all of them.
+        place: the token's.
+    """
+    return (places > place) | (places <= place - cache.window)
+
+
+def recorded(work: Callable[[], Tensor], device: torch.device, changed: Sequence[Tensor]) -> Callable[[], Tensor]:
+    """What does some work at each call and tells where its result lies: on CUDA by playing a recording of it.
+
+    Args:
+        work: of fixed shapes, at fixed addresses; it looks at no number.
+        device: where it is done.
+        changed: the tensors that it changes in such a way that to do it twice is not to do it once.
+    """
+    if device.type != "cuda":
+        return work
+    with torch.cuda.device(device):
+        before = [tensor.clone() for tensor in changed]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(REHEARSALS):
+                work()
+        torch.cuda.current_stream().wait_stream(aside)
+        for tensor, was in zip(changed, before, strict=True):
+            tensor.copy_(was)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = work()
+
+    def played() -> Tensor:
+        graph.replay()
+        return result
+
+    return played

@@ -1,0 +1,263 @@
+"""Blocks of a step by a function that is compiled for this machine, once, and kept: `inference/block.cpp`.
+
+Knows the system's C++ compiler and where what it makes is put; knows no weights, so a kernel serves every checkpoint
+whose heads are as wide. It takes a second or two, and is kept in the user's cache folder (`PAMUSIC_KERNELS`, else
+`XDG_CACHE_HOME`, else `~/.cache`) under a name that tells source, compiler, processor and width. Whatever fails here,
+steps are taken without it: before its first use a kernel is held to its plain twin.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from pamusic.errors import PamusicError
+from pamusic.files import written_atomically
+from pamusic.inference.int8 import ByteBlock, ByteMatrix, Kernel, PlainKernel, Seen, SeenContext, Turn, as_bytes
+from pamusic.model.perceiver_ar import PerceiverAR
+
+SOURCE = Path(__file__).with_name("block.cpp")
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+# Tried in turn: not every compiler comes with OpenMP, and some tell processors in other words.
+MORE_FLAGS = (("-march=native", "-fopenmp"), ("-march=native", "-fopenmp-simd"), ("-mcpu=native", "-fopenmp-simd"))
+PATIENCE = 60.0  # seconds until a compiler that has not finished is given up
+
+
+def kernel_for(
+    model: PerceiverAR, precision: str, told: Callable[[str], None] = lambda text: None
+) -> CompiledKernel | None:
+    """The kernel that a model's steps are taken with in a precision, `auto` included; None where they are not.
+
+    Its making is told of, as for `kernel`.
+    """
+    config, like = model.config, model.head.weight
+    is_fit = like.device.type == "cpu" and like.dtype == torch.float32 and config.num_layers
+    if precision not in ("auto", "int8") or not is_fit:
+        return None
+    return kernel(config.d_model // config.num_heads, told=told)
+
+
+def kernel(
+    head_dim: int, folder: Path | None = None, told: Callable[[str], None] = lambda text: None
+) -> CompiledKernel | None:
+    """The kernel for heads of a width: found, or compiled now; None if there can be none here.
+
+    Args:
+        head_dim: of the layers' heads.
+        folder: keeps it; by default the user's.
+        told: hears that one is compiled, or that none came of it.
+    """
+    compiler = _compiler()
+    if compiler is None:
+        return None
+    try:
+        path = kernel_path(head_dim, folder or default_folder())
+        if not path.exists():
+            told("compiling a part of the work for this machine, once")
+            _compile(compiler, head_dim, path)
+        found = _loaded(path, head_dim)
+    except (PamusicError, OSError):
+        found = None
+    if found is None:
+        told(f"{compiler[0]} made nothing of use; going on slower, without (--no-compile does so at once)")
+    return found
+
+
+def kernel_path(head_dim: int, folder: Path) -> Path:
+    """Where the kernel for a width is kept, or will be."""
+    told = [SOURCE.read_text(encoding="utf-8"), *map(str, (FLAGS, MORE_FLAGS, _compiler(), head_dim)), _processor()]
+    return folder / f"{hashlib.sha256('|'.join(told).encode()).hexdigest()[:24]}.so"
+
+
+def default_folder() -> Path:
+    """The user's own, for what can be made again.
+
+    Raises:
+        PamusicError: this user has no home.
+    """
+    try:
+        if chosen := os.environ.get("PAMUSIC_KERNELS"):
+            return Path(chosen).expanduser()
+        caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    except RuntimeError:
+        raise PamusicError("no home folder is known; say in PAMUSIC_KERNELS where kernels are kept") from None
+    return Path(caches) / "pamusic" / "kernels"
+
+
+class CompiledKernel:
+    """`inference.int8.Kernel`, by a library that was compiled from `inference/block.cpp`."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._step, self._finish, self._share = library.step, library.finish, library.share
+        self._step.argtypes = [POINTER(_Block), c_int, c_void_p, POINTER(_Seen), POINTER(_Turn), c_int]
+        self._finish.argtypes = [POINTER(_Block), c_int, c_void_p, c_void_p, c_int]
+        self._share.argtypes = [POINTER(_Context), c_int, c_int, c_void_p, c_void_p, c_void_p, c_int]
+        self._step.restype = self._finish.restype = self._share.restype = None
+        self._blocks: WeakKeyDictionary[ByteBlock, _Block] = WeakKeyDictionary()
+
+    def step(self, block: ByteBlock, x: Tensor, seen: Seen, turn: Turn) -> Tensor:
+        """As `Kernel.step`."""
+        assert x.is_contiguous()
+        tensors = (seen.keys, seen.values, seen.key_scales, seen.value_scales)
+        held = _Seen(*(each.data_ptr() for each in tensors), seen.keys.shape[2], seen.first, seen.n)
+        by = _Turn(*(each.data_ptr() for each in turn))
+        self._step(self._block(block), len(x), x.data_ptr(), byref(held), byref(by), torch.get_num_threads())
+        return x
+
+    def finish(self, block: ByteBlock, x: Tensor, heads: Tensor) -> Tensor:
+        """As `Kernel.finish`."""
+        assert x.is_contiguous()
+        heads = heads.contiguous()
+        self._finish(self._block(block), len(x), heads.data_ptr(), x.data_ptr(), torch.get_num_threads())
+        return x
+
+    def share(self, queries: Tensor, of_ids: Tensor, context: SeenContext) -> Tensor:
+        """As `Kernel.share`."""
+        tensors = (context.ids, context.turned, context.scales)
+        rows, heads, room, num_turned = context.turned.shape
+        held = _Context(
+            *(each.data_ptr() for each in tensors), room, context.first, context.n, num_turned, of_ids.shape[-1]
+        )
+        queries, of_ids = queries.contiguous(), of_ids.contiguous()
+        shares, threads = torch.empty_like(of_ids), torch.get_num_threads()
+        self._share(byref(held), rows, heads, queries.data_ptr(), of_ids.data_ptr(), shares.data_ptr(), threads)
+        return shares
+
+    def _block(self, block: ByteBlock) -> _Block:
+        """As the library takes it."""
+        if block not in self._blocks:
+            matrices = (block.project, block.output, block.up, block.down)
+            self._blocks[block] = _Block(*map(_matrix, matrices), block.least, block.least_of_heads)
+        return self._blocks[block]
+
+
+class _Matrix(Structure):
+    _fields_ = (("bytes", c_void_p), ("scales", c_void_p), ("out", c_int32), ("in", c_int32))
+
+
+class _Block(Structure):
+    _fields_ = (
+        *((name, _Matrix) for name in ("project", "output", "up", "down")),
+        ("least", c_float),
+        ("least_of_heads", c_float),
+    )
+
+
+class _Seen(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
+        *((name, c_int64) for name in ("room", "first", "n")),
+    )
+
+
+class _Context(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("ids", "turned", "scales")),
+        *((name, c_int64) for name in ("room", "first", "n")),
+        *((name, c_int32) for name in ("num_turned", "vocab")),
+    )
+
+
+class _Turn(Structure):
+    _fields_ = tuple((name, c_void_p) for name in ("own", "partners", "partner"))
+
+
+def _matrix(matrix: ByteMatrix) -> _Matrix:
+    return _Matrix(matrix.bytes.data_ptr(), matrix.scales.data_ptr(), *matrix.bytes.shape)
+
+
+def _compiler() -> list[str] | None:
+    """The words that call it: those of `CXX`, which may name what calls the compiler, else the first that is found."""
+    chosen = os.environ.get("CXX", "").strip()
+    for words in ([chosen], chosen.split()) if chosen else ([name] for name in COMPILERS):
+        if found := shutil.which(words[0]):
+            return [found, *words[1:]]
+    return None
+
+
+def _compile(compiler: list[str], head_dim: int, path: Path) -> None:
+    """Compiles the kernel into a file, or leaves none.
+
+    Raises:
+        PamusicError: the file cannot be written, or the compiler not be called, or it does not come to an end.
+    """
+    for more in MORE_FLAGS:
+        with suppress(_CompilerError), written_atomically(path) as temporary:
+            words = [*compiler, *FLAGS, *more, f"-DHEAD_DIM={head_dim}", str(SOURCE), "-o", str(temporary)]
+            try:
+                done = subprocess.run(
+                    words, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise PamusicError(f"{compiler[0]}: does not compile ({error}); name another in CXX") from None
+            if done.returncode:
+                raise _CompilerError
+            return
+
+
+class _CompilerError(Exception):
+    """A compiler that does not compile."""
+
+
+def _loaded(path: Path, head_dim: int) -> CompiledKernel | None:
+    """The kernel in a file, if there is one that computes what its twin does."""
+    try:
+        found = CompiledKernel(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError):
+        return None
+    return found if _is_right(found, head_dim) else None
+
+
+@torch.inference_mode()
+def _is_right(found: Kernel, head_dim: int) -> bool:
+    """Whether it computes for a small block what its twin does."""
+    rows, heads, room, draws = 5, 2, 40, torch.Generator().manual_seed(0)
+    width = heads * head_dim
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draws)
+
+    sizes = {
+        "project": (3 * width, width),
+        "output": (width, width),
+        "up": (4 * width, width),
+        "down": (width, 4 * width),
+    }
+    matrices = {name: ByteMatrix.of(drawn(*size) / size[1] ** 0.5) for name, size in sizes.items()}
+    block = ByteBlock(**matrices, least=1e-3, least_of_heads=1e-3)
+    memory = [*as_bytes(drawn(rows, heads, room, head_dim)), *as_bytes(drawn(rows, heads, room, head_dim))]
+    turn = (drawn(2, 1, head_dim), drawn(2, 1, head_dim), torch.arange(head_dim).roll(1))
+    x, results, vocab = drawn(rows, width), [], 7
+    context = SeenContext(
+        2, room - 5, torch.arange(rows * room).view(rows, room) % vocab, *as_bytes(drawn(rows, heads, room, 6))
+    )
+    queries, of_ids = drawn(rows, heads, 6), drawn(rows, heads, vocab)
+    for who in (found, PlainKernel()):
+        own = [each.clone() for each in memory]
+        after = who.step(block, x.clone(), Seen(3, room - 7, *own), turn)
+        shares = who.share(queries, of_ids, context)
+        results.append([after, own[0] * own[1][..., None], own[2] * own[3][..., None], shares])
+    # A sum's last bit can turn a rounding, by which a byte is off by one.
+    return all(torch.allclose(one, other, rtol=1e-3, atol=0.05) for one, other in zip(*results, strict=True))
+
+
+def _processor() -> str:
+    """What this machine can compute with: a kernel made for another may not run here."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "|".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    return f"{sys.platform} {platform.processor()} {torch.backends.cpu.get_cpu_capability()}"

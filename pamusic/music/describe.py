@@ -1,0 +1,164 @@
+"""What is in a MIDI file, and what is played in it: for a person who wants to know before using it.
+
+Knows tracks, tempi and performances; judges nothing, changes nothing, knows no tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pamusic.music.midi_contents import Contents, Part
+from pamusic.music.pedal import DOWN
+from pamusic.music.performance import PEDALS, SOFT, SOSTENUTO, SUSTAIN, Performance
+
+STANDARD_BPM = 120.0
+PEDAL_NAMES = {SUSTAIN: "sustain", SOSTENUTO: "sostenuto", SOFT: "soft"}
+
+
+@dataclass(frozen=True)
+class Track:
+    """What one track plays on one channel with one program.
+
+    Attributes:
+        number: what `--tracks` calls it, from 1 on.
+        name: the track's.
+        channel: 1 to 16.
+        program: 0 to 127, of General MIDI.
+        is_drum: whether it is on the channel of the drums.
+        num_notes: how many it strikes.
+        taken: whether we read it.
+    """
+
+    number: int
+    name: str
+    channel: int
+    program: int
+    is_drum: bool
+    num_notes: int
+    taken: bool
+
+
+@dataclass(frozen=True)
+class File:
+    """How a file is laid out.
+
+    Attributes:
+        format: 0, 1 or 2, of the Standard MIDI File.
+        ticks_per_quarter: its resolution; None where it counts seconds (SMPTE).
+        ticks_per_second: its resolution there; None elsewhere.
+        num_tempi: at how many places a tempo is set.
+        slowest_bpm, fastest_bpm: quarters a minute; the standard's 120 where none is set; None where it counts seconds.
+        tracks: those with notes.
+        made_by: what pamusic wrote into it of how it was made; None elsewhere.
+    """
+
+    format: int
+    ticks_per_quarter: int | None
+    ticks_per_second: float | None
+    num_tempi: int
+    slowest_bpm: float | None
+    fastest_bpm: float | None
+    tracks: tuple[Track, ...]
+    made_by: str | None
+
+
+@dataclass(frozen=True)
+class PedalUse:
+    """How one pedal is used.
+
+    Attributes:
+        num_messages: how often it moves.
+        num_values: how many different values it takes.
+        up, shallow, deep, down: the share of time at 0, at 1 to 63, at 64 to 126, at 127.
+    """
+
+    num_messages: int
+    num_values: int
+    up: float
+    shallow: float
+    deep: float
+    down: float
+
+
+@dataclass(frozen=True)
+class Playing:
+    """What is played.
+
+    Attributes:
+        seconds: from 0 to the last thing that happens.
+        num_notes: strokes.
+        pitches, velocities: lowest and highest.
+        notes_per_second: over all of it.
+        most_keys: down at once.
+        keys: down at once on average, while any is.
+        pedals: by name, those that move.
+    """
+
+    seconds: float
+    num_notes: int
+    pitches: tuple[int, int]
+    velocities: tuple[int, int]
+    notes_per_second: float
+    most_keys: int
+    keys: float
+    pedals: dict[str, PedalUse]
+
+
+def layout(contents: Contents, taken: list[Part]) -> File:
+    """How a file is laid out.
+
+    Args:
+        contents: of the file, from `midi.read_contents`.
+        taken: those of its parts that are read.
+    """
+    smpte = contents.has_smpte_time
+    bpm = [60e6 / tempo for _, tempo in contents.tempos]
+    tracks = tuple(
+        Track(number, part.name, part.channel + 1, part.program, part.is_drum, len(part), part in taken)
+        for number, part in enumerate(contents.parts, start=1)
+    )
+    assert contents.format is not None
+    return File(
+        format=contents.format,
+        ticks_per_quarter=None if smpte else contents.ticks_per_quarter,
+        ticks_per_second=round(contents.ticks_per_quarter * bpm[0] / 60, 3) if smpte else None,
+        num_tempi=0 if smpte else len(bpm),
+        slowest_bpm=None if smpte else min(bpm, default=STANDARD_BPM),
+        fastest_bpm=None if smpte else max(bpm, default=STANDARD_BPM),
+        tracks=tracks,
+        made_by=contents.our_text or None,
+    )
+
+
+def playing(performance: Performance) -> Playing:
+    """What is played in a performance that has notes."""
+    notes, seconds = performance.notes, performance.duration
+    times = np.concatenate([notes["offset"], notes["onset"]])  # at one instant keys go up before others go down
+    order = np.argsort(times, kind="stable")
+    down = np.cumsum(np.repeat([-1, 1], len(notes))[order])
+    lasts = np.diff(times[order], append=times[order][-1])
+    some = down > 0
+    return Playing(
+        seconds=seconds,
+        num_notes=len(notes),
+        pitches=(int(notes["pitch"].min()), int(notes["pitch"].max())),
+        velocities=(int(notes["velocity"].min()), int(notes["velocity"].max())),
+        notes_per_second=len(notes) / seconds,
+        most_keys=int(down.max()),
+        keys=float((down * lasts)[some].sum() / lasts[some].sum()),
+        pedals={
+            PEDAL_NAMES[control]: _use(performance.pedal[performance.pedal["control"] == control], seconds)
+            for control in PEDALS
+            if np.any(performance.pedal["control"] == control)
+        },
+    )
+
+
+def _use(moves: np.ndarray, seconds: float) -> PedalUse:
+    value = np.concatenate([[0], moves["value"].astype(np.int64)])
+    lasts = np.diff(np.concatenate([[0.0], moves["time"], [seconds]]))
+    zone = np.digitize(value, [1, DOWN, 127])
+    up, shallow, deep, down = (float(lasts[zone == each].sum() / seconds) for each in range(4))
+    return PedalUse(len(moves), len(np.unique(moves["value"])), up, shallow, deep, down)

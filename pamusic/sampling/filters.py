@@ -1,0 +1,97 @@
+"""Temperatures, top-k, top-p, min-p, typical-p: logits -> logits.
+
+Knows logits; never what the ids mean. Every filter is a pure function of float logits `[batch, vocab]`; what it takes
+out becomes -inf, so that filters follow each other in any order. `filtered` has the one that we use.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pamusic.sampling.config import SamplingConfig
+
+OUT = float("-inf")
+COLDEST = 1e-6  # below it logits over the temperature can be more than float32 holds
+
+
+def filtered(logits: Tensor, config: SamplingConfig, class_of_id: Tensor | None = None) -> Tensor:
+    """Each of what is left by the one before: temperature, temperatures of classes, top-k, top-p, min-p, typical-p.
+
+    What would keep all is skipped.
+
+    Args:
+        logits: `[batch, vocab]`.
+        config: what to do.
+        class_of_id: `[vocab]`, int64, index into `class_temperatures` for each id, -1 for those of no class.
+    """
+    if config.temperature != 1:
+        logits = with_temperature(logits, config.temperature)
+    if class_of_id is not None:
+        for index, temperature in enumerate(config.class_temperatures):
+            if temperature != 1:
+                logits = with_temperature_within(logits, temperature, class_of_id == index)
+    if config.top_k > 0:
+        logits = with_top_k(logits, config.top_k)
+    if config.top_p < 1:
+        logits = with_top_p(logits, config.top_p)
+    if config.min_p > 0:
+        logits = with_min_p(logits, config.min_p)
+    if config.typical_p < 1:
+        logits = with_typical_p(logits, config.typical_p)
+    return logits
+
+
+def with_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature; at 0 the likeliest id alone stays, of equals the lowest."""
+    if temperature > COLDEST:
+        return logits / temperature
+    likeliest = logits.argmax(-1, keepdim=True)
+    return torch.full_like(logits, OUT).scatter(-1, likeliest, 0.0)
+
+
+def with_temperature_within(logits: Tensor, temperature: float, inside: Tensor) -> Tensor:
+    """Logits of the ids `inside` (`[vocab]`, bool) over a temperature, shifted: together they stay as likely."""
+    within = logits.masked_fill(~inside, OUT)
+    together = within.logsumexp(-1, keepdim=True)
+    tempered = with_temperature(within, temperature)
+    shift = together - tempered.logsumexp(-1, keepdim=True)
+    return torch.where(inside & (tempered > OUT), tempered + shift, logits.masked_fill(inside, OUT))
+
+
+def with_top_k(logits: Tensor, k: int) -> Tensor:
+    """The `k` likeliest ids stay, and those that equal the last of them."""
+    least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
+    return logits.masked_fill(logits < least, OUT)
+
+
+def with_top_p(logits: Tensor, p: float) -> Tensor:
+    """The fewest ids stay that have a probability of `p` together, the likeliest always."""
+    descending, ids = logits.sort(descending=True, stable=True)
+    probabilities = descending.softmax(-1)
+    likelier = probabilities.cumsum(-1) - probabilities  # the probability of all ids before this one
+    out = likelier >= p
+    out[..., 0] = False
+    return logits.masked_fill(torch.zeros_like(out).scatter(-1, ids, out), OUT)
+
+
+def with_min_p(logits: Tensor, p: float) -> Tensor:
+    """The ids stay whose probability is at least `p` times that of the likeliest."""
+    if p <= 0:
+        return logits
+    probabilities = logits.softmax(-1)
+    return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), OUT)
+
+
+def with_typical_p(logits: Tensor, p: float) -> Tensor:
+    """The fewest ids stay that have a probability of `p` together, those first whose surprise is nearest to the mean.
+
+    An id's surprise is `-log p(id)`; its mean is the entropy. The first always stays.
+    """
+    log_p = logits.log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).nansum(-1, keepdim=True)  # what is out has 0 times infinity: nothing
+    nearest, ids = (-log_p - entropy).abs().sort(stable=True)
+    probabilities = log_p.exp().gather(-1, ids)
+    nearer = probabilities.cumsum(-1) - probabilities  # the probability of all ids before this one
+    out = (nearer >= p) | nearest.isinf()
+    return logits.masked_fill(torch.zeros_like(out).scatter(-1, ids, out), OUT)

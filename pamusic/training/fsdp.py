@@ -1,0 +1,79 @@
+"""Weights that are spread over the ranks, each of which holds a part (PyTorch's FSDP2, `fully_shard`).
+
+Knows modules and trees of tensors; knows no run. On disk everything is whole: a run that was sharded goes on without,
+and the other way round. The cross-attention belongs to the outermost part, for its keys and values are computed outside
+its own forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.training.distributed import Ranks
+
+
+def shard(model: PerceiverAR, ranks: Ranks, device: torch.device) -> None:
+    """Spreads a model's parameters over all ranks, in place; each layer is put together when it computes."""
+    mesh = init_device_mesh(device.type, (ranks.size,))
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh)
+    # By default the outermost part would stay together after a forward pass, and not see weights that were lent.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def gathered(tree: Any) -> Any:
+    """The same tree of dicts, lists and tensors with every tensor whole. All ranks must call it."""
+    if isinstance(tree, dict):
+        return {name: gathered(branch) for name, branch in tree.items()}
+    if isinstance(tree, list):
+        return [gathered(branch) for branch in tree]
+    return tree.full_tensor() if isinstance(tree, DTensor) else tree
+
+
+def applied_to_whole(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Apply a function to a tensor that may be spread, put together; spread the result alike. All ranks call it."""
+    if not isinstance(tensor, DTensor):
+        return function(tensor)
+    result = function(tensor.full_tensor())  # the same on each rank, which therefore keeps its own part of it
+    return distribute_tensor(result, tensor.device_mesh, tensor.placements, src_data_rank=None)
+
+
+def put(whole: Tensor, into: Tensor) -> None:
+    """Copies a whole tensor into one that may be spread."""
+    with torch.no_grad():
+        into.copy_(_spread_as(into, whole))
+
+
+def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Spreads whatever has the shape of its parameter as that parameter is: what `load_state_dict` left whole."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = _spread_as(parameter, value)
+
+
+def load_whole(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """`load_state_dict` for parameters that may be spread.
+
+    Raises:
+        KeyError, RuntimeError: the weights are another model's.
+    """
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != weights.keys():
+        raise KeyError(f"weights of {sorted(parameters.keys() ^ weights.keys())[:3]}")
+    for name, parameter in parameters.items():
+        put(weights[name], parameter)
+
+
+def _spread_as(like: Tensor, whole: Tensor) -> Tensor:
+    if not isinstance(like, DTensor) or isinstance(whole, DTensor):
+        return whole
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
