@@ -2,7 +2,7 @@
 
 Knows ids and pieces; knows no MIDI, no model. A corpus is a folder: `tokens.bin` (all ids, uint16, little-endian, one
 piece behind the other, without start and end; of several fields position by position), `tokenizer.toml` (the vocabulary
-it was made with) and `corpus.json` (everything else). It is there entirely or not at all: `writing.py` sees to that.
+it was made with) and `corpus.json` (everything else). It is there entirely or not at all: `writer.py` sees to that.
 Whoever makes something of it that takes long may keep that in the folder, too (`DERIVED`); no fingerprint knows of it,
 and it goes with the corpus.
 """

@@ -1,7 +1,7 @@
 """A plain MIDI file -> its parts, in ticks, by symusic, in about a millisecond.
 
 Knows messages by their bytes; knows no seconds and no pianos. Whether a file is plain is checked, never assumed. All
-other files are left to `repair.py`, a microsecond a byte. The tests hold the two readers to the same result.
+other files are left to `lenient_reader.py`, a microsecond a byte. The tests hold the two readers to the same result.
 
 Symusic keeps neither track nor channel. So each channel of each track gets one more note, behind the end: its pitch is
 the channel, its length the track.

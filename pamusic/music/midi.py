@@ -1,8 +1,9 @@
 """Standard MIDI File <-> Performance: the only place that turns MIDI bytes into music, and music into MIDI bytes.
 
-Knows ticks, tempo maps, tracks and programs; knows no tokens. A plain file is read by `plain.py` (about a millisecond);
-every other one, message by message, by `repair.py`, which says what it mended. The times are computed in float64 with
-the very operations of pretty_midi, so that quantising them later falls on the same side of a tie. Writing is mido's.
+Knows ticks, tempo maps, tracks and programs; knows no tokens. A plain file is read by `fast_reader.py` (about a
+millisecond); every other one, message by message, by `lenient_reader.py`, which says what it mended. The times are
+computed in float64 with the very operations of pretty_midi, so that quantising them later falls on the same side of a
+tie. Writing is mido's.
 
 We differ from pretty_midi, and so from note-seq, where players do. Tempo changes count in whichever track they stand;
 programs and pedals belong to a channel of the file, whichever track they stand in. A note belongs to the program it is

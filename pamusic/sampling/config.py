@@ -25,8 +25,8 @@ class SamplingConfig:
             as the distribution leads one to expect: locally typical sampling (Meister et al. 2022, arXiv:2202.00666);
             1 keeps all.
         let_go: makes it likelier that what has been open for long is closed, by so many nats, and more where much is
-            open (`held`), before all else. Where nobody says which ids close what and what time passes, logits are left
-            as they are.
+            open (`release_bias`), before all else. Where nobody says which ids close what and what time passes, logits
+            are left as they are.
     """
 
     temperature: float = 1.0
