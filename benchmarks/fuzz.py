@@ -2,9 +2,10 @@
 
     python benchmarks/fuzz.py --inputs 200000 --processes 2 maestro-v3.0.0-midi.zip
 
-An input is a number: `--seed` and it make the file (`tests/damage.py`). Files are read in child processes, a batch
-each, so that a crash in C++ is found; the inputs of a batch that died are read anew, one a process. With MAESTRO's zip,
-some of the inputs are damaged files of it. Exits with 1 if anything but a performance or a `PamusicError` came out.
+An input is a number: `--seed` and it make the file (`tests/support/corrupt_midi.py`). Files are read in child
+processes, a batch each, so that a crash in C++ is found; the inputs of a batch that died are read anew, one a process.
+With MAESTRO's zip, some of the inputs are damaged files of it. Exits with 1 if anything but a performance or a
+`PamusicError` came out.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 BATCH = 1000  # inputs a child reads
 MOST_SECONDS = 20  # for one input; a child that takes longer is a hang
@@ -61,7 +62,7 @@ def read(data: bytes, count: Count) -> None:
     Raises:
         AssertionError: a performance that there cannot be.
     """
-    from damage import check_performance, check_refusal
+    from corrupt_midi import check_performance, check_refusal
 
     from pamusic.errors import PamusicError
     from pamusic.music.midi import read_and_mend
@@ -80,7 +81,7 @@ def read(data: bytes, count: Count) -> None:
 
 def read_batch(seed: int, numbers: list[int], real: tuple[bytes, ...], out: multiprocessing.Queue) -> None:
     """In a child: reads inputs and sends what came of them."""
-    from damage import hostile
+    from corrupt_midi import hostile
 
     count = Count()
     for number in numbers:

@@ -24,7 +24,7 @@ def counted(tmp_path_factory):
     for piece in range(4):
         notes = [(0.1 * n, 0.1 * n + 0.3, 40 + (7 * n + piece) % 40, 30 + n % 60) for n in range(200)]
         (folder / "music" / f"{piece}.mid").write_bytes(midi_bytes(performance(*notes)))
-    words = [sys.executable, str(Path(__file__).with_name("counted_products.py")), str(folder)]
+    words = [sys.executable, str(Path(__file__).parent / "support" / "counted_products.py"), str(folder)]
     done = subprocess.run(words, env={**os.environ, **OLDER}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -9,7 +9,7 @@ import mido
 import numpy as np
 import pytest
 from builders import control, midi_file, note_off, note_on, program, tempo
-from test_repair import same
+from midi_asserts import same
 
 from pamusic.errors import PamusicError
 from pamusic.music import midi

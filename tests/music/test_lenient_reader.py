@@ -6,12 +6,12 @@ import struct
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from builders import steadily
-from damage import check_performance, check_refusal, damaged, hostile
+from corrupt_midi import check_performance, check_refusal, damaged, hostile
 from hypothesis import example, given
 from hypothesis import strategies as st
+from midi_asserts import same
 
 from pamusic.corpus.sources import find_sources
 from pamusic.errors import PamusicError
@@ -216,23 +216,6 @@ def test_too_many_tracks_and_too_large_a_file_are_refused():
         with pytest.raises(PamusicError, match=r"piece\.mid: ") as caught:
             read(data)
         assert says in str(caught.value)
-
-
-def same(fast, plain):
-    """Whether both readers found the same."""
-    assert (fast.ticks_per_quarter, fast.tempos) == (plain.ticks_per_quarter, plain.tempos)
-    about = [
-        [(part.track, part.line, part.program, part.is_drum, part.name) for part in contents.parts]
-        for contents in (fast, plain)
-    ]
-    assert about[0] == about[1]
-    for one, other in zip(fast.parts, plain.parts, strict=True):
-        order, other_order = (np.lexsort((part.pitch, part.onset)) for part in (one, other))
-        for field in ("onset", "offset", "pitch", "velocity"):
-            assert np.array_equal(getattr(one, field)[order], getattr(other, field)[other_order])
-    assert fast.pedals.keys() == plain.pedals.keys()
-    assert all(np.array_equal(fast.pedals[line], moves) for line, moves in plain.pedals.items())
-    return plain.repairs == ()
 
 
 def test_the_fast_reader_takes_nothing_that_its_plain_twin_would_mend_or_read_otherwise():

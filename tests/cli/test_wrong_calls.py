@@ -242,7 +242,7 @@ def test_a_stream_that_a_command_does_not_need_may_be_closed(words, closed, tmp_
 def with_a_stream_closed(workplace, tmp_path_factory):
     """Runs a command with a stream closed: exit status and words on standard error."""
     environment = {**os.environ, "PYTHONPATH": str(Path(pamusic.__file__).parents[1])}
-    program = Path(__file__).with_name("closed_streams.py")
+    program = Path(__file__).parents[1] / "support" / "closed_streams.py"
     folder = tmp_path_factory.mktemp("streams")
     with subprocess.Popen(
         [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,

@@ -6,6 +6,7 @@ import mido
 import numpy as np
 import pytest
 from builders import control, midi_file, note_off, note_on, performance, program, random_midi, tempo, tune
+from midi_asserts import strokes, timed
 
 from pamusic.music.lenient_reader import read_leniently
 from pamusic.music.midi import read_and_mend, read_midi, tempo_map
@@ -14,31 +15,6 @@ from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
 from pamusic.music.splicing import Seam, spliced, texts, with_text
 
 MUSIC = performance((0.0, 0.5, 72, 80), (0.5, 1.0, 60, 70))
-
-
-def timed(data, number):
-    """(tick, message without its delta) of a track, but for its end."""
-    now, out = 0, []
-    for message in mido.MidiFile(file=io.BytesIO(data)).tracks[number]:
-        now += message.time
-        if message.type != "end_of_track":
-            out.append((now, message.copy(time=0)))
-    return out
-
-
-def strokes(data):
-    """(channel, pitch, onset, offset) of every note, in ticks."""
-    notes, down = [], {}
-    for number in range(len(mido.MidiFile(file=io.BytesIO(data)).tracks)):
-        for tick, message in timed(data, number):
-            if message.type == "note_on" and message.velocity:
-                down.setdefault((message.channel, message.note), []).append(tick)
-            elif message.type in ("note_on", "note_off"):
-                for onset in down.pop((message.channel, message.note), []):
-                    assert onset < tick
-                    notes.append((message.channel, message.note, onset, tick))
-    assert not down
-    return sorted(notes)
 
 
 def moves(data, number, channel):

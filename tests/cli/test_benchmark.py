@@ -168,7 +168,7 @@ def test_what_makes_no_sense_is_one_line(who):
 @pytest.mark.slow
 def test_what_is_measured_on_a_gpu_runs_on_a_cpu():
     """Which it compares with itself; so the script is known to run before there is a card."""
-    script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
     done = subprocess.run([sys.executable, str(script), "--device", "cpu"], capture_output=True, text=True, check=True)
 

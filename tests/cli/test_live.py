@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import recording_backend
 from builders import tune
+from cli_asserts import one_line_error
 from models import random_checkpoint
-from test_sample_command import one_line_error
 from typer.testing import CliRunner
 
 import pamusic

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from any_music import PIANO, performances, tokenizers, tokenizers_and_ids
 from builders import performance, random_midi, steadily
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import PIANO, performances, tokenizers, tokenizers_and_ids
 
 from pamusic.corpus.sources import find_sources
 from pamusic.errors import PamusicError

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from answers import one_line_error
+from cli_asserts import one_line_error
 from models import tiny_model
 from typer.testing import CliRunner
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from answers import one_line_error
 from builders import performance
+from cli_asserts import one_line_error
 from corpora import small_corpus
 from typer.models import OptionInfo
 from typer.testing import CliRunner

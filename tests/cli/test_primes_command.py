@@ -4,8 +4,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from answers import one_line_error
 from builders import folder_of_tunes, tune
+from cli_asserts import one_line_error
 from typer.testing import CliRunner
 
 import pamusic.checkpoint

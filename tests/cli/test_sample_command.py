@@ -14,8 +14,8 @@ import numpy as np
 import pretty_midi
 import pytest
 import symusic
-from answers import one_line_error, wait_for
 from builders import control, midi_file, note_off, note_on, program
+from cli_asserts import one_line_error, wait_for
 from models import random_checkpoint
 from typer.testing import CliRunner
 

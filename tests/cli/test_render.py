@@ -9,7 +9,7 @@ import wave
 import mido
 import numpy as np
 import pytest
-from answers import one_line_error
+from cli_asserts import one_line_error
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from any_music import performances
 from builders import performance, steadily
 from hypothesis import given
+from strategies import performances
 
 import pamusic.page.document
 from pamusic.errors import PamusicError

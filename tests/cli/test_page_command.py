@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from answers import one_line_error
 from builders import folder_of_tunes, midi_file, note_off, note_on, program, tune, zipped
-from test_sample_command import random_checkpoint
+from cli_asserts import one_line_error
+from models import random_checkpoint
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app

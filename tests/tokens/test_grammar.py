@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from any_music import PERFORMANCE, PIANO, SHIPPED, performances, tokenizers, tokenizers_and_ids
 from builders import steadily
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_model
+from strategies import PERFORMANCE, PIANO, SHIPPED, performances, tokenizers, tokenizers_and_ids
 
 from pamusic.corpus.sources import find_sources
 from pamusic.music.midi import read_midi

@@ -1,12 +1,12 @@
 """Ids become gestures while they are made, and come to the same notes and pedals as when all of them are there."""
 
 import pytest
-from any_music import tokenizers_and_ids
 from builders import performance, steadily
+from event_ids import ids, piano_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_model
-from test_composition import ids, piano_ids
+from strategies import tokenizers_and_ids
 
 from pamusic.checkpoint import Checkpoint
 from pamusic.compose.token_stream import compose

@@ -9,10 +9,10 @@ import sys
 import mido
 import numpy as np
 import pytest
-from answers import one_line_error
 from builders import control, midi_file, note_off, note_on, program, tempo, tune
+from cli_asserts import one_line_error
+from midi_asserts import strokes, timed
 from models import random_checkpoint
-from test_splicing import strokes, timed
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app

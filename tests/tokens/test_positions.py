@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from any_music import performances
 from builders import performance, steadily
 from fields import NOTES, NOTES_TEXT, block, compound_text, folded_text, tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import performances
 
 from pamusic.corpus.sources import find_sources
 from pamusic.errors import PamusicError
@@ -400,6 +400,6 @@ def load_vocabulary_text(name):
 
 def test_the_shipped_one_is_what_corpora_and_checkpoints_were_made_with():
     assert NOTES.fingerprint == "9b5ffd42ee7c8b46"
-    assert load_vocabulary(Path(__file__).parents[1] / "tokenizers" / "notes.toml").pedals == {
+    assert load_vocabulary(Path(__file__).parents[2] / "tokenizers" / "notes.toml").pedals == {
         "soft": 1, "sostenuto": 1, "sustain": 3,
     }  # fmt: skip

@@ -15,7 +15,7 @@ from pamusic.compose.provenance import read_provenance, sha256
 from pamusic.music.midi import read_midi
 from pamusic.resources import checkpoints_folder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 README = (EXAMPLES / "README.md").read_text(encoding="utf-8")
 COMMANDS = dict(re.findall(r"^\| (\S+\.mid) \| `(pamusic sample .*)` \|$", README, re.MULTILINE))
