@@ -38,6 +38,7 @@ DOORS = {"__init__", "__main__"}  # of the package itself: they may open on anyt
 # What else a room may not know. The model knows tensors: no music, no files of ours. Sampling knows ids as numbers.
 STRANGERS = {
     *(("model", other) for other in ("music", "files", "resources")),
+    *(("inference", other) for other in ("music", "tokens", "page", "resources")),
     *(("sampling", other) for other in ("music", "tokens", "corpus")),
     *((other, "device") for other in ("tokens", "corpus", "page")),
 }
@@ -143,6 +144,9 @@ def test_every_file_opens_by_saying_what_it_knows():
         ("model/a.py", "from pamusic.music import performance", "model may not know music"),
         ("training/a.py", "from ..sampling import generate", "training may not know sampling"),
         ("evaluation/a.py", "from pamusic.training.trainer import x", "evaluation may not know training"),
+        ("inference/a.py", "from pamusic.tokens import grammar", "inference may not know tokens"),
+        ("model/a.py", "from pamusic.inference import session", "model may not know inference"),
+        ("corpus/a.py", "import torch", "corpus knows no torch"),
         ("sampling/a.py", "from pamusic.music.midi import x", "sampling may not know music"),
         ("sampling/a.py", "def f():\n    from pamusic.tokens import grammar", "sampling may not know tokens"),
         ("checkpoint.py", "from .training import x", "checkpoint may not know training"),
