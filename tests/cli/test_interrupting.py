@@ -52,11 +52,13 @@ AS_IT_IS = "from pamusic.cli import main; main()"
 SWALLOWING = """
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 def run(words, **options):
     compiling = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(NUM_SWALLOWED):
         with suppress(KeyboardInterrupt):
+            Path("WAITS").touch()  # before this, while the compiler is started, an interruption is not swallowed
             compiling.wait()
     return subprocess.CompletedProcess(words, compiling.wait())
 
@@ -66,10 +68,10 @@ subprocess.run = run
 
 @pytest.fixture
 def started(compiler, tmp_path):
-    """A command in a process group of its own, as in a terminal, once it waits for the compiler; killed at the end."""
+    """A command in a process group of its own, as in a terminal, once there is a sign that it waits for the compiler."""
     programs = []
 
-    def start(words, program=AS_IT_IS):
+    def start(words, program=AS_IT_IS, sign="called"):
         kept = {"PAMUSIC_KERNELS": str(tmp_path / "kernels"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
         running = subprocess.Popen(
             [sys.executable, "-c", program, *words],
@@ -78,7 +80,7 @@ def started(compiler, tmp_path):
         )  # fmt: skip
         programs.append(running)
         deadline = time.monotonic() + 120
-        while not (tmp_path / "called").exists():
+        while not (tmp_path / sign).exists():
             assert running.poll() is None, running.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -119,8 +121,8 @@ def test_once_while_a_kernel_is_compiled(checkpoint, started, tmp_path):
 
 @pytest.mark.parametrize("num_swallowed", [1, 9])
 def test_twice_while_something_swallows_the_first_or_all(checkpoint, started, tmp_path, num_swallowed):
-    program = SWALLOWING.replace("NUM_SWALLOWED", str(num_swallowed)) + AS_IT_IS
-    running = started((*SAMPLE, "--checkpoint", str(checkpoint)), program)
+    swallowing = SWALLOWING.replace("NUM_SWALLOWED", str(num_swallowed)).replace("WAITS", str(tmp_path / "waits"))
+    running = started((*SAMPLE, "--checkpoint", str(checkpoint)), swallowing + AS_IT_IS, sign="waits")
     still_runs_after_one(running)
 
     left = interrupted(running, tmp_path, "out.mid")
