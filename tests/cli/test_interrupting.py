@@ -68,7 +68,7 @@ subprocess.run = run
 
 @pytest.fixture
 def started(compiler, tmp_path):
-    """A command in a process group of its own, as in a terminal, once there is a sign that it waits for the compiler."""
+    """A command in a process group of its own, once a file says that it waits for the compiler; killed at the end."""
     programs = []
 
     def start(words, program=AS_IT_IS, sign="called"):
