@@ -1,43 +1,36 @@
 """The model of notes in a given time, on whatever machine: `python benchmarks/notes.py CORPUS OUT --seconds 480`.
 
-On a GPU that is lent for some minutes, or on one core that works for hours. It measures how long a step takes, then
-trains for as many steps as fit: three quarters at a level rate, one quarter falling (`--falling`). Then it scores the
-average of the weights on the validation split. The model is that of `notes.toml`. `--batch-size` is 4 windows a step on
-a CPU and 32 on a GPU; with 32 the rates stay what they are, so take fewer only where memory asks for it.
+For a GPU that is there for some minutes, or a core that works for hours. It measures the time of a step on the first
+150 steps. Then it trains for as many steps as fit into the seconds that are left: three quarters at a constant rate,
+one quarter decaying (`--decay`). Then it scores the averaged weights on the validation split. The model is that of
+`notes.toml`.
 
     pamusic tokenize maestro-v3.0.0-midi.zip --tokenizer notes --out notes
     python -m pytest -q -m gpu && python benchmarks/notes.py notes runs/notes --seconds 480
 
-Of the seconds, what compiling and measuring took is gone; what evaluating takes is not counted. Interrupted, it goes on
-with `pamusic train --resume OUT`.
+Compiling and measuring are part of the seconds; scoring is not. `pamusic train --resume OUT` continues a run that was
+interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
+from representations import seconds_a_step
 
 RECIPE = Path(__file__).parent / "notes.toml"
-MEASURED = 150  # steps on which the speed is measured; a model is compiled only where it pays
+MEASURED = 150  # steps
 
 
 def pamusic(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "pamusic", *map(str, words)], check=True)
-
-
-def seconds_a_step(run: Path) -> float:
-    """The fastest tenth, of all reports but the first ones."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
-    positions = int(rows[-1]["latent_tokens"]) / int(rows[-1]["step"])
-    return positions / float(np.percentile([float(row["tokens_per_second"]) for row in rows[3:]], 90))
+    """Runs a command; where it fails, it has said why."""
+    if code := subprocess.run([sys.executable, "-m", "pamusic", *map(str, words)]).returncode:
+        sys.exit(code)
 
 
 def main() -> None:
@@ -45,8 +38,11 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=480)
-    parser.add_argument("--falling", type=float, default=0.25, help="share of the steps at a falling rate")
-    parser.add_argument("--batch-size", type=int, default=32 if torch.cuda.is_available() else 4)
+    parser.add_argument("--decay", type=float, default=0.25, help="share of the steps with a decaying rate")
+    parser.add_argument(
+        "--batch-size", type=int, default=32 if torch.cuda.is_available() else 4,
+        help="windows a step (default: 32 on a GPU, else 4)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     began = time.monotonic()
@@ -54,10 +50,13 @@ def main() -> None:
         "train", asked.corpus, "--out", asked.out, "--config", RECIPE, "--batch-size", asked.batch_size, "--seed",
         asked.seed, "--steps", MEASURED, "--cooldown-steps", 0, "--compile",
     )  # fmt: skip
-    left = asked.seconds - 1.5 * (time.monotonic() - began)  # the half: it is compiled once more
-    steps = MEASURED + max(0, round(left / seconds_a_step(asked.out)))
-    falling = round(asked.falling * steps)
-    pamusic("train", "--resume", asked.out, "--steps", steps, "--cooldown-steps", falling)
+    took = time.monotonic() - began
+    left = asked.seconds - 1.5 * took  # half of it: the model is compiled once more
+    if left <= 0:
+        sys.exit(f"measuring took {took:.0f} of {asked.seconds:.0f} seconds; give at least {2 * took:.0f}")
+    steps = MEASURED + round(left / seconds_a_step(asked.out))
+    decay = round(asked.decay * steps)
+    pamusic("train", "--resume", asked.out, "--steps", steps, "--cooldown-steps", decay)
     pamusic("evaluate", asked.out, asked.corpus, "--split", "validation")
 
 

@@ -1,10 +1,10 @@
 """How fast tokens are drawn, and whether that stays so: `python benchmarks/sampling.py [CHECKPOINT | --size small]`.
 
-By the mechanism of `pamusic benchmark` (`pamusic/compose/benchmark.py`), as `pamusic sample` draws: one long piece from
-the start on, of which windows of 1,024 tokens are timed, whole cycles of refills for all sizes; then the first token
-after a long prime; then many pieces at once, at the beginning and with a full context; then short and long contexts.
-`--long` draws 100,000 tokens in one go. Prints a table in Markdown and keeps it in `benchmarks/results/`. Weights of a
-size alone are random, which costs as much as trained ones.
+It measures as `pamusic benchmark` does (`pamusic/compose/benchmark.py`) and draws as `pamusic sample` does. First one
+long piece from its start: windows of 1,024 tokens are timed, which are whole cycles of refills for all sizes. Then the
+first token after a long prime, many pieces at once (at the beginning and with a full context), and short and long
+contexts. `--long` draws 100,000 tokens in one go. Prints a table in Markdown and keeps it in `benchmarks/results/`.
+Weights of a size alone are random, which costs as much as trained ones.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Does this tree compute what another commit computes? `python benchmarks/unchanged.py COMMIT [--notes CHECKPOINT]`.
 
 For changes that must change nothing. Both trees run on this machine with one thread, the other one in a worktree of its
-own. Compared are, byte for byte: corpora of `examples/` in three vocabularies; sampled files, without the record of how
-they were made; losses and gradient norms of 20 training steps; scores. Sampling covers `small` from nothing and from a
-prime, in float32 and int8, one piece and several, with and without guard and ending, and past a refill. `--notes` adds
-a checkpoint with one position a note. Prints a table, and exits with 1 if anything differs or fails.
+own. It compares corpora of `examples/` in three vocabularies, byte for byte; sampled files, message by message, without
+texts (the record of how a file was made is one); losses and gradient norms of 20 training steps, and scores, to the
+last digit. Sampling covers `small` from nothing and from a prime, in float32 and int8, one piece and several, with and
+without guard and ending, and past a refill. `--notes` adds a checkpoint with one position a note. Prints a table, and
+exits with 1 if anything differs or fails.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ from pamusic.model.cache import Kept, KeyValueCache
 
 
 class Attended(Protocol):
-    """What a layer asks of a cache for one position more: to take it, and to be looked at with it."""
+    """The cache of a layer, as a step uses it."""
 
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """As of `KeyValueCache`, of one position."""
+        """Append keys and values of one position, as `KeyValueCache.append` does."""
 
     def attended(self, queries: Tensor) -> Tensor:
-        """As of `KeyValueCache`."""
+        """Attend to all visible positions, as `KeyValueCache.attended` does."""
 
 
 class ByteCache(KeyValueCache):
@@ -49,7 +49,7 @@ class ByteCache(KeyValueCache):
 
 
 class ContextCache:
-    """The keys and values of the context, of which only what a position changes is kept.
+    """The keys and values of the context. Stored per position is only what the position changes.
 
     Both come from a token's id alone, but for the part of a key that its position turns. So ids are kept, and that
     part; all else stands in tables `[vocab]`. With a quarter of each head turned, an eighth of what keys and values
@@ -126,7 +126,7 @@ class ContextCache:
         return (shares.transpose(0, 1) @ self._values).transpose(0, 1)
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
+        """Continue with these rows of the batch, `[n]`; a row may be given more than once."""
         self._kept.select(rows)
 
 
@@ -143,15 +143,15 @@ class ByteContextCache(ContextCache):
         self._kept, self._kernel = Kept([ids, turned.contiguous(), scales.contiguous()], (1, 2, 2), window), kernel
 
     def append(self, ids: Tensor, turned: Tensor) -> None:
-        """As there."""
+        """Append the next positions, as `ContextCache.append` does."""
         self._kept.append(ids, *as_bytes(turned.float()))
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
-        """As there, but for what bytes cannot tell."""
+        """Return keys and values as `ContextCache.last` does, within the precision of bytes."""
         ids, turned, scales = self._kept.last(count)
         return self._whole(ids, turned * scales[..., None])
 
     def attended(self, queries: Tensor) -> Tensor:
-        """As there."""
+        """Attend to all visible positions, as `ContextCache.attended` does."""
         context = SeenContext(self._kept.stop - len(self), len(self), *self._kept.tensors)
         return self._given(self._kernel.share(*self._asked(queries), context))

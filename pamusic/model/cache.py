@@ -21,16 +21,16 @@ def spare(context_length: int) -> int:
 
 
 class ContextMemory(Protocol):
-    """What reading the context into latents asks of a cache."""
+    """The cache of the context, as the cross-attention uses it."""
 
     def __len__(self) -> int:
-        """How many positions are visible."""
+        """Return the number of visible positions."""
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
-        """As of `KeyValueCache`."""
+        """Return keys and values of the last `count` positions, as `KeyValueCache.last` does."""
 
     def select(self, rows: Tensor) -> None:
-        """As of `KeyValueCache`."""
+        """Continue with these rows of the batch, `[n]`, as `KeyValueCache.select` does."""
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class KnowsIds(Protocol):
     """A cache that keeps the ids of its positions."""
 
     def ids(self) -> Tensor:
-        """Those of all that is visible, `[batch, n]`."""
+        """Return the ids of all visible positions, `[batch, n]`."""
 
 
 class KeyValueCache:

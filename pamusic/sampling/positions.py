@@ -155,7 +155,7 @@ class _Reading:
         self._states = self._of(position)
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows of the batch, `[n]`."""
+        """Continue with these rows of the batch, `[n]`."""
         self._caches.select(rows)
         self._recent, self._states = self._recent[rows], self._states[rows]
 

@@ -1,1 +1,1 @@
-"""One file a command; none imports another."""
+"""The commands, one file each."""

@@ -276,7 +276,7 @@ def _checkpoint_tables(about: dict[str, Any]) -> Iterator[Table]:
     yield _grid(None, [[name, value] for name, value in _flat(about) if name not in ("what", "name")])
 
 
-MANY_NUMBERS = 12  # of a list; of more, the first and the last are told
+MANY_NUMBERS = 12  # longer lists are shortened to their first and last number
 
 
 def _flat(about: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
