@@ -24,12 +24,14 @@ from pamusic.corpus.corpus import Corpus, open_corpus
 from pamusic.corpus.sources import find_sources
 from pamusic.evaluation.statistics import Heard
 from pamusic.music.midi import read_midi
-from pamusic.sampling.constraints import Rules
-from pamusic.sampling.ending import Ending, Pauses
+from pamusic.sampling.constraints import GrammarTables
+from pamusic.sampling.ending import EndingConfig, Pauses
 from pamusic.tokens.grammar import grammar_arrays
 
 
-def closing_at(ids: np.ndarray, pauses: Pauses, seconds_of_id: np.ndarray, ending: Ending, wanted: float) -> float:
+def closing_at(
+    ids: np.ndarray, pauses: Pauses, seconds_of_id: np.ndarray, ending: EndingConfig, wanted: float
+) -> float:
     """The second in which closing begins; infinite if the piece is over before."""
     now = 0.0
     for id in ids.tolist():
@@ -43,8 +45,8 @@ def closing_at(ids: np.ndarray, pauses: Pauses, seconds_of_id: np.ndarray, endin
 
 def table(corpus: Corpus, split: str, wanted: float) -> list[str]:
     """The rows of one wanted length."""
-    vocabulary, ending = corpus.tokenizer.vocabulary, Ending()
-    rules, seconds_of_id = Rules(**grammar_arrays(vocabulary)), vocabulary.seconds_of_id
+    vocabulary, ending = corpus.tokenizer.vocabulary, EndingConfig()
+    rules, seconds_of_id = GrammarTables(**grammar_arrays(vocabulary)), vocabulary.seconds_of_id
     found: dict[str, list[tuple[float, float, float]]] = {"at a breath": [], "at the first pause": []}
     for index in corpus.split(split):
         ids = corpus.piece(index)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from pamusic.device import choose_machine, describe
-from pamusic.inference.session import Reader
+from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.model.config import RecallConfig, preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
@@ -54,8 +54,8 @@ def computed(device: torch.device) -> dict[str, torch.Tensor]:
     with torch.inference_mode():
         found["a whole pass"] = model(tokens)
         found["a part of the prefix"] = model(tokens, kept=kept)
-        reader = Reader(model, num_latents=64, context_length=512)
-        steps = [reader.read(tokens[0, :300].tolist())]
+        reader = InferenceSession(model, InferenceConfig(num_latents=64, context_length=512))
+        steps = [reader.prefill(tokens[0, :300].tolist())]
         reader.select([0, 0])
         for column in tokens[:, 1000:1400].T.tolist():
             steps.append(reader.step(column).clone())  # the next step overwrites it

@@ -27,7 +27,7 @@ import torch
 from pamusic import __version__
 from pamusic.corpus.sources import Source, find_sources
 from pamusic.music.midi import read_midi
-from pamusic.sampling.constraints import Row, Rows, Rules
+from pamusic.sampling.constraints import BatchGrammarState, GrammarState, GrammarTables
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -52,14 +52,14 @@ def violations(name: str, pieces: list[np.ndarray]) -> list[tuple[int, int, tupl
     """(piece, place, event) of each id that is barred where it stands."""
     torch.set_num_threads(1)
     vocabulary = load_tokenizer(name).vocabulary
-    rows = Rows(Rules(**grammar_arrays(vocabulary)), len(pieces))
+    rows = BatchGrammarState(GrammarTables(**grammar_arrays(vocabulary)), len(pieces))
     padded = torch.full((len(pieces), max(map(len, pieces))), vocabulary.id("pad"))
     for row, ids in enumerate(pieces):
         padded[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
     lengths = torch.tensor([len(ids) for ids in pieces])
     found = []
     for place, ids in enumerate(padded.T.contiguous()):
-        broken = rows.barred().gather(1, ids[:, None])[:, 0] & (place < lengths)
+        broken = rows.forbidden().gather(1, ids[:, None])[:, 0] & (place < lengths)
         if broken.any():
             found += [(int(row), place, vocabulary.event(int(ids[row]))) for row in broken.nonzero()]
         rows.advance(ids)
@@ -67,12 +67,12 @@ def violations(name: str, pieces: list[np.ndarray]) -> list[tuple[int, int, tupl
 
 
 def microseconds_of_row(tokenizer: Tokenizer, ids: list[int]) -> float:
-    rules, best = Rules(**grammar_arrays(tokenizer.vocabulary)), float("inf")
+    rules, best = GrammarTables(**grammar_arrays(tokenizer.vocabulary)), float("inf")
     for _ in range(REPEATS):
-        row = Row(rules)
+        row = GrammarState(rules)
         begun = time.process_time()
         for id in ids:
-            row.barred()
+            row.forbidden()
             row.advance((id,))
         best = min(best, time.process_time() - begun)
     return best / len(ids) * 1e6
@@ -80,12 +80,12 @@ def microseconds_of_row(tokenizer: Tokenizer, ids: list[int]) -> float:
 
 def microseconds_of_rows(tokenizer: Tokenizer, ids: torch.Tensor) -> float:
     """Of a token in each of `[tokens, rows]`."""
-    rules, best = Rules(**grammar_arrays(tokenizer.vocabulary)), float("inf")
+    rules, best = GrammarTables(**grammar_arrays(tokenizer.vocabulary)), float("inf")
     for _ in range(REPEATS):
-        rows = Rows(rules, ids.shape[1])
+        rows = BatchGrammarState(rules, ids.shape[1])
         begun = time.process_time()
         for column in ids:
-            rows.barred()
+            rows.forbidden()
             rows.advance(column)
         best = min(best, time.process_time() - begun)
     return best / ids.numel() * 1e6

@@ -1,4 +1,4 @@
-"""How often the guard takes real music for trouble, and what it costs a token.
+"""How often the guard takes real music for detection, and what it costs a token.
 
     python benchmarks/guard.py CORPUS [--split validation] [--pieces 100]
 
@@ -18,23 +18,23 @@ from pathlib import Path
 import numpy as np
 
 from pamusic.corpus.corpus import Corpus, open_corpus
-from pamusic.sampling.constraints import Rules
-from pamusic.sampling.guard import Guard, Trouble, Watch
+from pamusic.sampling.constraints import GrammarTables
+from pamusic.sampling.guard import DegenerationDetector, Detection, GuardConfig
 from pamusic.tokens.grammar import grammar_arrays
 
 
-def alarms_of(corpus: Corpus, piece: int, guard: Guard, rules: Rules) -> tuple[list[Trouble], float]:
+def alarms_of(corpus: Corpus, piece: int, guard: GuardConfig, rules: GrammarTables) -> tuple[list[Detection], float]:
     """The false alarms of a piece, and its seconds."""
     seconds_of_id = corpus.tokenizer.vocabulary.seconds_of_id.tolist()
-    watch = Watch(guard, rules, seconds_of_id, [])
-    alarms: list[Trouble] = []
+    watch = DegenerationDetector(guard, rules, seconds_of_id, [])
+    alarms: list[Detection] = []
     latest = -np.inf
     for id in corpus.piece(piece).tolist():
-        trouble = watch.advance(id)
-        if trouble is not None:
-            if trouble.at > latest + guard.look_back:
-                alarms.append(trouble)
-            latest = trouble.at
+        detection = watch.advance(id)
+        if detection is not None:
+            if detection.at > latest + guard.lookback_seconds:
+                alarms.append(detection)
+            latest = detection.at
     return alarms, watch.now
 
 
@@ -45,10 +45,10 @@ def main() -> int:
     parser.add_argument("--pieces", type=int, default=100)
     asked = parser.parse_args()
 
-    corpus, guard = open_corpus(asked.corpus), Guard()
+    corpus, guard = open_corpus(asked.corpus), GuardConfig()
     pieces = corpus.split(asked.split)
     pieces = [pieces[i] for i in np.unique(np.linspace(0, len(pieces) - 1, asked.pieces).round().astype(int))]
-    rules = Rules(**grammar_arrays(corpus.tokenizer.vocabulary))
+    rules = GrammarTables(**grammar_arrays(corpus.tokenizer.vocabulary))
     kinds, seconds, num_tokens, began = Counter[str](), 0.0, 0, time.process_time()
     for piece in pieces:
         alarms, lasts = alarms_of(corpus, piece, guard, rules)
@@ -60,7 +60,7 @@ def main() -> int:
             )
     hours, took = seconds / 3600, time.process_time() - began
     print(f"{len(pieces)} pieces of {asked.split}, {hours:.2f} hours, {took / num_tokens * 1e6:.1f} µs a token:\n")
-    print("| trouble | alarms | an hour |\n|---|---|---|")
+    print("| detection | alarms | an hour |\n|---|---|---|")
     for kind in (*kinds, "in all"):
         count = kinds[kind] if kind in kinds else kinds.total()
         print(f"| {kind} | {count} | {count / hours:.2f} |")

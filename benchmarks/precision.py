@@ -22,7 +22,7 @@ from pamusic.corpus.corpus import open_corpus
 from pamusic.evaluation.cache_drift import costs_of, stretches_of
 from pamusic.inference.native_kernel import kernel_for
 from pamusic.inference.precision import resolved
-from pamusic.inference.session import Reader
+from pamusic.inference.session import InferenceConfig, InferenceSession
 
 # Weights, and whether a kernel computes steps, with the layers' caches in bytes too.
 PRECISIONS = {"fp32": False, "bf16": False, "int8": False, "int8, compiled": True}
@@ -45,9 +45,9 @@ def main() -> None:
         assert kernel is not None or not is_compiled, "there is no C++ compiler"
         costs, begun = [], time.process_time()
         for tokens, first in stretches:
-            costs.append(
-                costs_of(Reader(checkpoint.model, precision=precision.split(",")[0], kernel=kernel), tokens, first)
-            )
+            inference = InferenceConfig(precision=precision.split(",")[0])
+            session = InferenceSession(checkpoint.model, inference, kernel)
+            costs.append(costs_of(session, tokens, first))
             print(f"{precision}: {sum(map(len, costs)):,} tokens, {np.concatenate(costs).mean():.4f}", file=sys.stderr)
         nats[precision], seconds[precision] = np.concatenate(costs), time.process_time() - begun
     rows = []

@@ -20,7 +20,7 @@ class PamusicError(Exception):
         self.rule = rule or message
 
 
-class UsageError(PamusicError):
+class UsageError(PamusicError, ValueError):
     """We were called with a value that never makes sense, or with two that contradict each other."""
 
     exit_code = 2

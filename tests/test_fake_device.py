@@ -5,23 +5,21 @@ steps fails, and so does an operation on tensors of two devices. In a CPU build 
 on the CPU; in a CUDA build (`make check-cuda`) that they are on a card, which need not be there.
 """
 
-import numpy as np
 import pytest
 import torch
+from flat_sampling import of_vocabulary, token_sampler
 from models import tiny_config
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from pamusic.compose.token_stream import of_vocabulary
 from pamusic.device import Machine
 from pamusic.evaluation.likelihood import costs
 from pamusic.inference.cuda_graph import RecordedStepper
-from pamusic.inference.session import Reader
+from pamusic.inference.session import InferenceSession
 from pamusic.inference.token_step import TURNS
 from pamusic.model.config import ClockConfig, LedgerConfig, OffsetsConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.sampling.ending import Ending
-from pamusic.sampling.token_sampler import Draws
+from pamusic.sampling.ending import EndingConfig
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
@@ -148,18 +146,17 @@ def test_a_recorded_step_and_a_draw_read_no_number(fake, monkeypatch, num_rows):
         return work
 
     network = Built(SHAPE).eval()
-    reader = Reader(network)
+    reader = InferenceSession(network)
     reader._stepper = RecordedStepper(network, record=unrecorded)
     reader._begin()
-    how = {**of_vocabulary(VOCABULARY), "num_rows": num_rows, "seed": 3, "ending": Ending(), "seconds": 100.0}
-    barred = np.isin(np.arange(len(VOCABULARY)), how.pop("barred_ids"))
-    draws = Draws([VOCABULARY.id("start")], device=fake, barred=torch.from_numpy(barred), record=unrecorded, **how)
-    logits = reader.read([VOCABULARY.id("start")] * (TURNS - 5))
+    how = {**of_vocabulary(VOCABULARY), "num_rows": num_rows, "seed": 3, "ending": EndingConfig(), "seconds": 100.0}
+    sampler = token_sampler([VOCABULARY.id("start")], vocab_size=len(VOCABULARY), device=fake, record=unrecorded, **how)
+    logits = reader.prefill([VOCABULARY.id("start")] * (TURNS - 5))
     if num_rows > 1:
         reader.select([0] * num_rows)
         logits = logits.expand(num_rows, -1)
     for _ in range(SHAPE.num_latents):
-        ids = draws.draw(logits)
+        ids = sampler.sample(logits)
         logits = reader.step(ids.clamp(min=0))
 
     assert ids.shape == (num_rows,)

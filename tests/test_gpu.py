@@ -3,18 +3,16 @@
 import pytest
 import torch
 from corpora import small_corpus
+from flat_sampling import generate, generate_rows, of_vocabulary, token_sampler
 from models import tiny_config, tiny_model
 
-from pamusic.compose.token_stream import of_vocabulary
 from pamusic.device import choose_machine
 from pamusic.evaluation.likelihood import evaluate
-from pamusic.inference.session import REFILLS, Reader
+from pamusic.inference.session import REFILLS, InferenceConfig, InferenceSession
 from pamusic.model.config import RecallConfig
 from pamusic.model.recall import Memory, Recall
 from pamusic.sampling import generate as sampler
-from pamusic.sampling.ending import Ending
-from pamusic.sampling.generate import generate, generate_rows
-from pamusic.sampling.token_sampler import Draws
+from pamusic.sampling.ending import EndingConfig
 from pamusic.tokens.grammar import recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
@@ -63,8 +61,10 @@ def test_recorded_steps_say_what_the_cpu_says(policy):
     ids = torch.randint(0, 388, (300, 3), generator=torch.Generator().manual_seed(1)).tolist()
     found = []
     for device in ("cpu", "cuda"):
-        reader = Reader(tiny_model(num_layers=3, num_latents=192, context_length=256).to(device), refill=policy)
-        logits = [reader.read([388, *ids[0]]).cpu()]
+        reader = InferenceSession(
+            tiny_model(num_layers=3, num_latents=192, context_length=256).to(device), InferenceConfig(refill=policy)
+        )
+        logits = [reader.prefill([388, *ids[0]]).cpu()]
         reader.select([0, 0, 0])
         logits += [reader.step(three).cpu() for three in ids]
         reader.select([2])
@@ -94,13 +94,12 @@ def test_recorded_draws_are_those_of_the_cpu(num_rows):
     """Logits of halves are the same numbers there; only sums of them are rounded otherwise, which moves few draws."""
     randomness = torch.Generator().manual_seed(1)
     steps = [torch.randn(num_rows, len(VOCABULARY), generator=randomness).round(decimals=1) for _ in range(600)]
-    how = {**of_vocabulary(VOCABULARY), "num_rows": num_rows, "seed": 3, "ending": Ending(), "seconds": 100.0}
-    barred = torch.zeros(len(VOCABULARY), dtype=torch.bool)
-    barred[list(how.pop("barred_ids"))] = True
-    here, there = (Draws([VOCABULARY.id("start")], device=device, barred=barred, **how) for device in ("cpu", "cuda"))
+    how = {**of_vocabulary(VOCABULARY), "num_rows": num_rows, "seed": 3, "ending": EndingConfig(), "seconds": 100.0}
+    how["vocab_size"] = len(VOCABULARY)
+    here, there = (token_sampler([VOCABULARY.id("start")], device=device, **how) for device in ("cpu", "cuda"))
     same = 0
     for logits in steps:
-        same += torch.equal(here.draw(logits), there.draw(logits.cuda()).cpu())
+        same += torch.equal(here.sample(logits), there.sample(logits.cuda()).cpu())
     assert same > 590
 
 

@@ -11,8 +11,9 @@ from pamusic.cli.terminal import result, say
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
-    from pamusic.music.events import Gesture
+    from pamusic.music.events import Event
     from pamusic.music.port import Player
+    from pamusic.tokens.continuation import Position
     from pamusic.tokens.streaming_decoder import StreamingDecoder
 
 LIST = "list"  # in place of a port's name
@@ -35,37 +36,39 @@ class Live:
     def __init__(self, player: Player | None) -> None:
         self._player = player
 
-    def heard(self, drawn: Iterable[list[int | None]], decoder: StreamingDecoder) -> Iterator[list[int | None]]:
-        """Passes on the ids of one piece as they are drawn, then plays them; ends early where the port is lost."""
+    def tee(
+        self, drawn: Iterable[Sequence[Position | None]], decoder: StreamingDecoder
+    ) -> Iterator[Sequence[Position | None]]:
+        """Pass on the ids of one piece as they are drawn, then play them; end early where the port is lost."""
         player = self._player
         for ids in drawn:
             yield ids  # first, so that no interruption loses one that is heard
             if player is None:
                 continue
             for id in ids:
-                player.put([] if id is None else decoder.follow(id), decoder.seconds)
-            player.keep_pace()
+                player.feed(decoder.follow(id) if isinstance(id, int) else [], decoder.seconds)
+            player.throttle()
             if player.is_over:
                 return
         if player is not None:
-            player.put(decoder.end(), decoder.seconds)
+            player.feed(decoder.end(), decoder.seconds)
             player.finish()
 
-    def play(self, gestures: Sequence[Gesture], seconds: float) -> None:
+    def play(self, events: Sequence[Event], seconds: float) -> None:
         """Plays what is there already."""
         if self._player is not None:
-            self._player.put(gestures, seconds)
+            self._player.feed(events, seconds)
             self._player.finish()
 
-    def quiet(self) -> bool:
-        """Nothing is heard from now on; whether the port was lost before."""
+    def stop(self) -> bool:
+        """Play nothing from now on; return whether the port was lost before."""
         if self._player is None:
             return False
         self._player.stop()
         return self._player.lost is not None
 
-    def told(self, comfort: str = "") -> None:
-        """Says what went wrong.
+    def raise_if_lost(self, comfort: str = "") -> None:
+        """Say how often the music waited for the model, and raise if the port was lost.
 
         Args:
             comfort: what to say besides of a port that was lost.

@@ -53,15 +53,17 @@ class TrainingTeller:
     def _sample(self, step: int) -> None:
         """Leaves some seconds of the model's music in the run's folder; the training takes no notice."""
         from pamusic.checkpoint import Checkpoint
-        from pamusic.compose.token_stream import compose
+        from pamusic.compose.token_stream import StreamConfig, stream_piece
         from pamusic.files import written_atomically
         from pamusic.music.midi import midi_bytes
         from pamusic.music.synthesis import synthesize, wav_bytes
+        from pamusic.sampling.ending import StopCondition
         from pamusic.tokens.continuation import continuation
 
         trainer = self._trainer
         composer = Checkpoint(trainer.run, trainer.model.eval(), trainer.corpus.tokenizer, {})
-        ids = list(compose(composer, seed=trainer.training.seed, seconds=SAMPLED_SECONDS))
+        config = StreamConfig(seed=trainer.training.seed, stop=StopCondition(seconds=SAMPLED_SECONDS))
+        ids = list(stream_piece(composer, None, config))
         music = continuation(composer.tokenizer, ids, seconds=SAMPLED_SECONDS)
         path = trainer.run / "samples" / f"step-{step:06}"
         with written_atomically(path.with_suffix(".mid")) as file:

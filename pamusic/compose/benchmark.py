@@ -19,11 +19,15 @@ from pathlib import Path
 import torch
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.compose.token_stream import of_vocabulary
+from pamusic.compose.token_stream import constraints_of
+from pamusic.errors import UsageError
 from pamusic.inference.int8 import Kernel
 from pamusic.inference.memory_traffic import step_bytes
 from pamusic.inference.precision import resolved
-from pamusic.sampling.generate import generate_rows
+from pamusic.inference.session import InferenceConfig, InferenceSession
+from pamusic.sampling.constraints import PrimeTokens
+from pamusic.sampling.generate import generate
+from pamusic.sampling.token_sampler import DecodingConfig
 from pamusic.tokens.tokenizer import NOTE_ON
 
 OWN_IDS = 256  # of the model's own, repeated, are the context that is measured with
@@ -102,10 +106,10 @@ def speed(
         kernel: computes steps in bytes, if weights are.
 
     Raises:
-        ValueError: the arguments do not fit together.
+        UsageError: the arguments do not fit together.
     """
     if tokens is not None and tokens < 1:
-        raise ValueError(f"tokens is 1 or more, not {tokens}")
+        raise UsageError(f"tokens is 1 or more, not {tokens}")
     config = checkpoint.model.config.resized(context_length=context_length)
     precision = resolved(precision, checkpoint.model.head.weight.device, kernel is not None)
     prime = own_ids(checkpoint, prime_length or context_length, precision)
@@ -208,13 +212,7 @@ def _drawn(
     kernel: Kernel | None = None,
 ) -> Iterator[list[int | None]]:
     """Pieces without end, as `pamusic sample` draws them."""
-    return generate_rows(
-        checkpoint.model,
-        list(prime),
-        **of_vocabulary(checkpoint.tokenizer.vocabulary),
-        seed=0,
-        num_rows=num,
-        context_length=context_length,
-        precision=precision,
-        kernel=kernel,
-    )
+    inference = InferenceConfig(context_length=context_length, precision=precision)
+    decoding = DecodingConfig(constraints=constraints_of(checkpoint.tokenizer.vocabulary))
+    session = InferenceSession(checkpoint.model, inference, kernel)
+    return generate(session, PrimeTokens(list(prime)), decoding, seed=0, num_rows=num)

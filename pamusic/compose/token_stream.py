@@ -1,163 +1,170 @@
 """A prime and a checkpoint -> new ids, each as soon as it is drawn, and what they cost.
 
-Knows performances, checkpoints and the sampler; knows no terminal and no paths. It stands above `generation/`, which
-must not know what ids mean, and below `cli/`, which knows no music: here alone the two meet. A prime becomes ids in
-`tokens/prime.py`, new ids become music in `tokens/continuation.py`.
+Knows performances, checkpoints and the sampler; knows no terminal and no paths. It stands above `sampling/`, which must
+not know what ids mean: here a vocabulary becomes the sampler's constraints. A prime becomes ids in `tokens/prime.py`,
+new ids become music in `tokens/continuation.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, zip_longest
 from math import inf
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from pamusic.checkpoint import Checkpoint, check_events
+from pamusic.errors import UsageError
 from pamusic.evaluation.likelihood import score
 from pamusic.inference.int8 import Kernel
-from pamusic.inference.session import Reader
+from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.music.performance import Performance
 from pamusic.sampling.config import SamplingConfig
-from pamusic.sampling.constraints import Rules
-from pamusic.sampling.ending import Ending
-from pamusic.sampling.generate import generate_rows
-from pamusic.sampling.guard import Alarm, Guard, Kept, guarded
-from pamusic.sampling.positions import generate_positions
+from pamusic.sampling.constraints import GrammarTables, PrimeTokens, TokenConstraints
+from pamusic.sampling.ending import StopCondition
+from pamusic.sampling.generate import generate
+from pamusic.sampling.guard import GuardConfig, Intervention, Snapshot, generate_guarded
+from pamusic.sampling.positions import PositionConstraints, generate_positions
+from pamusic.sampling.token_sampler import DecodingConfig
+from pamusic.tokens.continuation import Position
 from pamusic.tokens.grammar import grammar_arrays
-from pamusic.tokens.prime import WHOLE, Cut, opened, too_early
+from pamusic.tokens.prime import WHOLE, PrimeRange, encode_prime, ids_before
 from pamusic.tokens.vocabulary import Vocabulary
 
 # A second of MAESTRO has 40 tokens on average. A model that lets no time pass would never reach its seconds.
-MOST_TOKENS_A_SECOND = 500
-MOST_TOKENS = 2**62  # whatever number of seconds is asked for
+MAX_TOKENS_PER_SECOND = 500
+MAX_TOKENS = 2**62  # whatever number of seconds is asked for
 
 
-def compose(checkpoint: Checkpoint, prime: Performance | None = None, *, seed: int, **how: Any) -> Iterator[Any]:
-    """Yields the ids that follow a prime, each as soon as it is drawn: `compose_many` for one piece.
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How pieces that follow one prime are drawn.
 
-    Where the checkpoint has several fields a position, these are `compose_positions`'.
+    Attributes:
+        seed: the same seed gives the same ids; of several pieces, the next ones have the next seeds.
+        num_pieces: that are drawn.
+        prime_range: which part of the prime is read.
+        sampling: how an id is drawn; its classes are `vocabulary.CLASSES`, in their order.
+        stop: when a piece ends.
+        inference: how much is computed, and in which precision.
+        guard: what is taken back, and drawn again; ids then come later than they are drawn. None for no guard.
+        max_draws: a piece ends when so many ids have been drawn for it, whatever a guard took back of them.
     """
-    if checkpoint.tokenizer.vocabulary.shape and prime is None:
-        return (position for (position,) in compose_positions(checkpoint, seed=seed, **how) if position is not None)
-    return (id for (id,) in compose_many(checkpoint, prime, seed=seed, **how) if id is not None)
+
+    seed: int
+    num_pieces: int = 1
+    prime_range: PrimeRange = WHOLE
+    sampling: SamplingConfig = SamplingConfig()
+    stop: StopCondition = StopCondition()
+    inference: InferenceConfig = InferenceConfig()
+    guard: GuardConfig | None = None
+    max_draws: int | None = None
 
 
-def compose_many(
+class GuardMonitor(Protocol):
+    """What is told of guarded pieces, by the number of the piece."""
+
+    def on_intervention(self, piece: int, intervention: Intervention) -> None:
+        """Take what the guard did."""
+
+    def on_snapshot(self, piece: int, snapshot: Snapshot) -> None:
+        """Take what there is of a piece, held back or not, whenever one more id was drawn for it."""
+
+
+class _Unmonitored:
+    """Takes what nobody wants to hear."""
+
+    def on_intervention(self, piece: int, intervention: Intervention) -> None: ...
+
+    def on_snapshot(self, piece: int, snapshot: Snapshot) -> None: ...
+
+
+def stream(
     checkpoint: Checkpoint,
-    prime: Performance | None = None,
+    prime: Performance | None,
+    config: StreamConfig,
     *,
-    cut: Cut = WHOLE,
-    seed: int,
-    num: int = 1,
-    length: int | None = None,
-    seconds: float | None = None,
-    may_end: bool = False,
-    ending: Ending | None = None,
-    sampling: SamplingConfig | None = None,
-    num_latents: int | None = None,
-    context_length: int | None = None,
-    refill: str | int = "half",
-    precision: str = "fp32",
     kernel: Kernel | None = None,
-    guard: Guard | None = None,
-    alarmed: Callable[[int, Alarm], None] = lambda row, alarm: None,
-    keeping: Callable[[int, Kept], None] = lambda row, kept: None,
-    stop_after: int | None = None,
-) -> Iterator[list[int | None]]:
-    """Yields the next id of each of some pieces that follow a prime, as soon as it is drawn; None where one has ended.
+    monitor: GuardMonitor | None = None,
+) -> Iterator[Sequence[Position | None]]:
+    """Return an iterator over the next id of each piece, as soon as it is drawn; None where one has ended.
 
     By the vocabulary's grammar, none is ill-formed. With a guard each piece is drawn alone, for a batch cannot go back
     in one row and on in the others: they take turns, an id each, and it takes as long as one after the other.
 
+    Where the checkpoint has several fields a position, a piece begins from nothing; of the configuration, seed, number
+    of pieces, sampling and stop enter.
+
     Args:
         checkpoint: who composes.
-        prime: what was played so far; nothing by default.
-        cut: which part of it is read.
-        seed: the same seed gives the same ids; of many pieces, the next ones have the next seeds.
-        num: how many pieces.
-        length: how many ids at most.
-        seconds: how much new music at most.
-        may_end: whether the piece may end before that.
-        ending: brings it to a close near that length; none stops it there.
-        sampling: how an id is drawn; its classes are `vocabulary.CLASSES`, in their order.
-        num_latents, context_length: in place of the checkpoint's own.
-        refill: what happens when all latents are in use (`inference.session`).
-        precision: of the weights (`inference.precision`).
-        kernel: computes steps in bytes (`inference.session`, `pamusic.inference.native_kernel`).
-        guard: what is taken back, and drawn anew; an id then comes later than it is drawn.
-        alarmed: hears of it, with the number of the piece.
-        keeping: hears what there is of a guarded piece, held back or not, whenever one more id was drawn for it.
-        stop_after: each piece ends when so many ids have been drawn for it, whatever a guard took back of them.
+        prime: what was played so far, or None.
+        config: how.
+        kernel: computes steps in int8 (`inference.session`, `inference.native_kernel`).
+        monitor: is told what a guard does.
 
     Raises:
-        ValueError: the arguments do not fit together or to the checkpoint.
+        UsageError: the arguments do not fit together or to the checkpoint.
         PamusicError: the tokenizer knows none of the prime's notes.
     """
+    config = replace(config, stop=_bounded(config.stop))
+    if checkpoint.tokenizer.vocabulary.shape and prime is None:
+        return _stream_positions(checkpoint, config)
     check_events(checkpoint, "following a prime, token by token,")
-    vocabulary = checkpoint.tokenizer.vocabulary
-    opening = None if prime is None else opened(checkpoint.tokenizer, prime, cut)
-    if seconds is not None:
-        length = _most_positions(length, seconds)
-    before = [vocabulary.id("start"), *([] if opening is None else opening.ids.tolist())]
-    how: dict[str, Any] = {
-        **of_vocabulary(vocabulary),
-        "length": length,
-        "seconds": seconds,
-        "sampling": sampling,
-        "barred_at_first": [] if opening is None else too_early(checkpoint.tokenizer, opening.gap),
-        "end_after": 1 if may_end else None,
-        "ending": ending,
-    }
-    how["like"] = Reader(
-        checkpoint.model, num_latents=num_latents, context_length=context_length, refill=refill, precision=precision,
-        kernel=kernel,
-    )  # fmt: skip
-    if guard is None:
-        return islice(generate_rows(checkpoint.model, before, seed=seed, num_rows=num, **how), stop_after)
-    rows = [
-        guarded(
-            checkpoint.model, before, guard=guard, seed=seed + row, told=partial(alarmed, row),
-            keeping=partial(keeping, row), stop_after=inf if stop_after is None else stop_after, **how,
-        )
-        for row in range(num)
-    ]  # fmt: skip
-    return (list(ids) for ids in zip_longest(*rows))
+    return _stream_tokens(checkpoint, prime, config, kernel, monitor or _Unmonitored())
 
 
-def compose_positions(
+def stream_piece(checkpoint: Checkpoint, prime: Performance | None, config: StreamConfig) -> Iterator[Position]:
+    """Return an iterator over the ids of one piece; the arguments and errors are `stream`'s."""
+    return (id for (id,) in stream(checkpoint, prime, config) if id is not None)
+
+
+def _stream_tokens(
     checkpoint: Checkpoint,
-    *,
-    seed: int,
-    num: int = 1,
-    length: int | None = None,
-    seconds: float | None = None,
-    may_end: bool = False,
-    sampling: SamplingConfig | None = None,
-    stop_after: int | None = None,
-) -> Iterator[list[list[int] | None]]:
-    """Yields the next position of each of some pieces from nothing, where a checkpoint has several fields a position.
-
-    The arguments are those of `compose_many`, counted in positions, with as much fewer as is not done here yet.
-
-    Raises:
-        ValueError: the arguments do not fit together.
-    """
+    prime: Performance | None,
+    config: StreamConfig,
+    kernel: Kernel | None,
+    monitor: GuardMonitor,
+) -> Iterator[Sequence[Position | None]]:
     vocabulary = checkpoint.tokenizer.vocabulary
-    most = _most_positions(length, seconds)
-    never = [vocabulary.id("start"), vocabulary.id("pad"), *([] if may_end else [vocabulary.id("end")])]
+    tokens = PrimeTokens([vocabulary.id("start")])
+    if prime is not None:
+        encoded = encode_prime(checkpoint.tokenizer, prime, config.prime_range)
+        too_early = ids_before(checkpoint.tokenizer, encoded.gap_steps)
+        tokens = PrimeTokens([*tokens.ids, *encoded.ids.tolist()], forbidden_next=too_early)
+    decoding = DecodingConfig(constraints=constraints_of(vocabulary), sampling=config.sampling, stop=config.stop)
+    session = InferenceSession(checkpoint.model, config.inference, kernel)
+    if config.guard is None:
+        rows = generate(session, tokens, decoding, seed=config.seed, num_rows=config.num_pieces)
+        return islice(rows, config.max_draws)
+    pieces = [
+        generate_guarded(
+            session, tokens, decoding, guard=config.guard, seed=config.seed + piece, max_draws=config.max_draws,
+            on_intervention=partial(monitor.on_intervention, piece), on_snapshot=partial(monitor.on_snapshot, piece),
+        )
+        for piece in range(config.num_pieces)
+    ]  # fmt: skip
+    return zip_longest(*pieces)
+
+
+def _stream_positions(checkpoint: Checkpoint, config: StreamConfig) -> Iterator[Sequence[Position | None]]:
+    vocabulary = checkpoint.tokenizer.vocabulary
+    constraints = PositionConstraints(
+        fits=vocabulary.fits,
+        seconds_of_id=vocabulary.seconds_of_id,
+        forbidden_ids=[vocabulary.id("start"), vocabulary.id("pad")],
+        end_id=vocabulary.id("end"),
+    )
     positions = generate_positions(
-        checkpoint.model, vocabulary.border("start")[None], num_rows=num, seed=seed, length=most, fits=vocabulary.fits,
-        seconds_of_id=vocabulary.seconds_of_id, seconds=inf if seconds is None else seconds,
-        end_id=vocabulary.id("end"), barred_ids=never, sampling=_of_fields(vocabulary, sampling or SamplingConfig()),
+        checkpoint.model, vocabulary.border("start")[None], constraints, seed=config.seed, num_rows=config.num_pieces,
+        sampling=_sampling_of_fields(vocabulary, config.sampling), stop=config.stop,
     )  # fmt: skip
-    return islice(positions, stop_after)
+    return islice(positions, config.max_draws)
 
 
-def _of_fields(vocabulary: Vocabulary, sampling: SamplingConfig) -> list[SamplingConfig]:
+def _sampling_of_fields(vocabulary: Vocabulary, sampling: SamplingConfig) -> list[SamplingConfig]:
     """Return how each field is drawn: filters leave shifts and lengths as they are; temperature applies to all.
 
     Their rarest values are the longest ones. Without these, music has few rests and few long notes: where the filters
@@ -171,50 +178,51 @@ def _of_fields(vocabulary: Vocabulary, sampling: SamplingConfig) -> list[Samplin
     ]
 
 
-def _most_positions(length: int | None, seconds: float | None) -> int:
-    """How many ids or positions there are at most.
+def _bounded(stop: StopCondition) -> StopCondition:
+    """Return the condition with a bound on tokens where there is one on seconds, for a model that lets no time pass.
 
     Raises:
-        ValueError: `seconds` is no length.
+        UsageError: `seconds` is no length.
     """
-    if seconds is None:
-        return MOST_TOKENS if length is None else length
-    if not 0 < seconds < inf:
-        raise ValueError(f"seconds is a number above 0, not {seconds}")
-    most = round(min(seconds * MOST_TOKENS_A_SECOND, MOST_TOKENS)) + MOST_TOKENS_A_SECOND
-    return min(length or most, most)
+    if stop.seconds is None:
+        return stop
+    if not 0 < stop.seconds < inf:
+        raise UsageError(f"seconds is a number above 0, not {stop.seconds}")
+    most = round(min(stop.seconds * MAX_TOKENS_PER_SECOND, MAX_TOKENS)) + MAX_TOKENS_PER_SECOND
+    return replace(stop, max_tokens=min(stop.max_tokens or most, most))
 
 
-def of_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
-    """What the sampler has to be told of a vocabulary, by the names of its arguments."""
-    return {
-        "seconds_of_id": vocabulary.seconds_of_id.tolist(),
-        "class_of_id": vocabulary.class_of_id.tolist(),
-        "barred_ids": [vocabulary.id("start"), vocabulary.id("pad")],
-        "rules": Rules(**grammar_arrays(vocabulary)),
-        "end_id": vocabulary.id("end"),
-    }
+def constraints_of(vocabulary: Vocabulary) -> TokenConstraints:
+    """Return what the sampler is told of a vocabulary of one id a position."""
+    return TokenConstraints(
+        grammar=GrammarTables(**grammar_arrays(vocabulary)),
+        seconds_of_id=vocabulary.seconds_of_id.tolist(),
+        class_of_id=vocabulary.class_of_id.tolist(),
+        forbidden_ids=[vocabulary.id("start"), vocabulary.id("pad")],
+        end_id=vocabulary.id("end"),
+    )
 
 
-def nats_of(
+def nats_per_token(
     checkpoint: Checkpoint,
-    pieces: Sequence[Sequence[Any]],
+    pieces: Sequence[Sequence[Position]],
     prime: Performance | None = None,
-    cut: Cut = WHOLE,
-    **compute: Any,
+    prime_range: PrimeRange = WHOLE,
+    inference: InferenceConfig = InferenceConfig(),
 ) -> list[float]:
-    """What a new token of each piece costs the model, by itself, whatever the draws were filtered by; NaN without one.
+    """Return what a new token of each piece costs the model, whatever the draws were filtered by; NaN without one.
 
     Args:
         checkpoint: composed them.
         pieces: the ids, or positions, that followed the prime.
-        prime, cut: what they followed.
-        compute: with how much latents and context, as for `likelihood.score`.
+        prime, prime_range: what they followed.
+        inference: with how many latents and how much context; in fp32.
     """
-    opening = [] if prime is None else opened(checkpoint.tokenizer, prime, cut).ids.tolist()
-    before = [checkpoint.tokenizer.vocabulary.border("start").tolist(), *opening]
+    encoded = [] if prime is None else encode_prime(checkpoint.tokenizer, prime, prime_range).ids.tolist()
+    before = [checkpoint.tokenizer.vocabulary.border("start").tolist(), *encoded]
+    size = {"num_latents": inference.num_latents, "context_length": inference.context_length}
     return [
-        float(score(checkpoint.model, np.array([*before, *ids]), first=len(before), **compute)[0].sum() / len(ids))
+        float(score(checkpoint.model, np.array([*before, *ids]), first=len(before), **size)[0].sum() / len(ids))
         if len(ids)
         else float("nan")
         for ids in pieces

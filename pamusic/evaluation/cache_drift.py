@@ -20,7 +20,7 @@ import numpy as np
 from pamusic.corpus.corpus import Corpus
 from pamusic.errors import PamusicError
 from pamusic.evaluation.likelihood import check_numbers
-from pamusic.inference.session import Reader, refill_of
+from pamusic.inference.session import InferenceConfig, InferenceSession, refill_of
 from pamusic.model.perceiver_ar import PerceiverAR
 
 BEST = "all"  # what the others are compared with
@@ -93,8 +93,11 @@ def drift(
         costs, num_read, began = [], 0, time.perf_counter()
         for index, (tokens, first) in enumerate(stretches, start=1):
             ahead = min(first - 1, config.num_latents)  # so that latents are as old as they get
-            reader = Reader(model, num_latents=config.num_latents, context_length=config.context_length, refill=policy)
-            costs.append(costs_of(reader, tokens, first - ahead)[ahead:])
+            inference = InferenceConfig(
+                num_latents=config.num_latents, context_length=config.context_length, refill=policy
+            )
+            session = InferenceSession(model, inference)
+            costs.append(costs_of(session, tokens, first - ahead)[ahead:])
             check_numbers(costs[-1])
             num_read += len(tokens) - (first - ahead)
             progress(policy, way * len(stretches) + index, len(tried) * len(stretches))
@@ -114,12 +117,12 @@ def drift(
     ]
 
 
-def costs_of(reader: Reader, tokens: Sequence[int], first: int) -> np.ndarray:
+def costs_of(session: InferenceSession, tokens: Sequence[int], first: int) -> np.ndarray:
     """Nats, float64, of each token `[n]` from number `first` on, read one after the other; those before it at once."""
-    (logits,) = reader.read(tokens[:first])
+    (logits,) = session.prefill(tokens[:first])
     nats = [-logits.log_softmax(-1)[tokens[first]].item()]
     for token, following in pairwise(tokens[first:]):
-        (logits,) = reader.step([token])
+        (logits,) = session.step([token])
         nats.append(-logits.log_softmax(-1)[following].item())
     return np.array(nats)
 

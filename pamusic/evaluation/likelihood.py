@@ -13,8 +13,8 @@ way to pay for a better prediction with work alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pamusic.corpus.corpus import Corpus
-from pamusic.errors import PamusicError
+from pamusic.errors import PamusicError, UsageError
 from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.vocabulary import Vocabulary
@@ -63,19 +63,30 @@ class Likelihood:
 
     @property
     def nats_per_token(self) -> float:
+        """Mean cost of a token, or of a position of several fields."""
         return self.nats / self.num_tokens
 
     @property
     def accuracy(self) -> float:
+        """Share of tokens of which the most likely one was right."""
         return self.num_correct / self.num_tokens
 
     @property
     def bits_per_note(self) -> float:
+        """All costs over the number of notes."""
         return self.nats / math.log(2) / self.num_notes
 
     @property
     def bits_per_second(self) -> float:
+        """All costs over the seconds of music."""
         return self.nats / math.log(2) / self.seconds
+
+    def __add__(self, other: Likelihood) -> Likelihood:
+        """Return what both cost together."""
+        names = {**self.nats_of_field, **other.nats_of_field}
+        added = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in _SUMMED}
+        of_field = {name: self.nats_of_field.get(name, 0.0) + other.nats_of_field.get(name, 0.0) for name in names}
+        return Likelihood(**added, nats_of_field=of_field)
 
     def numbers(self) -> dict[str, float | int]:
         """What is told of it, by name, rounded."""
@@ -101,6 +112,9 @@ class Likelihood:
             for first, tokens, nats in stretches
             if tokens
         ]
+
+
+_SUMMED = [each for each in fields(Likelihood) if each.name != "nats_of_field"]
 
 
 def evaluate(
@@ -135,51 +149,78 @@ def evaluate(
     """
     pieces = pieces_of(corpus, split, num_pieces)
     vocabulary = corpus.tokenizer.vocabulary
-    start, end = vocabulary.border("start")[None], vocabulary.border("end")[None]
-    names = [each.name for each in vocabulary.fields]
     keys = in_keys(vocabulary, num_keys)
     in_all = sum(corpus.pieces[piece].num_tokens + 1 for piece in pieces)
+
+    def score_tokens(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return score(model, tokens, block=block, num_latents=num_latents, context_length=context_length)
+
     total, done = Likelihood(), 0
     for index in pieces:
         piece = corpus.pieces[index]
-        tokens = np.concatenate([start, corpus.piece(index), end])
-        scores = [
-            score(model, key[tokens], block=block, num_latents=num_latents, context_length=context_length)
-            for key in keys
-        ]
-        of_fields, correct = np.stack([nats for nats, _ in scores]), scores[0][1]
-        check_numbers(of_fields)
-        costs = of_fields if not vocabulary.shape else of_fields.sum(-1)
-        nats = math.log(num_keys) - np.logaddexp.reduce(-costs)
-        within = vocabulary.nats_within_id[tokens[1:]].reshape(len(nats), -1)
-        nats = nats + within.sum(1)
-        done += len(nats)
-        position = np.arange(from_position, len(nats))
-        nats, correct = nats[from_position:], correct[from_position:]
-        stretch = np.searchsorted(STRETCHES, position, side="right") - 1
-        total = Likelihood(
-            nats=total.nats + float(nats.sum()),
-            num_tokens=total.num_tokens + len(nats),
-            num_correct=total.num_correct + int(correct.sum()),
-            num_notes=total.num_notes + (0 if from_position else piece.num_notes),
-            seconds=total.seconds + (0 if from_position else piece.seconds),
-            num_pieces=total.num_pieces + bool(len(nats)),
-            nats_of_stretch=total.nats_of_stretch + np.bincount(stretch, nats, minlength=len(STRETCHES) - 1),
-            tokens_of_stretch=total.tokens_of_stretch + np.bincount(stretch, minlength=len(STRETCHES) - 1),
-            nats_of_field=_added(
-                total.nats_of_field, names, of_fields[0].reshape(within.shape)[from_position:], within[from_position:]
-            ),
-            nats_within_bins=total.nats_within_bins + float(within[from_position:].sum()),
-        )
+        total += score_piece(
+            score_tokens, vocabulary, corpus.piece(index), num_notes=piece.num_notes, seconds=piece.seconds, keys=keys,
+            from_position=from_position,
+        )  # fmt: skip
+        done += piece.num_tokens + 1
         progress(total, done, in_all)
     return total
 
 
-def _added(so_far: dict[str, float], names: list[str], nats: np.ndarray, within: np.ndarray) -> dict[str, float]:
-    """What each field cost before and costs now, `[n, fields]` and within bins, in the piece's own key; {} for one."""
+def score_piece(
+    score_tokens: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    vocabulary: Vocabulary,
+    ids: np.ndarray,
+    *,
+    num_notes: int,
+    seconds: float,
+    keys: Sequence[np.ndarray] = (),
+    from_position: int = 0,
+) -> Likelihood:
+    """Return what one piece costs, its end included.
+
+    Args:
+        score_tokens: as `score`, of a model.
+        vocabulary: what the ids mean.
+        ids: `[n]` or `[n, fields]`, without start and end.
+        num_notes, seconds: of the music, before it was tokenized.
+        keys: as of `in_keys`; the piece's own alone by default.
+        from_position: as for `evaluate`.
+
+    Raises:
+        PamusicError: the model's logits are no numbers.
+    """
+    tokens = np.concatenate([vocabulary.border("start")[None], ids, vocabulary.border("end")[None]])
+    scores = [score_tokens(key[tokens]) for key in keys] if keys else [score_tokens(tokens)]
+    of_fields, correct = np.stack([nats for nats, _ in scores]), scores[0][1]
+    check_numbers(of_fields)
+    costs = of_fields if not vocabulary.shape else of_fields.sum(-1)
+    nats = math.log(len(scores)) - np.logaddexp.reduce(-costs)
+    within = vocabulary.nats_within_id[tokens[1:]].reshape(len(nats), -1)
+    nats = nats + within.sum(1)
+    position = np.arange(from_position, len(nats))
+    nats, correct = nats[from_position:], correct[from_position:]
+    stretch = np.searchsorted(STRETCHES, position, side="right") - 1
+    names = [each.name for each in vocabulary.fields]
+    return Likelihood(
+        nats=float(nats.sum()),
+        num_tokens=len(nats),
+        num_correct=int(correct.sum()),
+        num_notes=0 if from_position else num_notes,
+        seconds=0 if from_position else seconds,
+        num_pieces=int(bool(len(nats))),
+        nats_of_stretch=np.bincount(stretch, nats, minlength=len(STRETCHES) - 1),
+        tokens_of_stretch=np.bincount(stretch, minlength=len(STRETCHES) - 1),
+        nats_of_field=_by_name(names, of_fields[0].reshape(within.shape)[from_position:], within[from_position:]),
+        nats_within_bins=float(within[from_position:].sum()),
+    )
+
+
+def _by_name(names: list[str], nats: np.ndarray, within: np.ndarray) -> dict[str, float]:
+    """Return what each field costs, `[n, fields]` and within bins, in the piece's own key; {} for one field."""
     if len(names) == 1:
         return {}
-    return {name: so_far.get(name, 0.0) + float(its) for name, its in zip(names, (nats + within).sum(0), strict=True)}
+    return {name: float(its) for name, its in zip(names, (nats + within).sum(0), strict=True)}
 
 
 def pieces_of(corpus: Corpus, split: str, num_pieces: int | None) -> list[int]:
@@ -264,7 +305,7 @@ def costs(
     config = model.config.resized(context_length=context_length, num_latents=num_latents)
     block = block or max(1, config.num_latents // 2)
     if not 1 <= block <= config.num_latents:
-        raise ValueError(f"a block is 1 to num_latents ({config.num_latents}) tokens, not {block}")
+        raise UsageError(f"a block is 1 to num_latents ({config.num_latents}) tokens, not {block}")
     piece = piece[None]
     caches = model.new_caches(1, config.num_latents, config.context_length)
     num_scored = piece.shape[1] - 1

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pamusic.device import has_fast_bf16
+from pamusic.errors import UsageError
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 FEW = 3  # rows up to which products with bytes are the faster ones: measured for 1 to 32 rows of 256 to 1,024
@@ -40,13 +41,13 @@ def resolved(precision: str, device: torch.device | str, has_kernel: bool = Fals
         has_kernel: whether a kernel computes steps (`inference.int8`).
 
     Raises:
-        ValueError: there is no such precision, or the device does not have it.
+        UsageError: there is no such precision, or the device does not have it.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+        raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
     on_cpu = torch.device(device).type == "cpu"
     if precision == "int8" and not on_cpu:
-        raise ValueError("precision int8 is for CPUs; take bf16 or fp32 here")
+        raise UsageError("precision int8 is for CPUs; take bf16 or fp32 here")
     if precision == "auto":
         return "int8" if on_cpu and (has_kernel or has_fast_bf16(device)) else "fp32"
     return precision

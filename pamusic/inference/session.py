@@ -24,11 +24,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pamusic.device import has_fast_bf16
+from pamusic.errors import UsageError
 from pamusic.inference.cuda_graph import RecordedStepper
 from pamusic.inference.int8 import Kernel
 from pamusic.inference.precision import resolved
@@ -51,61 +53,69 @@ ONE_ROW_UP_TO = 256  # width from which on it is tried
 
 
 def refill_of(policy: str | int, num_latents: int) -> int:
-    """R of a policy: one of `REFILLS`, or R itself, as a number or in digits.
+    """Return R of a policy: one of `REFILLS`, or R itself, as a number or in digits.
 
     `half` is N / 2, `last-128` N - 128, `all` N, `slide` 0 (`SLIDE`).
 
     Raises:
-        ValueError: there is no such policy, or it does not fit the number of latents.
+        UsageError: there is no such policy, or it does not fit the number of latents.
     """
     named = {"half": max(1, num_latents // 2), "last-128": num_latents - 128, "slide": SLIDE, "all": num_latents}
     if policy in named:
         refill = named[str(policy)]
         if refill < 0 or (refill == 0 and policy != "slide"):
-            raise ValueError(f"to refill last-128 takes more than 128 latents, not {num_latents}; take half")
+            raise UsageError(f"to refill last-128 takes more than 128 latents, not {num_latents}; take half")
         return refill
     if not str(policy).isdecimal():
-        raise ValueError(f"refill is {', '.join(REFILLS)} or a number, not {policy!r}")
+        raise UsageError(f"refill is {', '.join(REFILLS)} or a number, not {policy!r}")
     if not 1 <= int(policy) <= num_latents:
-        raise ValueError(f"refill is 1 to num_latents ({num_latents}), not {policy}")
+        raise UsageError(f"refill is 1 to num_latents ({num_latents}), not {policy}")
     return int(policy)
 
 
-class Reader:
-    """Reads tokens one after the other and knows after each the logits of the next one; one row, or many at once."""
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How much is computed for a token, and in which precision.
+
+    Attributes:
+        context_length: how many tokens are seen; the model's own by default.
+        num_latents: N, the most positions worked on at a time; the model's own by default.
+        refill: what happens when N latents are in use, as for `refill_of`.
+        precision: of the weights, one of `inference.precision`; fp32 takes them as the model has them. Any other
+            computes latents anew in bfloat16, where the device multiplies that.
+    """
+
+    context_length: int | None = None
+    num_latents: int | None = None
+    refill: str | int = "half"
+    precision: str = "fp32"
+
+
+class InferenceSession:
+    """Reads tokens one after the other and gives the logits of the next one after each; one row, or many at once."""
 
     def __init__(
-        self,
-        model: PerceiverAR,
-        *,
-        num_latents: int | None = None,
-        context_length: int | None = None,
-        refill: str | int = "half",
-        precision: str = "fp32",
-        kernel: Kernel | None = None,
+        self, model: PerceiverAR, inference: InferenceConfig = InferenceConfig(), kernel: Kernel | None = None
     ) -> None:
-        """Begins with one row.
+        """Begin with one row.
 
         Args:
             model: in evaluation mode.
-            num_latents: N, the most positions worked on at a time; the configuration's by default.
-            context_length: how many tokens are seen; the configuration's by default.
-            refill: what happens when N latents are in use, as for `refill_of`.
-            precision: of the weights, one of `inference.precision`; fp32 takes them as the model has them. Any other
-                makes latents anew in bfloat16, where the device multiplies that.
+            inference: how much is computed.
             kernel: computes the blocks of a step, where weights are in bytes.
 
         Raises:
-            ValueError: more latents than context, or no such refill or precision.
+            UsageError: more latents than context, or no such refill or precision.
         """
         assert not model.training, "dropout would spoil the caches: model.eval() first"
-        config = model.config.resized(context_length=context_length, num_latents=num_latents)
+        config = model.config.resized(context_length=inference.context_length, num_latents=inference.num_latents)
         self.num_latents, self.context_length = config.num_latents, config.context_length
-        self.refill = refill_of(refill, config.num_latents)
+        self.vocab_size = config.vocab_size
+        self.refill = refill_of(inference.refill, config.num_latents)
         # Sliding moves what stays to the front of a cache when that is full: once in so many tokens.
-        self._slack = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
+        self._headroom = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
         device = model.head.weight.device
-        precision = resolved(precision, device, kernel is not None)
+        precision = resolved(inference.precision, device, kernel is not None)
         is_halved = precision != "fp32" and has_fast_bf16(device)
         self._parallel = deepcopy(model).to(torch.bfloat16) if is_halved else model
         self._stepper = (
@@ -117,19 +127,19 @@ class Reader:
         self._chooser = Threads()
         self._begin()
 
-    def another(self) -> Reader:
-        """One that has read nothing yet, of the same settings and the very same weights, which are not held twice."""
+    def fork(self) -> InferenceSession:
+        """Return one that has read nothing yet, of the same settings and the very same weights: they are held once."""
         other = copy(self)
         other._begin()
         return other
 
     def _begin(self) -> None:
-        self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, slack=self._slack)
+        self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, slack=self._headroom)
         self._recent: deque[Tensor] = deque(maxlen=self.refill)  # `[rows, d]` each: with what a refill begins
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int]) -> Tensor:
-        """Logits `[rows, vocab]`, float32, after the first ids, of which the last `context_length` are read.
+    def prefill(self, ids: Sequence[int]) -> Tensor:
+        """Return logits `[rows, vocab]`, float32, after the first ids, of which the last `context_length` are read.
 
         The last R positions become latents; where the policy is to slide, the last N.
         """
@@ -137,29 +147,29 @@ class Reader:
         self._stepper.read(tokens, self.caches)
         latents = self._parallel.latents(tokens[:, -(self.refill or self.num_latents) :], self.caches)
         self._recent.extend(latents.to(self._dtype).unbind(1))
-        return self._all_at_once(latents)
+        return self._refill(latents)
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int] | Tensor) -> Tensor:
-        """Logits `[rows, vocab]`, float32, after one more id in each row; on CUDA the next call overwrites them."""
+        """Return logits `[rows, vocab]`, float32, after one more id in each row; the next call may overwrite them."""
         tokens = torch.as_tensor(ids).to(self.device)
         if self.refill != SLIDE and self.caches.num_latents == self.num_latents:
             self._recent.append(self._stepper.latents(tokens, self.caches))
             for cache in self.caches.layers:
                 cache.clear()
-            return self._all_at_once(torch.stack(list(self._recent), dim=1))
+            return self._refill(torch.stack(list(self._recent), dim=1))
         with self._threads(len(ids)):
             latents = self._stepper.latents(tokens, self.caches)
             self._recent.append(latents)
             return self._stepper.logits(latents, self.caches).to(torch.float32)
 
     def select(self, rows: Sequence[int]) -> None:
-        """Goes on with these rows: `[0] * n` makes `n` of one that was read, leaving some out finishes them."""
+        """Go on with these rows: `[0] * n` makes `n` of one that was read, leaving some out finishes them."""
         index = torch.tensor(rows).to(self.device)
         self.caches.select(index)
         self._recent = deque((latents[index] for latents in self._recent), maxlen=self.refill)
 
-    def _all_at_once(self, latents: Tensor) -> Tensor:
+    def _refill(self, latents: Tensor) -> Tensor:
         """Logits `[rows, vocab]` after the last of `[rows, n, d]`, which the layers take in one parallel pass."""
         latents = latents.to(self._parallel.head.weight.dtype)
         at_once = ROWS_AT_ONCE if self.device.type == "cpu" else len(latents)

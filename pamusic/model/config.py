@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from pamusic.errors import UsageError
+
 WIDEST_CONV = 64
 MOST_LAYERS = 1000  # deeper than any that was trained; a slip of the finger would make layers for hours
 
@@ -58,22 +60,22 @@ class RecallConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", tuple((first, count) for first, count in self.numbers))  # JSON has lists
         if min(self.num_slots, self.far, self.reach) < 1:
-            raise ValueError(f"recall has slots, a reach, and looks back 1 id or more, not {self}")
+            raise UsageError(f"recall has slots, a reach, and looks back 1 id or more, not {self}")
         if not 0 <= self.spread < 1000:
-            raise ValueError(f"what recall takes for near spreads by 0 to 1,000 steps, not {self.spread}")
+            raise UsageError(f"what recall takes for near spreads by 0 to 1,000 steps, not {self.spread}")
         if not (0 < self.decay < 1 and -1 <= self.like <= 1 and 0 < self.sharp * max(1 - self.like, 1e-3) <= 50):
-            raise ValueError(f"recall has a decay between 0 and 1, a cosine, and a sharpness that counts, not {self}")
+            raise UsageError(f"recall has a decay between 0 and 1, a cosine, and a sharpness that counts, not {self}")
 
 
 def _edges(edges: Sequence[int]) -> tuple[int, ...]:
     """Return edges as a tuple; JSON has lists.
 
     Raises:
-        ValueError: they are no whole numbers that rise from 0.
+        UsageError: they are no whole numbers that rise from 0.
     """
     is_rising = edges[:1] in ([0], (0,)) and all(type(b) is int and a < b for a, b in pairwise(edges))
     if not is_rising:
-        raise ValueError(f"edges are whole numbers that rise from 0, not {len(edges)} from {edges[:1]}")
+        raise UsageError(f"edges are whole numbers that rise from 0, not {len(edges)} from {edges[:1]}")
     return tuple(edges)
 
 
@@ -99,7 +101,7 @@ class OffsetsConfig:
         object.__setattr__(self, "length_edges", _edges(self.length_edges))
         is_whole = type(self.num_positions) is int and type(self.reach) is int
         if not is_whole or self.num_positions < 1 or self.reach < 0:
-            raise ValueError(f"offsets are of 1 position or more, within a reach of 0 or more, not {self}")
+            raise UsageError(f"offsets are of 1 position or more, within a reach of 0 or more, not {self}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,7 @@ class ClockConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shift_edges", _edges(self.shift_edges))
         if not 0 < self.rotary_fraction < 1:
-            raise ValueError(f"a clock turns a fraction of each head, above 0 and below 1, not {self.rotary_fraction}")
+            raise UsageError(f"a clock turns a fraction of each head, above 0 and below 1, not {self.rotary_fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,38 +186,38 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_latents <= self.context_length:
-            raise ValueError(f"num_latents is 1 to context_length ({self.context_length}), not {self.num_latents}")
+            raise UsageError(f"num_latents is 1 to context_length ({self.context_length}), not {self.num_latents}")
         if not 0 <= self.num_layers <= MOST_LAYERS:
-            raise ValueError(f"num_layers is 0 to {MOST_LAYERS:,}, not {self.num_layers}")
+            raise UsageError(f"num_layers is 0 to {MOST_LAYERS:,}, not {self.num_layers}")
         for heads in (self.num_heads, self.cross_num_heads):
             if heads < 1 or self.d_model < 8:
-                raise ValueError(f"d_model is at least 8, and has heads; not {self.d_model} with {heads} of them")
+                raise UsageError(f"d_model is at least 8, and has heads; not {self.d_model} with {heads} of them")
             if self.d_model % heads or (self.d_model // heads) % 8:
-                raise ValueError(f"{heads} heads do not divide d_model {self.d_model} into multiples of 8")
+                raise UsageError(f"{heads} heads do not divide d_model {self.d_model} into multiples of 8")
         if not 0 < self.rotary_fraction <= 1:
-            raise ValueError(f"rotary_fraction is above 0 and at most 1, not {self.rotary_fraction}")
+            raise UsageError(f"rotary_fraction is above 0 and at most 1, not {self.rotary_fraction}")
         if not 0 <= self.pad_id < self.vocab_size:
-            raise ValueError(f"pad_id is 0 to {self.vocab_size - 1}, not {self.pad_id}")
+            raise UsageError(f"pad_id is 0 to {self.vocab_size - 1}, not {self.pad_id}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is at least 0 and below 1, not {self.dropout}")
+            raise UsageError(f"dropout is at least 0 and below 1, not {self.dropout}")
         object.__setattr__(self, "field_sizes", tuple(self.field_sizes))  # JSON has lists
         if self.field_sizes and (min(self.field_sizes) < 1 or sum(self.field_sizes) != self.vocab_size):
-            raise ValueError(f"fields have ids, {self.vocab_size} in all, not {self.field_sizes}")
+            raise UsageError(f"fields have ids, {self.vocab_size} in all, not {self.field_sizes}")
         if self.field_sizes and (self.ledger is not None or self.recall is not None):
-            raise ValueError("a ledger and recall are of models that read events, one id a position; leave them out")
+            raise UsageError("a ledger and recall are of models that read events, one id a position; leave them out")
         if not 1 <= self.conv_width <= WIDEST_CONV:
-            raise ValueError(f"conv_width is 1 (none) to {WIDEST_CONV}, not {self.conv_width}")
+            raise UsageError(f"conv_width is 1 (none) to {WIDEST_CONV}, not {self.conv_width}")
         if not self.field_sizes and (self.offsets is not None or self.clock is not None or self.conv_width > 1):
-            raise ValueError("offsets, clock and conv_width are for several fields a position; leave them out")
+            raise UsageError("offsets, clock and conv_width are for several fields a position; leave them out")
         if self.clock is not None:
             if self.clock.rotary_fraction + self.rotary_fraction > 1:
-                raise ValueError("position and clock turn more than there is of a head")
+                raise UsageError("position and clock turn more than there is of a head")
             if len(self.clock.shift_edges) - 1 != self.field_sizes[0]:
-                raise ValueError(f"a clock has edges for as many ids as the first field, {self.field_sizes[0]}")
+                raise UsageError(f"a clock has edges for as many ids as the first field, {self.field_sizes[0]}")
         if self.offsets is not None:
             sizes = [len(edges) - 1 for edges in (self.offsets.shift_edges, self.offsets.length_edges)]
             if sizes != [self.field_sizes[0], self.field_sizes[-1]]:
-                raise ValueError(f"offsets have edges for as many ids as the first and the last field, not {sizes}")
+                raise UsageError(f"offsets have edges for as many ids as the first and the last field, not {sizes}")
         if self.ledger is not None:
             of_slots = (self.ledger.first_opening, self.ledger.first_closing)
             ends = [
@@ -223,13 +225,13 @@ class ModelConfig:
                 self.ledger.first_tick + self.ledger.num_ticks,
             ]
             if min(*of_slots, self.ledger.first_tick) < 0 or max(ends) > self.vocab_size:
-                raise ValueError(f"a ledger is of ids 0 to {self.vocab_size - 1}, not {self.ledger}")
+                raise UsageError(f"a ledger is of ids 0 to {self.vocab_size - 1}, not {self.ledger}")
         if self.recall is not None:
             of_slots = (self.recall.first_opening, self.recall.first_closing)
             if min(of_slots) < 0 or max(of_slots) + self.recall.num_slots > self.vocab_size:
-                raise ValueError(f"recall is of ids 0 to {self.vocab_size - 1}, not {self.recall}")
+                raise UsageError(f"recall is of ids 0 to {self.vocab_size - 1}, not {self.recall}")
             if any(first < 0 or count < 1 or first + count > self.vocab_size for first, count in self.recall.numbers):
-                raise ValueError(f"numbers of recall are of ids 0 to {self.vocab_size - 1}, not {self.recall.numbers}")
+                raise UsageError(f"numbers of recall are of ids 0 to {self.vocab_size - 1}, not {self.recall.numbers}")
 
     def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
         """The same weights at another context or number of latents; latents never exceed the context."""
@@ -264,10 +266,10 @@ def preset(
     """The configuration of a named size, with changes; a change of None leaves the preset's value.
 
     Raises:
-        ValueError: there is no such size, or the changes do not fit together.
+        UsageError: there is no such size, or the changes do not fit together.
     """
     if size not in PRESETS:
-        raise ValueError(f"no size is called {size!r}; there is {', '.join(PRESETS)}")
+        raise UsageError(f"no size is called {size!r}; there is {', '.join(PRESETS)}")
     num_heads, cross_num_heads = NUM_HEADS[size]
     fields = {**PRESETS[size], "num_heads": num_heads, "cross_num_heads": cross_num_heads}
     fields |= {name: value for name, value in changes.items() if value is not None}

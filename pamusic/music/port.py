@@ -1,7 +1,7 @@
 """Music -> a MIDI port, in time: the only place that waits.
 
-Knows gestures, ports and a clock; knows no tokens, no files and no terminal. Music may still be made while it is
-played: one thread puts gestures in, another plays them. The maker is kept some seconds ahead, no further; where it
+Knows events, ports and a clock; knows no tokens, no files and no terminal. Music may still be made while it is
+played: one thread puts events in, another plays them. The maker is kept some seconds ahead, no further; where it
 falls behind, the music waits until that much is there again. Whatever ends it, no key stays down and no pedal.
 """
 
@@ -18,7 +18,7 @@ from typing import Protocol
 import mido
 
 from pamusic.errors import PamusicError
-from pamusic.music.events import Action, Gesture
+from pamusic.music.events import Event, EventType
 from pamusic.music.performance import PEDALS
 
 NEW = "new"  # in place of a port's name: one of our own, which others connect to
@@ -41,9 +41,9 @@ class Port(Protocol):
 
 
 class Player:
-    """Plays gestures on a port while more of them come.
+    """Plays events on a port while more of them come.
 
-    `put`, `keep_pace` and `finish` are for who makes the music, `play` for a thread of its own; `stop` is for anyone.
+    `feed`, `throttle` and `finish` are for who makes the music, `play` for a thread of its own; `stop` is for anyone.
 
     Args:
         port: where to.
@@ -70,8 +70,8 @@ class Player:
     ) -> None:
         self._port, self._ahead, self._clock, self._sleep = port, ahead, clock, sleep
         self._on_wait, self._is_there = on_wait, is_there
-        self._coming: deque[Gesture] = deque()
-        self._until = 0.0  # second of the music up to which all gestures have come
+        self._coming: deque[Event] = deque()
+        self._until = 0.0  # second of the music up to which all events have come
         self._ended = self._stopped = False
         self._zero: float | None = None  # when second 0 of the music was, had it never waited; None while it waits
         self._second = 0.0  # where it is while it waits
@@ -85,12 +85,12 @@ class Player:
         zero = self._zero
         return self._second if zero is None else self._clock() - zero
 
-    def put(self, gestures: Iterable[Gesture], until: float) -> None:
+    def feed(self, events: Iterable[Event], until: float) -> None:
         """Takes more music: all that happens before a second has come now."""
-        self._coming.extend(gestures)
+        self._coming.extend(events)
         self._until = until
 
-    def keep_pace(self) -> None:
+    def throttle(self) -> None:
         """Returns when the music that came is no more than `ahead` seconds before what is heard."""
         while not self._stopped and self._until - self.second > self._ahead:
             self._sleep(LONGEST_NAP)
@@ -136,10 +136,10 @@ class Player:
                     self._fall_behind(second)
                 if self._clock() - looked > LOOK_AROUND:
                     looked = self._clock()
-                    self._look_around()
+                    self._check_port()
         finally:
             self._second, self._zero = self.second, None
-            self._let_go()
+            self._release_all()
             self._stopped = True
 
     def _fall_behind(self, second: float) -> None:
@@ -157,7 +157,7 @@ class Player:
             self._sleep(LONGEST_NAP)
         self._zero = self._clock() - self._second
 
-    def _look_around(self) -> None:
+    def _check_port(self) -> None:
         try:
             if not self._is_there():
                 raise PamusicError("it is no longer there")
@@ -175,7 +175,7 @@ class Player:
         elif message.type == "note_off":
             self._down.discard(message.note)
 
-    def _let_go(self) -> None:
+    def _release_all(self) -> None:
         """Every key and every pedal, and what else may sound on the channel."""
         messages = [mido.Message("note_off", note=pitch, velocity=64) for pitch in sorted(self._down)]
         messages += [mido.Message("control_change", control=control, value=0) for control in (*PEDALS, ALL_NOTES_OFF)]
@@ -267,10 +267,10 @@ def playing(player: Player) -> Iterator[Player]:
         thread.join(PATIENCE)
 
 
-def _message(gesture: Gesture) -> mido.Message:
-    _, action, number, value = gesture
-    if action == Action.STROKE:
+def _message(event: Event) -> mido.Message:
+    _, type, number, value = event
+    if type == EventType.NOTE_ON:
         return mido.Message("note_on", note=number, velocity=value)
-    if action == Action.RELEASE:
+    if type == EventType.NOTE_OFF:
         return mido.Message("note_off", note=number, velocity=64)
     return mido.Message("control_change", control=number, value=value)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-HOTTEST = 1000  # by then all ids are equally likely
-MOST_LET_GO = 20  # by then nothing lasts that is old
+from pamusic.errors import UsageError
+
+MAX_TEMPERATURE = 1000  # by then all ids are equally likely
+MAX_RELEASE_BIAS = 20  # nats; by then nothing lasts that is old
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +16,8 @@ class SamplingConfig:
 
     Attributes:
         temperature: divides the logits: below 1 more predictable, above 1 bolder; 0 always takes the likeliest id.
-        class_temperatures: a temperature more for each class of ids, within it: how likely the class is as a whole
-            stays as it was; for all of them 1 where there are none.
+        class_temperatures: one more temperature for each class of ids, within it: how likely the class is as a whole
+            stays as it was. 1 for all of them where there are none.
         top_k: only the k likeliest ids are kept; 0 keeps all.
         top_p: only the likeliest ids are kept that together reach this probability (nucleus sampling: Holtzman et al.
             2020, arXiv:1904.09751); 1 keeps all.
@@ -24,9 +26,11 @@ class SamplingConfig:
         typical_p: only the ids are kept that together reach this probability, those first that are about as unlikely
             as the distribution leads one to expect: locally typical sampling (Meister et al. 2022, arXiv:2202.00666);
             1 keeps all.
-        let_go: makes it likelier that what has been open for long is closed, by so many nats, and more where much is
-            open (`release_bias`), before all else. Where nobody says which ids close what and what time passes, logits
-            are left as they are.
+        release_bias: nats added, before all else, to closing what has been open for long, and more where much is open
+            (`sampling.release_bias`). Without a grammar and the seconds of ids, logits are left as they are.
+
+    Raises:
+        UsageError: a value is out of its range.
     """
 
     temperature: float = 1.0
@@ -35,22 +39,24 @@ class SamplingConfig:
     top_p: float = 0.99
     min_p: float = 0.0
     typical_p: float = 1.0
-    let_go: float = 0.15
+    release_bias: float = 0.15
 
     def __post_init__(self) -> None:
         for whose, temperature in [
             ("", self.temperature),
             *((" of a class", each) for each in self.class_temperatures),
         ]:
-            if not 0 <= temperature <= HOTTEST:
-                raise ValueError(f"temperature{whose} is 0 (always the likeliest) to {HOTTEST}, not {temperature}")
+            if not 0 <= temperature <= MAX_TEMPERATURE:
+                raise UsageError(
+                    f"temperature{whose} is 0 (always the likeliest) to {MAX_TEMPERATURE}, not {temperature}"
+                )
         if self.top_k < 0:
-            raise ValueError(f"top_k is 1 or more, or 0 to keep all, not {self.top_k}")
+            raise UsageError(f"top_k is 1 or more, or 0 to keep all, not {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is above 0 and at most 1, which keeps all, not {self.top_p}")
+            raise UsageError(f"top_p is above 0 and at most 1, which keeps all, not {self.top_p}")
         if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p is 0, which keeps all, to 1, not {self.min_p}")
-        if not 0 <= self.let_go <= MOST_LET_GO:
-            raise ValueError(f"let_go is 0 to {MOST_LET_GO}, not {self.let_go}")
+            raise UsageError(f"min_p is 0, which keeps all, to 1, not {self.min_p}")
+        if not 0 <= self.release_bias <= MAX_RELEASE_BIAS:
+            raise UsageError(f"let_go is 0 to {MAX_RELEASE_BIAS}, not {self.release_bias}")
         if not 0 < self.typical_p <= 1:
-            raise ValueError(f"typical_p is above 0 and at most 1, which keeps all, not {self.typical_p}")
+            raise UsageError(f"typical_p is above 0 and at most 1, which keeps all, not {self.typical_p}")

@@ -1,57 +1,59 @@
-"""Rules of what may follow, run beside the sampler: ids drawn so far -> which ids are barred.
+"""Constrained decoding: ids drawn so far -> which ids may not follow.
 
-Knows arrays; never what the ids mean. The rules are made elsewhere (`tokens/grammar.py`) and come as `Rules`, in two
-forms that are run together:
+Knows arrays; never what the ids mean. `TokenConstraints` is all that the sampler is told of a vocabulary. Its grammar
+is made elsewhere (`tokens/grammar.py`) and comes as `GrammarTables`, in two forms that are run together:
 
 Machines. A few finite machines run side by side. Each id has a column; it moves every machine to the state that its
-table names, and is barred if any machine's state bars its column.
+table names, and is forbidden if any machine's state forbids its column.
 
 Slots. Each slot has an id that opens it and one that closes it. Openings are numbered from 1 on. A slot can be closed
 if the number of its oldest opening is above those that were closed since the last tick; it can be opened while it is
 open fewer than `most_open` times and, if slots are opened in ascending order, above the last one since the last tick.
 
-Whatever was drawn, some id is always allowed: where the rules would bar all, which can only be after ids that had
-broken them, ticks are allowed.
+Whatever was drawn, some id is always allowed: where the grammar would forbid all, which can only be after ids that
+broke it, ticks are allowed.
 
-`Row` follows one sequence in plain Python, which costs a few microseconds an id. `Rows` follows many at once in tensors
-of fixed shape that are changed in place, with no look at the data: it never waits for a device, and a CUDA graph can
-record it. The tests hold both to a twin that knows the rules by their words.
+`GrammarState` follows one sequence in plain Python, which costs a few microseconds an id. `BatchGrammarState` follows
+many at once in tensors of fixed shape that are changed in place, with no look at the data: it never waits for a device,
+and a CUDA graph can record it. The tests hold both to a twin that has the rules in plain words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pamusic.errors import UsageError
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Rules:
+class GrammarTables:
     """What may follow what.
 
     Attributes:
         column_of_id: `[vocab]`, int64, the column of each id in the two tables.
         first_states: `[machines]`, int64, where each machine begins; their states are counted through.
         next_state: `[states, columns]`, int64.
-        barred: `[states, columns]`, bool.
-        lingers: `[states]`, int64, how much goes on in a state though no slot be open.
+        forbidden: `[states, columns]`, bool.
+        pedal_level: `[states]`, int64, how much goes on in a state though no slot be open.
         first_opening, first_closing: the ids that open and close slot 0; the other slots' follow one by one.
         num_slots: how many there are.
         most_open: how many openings a slot holds at most, 1 or 2; one that is open once and opened anew begins anew.
         ascending: whether slots are opened in ascending order between ticks.
         is_tick: `[vocab]`, bool, the ids that begin a new step.
-        needs_opening: `[vocab]`, bool, the ids that are barred where no slot can be opened.
-        needs_all_closed: `[vocab]`, bool, the ids that are barred where a slot is open.
+        needs_opening: `[vocab]`, bool, the ids that are forbidden where no slot can be opened.
+        needs_all_closed: `[vocab]`, bool, the ids that are forbidden where a slot is open.
     """
 
     column_of_id: np.ndarray
     first_states: np.ndarray
     next_state: np.ndarray
-    barred: np.ndarray
-    lingers: np.ndarray
+    forbidden: np.ndarray
+    pedal_level: np.ndarray
     first_opening: int
     first_closing: int
     num_slots: int
@@ -62,37 +64,103 @@ class Rules:
     needs_all_closed: np.ndarray
 
 
-class Row:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenConstraints:
+    """What the sampler is told of a vocabulary with one id a position; nothing is a vocabulary of plain numbers.
+
+    Attributes:
+        grammar: what may follow what. The prime's ids are followed even where they break it. A sounding note is never
+            restarted, though the grammar may allow it: one closing would then end only one of the two. In MAESTRO 6 of
+            7 million openings do so; an unconstrained `small` does it in 2.6 %.
+        seconds_of_id: `[vocab]`, seconds that pass with each id.
+        class_of_id: `[vocab]`, which of `SamplingConfig.class_temperatures` is that of each id; -1 for none.
+        forbidden_ids: are never drawn.
+        end_id: ends a piece; it is not part of it.
+    """
+
+    grammar: GrammarTables | None = None
+    seconds_of_id: Sequence[float] | None = None
+    class_of_id: Sequence[int] | None = None
+    forbidden_ids: Sequence[int] = ()
+    end_id: int | None = None
+
+    def seconds_of(self, ids: Iterable[int]) -> float:
+        """Return the seconds that pass with some ids; 0 where nobody says what passes with each."""
+        return sum((self.seconds_of_id[id] for id in ids), 0.0) if self.seconds_of_id else 0.0
+
+    def forbidden(self, vocab_size: int) -> Tensor:
+        """Return the ids that are never drawn, `[vocab]`, bool.
+
+        Raises:
+            UsageError: that is all of them, or the constraints are of another vocabulary.
+        """
+        forbidden = torch.zeros(vocab_size, dtype=torch.bool)
+        forbidden[list(self.forbidden_ids)] = True
+        if (forbidden.sum() + (self.end_id is not None and not forbidden[self.end_id])) == vocab_size:
+            raise UsageError("every id is barred")
+        if self.grammar is not None and len(self.grammar.column_of_id) != vocab_size:
+            raise UsageError(f"the rules are for {len(self.grammar.column_of_id)} ids, the model has {vocab_size}")
+        return forbidden
+
+
+@dataclass(frozen=True)
+class PrimeTokens:
+    """What rows follow.
+
+    Attributes:
+        ids: at least one, the start token.
+        num_resumed: how many of the last of them were drawn before: they count as if they had just been drawn.
+        forbidden_next: ids that are not drawn first, unless nothing else may follow.
+
+    Raises:
+        UsageError: there is no id.
+    """
+
+    ids: Sequence[int]
+    num_resumed: int = 0
+    forbidden_next: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if not len(self.ids):
+            raise UsageError("a prime has at least one token: the start token")
+
+    @property
+    def resumed(self) -> Sequence[int]:
+        """The last `num_resumed` ids."""
+        return self.ids[len(self.ids) - self.num_resumed :]
+
+
+class GrammarState:
     """One sequence of ids: which may follow it."""
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-        self._column, self._is_tick = rules.column_of_id.tolist(), rules.is_tick.tolist()
-        self._next_state = rules.next_state.tolist()
-        self._states: list[int] = rules.first_states.tolist()
-        self._oldest = np.zeros(rules.num_slots, np.int64)  # number of the oldest opening; 0 where the slot is closed
-        self._second = np.zeros(rules.num_slots, np.int64)
-        self._slot = np.arange(rules.num_slots)
+    def __init__(self, grammar: GrammarTables) -> None:
+        self._grammar = grammar
+        self._column, self._is_tick = grammar.column_of_id.tolist(), grammar.is_tick.tolist()
+        self._next_state = grammar.next_state.tolist()
+        self._states: list[int] = grammar.first_states.tolist()
+        self._oldest = np.zeros(grammar.num_slots, np.int64)  # number of the oldest opening; 0 where the slot is closed
+        self._second = np.zeros(grammar.num_slots, np.int64)
+        self._slot = np.arange(grammar.num_slots)
         self._num_openings = self._num_open = self._last_closed = 0
         self._last_opened = -1
-        self._barred = np.empty(len(rules.column_of_id), bool)
-        self._openings = slice(rules.first_opening, rules.first_opening + rules.num_slots)
-        self._closings = slice(rules.first_closing, rules.first_closing + rules.num_slots)
+        self._forbidden = np.empty(len(grammar.column_of_id), bool)
+        self._openings = slice(grammar.first_opening, grammar.first_opening + grammar.num_slots)
+        self._closings = slice(grammar.first_closing, grammar.first_closing + grammar.num_slots)
         self._needs_opening, self._needs_all_closed = (
-            np.flatnonzero(which) for which in (rules.needs_opening, rules.needs_all_closed)
+            np.flatnonzero(which) for which in (grammar.needs_opening, grammar.needs_all_closed)
         )
 
     def advance(self, ids: Iterable[int]) -> None:
-        """Follows more ids, whatever they are."""
+        """Take more ids, whatever they are."""
         for id in ids:
             column = self._column[id]
             self._states = [self._next_state[state][column] for state in self._states]
             if self._is_tick[id]:
                 self._last_closed, self._last_opened = 0, -1
-            elif 0 <= id - self._rules.first_opening < self._rules.num_slots:
-                self._open(id - self._rules.first_opening)
-            elif 0 <= id - self._rules.first_closing < self._rules.num_slots:
-                self._close(id - self._rules.first_closing)
+            elif 0 <= id - self._grammar.first_opening < self._grammar.num_slots:
+                self._open(id - self._grammar.first_opening)
+            elif 0 <= id - self._grammar.first_closing < self._grammar.num_slots:
+                self._close(id - self._grammar.first_closing)
 
     def _open(self, slot: int) -> None:
         self._num_openings += 1
@@ -100,7 +168,7 @@ class Row:
         if not self._oldest[slot]:
             self._oldest[slot] = self._num_openings
             self._num_open += 1
-        elif self._rules.most_open == 1:
+        elif self._grammar.most_open == 1:
             self._oldest[slot] = self._num_openings
         elif not self._second[slot]:
             self._second[slot] = self._num_openings
@@ -117,62 +185,65 @@ class Row:
         return torch.from_numpy(self._oldest > 0)
 
     def is_done(self) -> Tensor:
-        """A bool: whether no slot is open and nothing lingers."""
-        return torch.tensor(not self._num_open and not self._rules.lingers[self._states].any())
+        """A bool: whether no slot is open and nothing pedal_level."""
+        return torch.tensor(not self._num_open and not self._grammar.pedal_level[self._states].any())
 
-    def wakes(self) -> Tensor:
-        """`[vocab]`, bool: the ids after which more lingers than now."""
-        more = self._rules.lingers[self._rules.next_state[self._states]] > self._rules.lingers[self._states][:, None]
-        return torch.from_numpy(more.any(0)[self._rules.column_of_id])
+    def raises_pedal(self) -> Tensor:
+        """`[vocab]`, bool: the ids after which more pedal_level than now."""
+        more = (
+            self._grammar.pedal_level[self._grammar.next_state[self._states]]
+            > self._grammar.pedal_level[self._states][:, None]
+        )
+        return torch.from_numpy(more.any(0)[self._grammar.column_of_id])
 
-    def barred(self) -> Tensor:
+    def forbidden(self) -> Tensor:
         """`[vocab]`, bool; it is overwritten by the next call."""
-        barred = self._barred
-        self._rules.barred[self._states].any(0).take(self._rules.column_of_id, out=barred)
-        cannot_open = (self._oldest if self._rules.most_open == 1 else self._second) > 0
-        if self._rules.ascending:
+        forbidden = self._forbidden
+        self._grammar.forbidden[self._states].any(0).take(self._grammar.column_of_id, out=forbidden)
+        cannot_open = (self._oldest if self._grammar.most_open == 1 else self._second) > 0
+        if self._grammar.ascending:
             cannot_open |= self._slot <= self._last_opened
-        barred[self._openings] |= cannot_open
-        barred[self._closings] |= self._oldest <= self._last_closed
+        forbidden[self._openings] |= cannot_open
+        forbidden[self._closings] |= self._oldest <= self._last_closed
         if cannot_open.all():
-            barred[self._needs_opening] = True
+            forbidden[self._needs_opening] = True
         if self._num_open:
-            barred[self._needs_all_closed] = True
-        if barred.all():
-            barred[self._rules.is_tick] = False
-        return torch.from_numpy(barred)
+            forbidden[self._needs_all_closed] = True
+        if forbidden.all():
+            forbidden[self._grammar.is_tick] = False
+        return torch.from_numpy(forbidden)
 
 
-class Rows:
-    """Many sequences of ids, followed together; `Row` for a batch, in tensors."""
+class BatchGrammarState:
+    """Many sequences of ids, followed together; `GrammarState` for a batch, in tensors."""
 
     _STATES = ("_states", "_oldest", "_second", "_num_openings", "_last_closed", "_last_opened")
 
-    def __init__(self, rules: Rules, num_rows: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, grammar: GrammarTables, num_rows: int, device: torch.device | str = "cpu") -> None:
         def on_device(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
 
-        vocab, slots = len(rules.column_of_id), rules.num_slots
-        self._rules = rules
-        self._column, self._is_tick = on_device(rules.column_of_id), on_device(rules.is_tick)
-        self._next_state, self._barred_columns = on_device(rules.next_state), on_device(rules.barred)
-        self._lingers, self._needs_opening = on_device(rules.lingers), on_device(rules.needs_opening)
-        self._needs_all_closed = on_device(rules.needs_all_closed)
+        vocab, slots = len(grammar.column_of_id), grammar.num_slots
+        self._grammar = grammar
+        self._column, self._is_tick = on_device(grammar.column_of_id), on_device(grammar.is_tick)
+        self._next_state, self._forbidden_columns = on_device(grammar.next_state), on_device(grammar.forbidden)
+        self._pedal_level, self._needs_opening = on_device(grammar.pedal_level), on_device(grammar.needs_opening)
+        self._needs_all_closed = on_device(grammar.needs_all_closed)
         opens, closes = (torch.full((vocab,), slots, device=device) for _ in range(2))  # the last slot is nobody's
-        opens[rules.first_opening : rules.first_opening + slots] = torch.arange(slots, device=device)
-        closes[rules.first_closing : rules.first_closing + slots] = torch.arange(slots, device=device)
+        opens[grammar.first_opening : grammar.first_opening + slots] = torch.arange(slots, device=device)
+        closes[grammar.first_closing : grammar.first_closing + slots] = torch.arange(slots, device=device)
         self._slot_of_id = torch.stack([opens, closes], dim=1)
         self._slot = torch.arange(slots + 1, device=device)
-        self._states = on_device(rules.first_states).repeat(num_rows, 1)
+        self._states = on_device(grammar.first_states).repeat(num_rows, 1)
         self._oldest = torch.zeros(num_rows, slots + 1, dtype=torch.int64, device=device)
         self._second = torch.zeros_like(self._oldest)
         self._num_openings, self._last_closed = (self._oldest.new_zeros(num_rows, 1) for _ in range(2))
         self._last_opened = self._oldest.new_full((num_rows, 1), -1)
 
     @classmethod
-    def after(cls, row: Row, num_rows: int, device: torch.device | str = "cpu") -> Rows:
+    def after(cls, row: GrammarState, num_rows: int, device: torch.device | str = "cpu") -> BatchGrammarState:
         """So many rows, each of which goes on where one stands."""
-        rows = cls(row._rules, num_rows, device)
+        rows = cls(row._grammar, num_rows, device)
         rows._states.copy_(torch.tensor(row._states))
         rows._oldest[:, :-1] = torch.from_numpy(row._oldest)
         rows._second[:, :-1] = torch.from_numpy(row._second)
@@ -186,17 +257,17 @@ class Rows:
         return [getattr(self, name) for name in self._STATES]
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows, `[n]`."""
+        """Go on with these rows, `[n]`."""
         for name in self._STATES:
             setattr(self, name, getattr(self, name)[rows])
 
     @torch.inference_mode()
     def advance(self, ids: Tensor) -> None:
-        """Follows one more id in each row; `[rows]`, int64."""
+        """Take one more id in each row; `[rows]`, int64."""
         self._states.copy_(self._next_state[self._states, self._column[ids][:, None]])
         opened, closed = self._slot_of_id[ids].split(1, dim=1)
         tick = self._is_tick[ids][:, None]
-        nobody = self._rules.num_slots
+        nobody = self._grammar.num_slots
 
         number = self._oldest.gather(1, closed)
         torch.maximum(self._last_closed, number, out=self._last_closed).masked_fill_(tick, 0)
@@ -204,7 +275,7 @@ class Rows:
         self._second.scatter_(1, closed, 0)
 
         self._num_openings.add_(opened != nobody)
-        if self._rules.most_open == 1:
+        if self._grammar.most_open == 1:
             self._oldest.scatter_(1, opened, self._num_openings)
         else:
             oldest, second = self._oldest.gather(1, opened), self._second.gather(1, opened)
@@ -217,76 +288,76 @@ class Rows:
 
     def is_open(self) -> Tensor:
         """`[rows, slots]`, bool."""
-        return self._oldest[:, : self._rules.num_slots] > 0
+        return self._oldest[:, : self._grammar.num_slots] > 0
 
     def is_done(self) -> Tensor:
-        """`[rows]`, bool: whether no slot is open and nothing lingers."""
-        return ~(self.is_open().any(1) | self._lingers[self._states].any(1))
+        """`[rows]`, bool: whether no slot is open and nothing pedal_level."""
+        return ~(self.is_open().any(1) | self._pedal_level[self._states].any(1))
 
-    def wakes(self) -> Tensor:
-        """`[rows, vocab]`, bool: the ids after which more lingers than now."""
-        more = self._lingers[self._next_state[self._states]] > self._lingers[self._states][:, :, None]
+    def raises_pedal(self) -> Tensor:
+        """`[rows, vocab]`, bool: the ids after which more pedal_level than now."""
+        more = self._pedal_level[self._next_state[self._states]] > self._pedal_level[self._states][:, :, None]
         return more.any(1).index_select(1, self._column)
 
     @torch.inference_mode()
-    def barred(self) -> Tensor:
+    def forbidden(self) -> Tensor:
         """`[rows, vocab]`, bool."""
-        rules, slots = self._rules, self._rules.num_slots
-        barred = self._barred_columns[self._states].any(1).index_select(1, self._column)
+        grammar, slots = self._grammar, self._grammar.num_slots
+        forbidden = self._forbidden_columns[self._states].any(1).index_select(1, self._column)
         oldest = self._oldest[:, :slots]
-        cannot_open = (oldest if rules.most_open == 1 else self._second[:, :slots]) > 0
-        if rules.ascending:
+        cannot_open = (oldest if grammar.most_open == 1 else self._second[:, :slots]) > 0
+        if grammar.ascending:
             cannot_open |= self._slot[:slots] <= self._last_opened
-        barred[:, rules.first_opening : rules.first_opening + slots].logical_or_(cannot_open)
-        barred[:, rules.first_closing : rules.first_closing + slots].logical_or_(oldest <= self._last_closed)
-        barred |= self._needs_opening & cannot_open.all(1, keepdim=True)
-        barred |= self._needs_all_closed & (oldest > 0).any(1, keepdim=True)
-        return barred & ~(self._is_tick & barred.all(1, keepdim=True))
+        forbidden[:, grammar.first_opening : grammar.first_opening + slots].logical_or_(cannot_open)
+        forbidden[:, grammar.first_closing : grammar.first_closing + slots].logical_or_(oldest <= self._last_closed)
+        forbidden |= self._needs_opening & cannot_open.all(1, keepdim=True)
+        forbidden |= self._needs_all_closed & (oldest > 0).any(1, keepdim=True)
+        return forbidden & ~(self._is_tick & forbidden.all(1, keepdim=True))
 
 
 class Grammar:
-    """What may follow in each row of a batch whose rows begin alike: `Row` for one on a CPU, else `Rows`."""
+    """What may follow in each row of a batch whose rows begin alike, by the faster of the two ways."""
 
     def __init__(
-        self, rules: Rules, prime_ids: Iterable[int], num_rows: int, device: torch.device | str = "cpu"
+        self, grammar: GrammarTables, prime_ids: Iterable[int], num_rows: int, device: torch.device | str = "cpu"
     ) -> None:
-        row = Row(rules)
+        row = GrammarState(grammar)
         row.advance(prime_ids)
         alone = num_rows == 1 and torch.device(device).type == "cpu"
-        self._followed = row if alone else Rows.after(row, num_rows, device)
+        self._followed = row if alone else BatchGrammarState.after(row, num_rows, device)
 
     def advance(self, ids: Tensor) -> None:
-        """Follows one more id in each row; `[rows]`, int64."""
-        if isinstance(self._followed, Row):
+        """Take one more id in each row; `[rows]`, int64."""
+        if isinstance(self._followed, GrammarState):
             self._followed.advance(ids.tolist())
         else:
             self._followed.advance(ids)
 
     def states(self) -> list[Tensor]:
-        """The tensors that change as ids are followed."""
-        return [] if isinstance(self._followed, Row) else self._followed.states()
+        """The tensors that change as ids are taken."""
+        return [] if isinstance(self._followed, GrammarState) else self._followed.states()
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows, `[n]`, of more than one."""
-        assert isinstance(self._followed, Rows)
+        """Go on with these rows, `[n]`, of more than one."""
+        assert isinstance(self._followed, BatchGrammarState)
         self._followed.select(rows)
 
     def is_open(self) -> Tensor:
         """`[rows, slots]`, bool: which slots are open."""
         is_open = self._followed.is_open()
-        return is_open[None] if isinstance(self._followed, Row) else is_open
+        return is_open[None] if isinstance(self._followed, GrammarState) else is_open
 
     def is_done(self) -> Tensor:
         """`[rows]`, bool: in which nothing goes on."""
         is_done = self._followed.is_done()
-        return is_done[None] if isinstance(self._followed, Row) else is_done
+        return is_done[None] if isinstance(self._followed, GrammarState) else is_done
 
-    def wakes(self) -> Tensor:
-        """`[rows, vocab]`, bool: the ids after which more lingers than now."""
-        wakes = self._followed.wakes()
-        return wakes[None] if isinstance(self._followed, Row) else wakes
+    def raises_pedal(self) -> Tensor:
+        """`[rows, vocab]`, bool: the ids after which more pedal_level than now."""
+        raises_pedal = self._followed.raises_pedal()
+        return raises_pedal[None] if isinstance(self._followed, GrammarState) else raises_pedal
 
-    def barred(self) -> Tensor:
+    def forbidden(self) -> Tensor:
         """`[rows, vocab]`, bool; it may be overwritten by the next call."""
-        barred = self._followed.barred()
-        return barred[None] if isinstance(self._followed, Row) else barred
+        forbidden = self._followed.forbidden()
+        return forbidden[None] if isinstance(self._followed, GrammarState) else forbidden

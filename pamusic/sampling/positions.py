@@ -8,6 +8,9 @@ latents are in use, the last half of them is computed anew (the official code's 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from math import inf
 
 import numpy as np
 import torch
@@ -17,50 +20,61 @@ from pamusic.errors import PamusicError
 from pamusic.model.fields import field_slices
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
 from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.ending import StopCondition
 from pamusic.sampling.filters import OUT, filtered
+from pamusic.sampling.token_sampler import RANDOM_BLOCK
 
-NUMBERS = 256  # positions for which random numbers are made at a time
-ASTRAY = "the model's logits are not numbers; its training went astray, so take another checkpoint"
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PositionConstraints:
+    """What the sampler is told of a vocabulary with several ids a position.
+
+    Attributes:
+        fits: `[vocab, vocab]`, bool, which ids of different fields can stand in one position.
+        seconds_of_id: `[vocab]`, seconds that pass with each id.
+        forbidden_ids: are never drawn.
+        end_id: a row ends at a position that has this id; it is not part of it. None for no end.
+    """
+
+    fits: np.ndarray
+    seconds_of_id: np.ndarray
+    forbidden_ids: Sequence[int] = ()
+    end_id: int | None = None
 
 
 @torch.inference_mode()
 def generate_positions(
     model: PerceiverAR,
     prime: np.ndarray,
+    constraints: PositionConstraints,
     *,
-    num_rows: int,
+    sampling: Sequence[SamplingConfig],
+    stop: StopCondition,
     seed: int,
-    length: int,
-    fits: np.ndarray,
-    seconds_of_id: np.ndarray,
-    seconds: float = float("inf"),
-    end_id: int | None = None,
-    barred_ids: Sequence[int] = (),
-    sampling: Sequence[SamplingConfig] | None = None,
+    num_rows: int = 1,
 ) -> Iterator[list[list[int] | None]]:
-    """Yields the next position of each row, a list of `fields` ids; None where a row has ended.
+    """Yield the next position of each row, a list of `fields` ids; None where a row has ended.
 
     Args:
         model: in evaluation mode, of several fields.
         prime: `[n, fields]` ids that all rows follow, `n >= 1`.
-        num_rows: how many rows.
+        constraints: what the vocabulary allows.
+        sampling: of each field, what the filters leave; class temperatures and the release bias do not enter.
+        stop: how many positions at most. By seconds a row ends before the position that would begin later. The end is
+            never the first position; an `ending` is not done here.
         seed: of the first row's random numbers. Row `i` has `seed + i`, so a row is the same alone and among others.
-        length: how many positions at most.
-        fits: `[vocab, vocab]`, bool, which ids of different fields can stand in one position.
-        seconds_of_id: `[vocab]`, seconds that pass with each id.
-        seconds: a row ends before the position that would begin later than this.
-        end_id: a row ends at a position that has this id, which is not yielded and is never the first. None for no end.
-        barred_ids: never drawn.
-        sampling: of each field, what the filters leave; the temperatures of classes and `let_go` do not enter. All
-            that is likely, by default.
+        num_rows: how many rows.
 
     Raises:
         PamusicError: the model's logits are no numbers.
     """
     device = model.embedding.weight.device
-    allowed = _Allowed(torch.from_numpy(np.asarray(fits, bool)).to(device), barred_ids)
-    at_first = _Allowed(allowed.beside, [] if end_id is None else [end_id])  # no piece ends before it begins
-    passes = torch.from_numpy(np.asarray(seconds_of_id, np.float64)).to(device)
+    fits = torch.from_numpy(np.asarray(constraints.fits, bool)).to(device)
+    end_ids = [] if constraints.end_id is None else [constraints.end_id]
+    never = end_ids if stop.min_tokens_before_end is None else []
+    allowed = _Allowed(fits, [*constraints.forbidden_ids, *never])
+    before_end = _Allowed(allowed.beside, end_ids)
+    passes = torch.from_numpy(np.asarray(constraints.seconds_of_id, np.float64)).to(device)
     rngs = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
     begins = torch.from_numpy(np.asarray(prime, np.int64)).to(device).expand(num_rows, -1, -1)
     reading = _Reading(model, begins)
@@ -68,15 +82,15 @@ def generate_positions(
     now = torch.zeros(num_rows, dtype=torch.float64, device=device)
     numbers = torch.empty(0)
     num_fields = len(model.config.field_sizes)
-    sampling = sampling or [SamplingConfig()] * num_fields
-    for place in range(length):
-        if place % NUMBERS == 0:
-            drawn = [torch.rand(NUMBERS, num_fields, generator=rng, dtype=torch.float64) for rng in rngs]
+    for place in range(stop.max_tokens) if stop.max_tokens is not None else count():
+        if place % RANDOM_BLOCK == 0:
+            drawn = [torch.rand(RANDOM_BLOCK, num_fields, generator=rng, dtype=torch.float64) for rng in rngs]
             numbers = torch.stack(drawn, dim=1).to(device)
-        position = _drawn(model, reading, numbers[place % NUMBERS, rows], allowed if place else at_first, sampling)
+        may = allowed if place >= (stop.min_tokens_before_end or 1) else before_end
+        position = _drawn(model, reading, numbers[place % RANDOM_BLOCK, rows], may, sampling)
         now = now + passes[position].sum(-1)
-        going = now <= seconds
-        if end_id is not None:
+        going = now <= (stop.seconds or inf)
+        for end_id in end_ids:
             going = going & ~(position == end_id).any(-1)
         if not going.all():
             (kept,) = going.nonzero(as_tuple=True)
@@ -97,9 +111,9 @@ class _Allowed:
         at_all: `[vocab]`, the ids that can stand beside any.
     """
 
-    def __init__(self, fits: Tensor, barred_ids: Sequence[int]) -> None:
+    def __init__(self, fits: Tensor, forbidden_ids: Sequence[int]) -> None:
         self.beside = fits.clone()
-        self.beside[:, list(barred_ids)] = False
+        self.beside[:, list(forbidden_ids)] = False
         self.at_all = self.beside.any(0)
 
 
@@ -120,7 +134,9 @@ def _drawn(
     for field, ids in enumerate(field_slices(model.config.field_sizes, model.config.vocab_size)):
         logits = model.fields.logits(field, states, chosen, model.head.weight, lasting).float()
         if not torch.isfinite(logits).all():
-            raise PamusicError(ASTRAY)
+            raise PamusicError(
+                "the model's logits are not numbers; its training went astray, so take another checkpoint"
+            )
         can_stand = allowed.at_all[ids].expand_as(logits)
         for before in chosen.unbind(-1):
             can_stand = can_stand & allowed.beside[before][:, ids]

@@ -11,6 +11,8 @@ the sustain pedal is part of the notes' lengths, the feet are off. At the end of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -20,18 +22,36 @@ from pamusic.music.pedal import sustain_folded
 from pamusic.music.performance import PEDAL, Performance, pedal_in_order
 from pamusic.music.splicing import Seam, spliced, with_text
 from pamusic.tokens.grid import GridNotes
-from pamusic.tokens.prime import WHOLE, Cut, end_of_prime, opened, steps_passed
+from pamusic.tokens.prime import WHOLE, PrimeRange, encode_prime, end_of_prime, steps_passed
 from pamusic.tokens.streaming_decoder import StreamingDecoder
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import KINDS
 
+Position: TypeAlias = int | list[int]  # an id, or of several fields an id each
+Placement = Literal["new track", "same track", "alone"]
+
+
+@dataclass(frozen=True, eq=False)
+class PrimeSource:
+    """The file that a prime was read from.
+
+    Attributes:
+        data: its bytes.
+        repairs: what was mended in it.
+        tracks: which parts of it are the prime.
+    """
+
+    data: bytes
+    repairs: tuple[Repair, ...] = ()
+    tracks: Tracks = "piano"
+
 
 def continuation(
     tokenizer: Tokenizer,
-    ids: Sequence[int],
+    ids: Sequence[Position],
     *,
     prime: Performance | None = None,
-    cut: Cut = WHOLE,
+    prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
 ) -> Performance:
     """The music of new ids alone, from time 0. Every note is closed, and a key is let go before it is struck anew.
@@ -40,97 +60,94 @@ def continuation(
         tokenizer: what the ids mean.
         ids: what followed the prime.
         prime: its last loudness holds until the new ids speak of another, and its pedals start as it leaves them.
-        cut: which part of it was read; time 0 is where that ends.
+        prime_range: which part of it was read; time 0 is where that ends.
         seconds: where to stop, even within a note.
     """
-    return followed(tokenizer, ids, prime=prime, cut=cut, seconds=seconds).music
+    return decode_continuation(tokenizer, ids, prime=prime, prime_range=prime_range, seconds=seconds).music
 
 
-def continued(
+def join(
     tokenizer: Tokenizer,
-    ids: Sequence[int],
+    ids: Sequence[Position],
     *,
     prime: Performance | None = None,
-    cut: Cut = WHOLE,
+    prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
 ) -> Performance:
     """The prime as it was read, up to the cut, then the music of the new ids; the arguments are `continuation`'s."""
-    seam = followed(tokenizer, ids, prime=prime, cut=cut, seconds=seconds).merged()
+    seam = decode_continuation(tokenizer, ids, prime=prime, prime_range=prime_range, seconds=seconds).merged()
     if prime is None:
         return seam.music.joined(Performance(pedal=seam.pedal))
     notes, pedal = prime.notes, prime.pedal[prime.pedal["time"] < seam.start]
-    if cut.end is not None:
-        notes = notes[notes["onset"] < cut.end].copy()
-        for note in notes[notes["offset"] > cut.end]:
+    if prime_range.end is not None:
+        notes = notes[notes["onset"] < prime_range.end].copy()
+        for note in notes[notes["offset"] > prime_range.end]:
             is_it = (notes["onset"] == note["onset"]) & (notes["pitch"] == note["pitch"])
-            notes["offset"][is_it] = max(seam.releases.get(int(note["pitch"]), cut.end), cut.end)
-    lifts = _lifts(pedal, seam.start)
+            notes["offset"][is_it] = max(seam.releases.get(int(note["pitch"]), prime_range.end), prime_range.end)
+    lifts = _pedal_up_events(pedal, seam.start)
     lifts = lifts[~np.isin(lifts["control"], seam.pedal["control"])]
     return Performance(notes, pedal_in_order(np.concatenate([pedal, lifts, seam.pedal]))).joined(
         seam.music.shifted(seam.start)
     )
 
 
-def as_midi(
+def write_midi(
     tokenizer: Tokenizer,
-    ids: Sequence[int],
+    ids: Sequence[Position],
     *,
     prime: Performance | None = None,
-    data: bytes | None = None,
-    repairs: tuple[Repair, ...] = (),
-    tracks: Tracks = "piano",
-    cut: Cut = WHOLE,
+    source: PrimeSource | None = None,
+    prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
-    one_track: bool = False,
-    alone: bool = False,
+    placement: Placement = "new track",
     text: str = "",
 ) -> tuple[bytes, bool]:
-    """A Standard MIDI File of the prime and of the music of new ids, and whether the prime's messages are as they were.
+    """Return a Standard MIDI File of the prime and the music of new ids, and whether the prime's messages are kept.
 
     Those up to the cut are, as far as `music.splicing` can keep them. Otherwise, and without a prime, all of it is
     written anew, on a grid of milliseconds. The other arguments are `continuation`'s.
 
     Args:
-        data: the prime's own file.
-        repairs: what was mended in it.
-        tracks: which parts of it are the prime.
-        one_track: whether the music goes on where the prime was played, not on a track and channel of its own.
-        alone: whether the prime is left out.
+        source: where the prime was read from, to keep its messages.
+        placement: on a track and channel of its own, where the prime was played, or without the prime.
         text: what the file says of itself.
     """
-    if prime is not None and data is not None and not alone:
-        seam = followed(tokenizer, ids, prime=prime, cut=cut, seconds=seconds)
-        kept = spliced(data, seam, tracks=tracks, repairs=repairs, cut=cut.end, one_track=one_track, text=text)
+    if prime is not None and source is not None and placement != "alone":
+        seam = decode_continuation(tokenizer, ids, prime=prime, prime_range=prime_range, seconds=seconds)
+        kept = spliced(
+            source.data, seam, tracks=source.tracks, repairs=source.repairs, cut=prime_range.end,
+            one_track=placement == "same track", text=text,
+        )  # fmt: skip
         if kept is not None:
             return kept, True
-    put_together = continuation if alone else continued
-    written = midi_bytes(put_together(tokenizer, ids, prime=prime, cut=cut, seconds=seconds))
+    put_together = continuation if placement == "alone" else join
+    written = midi_bytes(put_together(tokenizer, ids, prime=prime, prime_range=prime_range, seconds=seconds))
     return with_text(written, text) if text else written, False
 
 
-def followed(
+def decode_continuation(
     tokenizer: Tokenizer,
-    ids: Sequence[int],
+    ids: Sequence[Position],
     *,
     prime: Performance | None = None,
-    cut: Cut = WHOLE,
+    prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
 ) -> Seam:
     """The music of new ids, and what becomes of what the prime left open; the arguments are `continuation`'s."""
     new = np.array(ids, np.int64)
     if prime is None:
-        return Seam(0.0, _stopped(_with_keys_let_go(tokenizer.decode(new)), seconds))
-    opening = opened(tokenizer, prime, cut)
+        return Seam(0.0, _stopped(_truncate_overlaps(tokenizer.decode(new)), seconds))
+    encoded = encode_prime(tokenizer, prime, prime_range)
     step_seconds = tokenizer.vocabulary.time_step_ms / 1000
-    end_of_ids = int(steps_passed(tokenizer, opening.ids)[-1])
-    start = end_of_prime(tokenizer, prime, cut) if cut.end is None else cut.end
+    end_of_ids = int(steps_passed(tokenizer, encoded.ids)[-1])
+    start = end_of_prime(tokenizer, prime, prime_range) if prime_range.end is None else prime_range.end
 
     # Together, for which of two strokes of a key a release ends depends on both; steps are counted from the cut.
-    grid = tokenizer.grid_from_ids(np.concatenate([opening.ids, new]))
-    zero = end_of_ids + opening.gap
-    of_music = slice(opening.num_notes, None)
-    pedal = tokenizer.grid_from_ids(np.concatenate([_in_force(tokenizer, opening.ids), new])).pedal
-    pedal["step"] = np.maximum(pedal["step"] - opening.gap, 0)
+    grid = tokenizer.grid_from_ids(np.concatenate([encoded.ids, new]))
+    zero = end_of_ids + encoded.gap_steps
+    of_music = slice(encoded.num_notes, None)
+    pedal = tokenizer.grid_from_ids(np.concatenate([_in_force(tokenizer, encoded.ids), new])).pedal
+    pedal["step"] = np.maximum(pedal["step"] - encoded.gap_steps, 0)
     played = tokenizer.from_grid(
         GridNotes(
             np.maximum(grid.onset[of_music] - zero, 0),
@@ -140,42 +157,51 @@ def followed(
             pedal,
         )
     )
-    music = _stopped(_with_keys_let_go(played), seconds)
+    music = _stopped(_truncate_overlaps(played), seconds)
     latest = float("inf") if seconds is None else start + seconds
     releases: dict[int, float] = {}
-    if cut.end is not None:
-        before = slice(0, opening.num_notes)
+    if prime_range.end is not None:
+        before = slice(0, encoded.num_notes)
         for pitch, offset in zip(grid.pitch[before].tolist(), grid.offset[before].tolist(), strict=True):
             if offset >= zero:
                 ends = min(start + (offset - zero) * step_seconds, latest)
                 releases[pitch] = max(releases.get(pitch, start), ends)
-    return Seam(start, music, releases, _feet(tokenizer, prime, cut, start, music, releases))
+    return Seam(start, music, releases, _pedals_after_cut(tokenizer, prime, prime_range, start, music, releases))
 
 
 def streaming(
-    tokenizer: Tokenizer, *, prime: Performance | None = None, cut: Cut = WHOLE, seconds: float | None = None
+    tokenizer: Tokenizer,
+    *,
+    prime: Performance | None = None,
+    prime_range: PrimeRange = WHOLE,
+    seconds: float | None = None,
 ) -> StreamingDecoder:
-    """Takes the new ids while they are drawn and gives the gestures of `continuation`, whose arguments it has."""
+    """Takes the new ids while they are drawn and gives the events of `continuation`, whose arguments it has."""
     if prime is None:
         return StreamingDecoder(tokenizer.vocabulary, seconds=seconds)
-    opening = opened(tokenizer, prime, cut)
-    return StreamingDecoder(tokenizer.vocabulary, known=opening.ids.tolist(), gap=opening.gap, seconds=seconds)
+    encoded = encode_prime(tokenizer, prime, prime_range)
+    return StreamingDecoder(tokenizer.vocabulary, known=encoded.ids.tolist(), gap=encoded.gap_steps, seconds=seconds)
 
 
-def _feet(
-    tokenizer: Tokenizer, prime: Performance, cut: Cut, start: float, music: Performance, releases: dict[int, float]
+def _pedals_after_cut(
+    tokenizer: Tokenizer,
+    prime: Performance,
+    prime_range: PrimeRange,
+    start: float,
+    music: Performance,
+    releases: dict[int, float],
 ) -> np.ndarray:
     """What the prime's own pedals do from the cut on; records of `PEDAL`.
 
     Where the ids know pedals they do what the music's do, until they are up and no key of the prime is down. Elsewhere
     they go up with the last string that they alone hold.
     """
-    down = _lifts(prime.pedal[prime.pedal["time"] < start], start)
+    down = _pedal_up_events(prime.pedal[prime.pedal["time"] < start], start)
     if tokenizer.vocabulary.sustain != "played":
-        if cut.end is not None:
+        if prime_range.end is not None:
             held = sustain_folded(prime).notes
-            held = held[(held["onset"] < cut.end) & (held["offset"] > cut.end)]
-            with_key = prime.notes[(prime.notes["onset"] < cut.end) & (prime.notes["offset"] > cut.end)]
+            held = held[(held["onset"] < prime_range.end) & (held["offset"] > prime_range.end)]
+            with_key = prime.notes[(prime.notes["onset"] < prime_range.end) & (prime.notes["offset"] > prime_range.end)]
             alone = set(held["pitch"].tolist()) - set(with_key["pitch"].tolist())
             down["time"] = max([start, *(releases[pitch] for pitch in alone if pitch in releases)])
         return down
@@ -197,7 +223,7 @@ def _stopped(music: Performance, seconds: float | None) -> Performance:
     if seconds is None or music.duration <= seconds:
         return music
     cut = music.cropped(0, seconds)
-    return Performance(cut.notes, np.concatenate([cut.pedal, _lifts(cut.pedal, seconds)]))
+    return Performance(cut.notes, np.concatenate([cut.pedal, _pedal_up_events(cut.pedal, seconds)]))
 
 
 def _in_force(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
@@ -207,13 +233,13 @@ def _in_force(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
     return np.concatenate(last).astype(np.int64)
 
 
-def _lifts(pedal: np.ndarray, time: float) -> np.ndarray:
+def _pedal_up_events(pedal: np.ndarray, time: float) -> np.ndarray:
     """Movements that bring up, at a time, every pedal that `PEDAL` records leave down."""
     last = {int(move["control"]): int(move["value"]) for move in pedal}
     return np.array([(time, control, 0) for control, value in sorted(last.items()) if value], PEDAL)
 
 
-def _with_keys_let_go(music: Performance) -> Performance:
+def _truncate_overlaps(music: Performance) -> Performance:
     """Each note ends at the latest where its key is struck anew; of two strokes of a key at one instant, one stays."""
     notes = music.notes[np.lexsort((music.notes["offset"], music.notes["onset"], music.notes["pitch"]))]
     same_key = notes["pitch"][:-1] == notes["pitch"][1:]

@@ -20,7 +20,7 @@ them: 1 to 4 and 7 are finite machines that run side by side, 5 and 6 slots that
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -34,8 +34,8 @@ class _Machine:
 
     def __init__(self, num_states: int, num_columns: int) -> None:
         self.next_state = np.full((num_states, num_columns), STAYS, np.int64)
-        self.barred = np.zeros((num_states, num_columns), bool)
-        self.lingers = np.zeros(num_states, np.int64)
+        self.forbidden = np.zeros((num_states, num_columns), bool)
+        self.pedal_level = np.zeros(num_states, np.int64)
 
     def shifted(self, by: int) -> np.ndarray:
         """Next states, counted on from `by`; `STAYS` becomes the state itself."""
@@ -74,8 +74,35 @@ class _Columns:
         return [(value, column) for (kind, value), column in self._classes.items() if kind in kinds]
 
 
-def grammar_arrays(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The rules of a vocabulary as the fields of `sampling.constraints.Rules`, which says what each is."""
+class GrammarArrays(TypedDict):
+    """The fields of `sampling.constraints.GrammarTables`, which says what each is."""
+
+    column_of_id: np.ndarray
+    first_states: np.ndarray
+    next_state: np.ndarray
+    forbidden: np.ndarray
+    pedal_level: np.ndarray
+    first_opening: int
+    first_closing: int
+    num_slots: int
+    most_open: int
+    ascending: bool
+    is_tick: np.ndarray
+    needs_opening: np.ndarray
+    needs_all_closed: np.ndarray
+
+
+class RecallRanges(TypedDict):
+    """The fields of `model.config.RecallConfig` that a vocabulary gives."""
+
+    num_slots: int
+    first_opening: int
+    first_closing: int
+    numbers: tuple[tuple[int, int], ...]
+
+
+def grammar_arrays(vocabulary: Vocabulary) -> GrammarArrays:
+    """Return the rules of a vocabulary as arrays."""
     columns = _Columns(vocabulary)
     machines = [_order(vocabulary, columns), _velocity(vocabulary, columns)]
     machines += [_pedal(vocabulary, columns, kind, deepest) for kind, deepest in vocabulary.pedals.items()]
@@ -86,8 +113,8 @@ def grammar_arrays(vocabulary: Vocabulary) -> dict[str, Any]:
         "column_of_id": columns.of_id,
         "first_states": firsts,
         "next_state": np.concatenate([m.shifted(first) for m, first in zip(machines, firsts.tolist(), strict=True)]),
-        "barred": np.concatenate([machine.barred for machine in machines]),
-        "lingers": np.concatenate([machine.lingers for machine in machines]),
+        "forbidden": np.concatenate([machine.forbidden for machine in machines]),
+        "pedal_level": np.concatenate([machine.pedal_level for machine in machines]),
         "first_opening": presses.start,
         "first_closing": releases.start,
         "num_slots": len(presses),
@@ -111,7 +138,7 @@ def ledger_ranges(vocabulary: Vocabulary) -> dict[str, int]:
     }
 
 
-def recall_ranges(vocabulary: Vocabulary) -> dict[str, Any]:
+def recall_ranges(vocabulary: Vocabulary) -> RecallRanges:
     """Where keys go down and up, and which ids are numbers, as the fields of `model.config.RecallConfig`."""
     presses, releases, *numbers = (vocabulary.range(kind) for kind in ("note_on", "note_off", "time_shift", "velocity"))
     return {
@@ -130,26 +157,26 @@ def _order(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
     for state, kind in enumerate(in_step, start=after_first):
         machine.next_state[:, columns.of(kind)] = state
         earlier = in_step[: state - after_first + (kind in vocabulary.pedals)]
-        machine.barred[state, columns.of(*(earlier if kind != "note_on" else in_step[:-2]))] = True
+        machine.forbidden[state, columns.of(*(earlier if kind != "note_on" else in_step[:-2]))] = True
     machine.next_state[:, columns.of("part_shift")] = after_part
     machine.next_state[:, columns.of("full_shift")] = after_full
-    machine.barred[after_part, columns.of("part_shift", "full_shift", "end")] = True
-    machine.barred[after_full, columns.of("end")] = True
-    machine.barred[after_first + in_step.index("velocity")] = True
-    machine.barred[after_first + in_step.index("velocity"), columns.of("note_on")] = False
-    machine.barred[:, columns.of("start", "pad")] = True
-    assert not machine.barred[beginning, columns.of("end")].any(), "a piece may be empty"
+    machine.forbidden[after_part, columns.of("part_shift", "full_shift", "end")] = True
+    machine.forbidden[after_full, columns.of("end")] = True
+    machine.forbidden[after_first + in_step.index("velocity")] = True
+    machine.forbidden[after_first + in_step.index("velocity"), columns.of("note_on")] = False
+    machine.forbidden[:, columns.of("start", "pad")] = True
+    assert not machine.forbidden[beginning, columns.of("end")].any(), "a piece may be empty"
     return machine
 
 
 def _velocity(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
     """Rule 4: state 0 before the first velocity, then the bin in force."""
     machine = _Machine(1 + vocabulary.num_velocity_bins, len(columns))
-    machine.barred[0, columns.of("note_on")] = True
+    machine.forbidden[0, columns.of("note_on")] = True
     for velocity_bin, column in columns.items("velocity"):
         machine.next_state[:, column] = velocity_bin
-        machine.barred[velocity_bin, column] = True
-        machine.barred[:, column] |= (velocity_bin - 1) * vocabulary.velocity_bin_width >= 127
+        machine.forbidden[velocity_bin, column] = True
+        machine.forbidden[:, column] |= (velocity_bin - 1) * vocabulary.velocity_bin_width >= 127
     return machine
 
 
@@ -182,11 +209,11 @@ def _pedal(vocabulary: Vocabulary, columns: _Columns, kind: str, deepest: int) -
                 machine.next_state[state, column] = young(other, *reached, 0) if shortest else other
             further = other > depth if up else other < depth
             back = other == (depth - 1 if up else depth + 1)
-            machine.barred[state, column] = other == depth or (age >= 0 and (further or (next_to and back)))
+            machine.forbidden[state, column] = other == depth or (age >= 0 and (further or (next_to and back)))
         if age >= 0:
             for steps, column in columns.items("part_shift", "full_shift"):
                 lasted = age + steps >= shortest
                 machine.next_state[state, column] = depth if lasted else young(depth, up, next_to, age + steps)
-        machine.barred[state, columns.of("end")] = depth != 0
-        machine.lingers[state] = depth
+        machine.forbidden[state, columns.of("end")] = depth != 0
+        machine.pedal_level[state] = depth
     return machine

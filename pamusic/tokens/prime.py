@@ -18,7 +18,7 @@ from pamusic.tokens.tokenizer import NOTE_ON, TIME_SHIFT, Tokenizer
 
 
 @dataclass(frozen=True)
-class Cut:
+class PrimeRange:
     """Which part of a prime is read, in its seconds.
 
     Attributes:
@@ -40,75 +40,76 @@ class Cut:
             )
 
 
-WHOLE = Cut()
+WHOLE = PrimeRange()
 
 
 @dataclass(frozen=True, eq=False)
-class Opening:
+class EncodedPrime:
     """A prime as the model reads it.
 
     Attributes:
         ids: `[num_tokens]`, without start; they end with its last event, or with time shifts of the longest kind.
         num_notes: onsets in them.
         cut_step: of the cut, counted from the beginning of the ids; None for a whole prime.
-        gap: steps from the end of the ids to the cut: what the first new id must at least let pass.
+        gap_steps: steps from the end of the ids to the cut: what the first new id must at least let pass.
     """
 
     ids: np.ndarray
     num_notes: int
     cut_step: int | None
-    gap: int
+    gap_steps: int
 
 
-def prime_ids(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> np.ndarray:
+def prime_ids(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange = WHOLE) -> np.ndarray:
     """The ids of a prime `[num_tokens]`, without start; pedals that are down at its end stay down.
 
     Raises:
         PamusicError: there is no note in them.
     """
-    return opened(tokenizer, prime, cut).ids
+    return encode_prime(tokenizer, prime, prime_range).ids
 
 
-def opened(tokenizer: Tokenizer, prime: Performance, cut: Cut = WHOLE) -> Opening:
+def encode_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange = WHOLE) -> EncodedPrime:
     """A prime as the model reads it.
 
     Raises:
         PamusicError: there is no note in it.
     """
     vocabulary = tokenizer.vocabulary
-    if cut.end is not None and cut.end > prime.duration:
+    if prime_range.end is not None and prime_range.end > prime.duration:
         raise PamusicError(
-            f"the prime lasts {prime.duration:.2f} seconds, not {cut.end:g}; leave --prime-to out to take it to its end"
+            f"the prime lasts {prime.duration:.2f} seconds, not {prime_range.end:g}; leave --prime-to out to take it to"
+            " its end"
         )
-    ids = tokenizer.ids_from_grid(tokenizer.to_grid(read_part(prime, cut), lifted=False)).astype(np.int64)
-    cut_step, gap = None, 0
-    if cut.end is not None:
-        cut_step = int((cut.end - cut.start) * 1000 / vocabulary.time_step_ms + 0.5)
+    ids = tokenizer.ids_from_grid(tokenizer.to_grid(read_part(prime, prime_range), lifted=False)).astype(np.int64)
+    cut_step, gap_steps = None, 0
+    if prime_range.end is not None:
+        cut_step = int((prime_range.end - prime_range.start) * 1000 / vocabulary.time_step_ms + 0.5)
         step = steps_passed(tokenizer, ids)
         # A time shift that leads beyond the cut is the model's to draw; all after it lies beyond, too.
         ids = ids[step <= cut_step]
         ids = ids[: np.flatnonzero(vocabulary.kind_of_id[ids] != TIME_SHIFT)[-1:].sum() + 1] if len(ids) else ids
         longest = vocabulary.range("time_shift").last
-        gap = cut_step - int(steps_passed(tokenizer, ids)[-1:].sum())
-        num_longest = -(-gap // longest) - 1 if gap else 0
+        gap_steps = cut_step - int(steps_passed(tokenizer, ids)[-1:].sum())
+        num_longest = -(-gap_steps // longest) - 1 if gap_steps else 0
         ids = np.concatenate([ids, np.full(num_longest, vocabulary.id("time_shift", longest), np.int64)])
-        gap -= num_longest * longest
+        gap_steps -= num_longest * longest
     num_notes = int((vocabulary.kind_of_id[ids] == NOTE_ON).sum())
     if not num_notes:
-        raise _nothing_to_read(tokenizer, prime, cut)
-    return Opening(ids, num_notes, cut_step, gap)
+        raise _nothing_to_read(tokenizer, prime, prime_range)
+    return EncodedPrime(ids, num_notes, cut_step, gap_steps)
 
 
-def read_part(prime: Performance, cut: Cut) -> Performance:
+def read_part(prime: Performance, prime_range: PrimeRange) -> Performance:
     """What of a prime is read, as long as it sounds, from time 0 on."""
-    if cut.end is not None:
-        prime = Performance(prime.notes[prime.notes["onset"] < cut.end], prime.pedal)
-    return prime.cropped(cut.start, float("inf")) if cut.start else prime
+    if prime_range.end is not None:
+        prime = Performance(prime.notes[prime.notes["onset"] < prime_range.end], prime.pedal)
+    return prime.cropped(prime_range.start, float("inf")) if prime_range.start else prime
 
 
-def unheard(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> str:
+def describe_unsupported_notes(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange) -> str:
     """For people: how many of the notes that are read the vocabulary has no keys for; empty where it has all."""
-    pitch, keys = read_part(prime, cut).notes["pitch"], tokenizer.vocabulary.range("note_on")
+    pitch, keys = read_part(prime, prime_range).notes["pitch"], tokenizer.vocabulary.range("note_on")
     num_outside = int(((pitch < keys.first) | (pitch > keys.last)).sum())
     if not num_outside:
         return ""
@@ -118,18 +119,18 @@ def unheard(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> str:
     )
 
 
-def end_of_prime(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> float:
+def end_of_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange) -> float:
     """Seconds at which the prime's ids end; a key that is let go a little later, off the grid, is waited for."""
-    read = read_part(prime, cut)
+    read = read_part(prime, prime_range)
     end_on_grid = tokenizer.to_grid(read, lifted=False).last_step * tokenizer.vocabulary.time_step_ms / 1000
-    return cut.start + max(end_on_grid, float(read.notes["offset"].max()))
+    return prime_range.start + max(end_on_grid, float(read.notes["offset"].max()))
 
 
-def too_early(tokenizer: Tokenizer, gap: int) -> list[int]:
-    """The ids with which something would happen before a gap of steps has passed."""
+def ids_before(tokenizer: Tokenizer, gap_steps: int) -> list[int]:
+    """Return the ids with which something would happen before a gap of steps has passed."""
     vocabulary = tokenizer.vocabulary
     passes = np.where(vocabulary.kind_of_id == TIME_SHIFT, vocabulary.value_of_id, 0)
-    return np.flatnonzero(passes < gap).tolist()
+    return np.flatnonzero(passes < gap_steps).tolist()
 
 
 def steps_passed(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
@@ -138,17 +139,18 @@ def steps_passed(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
     return np.cumsum(np.where(vocabulary.kind_of_id[ids] == TIME_SHIFT, vocabulary.value_of_id[ids], 0))
 
 
-def _nothing_to_read(tokenizer: Tokenizer, prime: Performance, cut: Cut) -> PamusicError:
+def _nothing_to_read(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange) -> PamusicError:
     pitches = tokenizer.vocabulary.range("note_on")
     known = f"between pitches {pitches.first} and {pitches.last}, which are all that {tokenizer.name} knows"
-    if cut == WHOLE:
+    if prime_range == WHOLE:
         return PamusicError(f"the prime has no note {known}; transpose it, or leave it out")
-    if cut.start >= prime.duration:
+    if prime_range.start >= prime.duration:
         return PamusicError(
-            f"the prime ends at {prime.duration:.2f} seconds, before the {cut.start:g} of --prime-from; take more of it"
+            f"the prime ends at {prime.duration:.2f} seconds, before the {prime_range.start:g} of --prime-from; take"
+            " more of it"
         )
-    to = prime.duration if cut.end is None else cut.end
+    to = prime.duration if prime_range.end is None else prime_range.end
     return PamusicError(
-        f"of the prime's {prime.duration:.2f} seconds those from {cut.start:g} to {to:.2f} begin no note {known}; "
-        "take more of it, with --prime-from and --prime-to"
+        f"of the prime's {prime.duration:.2f} seconds those from {prime_range.start:g} to {to:.2f} begin no note"
+        f" {known}; take more of it, with --prime-from and --prime-to"
     )

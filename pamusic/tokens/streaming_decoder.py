@@ -1,4 +1,4 @@
-"""Ids -> gestures, while the ids are still being made: the twin of `Tokenizer.decode` that need not see the end.
+"""Ids -> events, while the ids are still being made: the twin of `Tokenizer.decode` that need not see the end.
 
 Knows one vocabulary; knows no clock and no port. A stroke is given as soon as its step is over (with the time shift
 that follows), long before its release is known. The tests hold it to the decoder of whole pieces: the same notes and
@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
-from pamusic.music.events import Action, Gesture
+from pamusic.music.events import Event, EventType
 from pamusic.tokens.tokenizer import CONTROLS, DEFAULT_VELOCITY, NOTE_OFF, NOTE_ON, TIME_SHIFT, VELOCITY
 from pamusic.tokens.vocabulary import KINDS, Vocabulary
 
 
 @dataclass(eq=False)
-class _Stroke:
+class _OpenNote:
     """A stroke whose release was not read yet; `bin` is its velocity's."""
 
     pitch: int
@@ -26,7 +26,7 @@ class _Stroke:
 
 
 class StreamingDecoder:
-    """Takes ids one by one and gives gestures, in order, as soon as they are sure.
+    """Takes ids one by one and gives events, in order, as soon as they are sure.
 
     A key is let go at the latest where it is struck anew, and of strokes of a key within a step the last stays.
 
@@ -49,29 +49,29 @@ class StreamingDecoder:
         self._stop = inf
         self._step = 0
         self._bin = (DEFAULT_VELOCITY - 1) // self._bin_width + 1
-        self._open: dict[int, deque[_Stroke]] = {}  # of each key, strokes without a release, the oldest first
-        self._sounding: dict[int, _Stroke] = {}  # of each key, the last stroke that was given, until it was let go
-        self._struck: dict[int, _Stroke] = {}  # in this step, the last of each key
-        self._let_go: set[int] = set()  # in this step
+        self._open: dict[int, deque[_OpenNote]] = {}  # of each key, strokes without a release, the oldest first
+        self._sounding: dict[int, _OpenNote] = {}  # of each key, the last stroke that was given, until it was let go
+        self._struck: dict[int, _OpenNote] = {}  # in this step, the last of each key
+        self._released: set[int] = set()  # in this step
         self._depth = dict.fromkeys(self._deepest, 0)
         self._moved: dict[str, int] = {}  # in this step
         for id in known:
             self.follow(id)
-        self._gestures()
+        self._events_of_step()
         self._moved, self._depth = self._depth, dict.fromkeys(self._deepest, 0)
         self._sounding.clear()
         self._step, self._stop = -gap, inf if seconds is None else seconds
 
     @property
     def seconds(self) -> float:
-        """Up to where (and no further) all gestures were given."""
+        """Up to where (and no further) all events were given."""
         return min(max(self._step, 0) * self._step_seconds, self._stop)
 
-    def follow(self, id: int) -> list[Gesture]:
-        """The gestures that are sure with one more id: those of a step, when it is over."""
+    def follow(self, id: int) -> list[Event]:
+        """The events that are sure with one more id: those of a step, when it is over."""
         kind, value = self._kind[id], self._value[id]
         if kind == TIME_SHIFT:
-            given = self._gestures()
+            given = self._events_of_step()
             self._step += value
             return given
         if kind == VELOCITY:
@@ -79,7 +79,7 @@ class StreamingDecoder:
         elif kind == NOTE_ON:
             if self._played:
                 self._close(value)
-            stroke = _Stroke(value, self._bin)
+            stroke = _OpenNote(value, self._bin)
             self._open.setdefault(value, deque()).append(stroke)
             self._struck[value] = stroke
         elif kind == NOTE_OFF:
@@ -88,15 +88,15 @@ class StreamingDecoder:
             self._moved[KINDS[kind]] = value
         return []
 
-    def end(self) -> list[Gesture]:
+    def end(self) -> list[Event]:
         """The rest, when no more ids come: what is open is let go, and the pedals go up."""
         last = self._step + bool(self._struck)  # what was struck in the last step lasts one more
         if last == self._step:
             self._moved = dict.fromkeys(self._deepest, 0)
-        self._let_go |= self._sounding.keys()
-        given = self._gestures()
+        self._released |= self._sounding.keys()
+        given = self._events_of_step()
         self._step = last
-        return given + self._all_let_go()
+        return given + self._all_released()
 
     def _close(self, pitch: int) -> None:
         """A release of a key, by its own event or a stroke's: it ends the oldest stroke that is open."""
@@ -105,38 +105,38 @@ class StreamingDecoder:
             return
         stroke = strokes.popleft()
         if self._sounding.get(pitch) is stroke:
-            self._let_go.add(pitch)
+            self._released.add(pitch)
         elif self._struck.get(pitch) is stroke:
             del self._struck[pitch]  # it has no length
 
-    def _gestures(self) -> list[Gesture]:
+    def _events_of_step(self) -> list[Event]:
         """What the step came to, which is over."""
         time = max(self._step, 0) * self._step_seconds
         if time >= self._stop:
-            self._struck, self._let_go, self._moved = {}, set(), {}
-            return self._all_let_go()
+            self._struck, self._released, self._moved = {}, set(), {}
+            return self._all_released()
         given = [
-            Gesture(time, Action.RELEASE, pitch)
-            for pitch in sorted(self._let_go | (self._struck.keys() & self._sounding.keys()))
+            Event(time, EventType.NOTE_OFF, pitch)
+            for pitch in sorted(self._released | (self._struck.keys() & self._sounding.keys()))
         ]
         for _, _, pitch, _ in given:
             del self._sounding[pitch]
         for kind, deepest in self._deepest.items():
             depth = self._moved.get(kind, self._depth[kind])
             if depth != self._depth[kind]:
-                given.append(Gesture(time, Action.MOVE, CONTROLS[kind], round(depth * 127 / deepest)))
+                given.append(Event(time, EventType.PEDAL, CONTROLS[kind], round(depth * 127 / deepest)))
                 self._depth[kind] = depth
         for pitch, stroke in sorted(self._struck.items()):
-            given.append(Gesture(time, Action.STROKE, pitch, self._velocity(stroke.bin)))
+            given.append(Event(time, EventType.NOTE_ON, pitch, self._velocity(stroke.bin)))
             self._sounding[pitch] = stroke
-        self._struck, self._let_go, self._moved = {}, set(), {}
+        self._struck, self._released, self._moved = {}, set(), {}
         return given
 
-    def _all_let_go(self) -> list[Gesture]:
+    def _all_released(self) -> list[Event]:
         """Every key that was given is let go and every pedal is up, here or at the second at which to stop."""
         time = self.seconds
-        given = [Gesture(time, Action.RELEASE, pitch) for pitch in sorted(self._sounding)]
-        given += [Gesture(time, Action.MOVE, CONTROLS[kind], 0) for kind, depth in self._depth.items() if depth]
+        given = [Event(time, EventType.NOTE_OFF, pitch) for pitch in sorted(self._sounding)]
+        given += [Event(time, EventType.PEDAL, CONTROLS[kind], 0) for kind, depth in self._depth.items() if depth]
         self._sounding.clear()
         self._depth = dict.fromkeys(self._deepest, 0)
         return given

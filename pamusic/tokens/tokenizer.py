@@ -75,10 +75,12 @@ class Tokenizer:
 
     @property
     def name(self) -> str:
+        """The vocabulary's name."""
         return self.vocabulary.name
 
     @property
     def fingerprint(self) -> str:
+        """A hash of what the ids mean: two tokenizers with the same one are interchangeable."""
         return self.vocabulary.fingerprint
 
     def encode(self, performance: Performance) -> np.ndarray:
@@ -134,6 +136,7 @@ class Tokenizer:
         return self.settled(GridNotes(onset, offset, pitch, velocity_bin, pedal), lifted=lifted)
 
     def from_grid(self, grid: GridNotes) -> Performance:
+        """Return the performance that a grid stands for: times in seconds, velocities in the middle of their bins."""
         seconds = self.vocabulary.time_step_ms / 1000
         middle = (grid.velocity_bin - 1) * self._bin_width + 1 + self._bin_width // 2
         pedal = np.empty(len(grid.pedal), PEDAL)

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from flat_sampling import of_vocabulary
 from models import tiny_model
 from typer.testing import CliRunner
 
 from pamusic.checkpoint import Checkpoint, save_checkpoint
 from pamusic.cli.app import app
 from pamusic.compose.benchmark import along, memory_mib, own_ids, speed
-from pamusic.compose.token_stream import of_vocabulary
 from pamusic.inference.cuda_graph import RecordedStepper
 from pamusic.inference.int8 import PlainKernel
 from pamusic.inference.memory_traffic import step_bytes
-from pamusic.inference.session import Reader
+from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.inference.token_step import Stepper
 from pamusic.model.config import preset
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.sampling.constraints import Row
+from pamusic.sampling.constraints import GrammarState
 from pamusic.tokens.tokenizer import load_tokenizer
 
 
@@ -62,13 +62,13 @@ def test_memory_is_what_the_system_says_whatever_the_size_of_a_page():
 def test_the_context_is_full_of_what_the_model_draws_by_the_grammar(who):
     ids = own_ids(who, 700)
     vocabulary = who.tokenizer.vocabulary
-    row = Row(of_vocabulary(vocabulary)["rules"])
+    row = GrammarState(of_vocabulary(vocabulary)["grammar"])
 
     assert len(ids) == 700
     assert ids[0] == vocabulary.id("start")
     for id, following in pairwise(ids[:257]):
         row.advance([id])
-        assert not row.barred()[following]
+        assert not row.forbidden()[following]
     assert [len(own_ids(who, length)) for length in (2, 5, 256, 257, 258)] == [2, 5, 256, 257, 258]
 
 
@@ -84,8 +84,8 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
     """Counted by formula, and of the tensors themselves: weights in float32, and caches as far as they are filled."""
     torch.manual_seed(0)
     model = PerceiverAR(preset(size, vocab_size=391, pad_id=390, context_length=600, num_latents=64)).eval()
-    reader = Reader(model, refill="slide")
-    reader.read(list(range(300)))
+    reader = InferenceSession(model, InferenceConfig(refill="slide"))
+    reader.prefill(list(range(300)))
     cross, layers = reader.caches.cross, reader.caches.layers
     caches = sum(each.nbytes for each in (*cross._kept.last(300), *(t for layer in layers for t in layer.last(64))))
     tables = cross._still.nbytes + cross._values.nbytes + model.head.weight.nbytes
@@ -101,8 +101,8 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
     assert more - found == pytest.approx(4 * caches)
     assert isinstance(reader._stepper, Stepper)
     whole = RecordedStepper(model).new_caches(1)
-    in_bytes = Reader(model, refill="slide", precision="int8", kernel=PlainKernel())
-    in_bytes.read(list(range(300)))
+    in_bytes = InferenceSession(model, InferenceConfig(refill="slide", precision="int8"), kernel=PlainKernel())
+    in_bytes.prefill(list(range(300)))
     kept = [in_bytes.caches.cross._kept.last(300), *(layer._kept.last(64) for layer in in_bytes.caches.layers)]
     held = sum(each.nbytes for tensors in kept for each in tensors)
     less, fewer = (

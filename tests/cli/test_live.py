@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import pamusic
 from pamusic.cli.app import app
 from pamusic.music.midi import read_midi
-from pamusic.sampling.guard import Guard
+from pamusic.sampling.guard import GuardConfig
 from pamusic.tokens.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -66,7 +66,9 @@ def test_what_is_heard_is_what_is_in_the_file_and_the_file_is_as_without_a_port(
 @pytest.mark.slow
 def test_what_a_guard_lets_pass_is_what_is_heard(sample, backend, monkeypatch):
     """While it goes on composing, and takes back what it held."""
-    monkeypatch.setattr("pamusic.sampling.guard.Guard", partial(Guard, held=2.0, look_back=1.0, step=0.5))
+    monkeypatch.setattr(
+        "pamusic.compose.job.GuardConfig", partial(GuardConfig, held=2.0, lookback_seconds=1.0, backoff_seconds=0.5)
+    )
     how = ("--seconds", 5, "--seed", 1, "--let-go", 0, "--guard")
     done = sample(*how, "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
 

@@ -8,7 +8,7 @@ from builders import folder_of_tunes, tune
 from cli_asserts import one_line_error
 from typer.testing import CliRunner
 
-import pamusic.checkpoint
+import pamusic.compose.job
 from pamusic.cli.app import app
 from pamusic.cli.primes import place_of
 from pamusic.compose.provenance import read_provenance
@@ -50,8 +50,8 @@ def test_a_file_of_a_folder_can_be_made_again(sample, primes):
 
 def test_the_checkpoint_is_loaded_once(sample, primes, monkeypatch):
     loaded = []
-    load = pamusic.checkpoint.load_checkpoint
-    monkeypatch.setattr(pamusic.checkpoint, "load_checkpoint", lambda *how: loaded.append(how) or load(*how))
+    load = pamusic.compose.job.load_checkpoint
+    monkeypatch.setattr(pamusic.compose.job, "load_checkpoint", lambda *how: loaded.append(how) or load(*how))
 
     assert sample("--prime", "songs", *HOW).exit_code == 0
     assert len(loaded) == 1

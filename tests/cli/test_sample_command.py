@@ -16,15 +16,17 @@ import pytest
 import symusic
 from builders import control, midi_file, note_off, note_on, program
 from cli_asserts import one_line_error, wait_for
+from flat_sampling import compose
 from models import random_checkpoint
 from typer.testing import CliRunner
 
 import pamusic.cli.commands.sample
 from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
-from pamusic.cli.asking import DEFAULT_SECONDS
+from pamusic.cli.commands.sample import NOT_RECORDED
 from pamusic.compose.provenance import SIGN, read_provenance
-from pamusic.compose.token_stream import compose, nats_of
+from pamusic.compose.request import DEFAULT_SECONDS, SampleRequest
+from pamusic.compose.token_stream import nats_per_token
 from pamusic.evaluation.likelihood import score
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.music.performance import PEDALS, Performance
@@ -37,22 +39,16 @@ from pamusic.tokens.vocabulary import CLASSES, KINDS
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-OWN = ("temperature", "top_k", "top_p", "min_p", "typical_p", "let_go")  # settings by the names of the sampler's
-
-
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_defaults_are_the_samplers_own():
+def test_the_options_are_the_requests_with_its_defaults():
     parameters = inspect.signature(pamusic.cli.commands.sample.sample).parameters
-    defaults = {name: each.default for name, each in parameters.items()}
-    own = SamplingConfig()
+    defaults = {name: each.default for name, each in parameters.items() if name not in (*NOT_RECORDED, "prime")}
 
-    assert {name: defaults[name] for name in OWN} == {
-        "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p, "min_p": own.min_p,
-        "typical_p": own.typical_p, "let_go": own.let_go,
-    }  # fmt: skip
+    assert SampleRequest.from_record(defaults) == SampleRequest()
+    assert [*defaults] == [name for name in SampleRequest().to_record() if name != "prime"]
     assert f"(default: {DEFAULT_SECONDS:.0f})" in CliRunner().invoke(app, ["sample", "--help"]).stdout
 
 
@@ -244,8 +240,8 @@ def test_what_a_piece_costs_the_model_is_what_evaluation_says_of_it(checkpoint, 
     before = [composer.tokenizer.vocabulary.id("start"), *prime_ids(composer.tokenizer, opening).tolist()]
 
     expected = [score(composer.model, np.array([*before, *new]))[0][-50:].mean() for new in ids]
-    assert nats_of(composer, ids, opening) == pytest.approx(expected, abs=1e-5)
-    assert np.isnan(nats_of(composer, [[]])).all()
+    assert nats_per_token(composer, ids, opening) == pytest.approx(expected, abs=1e-5)
+    assert np.isnan(nats_per_token(composer, [[]])).all()
 
 
 def test_a_guard_tells_what_it_takes_back_and_its_piece_can_be_made_again(sample, tmp_path):

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from event_ids import ids, piano_ids
+from flat_sampling import compose
 from models import tiny_model
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.compose.token_stream import compose
 from pamusic.errors import PamusicError
 from pamusic.music.performance import PEDAL, SOFT, SUSTAIN, Performance
-from pamusic.tokens.continuation import continuation, continued, followed
-from pamusic.tokens.prime import Cut, opened, prime_ids
+from pamusic.tokens.continuation import continuation, decode_continuation, join
+from pamusic.tokens.prime import PrimeRange, encode_prime, prime_ids
 from pamusic.tokens.tokenizer import load_tokenizer
 
 TOKENIZER, PIANO = load_tokenizer("performance"), load_tokenizer("piano")
@@ -36,7 +36,7 @@ def pedal(music):
 def test_the_prime_stays_as_it_was_and_the_music_follows_it():
     prime = performance((0.1234, 0.5678, 60, 99), (0.4321, 1.0018, 64, 30))
 
-    music = continued(TOKENIZER, ids("wait 10", "velocity 16", "on 67", "wait 50", "off 67"), prime=prime)
+    music = join(TOKENIZER, ids("wait 10", "velocity 16", "on 67", "wait 50", "off 67"), prime=prime)
 
     assert music.notes[:2].tolist() == prime.notes.tolist()
     # The prime ends at 1.00 on the grid, but its last key is let go at 1.0018.
@@ -46,14 +46,14 @@ def test_the_prime_stays_as_it_was_and_the_music_follows_it():
 def test_the_music_begins_where_the_sound_of_the_prime_ends():
     prime = performance((0.0, 1.0, 60, 80), pedal=[(0.5, SUSTAIN, 127), (3.0, SUSTAIN, 0)])
 
-    assert notes(continued(TOKENIZER, ids("on 67", "wait 1", "off 67"), prime=prime))[1][0] == 3.0
+    assert notes(join(TOKENIZER, ids("on 67", "wait 1", "off 67"), prime=prime))[1][0] == 3.0
 
 
 def test_the_feet_leave_the_pedals_where_the_music_begins():
     moves = [(0.5, SOFT, 50), (0.6, SUSTAIN, 127), (2.0, SUSTAIN, 0), (2.5, SUSTAIN, 90), (9.0, SOFT, 0)]
     prime = performance((0.0, 1.0, 60, 80), (2.6, 3.0, 60, 80), pedal=[*moves, (4.0, SUSTAIN, 30)])
 
-    music = continued(TOKENIZER, ids("wait 1", "on 67", "wait 1", "off 67"), prime=prime)
+    music = join(TOKENIZER, ids("wait 1", "on 67", "wait 1", "off 67"), prime=prime)
 
     assert pedal(music) == [*moves[:4], (4.0, SUSTAIN, 0), (4.0, SOFT, 0)]
     assert notes(music)[-1][0] == 4.01
@@ -62,7 +62,7 @@ def test_the_feet_leave_the_pedals_where_the_music_begins():
 def test_a_pedal_that_is_up_needs_no_lifting():
     prime = performance((0.0, 1.0, 60, 80), pedal=[(0.2, SUSTAIN, 127), (0.8, SUSTAIN, 0)])
 
-    assert pedal(continued(TOKENIZER, ids("on 67", "wait 1"), prime=prime)) == pedal(prime)
+    assert pedal(join(TOKENIZER, ids("on 67", "wait 1"), prime=prime)) == pedal(prime)
 
 
 def test_loudness_goes_on_from_the_prime_until_new_ids_speak_of_another():
@@ -76,7 +76,7 @@ def test_loudness_goes_on_from_the_prime_until_new_ids_speak_of_another():
 def test_without_a_prime_the_music_begins_at_zero():
     new = ids("velocity 16", "on 67", "wait 50", "off 67")
 
-    assert notes(continued(TOKENIZER, new)) == notes(continuation(TOKENIZER, new)) == [(0.0, 0.5, 67, 63)]
+    assert notes(join(TOKENIZER, new)) == notes(continuation(TOKENIZER, new)) == [(0.0, 0.5, 67, 63)]
 
 
 def test_of_the_continuation_alone_the_prime_is_left_out():
@@ -90,7 +90,7 @@ def test_of_the_continuation_alone_the_prime_is_left_out():
 def test_a_release_of_a_key_that_only_the_prime_struck_does_nothing():
     prime = performance((0.0, 1.0, 60, 80))
 
-    assert notes(continued(TOKENIZER, ids("wait 50", "off 60", "wait 50"), prime=prime)) == [(0.0, 1.0, 60, 80)]
+    assert notes(join(TOKENIZER, ids("wait 50", "off 60", "wait 50"), prime=prime)) == [(0.0, 1.0, 60, 80)]
 
 
 def test_every_note_is_closed_and_a_key_is_let_go_before_it_is_struck_anew():
@@ -120,7 +120,7 @@ def test_where_pedals_are_played_they_start_as_the_prime_leaves_them():
     new = piano_ids("wait 50", "on 67", "wait 50", "sustain 0", "wait 10", "off 67")
 
     assert PIANO.vocabulary.event(prime_ids(PIANO, prime)[-1]) == ("note_off", 60)  # nothing was lifted
-    assert pedal(continued(PIANO, new, prime=prime)) == [
+    assert pedal(join(PIANO, new, prime=prime)) == [
         *moves,
         (1.0, SOFT, 127),
         (1.0, SUSTAIN, 85),  # the depth that 80 is in
@@ -139,14 +139,14 @@ def test_a_pedal_that_the_music_lifts_at_once_is_lifted_where_it_begins():
     prime = performance((0.0, 1.0, 60, 80), pedal=[(0.3, SUSTAIN, 127)])
     new = piano_ids("sustain 0", "on 67", "wait 50", "off 67")
 
-    assert pedal(continued(PIANO, new, prime=prime)) == [(0.3, SUSTAIN, 127), (1.0, SUSTAIN, 0)]
+    assert pedal(join(PIANO, new, prime=prime)) == [(0.3, SUSTAIN, 127), (1.0, SUSTAIN, 0)]
     assert pedal(continuation(PIANO, new, prime=prime)) == []
 
 
 def test_a_pedal_hardly_touched_in_the_prime_is_up_in_the_music():
     prime = performance((0.0, 1.0, 60, 80), pedal=[(0.3, SUSTAIN, 10)])
 
-    music = continued(PIANO, piano_ids("wait 50", "on 67", "wait 50", "off 67"), prime=prime)
+    music = join(PIANO, piano_ids("wait 50", "on 67", "wait 50", "off 67"), prime=prime)
 
     assert pedal(music) == [(0.3, SUSTAIN, 10), (1.0, SUSTAIN, 0)]
 
@@ -168,23 +168,23 @@ def events(vocabulary, ids):
 def test_at_a_cut_what_sounds_is_open_in_the_ids():
     prime = performance((0.0, 2.0, 60, 80), (0.3, 0.4, 64, 80), (0.3, 0.5, 67, 80), (1.2, 1.3, 71, 80),
                         pedal=[(0.35, SUSTAIN, 127), (0.45, SUSTAIN, 0), (0.48, SUSTAIN, 127)])  # fmt: skip
-    read = opened(TOKENIZER, prime, Cut(0.0, 0.7))
+    read = encode_prime(TOKENIZER, prime, PrimeRange(0.0, 0.7))
 
     kinds = events(TOKENIZER.vocabulary, read.ids)
     assert [event for event in kinds if event[0].startswith("note")] == [
         ("note_on", 60), ("note_on", 64), ("note_on", 67), ("note_off", 64)
     ]  # fmt: skip
-    assert (read.cut_step, read.gap) == (70, 25)  # the string of 67 is held by the pedal
+    assert (read.cut_step, read.gap_steps) == (70, 25)  # the string of 67 is held by the pedal
 
 
 def test_keys_and_pedals_are_open_where_they_are_played():
     prime = performance((0.0, 2.0, 60, 80), (0.3, 0.6, 64, 80), pedal=[(0.35, SUSTAIN, 127), (0.8, SUSTAIN, 0)])
-    read = opened(PIANO, prime, Cut(0.0, 0.7))
+    read = encode_prime(PIANO, prime, PrimeRange(0.0, 0.7))
 
     assert [event for event in events(PIANO.vocabulary, read.ids) if event[0] not in ("time_shift", "velocity")] == [
         ("note_on", 60), ("note_on", 64), ("sustain", 3), ("note_off", 64)
     ]  # fmt: skip
-    assert read.gap == 10
+    assert read.gap_steps == 10
 
 
 def test_a_silence_before_the_cut_is_in_the_ids_as_far_as_the_encoder_writes_it():
@@ -192,10 +192,10 @@ def test_a_silence_before_the_cut_is_in_the_ids_as_far_as_the_encoder_writes_it(
 
     cuts = [(0.1, [10], 0), (0.3, [10], 20), (1.1, [10], 100), (1.11, [10, 100], 1), (4, [10, 100, 100, 100], 90)]
     for end, shifts, gap in cuts:
-        read = opened(TOKENIZER, prime, Cut(0.0, end))
+        read = encode_prime(TOKENIZER, prime, PrimeRange(0.0, end))
         written = events(TOKENIZER.vocabulary, read.ids)
         assert [value for kind, value in written if kind == "time_shift"] == shifts
-        assert read.gap == gap
+        assert read.gap_steps == gap
 
 
 @pytest.mark.parametrize("tokenizer", [TOKENIZER, PIANO], ids=["performance", "piano"])
@@ -203,14 +203,14 @@ def test_nothing_new_begins_before_the_cut_and_the_model_closes_what_is_open(tok
     prime = performance((0.5, 4.0, 60, 80), (0.7, 0.9, 64, 80), (3.0, 4.0, 67, 80))
     model = tiny_model(vocab_size=len(tokenizer.vocabulary), pad_id=tokenizer.vocabulary.id("pad"))
     checkpoint = Checkpoint(Path("tiny"), model, tokenizer, {})
-    cut = Cut(0.0, 2.345)
+    cut = PrimeRange(0.0, 2.345)
     for seed in range(5):
-        drawn = list(compose(checkpoint, prime, cut=cut, seed=seed, length=150))
-        seam = followed(tokenizer, drawn, prime=prime, cut=cut)
-        whole = continued(tokenizer, drawn, prime=prime, cut=cut)
+        drawn = list(compose(checkpoint, prime, prime_range=cut, seed=seed, length=150))
+        seam = decode_continuation(tokenizer, drawn, prime=prime, prime_range=cut)
+        whole = join(tokenizer, drawn, prime=prime, prime_range=cut)
 
         assert seam.music.notes["onset"].min() >= 0
-        together = np.concatenate([opened(tokenizer, prime, cut).ids, drawn])
+        together = np.concatenate([encode_prime(tokenizer, prime, cut).ids, drawn])
         assert tokenizer.decode_counted(together)[1].releases_of_silent_keys == 0
         assert sorted(seam.releases) == [60]
         first = whole.notes[0]
@@ -222,11 +222,11 @@ def test_nothing_new_begins_before_the_cut_and_the_model_closes_what_is_open(tok
 def test_the_models_release_ends_the_primes_note():
     prime = performance((0.0, 9.0, 60, 80), (0.2, 9.0, 64, 80))
     new = ids("wait 50", "off 60", "on 60", "wait 20", "off 60")
-    seam = followed(TOKENIZER, new, prime=prime, cut=Cut(0.0, 0.5))
+    seam = decode_continuation(TOKENIZER, new, prime=prime, prime_range=PrimeRange(0.0, 0.5))
 
     assert {pitch: round(second, 6) for pitch, second in seam.releases.items()} == {60: 0.7, 64: 0.9}
     assert notes(seam.music) == [(0.2, 0.4, 60, 80 // 4 * 4 - 1)]
-    assert notes(continued(TOKENIZER, new, prime=prime, cut=Cut(0.0, 0.5))) == [
+    assert notes(join(TOKENIZER, new, prime=prime, prime_range=PrimeRange(0.0, 0.5))) == [
         (0.0, 0.7, 60, 80), (0.2, 0.9, 64, 80), (0.7, 0.9, 60, 79)
     ]  # fmt: skip
 
@@ -234,7 +234,7 @@ def test_the_models_release_ends_the_primes_note():
 def test_strings_that_the_pedal_holds_ring_until_the_model_ends_them():
     prime = performance((0.0, 0.2, 60, 80), (0.1, 9.0, 64, 80), pedal=[(0.1, SUSTAIN, 127), (9.0, SUSTAIN, 0)])
     new = ids("wait 100", "off 60", "on 72", "wait 50", "off 72", "off 64")
-    seam = followed(TOKENIZER, new, prime=prime, cut=Cut(0.0, 0.5))
+    seam = decode_continuation(TOKENIZER, new, prime=prime, prime_range=PrimeRange(0.0, 0.5))
 
     assert seam.pedal.tolist() == [(pytest.approx(1.1), SUSTAIN, 0)]
     assert seam.releases == {60: pytest.approx(1.1), 64: pytest.approx(1.6)}
@@ -244,7 +244,7 @@ def test_where_pedals_are_played_the_primes_follow_the_models_until_they_are_up(
     prime = performance((0.0, 0.2, 60, 80), (0.1, 9.0, 64, 80), pedal=[(0.1, SUSTAIN, 127), (9.0, SUSTAIN, 0)])
     new = piano_ids("wait 50", "sustain 0", "wait 50", "off 64", "sustain 3", "wait 50", "sustain 0", "on 60",
                     "wait 10", "sustain 3", "off 60")  # fmt: skip
-    seam = followed(PIANO, new, prime=prime, cut=Cut(0.0, 0.5))
+    seam = decode_continuation(PIANO, new, prime=prime, prime_range=PrimeRange(0.0, 0.5))
 
     assert pedal(seam) == [(0.5, SUSTAIN, 127), (0.7, SUSTAIN, 0), (1.2, SUSTAIN, 127), (1.7, SUSTAIN, 0)]
     assert {pitch: round(second, 6) for pitch, second in seam.releases.items()} == {64: 1.2}
@@ -252,27 +252,27 @@ def test_where_pedals_are_played_the_primes_follow_the_models_until_they_are_up(
 
 def test_a_prime_may_be_read_from_a_second_on():
     prime = performance((0.0, 9.0, 60, 80), (1.0, 1.5, 64, 80), (2.0, 9.0, 67, 80), pedal=[(0.5, SOFT, 127)])
-    read = opened(PIANO, prime, Cut(0.9, 2.5))
+    read = encode_prime(PIANO, prime, PrimeRange(0.9, 2.5))
 
     assert [event for event in events(PIANO.vocabulary, read.ids) if event[0] != "velocity"] == [
         ("soft", 1), ("time_shift", 10), ("note_on", 64), ("time_shift", 50), ("note_off", 64), ("time_shift", 50),
         ("note_on", 67),
     ]  # fmt: skip
-    music = continued(PIANO, piano_ids("wait 60", "off 67"), prime=prime, cut=Cut(0.9, 2.5))
+    music = join(PIANO, piano_ids("wait 60", "off 67"), prime=prime, prime_range=PrimeRange(0.9, 2.5))
     assert [note[:3] for note in notes(music)] == [(0.0, 2.5, 60), (1.0, 1.5, 64), (2.0, 2.6, 67)]
 
 
 @pytest.mark.parametrize(
     ("cut", "reason"),
     [
-        (lambda: Cut(2.0, 2.0), "is empty"),
-        (lambda: Cut(-1.0), "begins at 0 seconds or later"),
-        (lambda: Cut(0.0, float("nan")), "ends at some second"),
-        (lambda: Cut(1.2, 1.4), "begin no note between pitches"),
-        (lambda: Cut(7.0), "ends at 3.00 seconds, before the 7"),
-        (lambda: Cut(0.0, 9.0), "the prime lasts 3.00 seconds, not 9"),
+        (lambda: PrimeRange(2.0, 2.0), "is empty"),
+        (lambda: PrimeRange(-1.0), "begins at 0 seconds or later"),
+        (lambda: PrimeRange(0.0, float("nan")), "ends at some second"),
+        (lambda: PrimeRange(1.2, 1.4), "begin no note between pitches"),
+        (lambda: PrimeRange(7.0), "ends at 3.00 seconds, before the 7"),
+        (lambda: PrimeRange(0.0, 9.0), "the prime lasts 3.00 seconds, not 9"),
     ],
 )
 def test_a_part_that_is_none_is_refused(cut, reason):
     with pytest.raises(PamusicError, match=reason):
-        opened(TOKENIZER, performance((0.0, 1.0, 60, 80), (2.0, 3.0, 60, 80)), cut())
+        encode_prime(TOKENIZER, performance((0.0, 1.0, 60, 80), (2.0, 3.0, 60, 80)), cut())

@@ -13,7 +13,7 @@ from pamusic.cli.app import app
 from pamusic.errors import PamusicError
 from pamusic.evaluation.cache_drift import costs_of, drift, policies
 from pamusic.evaluation.likelihood import score
-from pamusic.inference.session import Reader
+from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.tokens.tokenizer import load_tokenizer
 
 
@@ -21,7 +21,7 @@ def test_making_all_latents_anew_is_scoring_one_token_at_a_time():
     model, tokens = tiny_model(), np.random.default_rng(0).integers(0, 390, 64).tolist()  # as many as it sees
     plain, _ = score(model, np.array(tokens), block=1)
 
-    costs = costs_of(Reader(model, refill="all"), tokens, first=20)
+    costs = costs_of(InferenceSession(model, InferenceConfig(refill="all")), tokens, first=20)
 
     assert len(costs) == 44
     np.testing.assert_allclose(costs, plain[19:], atol=2e-4)
@@ -30,7 +30,7 @@ def test_making_all_latents_anew_is_scoring_one_token_at_a_time():
 @pytest.mark.slow
 def test_half_costs_what_a_pass_over_as_many_latents_costs():
     model, tokens = tiny_model(), np.random.default_rng(0).integers(0, 390, 60).tolist()
-    costs = costs_of(Reader(model, refill="half"), tokens, first=20)
+    costs = costs_of(InferenceSession(model, InferenceConfig(refill="half")), tokens, first=20)
 
     cycle = list(range(8, 17))  # latents in use, from a refill to the next
     for index, cost in enumerate(costs):

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pamusic.inference.cuda_graph import RecordedStepper
-from pamusic.inference.session import REFILLS, Reader
+from pamusic.inference.session import REFILLS, InferenceConfig, InferenceSession
 from pamusic.inference.token_step import TURNS, Turns
 from pamusic.model.config import RecallConfig
 
@@ -25,7 +25,7 @@ RECALL = RecallConfig(
 
 def both(model, precision="fp32", **how):
     """A reader, and one that records."""
-    reader, recording = (Reader(model, precision=precision, **how) for _ in range(2))
+    reader, recording = (InferenceSession(model, InferenceConfig(precision=precision, **how)) for _ in range(2))
     recording._stepper = RecordedStepper(model, precision, record=operations_of)
     recording._begin()
     return reader, recording
@@ -42,7 +42,7 @@ def test_a_recorded_step_says_what_a_step_says(policy, prime_length, num_layers)
     model, ids = outspoken_model(num_layers, context_length=16, cross_num_heads=2, num_heads=4), piece(400)
     reader, recording = both(model, refill=policy)
 
-    assert close(reader.read(ids[:prime_length]), recording.read(ids[:prime_length]))
+    assert close(reader.prefill(ids[:prime_length]), recording.prefill(ids[:prime_length]))
     for place in range(prime_length, 400):
         assert close(reader.step([ids[place]]), recording.step([ids[place]])), f"token {place}"
 
@@ -83,7 +83,7 @@ def test_rows_are_recorded_anew_when_others_go_on(parts):
     randomness = torch.Generator().manual_seed(2)
 
     for each in (reader, recording):
-        each.read(ids)
+        each.prefill(ids)
         each.select([0] * 5)
     for rows in ([0, 1, 2, 3, 4], [0, 3, 4], [2]):
         for each in (reader, recording):
@@ -99,6 +99,6 @@ def test_without_a_card_nothing_is_recorded():
     recording._stepper = RecordedStepper(model)
     recording._begin()
 
-    reader.read(ids[:5])
-    recording.read(ids[:5])
+    reader.prefill(ids[:5])
+    recording.prefill(ids[:5])
     assert all(close(reader.step([id]), recording.step([id])) for id in ids[5:])

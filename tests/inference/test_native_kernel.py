@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from flat_sampling import generate_rows
 from models import START, VOCAB, N, outspoken_model, piece
 
 from pamusic.inference import native_kernel as kernels
@@ -14,8 +15,7 @@ from pamusic.inference.compact_cache import ByteCache, ByteContextCache, Context
 from pamusic.inference.int8 import MOST, ByteBlock, ByteMatrix, PlainKernel, Seen, SeenContext, as_bytes
 from pamusic.inference.native_kernel import default_folder, kernel, kernel_for, kernel_path
 from pamusic.inference.precision import resolved
-from pamusic.inference.session import Reader
-from pamusic.sampling.generate import generate_rows
+from pamusic.inference.session import InferenceConfig, InferenceSession
 
 WHERE_COMPILED = pytest.mark.skipif(kernel(32) is None, reason="there is no C++ compiler")
 
@@ -25,7 +25,7 @@ def wide(**changes):
 
 
 def steps(reader, prime, ids, num_rows=1):
-    reader.read(prime)
+    reader.prefill(prime)
     if num_rows > 1:
         reader.select([0] * num_rows)
     return torch.stack([reader.step([(id + row) % START for row in range(num_rows)]) for id in ids])
@@ -46,8 +46,8 @@ def test_the_largest_number_of_each_key_is_127_and_none_is_off_by_more_than_half
 @pytest.mark.parametrize("policy", ["half", "slide", 1])
 def test_steps_in_bytes_say_nearly_what_whole_ones_do(policy):
     model, prime, ids = wide(), piece(20), piece(60, seed=2)
-    whole = steps(Reader(model, refill=policy), prime, ids)
-    reader = Reader(model, refill=policy, precision="int8", kernel=PlainKernel())
+    whole = steps(InferenceSession(model, InferenceConfig(refill=policy)), prime, ids)
+    reader = InferenceSession(model, InferenceConfig(refill=policy, precision="int8"), kernel=PlainKernel())
 
     found = steps(reader, prime, ids)
 
@@ -159,9 +159,11 @@ def test_a_compiled_look_at_the_context_is_its_plain_twin(rows, heads, num_turne
 @pytest.mark.parametrize("num_rows", [1, 6])
 def test_compiled_steps_say_what_plain_ones_say(num_rows):
     model, prime, ids = wide(), piece(20), piece(3 * N, seed=2)
-    expected = steps(Reader(model, precision="int8", kernel=PlainKernel()), prime, ids, num_rows)
+    expected = steps(
+        InferenceSession(model, InferenceConfig(precision="int8"), kernel=PlainKernel()), prime, ids, num_rows
+    )
 
-    found = steps(Reader(model, precision="int8", kernel=kernel(32)), prime, ids, num_rows)
+    found = steps(InferenceSession(model, InferenceConfig(precision="int8"), kernel=kernel(32)), prime, ids, num_rows)
 
     # Not to the last bit: sums in another order round a few numbers to the next byte.
     assert torch.allclose(found, expected, atol=0.05, rtol=0.02)
@@ -194,7 +196,7 @@ def test_a_weight_that_is_no_number_is_heard_of_in_the_logits(name, number):
         model.get_submodule(name).weight[3, 0] = float(number)
 
     found, expected = (
-        steps(Reader(model, precision="int8", kernel=who), prime, ids).sum(-1).isnan()
+        steps(InferenceSession(model, InferenceConfig(precision="int8"), kernel=who), prime, ids).sum(-1).isnan()
         for who in (kernel(32), PlainKernel())
     )
 
@@ -203,10 +205,13 @@ def test_a_weight_that_is_no_number_is_heard_of_in_the_logits(name, number):
 
 
 def test_an_id_that_is_none_is_refused_and_not_looked_for_beside_the_tables():
-    for reader in (Reader(wide()), Reader(wide(), precision="int8", kernel=PlainKernel())):
+    for reader in (
+        InferenceSession(wide()),
+        InferenceSession(wide(), InferenceConfig(precision="int8"), kernel=PlainKernel()),
+    ):
         with pytest.raises(IndexError):
-            reader.read([-1, *piece(2 * N)])
-        reader.read(piece(4))
+            reader.prefill([-1, *piece(2 * N)])
+        reader.prefill(piece(4))
         with pytest.raises(IndexError):
             reader.step([-1])
         with pytest.raises(IndexError):
@@ -219,16 +224,16 @@ def test_none_is_made_for_other_numbers_than_float32(dtype):
 
     assert kernel_for(model, "auto") is None
     with pytest.raises(AssertionError, match="a kernel reads no other numbers"):
-        Reader(model, precision="int8", kernel=PlainKernel())
+        InferenceSession(model, InferenceConfig(precision="int8"), kernel=PlainKernel())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_none_is_used_for_weights_that_are_not_in_bytes(precision):
     model, prime, ids = wide(), piece(4), piece(5)
 
-    found = steps(Reader(model, precision=precision, kernel=PlainKernel()), prime, ids)
+    found = steps(InferenceSession(model, InferenceConfig(precision=precision), kernel=PlainKernel()), prime, ids)
 
-    assert torch.equal(found, steps(Reader(model, precision=precision), prime, ids))
+    assert torch.equal(found, steps(InferenceSession(model, InferenceConfig(precision=precision)), prime, ids))
     assert kernel_for(model, precision) is None
 
 
@@ -248,7 +253,10 @@ def test_where_bfloat16_is_slow_latents_are_made_anew_in_float32(monkeypatch):
     model = wide()
     for is_fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("pamusic.inference.session.has_fast_bf16", lambda device, is_fast=is_fast: is_fast)
-        assert Reader(model, precision="int8", kernel=PlainKernel())._parallel.head.weight.dtype == dtype
+        assert (
+            InferenceSession(model, InferenceConfig(precision="int8"), kernel=PlainKernel())._parallel.head.weight.dtype
+            == dtype
+        )
 
 
 @WHERE_COMPILED

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from flat_sampling import generate, generate_rows
 from models import CONTEXT, START, VOCAB, N, outspoken_model, piece
 from typer.testing import CliRunner
 
@@ -13,10 +14,9 @@ from pamusic.compose.provenance import SIGN
 from pamusic.inference import precision as precisions
 from pamusic.inference.native_kernel import kernel
 from pamusic.inference.precision import FEW, num_bytes, product, resolved
-from pamusic.inference.session import Reader
+from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.sampling.generate import generate, generate_rows
 from pamusic.tokens.tokenizer import load_tokenizer
 
 ABLE = ("_has_byte_product", "_has_packed_product")
@@ -68,9 +68,9 @@ def test_many_rows_are_multiplied_with_the_same_bytes_as_one():
 @pytest.mark.parametrize("num_rows", [1, 5])
 def test_a_reader_of_fewer_bits_says_nearly_the_same_over_refills(machine, precision, most, num_rows):
     model, ids = outspoken_model(num_layers=3), piece(2 * CONTEXT)
-    readers = [Reader(model, precision=which) for which in ("fp32", precision)]
+    readers = [InferenceSession(model, InferenceConfig(precision=which)) for which in ("fp32", precision)]
     for reader in readers:
-        reader.read(ids[:5])
+        reader.prefill(ids[:5])
         reader.select([0] * num_rows)
 
     far = []

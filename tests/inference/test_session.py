@@ -4,7 +4,7 @@ import pytest
 import torch
 from models import CONTEXT, START, N, outspoken_model, piece, uncached
 
-from pamusic.inference.session import REFILLS, SLIDE, Reader, refill_of
+from pamusic.inference.session import REFILLS, SLIDE, InferenceConfig, InferenceSession, refill_of
 from pamusic.inference.token_step import TURNS, Stepper
 from pamusic.model.cache import KeyValueCache
 from pamusic.model.rotary import rotation
@@ -27,9 +27,9 @@ def close(a, b):
 @pytest.mark.parametrize(("policy", "refill"), [("half", 4), ("all", 8), (1, 1), (7, 7)])
 def test_cached_logits_equal_one_parallel_pass_before_and_after_refills(num_layers, prime_length, policy, refill):
     model, ids = outspoken_model(num_layers), piece(CONTEXT)
-    reader = Reader(model, refill=policy)
+    reader = InferenceSession(model, InferenceConfig(refill=policy))
 
-    (logits,) = reader.read(ids[:prime_length])
+    (logits,) = reader.prefill(ids[:prime_length])
     for length in range(prime_length, CONTEXT):
         in_use = latents_in_use(prime_length, length - prime_length, refill=refill)
         assert reader.caches.num_latents == in_use
@@ -39,9 +39,9 @@ def test_cached_logits_equal_one_parallel_pass_before_and_after_refills(num_laye
 
 def test_last_128_makes_all_latents_anew_but_128():
     model, ids = outspoken_model(context_length=600, num_latents=130), piece(600)
-    reader = Reader(model, refill="last-128")
+    reader = InferenceSession(model, InferenceConfig(refill="last-128"))
 
-    reader.read(ids[:5])
+    reader.prefill(ids[:5])
     for length in range(6, 600):
         (logits,) = reader.step([ids[length - 1]])
         in_use = latents_in_use(5, length - 5, 130, refill=2)
@@ -91,11 +91,11 @@ def banded(model, ids, first, context_length, num_latents):
 @pytest.mark.parametrize("prime_length", [1, 3, 20])
 def test_sliding_drops_the_oldest_latent_and_leaves_the_others_what_they_learned_from_it(num_layers, prime_length):
     model, ids = outspoken_model(num_layers, context_length=32), piece(300)
-    reader = Reader(model, refill="slide")
+    reader = InferenceSession(model, InferenceConfig(refill="slide"))
     first = max(0, prime_length - N)
     expected = banded(model, ids, first, context_length=32, num_latents=N)
 
-    (logits,) = reader.read(ids[:prime_length])
+    (logits,) = reader.prefill(ids[:prime_length])
     for length in range(prime_length, 300):
         assert reader.caches.num_latents == min(length, N)
         assert close(logits, expected[length - 1 - first]), f"after {length} tokens"
@@ -105,8 +105,8 @@ def test_sliding_drops_the_oldest_latent_and_leaves_the_others_what_they_learned
 @pytest.mark.parametrize(("num_layers", "equal"), [(1, True), (2, False)])
 def test_only_a_single_layer_slides_without_hearing_of_latents_that_are_gone(num_layers, equal):
     model, ids = outspoken_model(num_layers), piece(CONTEXT)
-    reader = Reader(model, refill="slide")
-    reader.read(ids[:N])
+    reader = InferenceSession(model, InferenceConfig(refill="slide"))
+    reader.prefill(ids[:N])
     for id in ids[N:]:
         (logits,) = reader.step([id])
 
@@ -128,10 +128,10 @@ def test_a_policy_has_a_name_or_a_number():
 def test_rows_are_read_as_each_would_be_alone_and_can_be_left_out(policy):
     model = outspoken_model(context_length=32)
     prime, (a, b, c) = piece(20), (piece(100, seed) for seed in (2, 3, 4))
-    alone = [Reader(model, refill=policy) for _ in range(3)]
-    together = Reader(model, refill=policy)
+    alone = [InferenceSession(model, InferenceConfig(refill=policy)) for _ in range(3)]
+    together = InferenceSession(model, InferenceConfig(refill=policy))
     for reader in (*alone, together):
-        reader.read(prime)
+        reader.prefill(prime)
 
     together.select([0, 0, 0])
     for ids in zip(a[:50], b[:50], c[:50], strict=True):
@@ -146,9 +146,9 @@ def test_rows_are_read_as_each_would_be_alone_and_can_be_left_out(policy):
 @pytest.mark.parametrize(("num_latents", "refill"), [(1, 1), (2, 1), (8, 8), (8, 1), (8, 7), (20, 13)])
 def test_so_they_do_for_any_number_of_latents_and_any_refill(num_latents, refill):
     model, ids = outspoken_model(), piece(CONTEXT)
-    reader = Reader(model, num_latents=num_latents, refill=refill)
+    reader = InferenceSession(model, InferenceConfig(num_latents=num_latents, refill=refill))
 
-    reader.read(ids[:5])
+    reader.prefill(ids[:5])
     for length in range(6, CONTEXT + 1):
         (logits,) = reader.step([ids[length - 1]])
         in_use = latents_in_use(5, length - 5, num_latents, refill)
@@ -157,17 +157,17 @@ def test_so_they_do_for_any_number_of_latents_and_any_refill(num_latents, refill
 
 def test_another_reader_of_the_same_weights_knows_nothing_of_what_the_first_one_read():
     model, ids = outspoken_model(), piece(20)
-    first = Reader(model, precision="int8")
-    first.read(ids[:9])
+    first = InferenceSession(model, InferenceConfig(precision="int8"))
+    first.prefill(ids[:9])
     after = first.step([ids[9]])
 
-    other = first.another()
-    told = other.read(ids[:5])
+    other = first.fork()
+    told = other.prefill(ids[:5])
 
     assert other._stepper is first._stepper  # held once
-    assert torch.equal(told, Reader(model, precision="int8").read(ids[:5]))
-    again = Reader(model, precision="int8")
-    again.read(ids[:9])
+    assert torch.equal(told, InferenceSession(model, InferenceConfig(precision="int8")).prefill(ids[:5]))
+    again = InferenceSession(model, InferenceConfig(precision="int8"))
+    again.prefill(ids[:9])
     assert torch.equal(again.step([ids[9]]), after)
     assert torch.equal(again.step([ids[10]]), first.step([ids[10]]))  # which went on undisturbed
 
@@ -175,9 +175,9 @@ def test_another_reader_of_the_same_weights_knows_nothing_of_what_the_first_one_
 @pytest.mark.parametrize(("policy", "refill"), [("half", 4), ("all", 8), (1, 1)])
 def test_past_the_context_each_latent_has_seen_a_whole_context_up_to_itself_and_no_more(policy, refill):
     model, ids = outspoken_model(context_length=16), piece(300)
-    reader = Reader(model, refill=policy)
+    reader = InferenceSession(model, InferenceConfig(refill=policy))
 
-    reader.read(ids[:3])
+    reader.prefill(ids[:3])
     for length in range(4, 300):
         (logits,) = reader.step([ids[length - 1]])
         in_use = latents_in_use(3, length - 3, refill=refill)
@@ -191,7 +191,7 @@ def test_past_the_context_each_latent_has_seen_a_whole_context_up_to_itself_and_
 def test_of_a_prime_longer_than_the_context_the_end_is_read():
     model, ids = outspoken_model(), piece(3 * CONTEXT)
 
-    assert close(Reader(model).read(ids)[0], uncached(model, ids[-CONTEXT:], N // 2))
+    assert close(InferenceSession(model).prefill(ids)[0], uncached(model, ids[-CONTEXT:], N // 2))
 
 
 def test_a_step_equals_the_models_own_read_and_extend():
@@ -211,8 +211,8 @@ def test_a_step_equals_the_models_own_read_and_extend():
 
 def test_a_step_leaves_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
-    reader = Reader(outspoken_model())
-    reader.read([START])
+    reader = InferenceSession(outspoken_model())
+    reader.prefill([START])
     reader.step([3])
 
     assert torch.get_num_threads() == before
@@ -232,11 +232,11 @@ def test_a_cache_moves_its_window_to_the_front_when_it_is_full():
 
 @pytest.mark.parametrize("policy", REFILLS[:1] + REFILLS[2:])
 def test_memory_stays_where_it_is(policy):
-    reader = Reader(outspoken_model(context_length=16), refill=policy)
+    reader = InferenceSession(outspoken_model(context_length=16), InferenceConfig(refill=policy))
     caches = [reader.caches.cross, *reader.caches.layers]
     places = [[(tensor.data_ptr(), tensor.shape) for tensor in cache._kept.tensors] for cache in caches]
 
-    reader.read([START])
+    reader.prefill([START])
     for id in piece(1000):
         reader.step([id])
 

@@ -5,7 +5,7 @@ import torch
 from models import outspoken_model, piece
 
 from pamusic.inference.native_kernel import kernel
-from pamusic.inference.session import Reader
+from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.inference.threads import GAIN, LATEST, SOONEST, TOO_LONG, TRIAL, Threads
 
 
@@ -75,10 +75,10 @@ def test_a_wide_step_computes_the_same_with_one_thread_and_with_two(two_threads,
     )
     ids, found = piece(30, seed=2), []
     for single in (True, False):
-        reader = Reader(model, precision="int8", kernel=by)
+        reader = InferenceSession(model, InferenceConfig(precision="int8"), kernel=by)
         reader._chooser.took = lambda seconds: None
         reader._chooser.is_single = single
-        reader.read(piece(80))
+        reader.prefill(piece(80))
         found.append(torch.stack([reader.step([id]) for id in ids]))
 
     assert torch.equal(*found)

@@ -13,12 +13,12 @@ import torch
 from builders import performance
 from corpora import small_corpus
 from fields import NOTES, compound_text, tokenizer_of
+from flat_sampling import compose, stream_many
 from models import tiny_config
 from typer.testing import CliRunner
 
 from pamusic.checkpoint import check_corpus, load_checkpoint, save_checkpoint
 from pamusic.cli.app import app
-from pamusic.compose.token_stream import compose, compose_positions
 from pamusic.corpus.corpus import open_corpus
 from pamusic.corpus.writer import writing_corpus
 from pamusic.device import Machine
@@ -30,7 +30,8 @@ from pamusic.model.flops import forward_flops
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.sampling.config import SamplingConfig
-from pamusic.sampling.positions import generate_positions
+from pamusic.sampling.ending import StopCondition
+from pamusic.sampling.positions import PositionConstraints, generate_positions
 from pamusic.tokens.positions import offset_edges
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import NOT_SCORED, TrainingBatches, make_batch, validation_batches
@@ -444,12 +445,19 @@ def test_another_key_moves_the_notes_alone():
     assert (np.flatnonzero(up != np.arange(len(VOCABULARY))) == keys.start + np.arange(88)).all()
 
 
-def drawn(model, prime, *, num_rows=1, seed=0, length=40, tokenizer=NOTES, **options):
+def drawn(model, prime, *, num_rows=1, seed=0, length=40, tokenizer=NOTES, sampling=None, seconds=None, **options):
     vocabulary = tokenizer.vocabulary
-    options = {"barred_ids": [vocabulary.id("start"), vocabulary.id("pad")], "end_id": vocabulary.id("end"), **options}
+    constraints = {
+        "forbidden_ids": [vocabulary.id("start"), vocabulary.id("pad")],
+        "fits": vocabulary.fits,
+        "seconds_of_id": vocabulary.seconds_of_id,
+        "end_id": vocabulary.id("end"),
+        **options,
+    }
     steps = generate_positions(
-        model, prime, num_rows=num_rows, seed=seed, length=length, fits=vocabulary.fits,
-        seconds_of_id=vocabulary.seconds_of_id, **options,
+        model, prime, PositionConstraints(**constraints), num_rows=num_rows, seed=seed,
+        sampling=sampling or [SamplingConfig()] * len(vocabulary.fields),
+        stop=StopCondition(max_tokens=length, seconds=seconds, min_tokens_before_end=1),
     )  # fmt: skip
     return [[ids for ids in row if ids is not None] for row in zip(*steps, strict=True)]
 
@@ -528,7 +536,7 @@ def test_a_drawn_id_is_where_its_number_falls_in_the_distribution(talker):
 
 def test_filters_leave_shifts_and_lengths_alone(notes_checkpoint):
     def composed(seed, **sampling):
-        steps = compose_positions(
+        steps = stream_many(
             load_checkpoint(notes_checkpoint), seed=seed, length=60, sampling=SamplingConfig(**sampling)
         )
         return np.array([row for (row,) in steps])
@@ -545,7 +553,7 @@ def test_filters_leave_shifts_and_lengths_alone(notes_checkpoint):
 
 def test_the_likeliest_key_is_taken_given_the_shift_that_was_drawn(notes_checkpoint):
     model = load_checkpoint(notes_checkpoint).model
-    steps = compose_positions(load_checkpoint(notes_checkpoint), seed=1, length=1, sampling=SamplingConfig(top_k=1))
+    steps = stream_many(load_checkpoint(notes_checkpoint), seed=1, length=1, sampling=SamplingConfig(top_k=1))
     ((first,),) = steps
     with torch.inference_mode():
         logits = model(torch.from_numpy(PRIME.astype(np.int64))[None], following=torch.tensor([[first]]))[0, -1]
@@ -566,7 +574,7 @@ def test_it_stops_at_its_length_its_seconds_or_the_end(talker):
     rows = drawn(ends, PRIME, num_rows=8, length=600)
     assert min(len(row) for row in rows) < 600
     assert not any(end in ids for row in rows for ids in row)
-    barred = drawn(ends, PRIME, num_rows=2, length=400, end_id=None, barred_ids=[end])
+    barred = drawn(ends, PRIME, num_rows=2, length=400, end_id=None, forbidden_ids=[end])
     assert not any(end in ids for row in barred for ids in row)
 
 
@@ -702,7 +710,7 @@ def test_sample_and_replay_make_the_same_file(notes_checkpoint, elsewhere):
     assert again.exit_code == 0, again.output
     assert (elsewhere / "a.mid").read_bytes() == (elsewhere / "b.mid").read_bytes()
     assert "the same, byte for byte" in again.stderr
-    row = [ids for (ids,) in compose_positions(load_checkpoint(notes_checkpoint), seed=3, length=40)]
+    row = [ids for (ids,) in stream_many(load_checkpoint(notes_checkpoint), seed=3, length=40)]
     played = read_midi((elsewhere / "a.mid").read_bytes())
     meant = NOTES.decode(np.array(row))
     assert played.notes["pitch"].tolist() == meant.notes["pitch"].tolist()

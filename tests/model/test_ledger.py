@@ -8,7 +8,7 @@ import torch
 from models import LEDGER, VOCAB, N, outspoken_model, piece, tiny_config, uncached
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
-from pamusic.inference.session import Reader
+from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.model.config import LedgerConfig, ModelConfig
 from pamusic.model.ledger import FIRST_AGE, LAST_AGE, NUM_AGES, Ledger, shares_of_ages
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -110,8 +110,8 @@ def test_what_is_left_out_of_the_prefix_is_in_the_ledger_all_the_same():
 
 def test_a_reader_keeps_the_ledger_of_each_row():
     model, (ids, other) = outspoken_model(), (piece(40), piece(40, seed=2))
-    reader = Reader(model, refill="all")
-    reader.read(ids[:10])
+    reader = InferenceSession(model, InferenceConfig(refill="all"))
+    reader.prefill(ids[:10])
     reader.select([0, 0])
 
     for length, (mine, yours) in enumerate(zip(ids[10:], other[10:], strict=True), start=11):

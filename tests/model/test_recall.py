@@ -10,7 +10,7 @@ from recording import operations_of
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
 from pamusic.inference.cuda_graph import RecordedStepper
-from pamusic.inference.session import REFILLS, Reader
+from pamusic.inference.session import REFILLS, InferenceConfig, InferenceSession
 from pamusic.model import recall as module
 from pamusic.model.config import ModelConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -294,10 +294,10 @@ def test_a_mixture_is_of_what_was_said_and_what_is_copied(gate):
 @pytest.mark.parametrize("prime_length", [1, 20])
 def test_cached_logits_are_those_of_one_pass(policy, prime_length):
     model, ids = model_that_recalls(num_layers=1), repeating(60)
-    readers = [Reader(model, refill=policy) for _ in range(2)]
+    readers = [InferenceSession(model, InferenceConfig(refill=policy)) for _ in range(2)]
     readers[1]._stepper = RecordedStepper(model, record=operations_of)
     readers[1]._begin()
-    found = [reader.read(ids[:prime_length]) for reader in readers]
+    found = [reader.prefill(ids[:prime_length]) for reader in readers]
     for place in range(prime_length, 60):
         assert torch.allclose(found[0], found[1], atol=1e-3)
         alive = readers[0].caches.num_latents
@@ -308,10 +308,10 @@ def test_cached_logits_are_those_of_one_pass(policy, prime_length):
 
 def test_rows_recall_what_each_has_read():
     model, ids = model_that_recalls(), repeating(60)
-    together, alone = Reader(model), Reader(model)
-    together.read(ids[:30])
+    together, alone = InferenceSession(model), InferenceSession(model)
+    together.prefill(ids[:30])
     together.select([0] * 6)
-    alone.read(ids[:30])
+    alone.prefill(ids[:30])
     for place in range(30, 30 + 3 * N):
         rows = together.step([ids[place]] * 5 + [3])
         assert torch.allclose(rows[:5], alone.step([ids[place]]).expand(5, -1), atol=1e-3)

@@ -12,10 +12,10 @@ import pytest
 
 import pamusic.music.port
 from pamusic.errors import PamusicError
-from pamusic.music.events import Action, Gesture
+from pamusic.music.events import Event, EventType
 from pamusic.music.port import Player, opened_port, playing, port_names
 
-RELEASE, MOVE, STROKE = Action
+NOTE_OFF, PEDAL, NOTE_ON = EventType
 
 
 class Hall:
@@ -31,8 +31,8 @@ class Hall:
     def at(self, second, happens):
         self.coming.append((100 + second, happens))
 
-    def puts(self, second, gestures, until):
-        self.at(second, lambda: self.player.put(gestures, until))
+    def puts(self, second, events, until):
+        self.at(second, lambda: self.player.feed(events, until))
 
     def ends(self, second):
         self.at(second, self.player.end)
@@ -57,17 +57,17 @@ LAST_WORDS = [[CONTROL, 64, 0], [CONTROL, 66, 0], [CONTROL, 67, 0], [CONTROL, 12
 
 
 def stroke(time, pitch):
-    return Gesture(time, STROKE, pitch, 70)
+    return Event(time, NOTE_ON, pitch, 70)
 
 
 def release(time, pitch):
-    return Gesture(time, RELEASE, pitch)
+    return Event(time, NOTE_OFF, pitch)
 
 
 def test_gestures_become_messages_at_their_seconds():
     hall = Hall(ahead=1)
-    music = [stroke(0.0, 60), Gesture(0.25, MOVE, 64, 100), release(0.5, 60), stroke(0.5, 62), release(1.75, 62)]
-    hall.player.put(music, 2.0)
+    music = [stroke(0.0, 60), Event(0.25, PEDAL, 64, 100), release(0.5, 60), stroke(0.5, 62), release(1.75, 62)]
+    hall.player.feed(music, 2.0)
     hall.ends(0)
     hall.player.play()
 
@@ -89,9 +89,9 @@ def test_it_begins_when_so_much_is_there_and_a_stroke_does_not_wait_for_its_rele
     hall.ends(10)
     hall.player.play()
 
-    (struck, *_), (let_go, *_) = hall.heard
+    (struck, *_), (released, *_) = hall.heard
     assert struck == pytest.approx(2.5, abs=0.02)
-    assert let_go == pytest.approx(10.5, abs=0.02)
+    assert released == pytest.approx(10.5, abs=0.02)
 
 
 def test_music_that_is_made_too_slowly_waits_for_more_and_says_so_once():
@@ -105,7 +105,7 @@ def test_music_that_is_made_too_slowly_waits_for_more_and_says_so_once():
     releases = [second for second, kind, _ in hall.heard if kind == OFF]
     assert len(strokes) == 10
     assert all(late - early == pytest.approx(3, abs=0.03) for early, late in pairwise(strokes))
-    assert [let_go - struck for struck, let_go in zip(strokes, releases, strict=True)] == pytest.approx([0.5] * 10)
+    assert [released - struck for struck, released in zip(strokes, releases, strict=True)] == pytest.approx([0.5] * 10)
     assert hall.waits == [pytest.approx(1.0, abs=0.02)]
     assert hall.player.num_waits == 10  # the last one for the end
     assert hall.player.waited == pytest.approx(20, abs=0.3)
@@ -121,9 +121,9 @@ def test_the_maker_is_kept_so_far_ahead_and_no_further():
     player, ahead = Player(Port(), ahead=0.3), []  # in real time: 1.2 seconds
     with playing(player):
         for tenth in range(12):
-            player.put([stroke(tenth / 10, 60)], (tenth + 1) / 10)
+            player.feed([stroke(tenth / 10, 60)], (tenth + 1) / 10)
             ahead.append((tenth + 1) / 10 - player.second)
-            player.keep_pace()
+            player.throttle()
         player.finish()
 
     assert player._port.sent == 12
@@ -133,7 +133,7 @@ def test_the_maker_is_kept_so_far_ahead_and_no_further():
 @pytest.mark.parametrize("how", ["stopped", "lost", "unplugged"])
 def test_whatever_ends_it_no_key_stays_down_and_no_pedal(how):
     hall = Hall(ahead=1, is_there=lambda: how != "unplugged" or hall.now < 104)
-    hall.player.put([stroke(0, 60), stroke(0, 64), Gesture(0, MOVE, 64, 127), release(1, 60), stroke(3.5, 67)], 60)
+    hall.player.feed([stroke(0, 60), stroke(0, 64), Event(0, PEDAL, 64, 127), release(1, 60), stroke(3.5, 67)], 60)
     hall.at(3, hall.player.stop if how == "stopped" else lambda: None)
     if how == "lost":
         send = hall.send
@@ -167,7 +167,7 @@ def test_a_driver_that_hangs_is_given_up(monkeypatch):
 
     player = Player(Hanging(), ahead=0.1)
     with playing(player):
-        player.put([stroke(0, 60)], 0.2)
+        player.feed([stroke(0, 60)], 0.2)
         player.finish()
 
     assert "takes no more messages" in str(player.lost)

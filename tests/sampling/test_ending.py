@@ -2,19 +2,18 @@
 
 import pytest
 import torch
+from flat_sampling import generate, generate_rows, of_vocabulary, token_sampler
 from models import END, PAD, START, outspoken_model
 
-from pamusic.compose.token_stream import of_vocabulary
+from pamusic.errors import UsageError
 from pamusic.sampling.config import SamplingConfig
-from pamusic.sampling.constraints import Rules
-from pamusic.sampling.ending import BARRED, SURE, Ending, Pauses
-from pamusic.sampling.generate import generate, generate_rows
-from pamusic.sampling.token_sampler import Draws
+from pamusic.sampling.constraints import GrammarTables
+from pamusic.sampling.ending import CERTAIN, FORBIDDEN, EndingConfig, Pauses
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
 
 VOCABULARY, PIANO = (load_tokenizer(name).vocabulary for name in ("performance", "piano"))
-ENDING = Ending()
+ENDING = EndingConfig()
 
 
 def numbers(values):
@@ -25,9 +24,9 @@ def test_the_end_is_barred_then_ever_more_likely_then_sure():
     def biases(*shares, closes):
         return ENDING.bias(numbers(shares), torch.full((len(shares),), closes)).tolist()
 
-    assert biases(0, 0.999, closes=False) == [BARRED] * 2
+    assert biases(0, 0.999, closes=False) == [FORBIDDEN] * 2
     assert biases(1, 1.075, 1.15, closes=False) == pytest.approx([0, 10, 20])
-    assert biases(1, 1.2, 2, closes=True) == [SURE] * 3
+    assert biases(1, 1.2, 2, closes=True) == [CERTAIN] * 3
 
 
 def test_it_closes_at_a_breath_as_long_as_the_longest_lately_and_the_shorter_the_later_it_comes():
@@ -45,7 +44,7 @@ STRIKE = [ID("velocity", 9), ID("note_on", 60)]
 
 
 def pauses(prime, num_rows=1, vocabulary=VOCABULARY):
-    return Pauses(Rules(**grammar_arrays(vocabulary)), vocabulary.seconds_of_id.tolist(), prime, num_rows)
+    return Pauses(GrammarTables(**grammar_arrays(vocabulary)), vocabulary.seconds_of_id.tolist(), prime, num_rows)
 
 
 def test_waiting_begins_with_each_stroke_and_the_prime_counts():
@@ -89,7 +88,7 @@ def test_pauses_are_those_of_each_row_and_of_a_prime_what_they_are_one_by_one():
 def test_closing_comes_after_the_wanted_length_and_before_the_deadline():
     for wrong in ({"closing": 1.0}, {"closing": 1.3}):
         with pytest.raises(ValueError, match="closing"):
-            Ending(**wrong)
+            EndingConfig(**wrong)
 
 
 def quiet_model():
@@ -104,7 +103,7 @@ def test_without_rules_it_ends_by_the_known_odds():
     """All 24 logits are 0: after step n the end has the odds exp(20 * (n / 100 - 1) / 0.15) to the other 21."""
     lengths = [
         len(list(generate(quiet_model(), [START], seed=seed, length=100, end_id=END, ending=ENDING,
-                          barred_ids=[START, PAD], sampling=SamplingConfig(top_p=1))))
+                          forbidden_ids=[START, PAD], sampling=SamplingConfig(top_p=1))))
         for seed in range(60)
     ]  # fmt: skip
     odds = torch.tensor([20 * (n / 100 - 1) / 0.15 for n in range(100, 115)]).exp()
@@ -130,7 +129,7 @@ def piano(seed, vocabulary=VOCABULARY, **how):
     return list(
         generate(
             model, [vocabulary.id("start")], seed=seed, end_id=vocabulary.id("end"),
-            rules=Rules(**grammar_arrays(vocabulary)), seconds_of_id=vocabulary.seconds_of_id.tolist(), **how,
+            grammar=GrammarTables(**grammar_arrays(vocabulary)), seconds_of_id=vocabulary.seconds_of_id.tolist(), **how,
         )
     )  # fmt: skip
 
@@ -152,38 +151,35 @@ def test_by_a_grammar_keys_are_let_go_and_none_is_struck_before_the_end(seed):
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, PIANO], ids=["performance", "piano"])
 def test_after_a_breath_nothing_is_struck_and_what_sounds_is_held(vocabulary, seed):
     """Long before closing begins in any case, when a velocity that was there would be followed by its stroke."""
-    ending, wanted = Ending(closing=3.0, deadline=4.0), 5.0
+    ending, wanted = EndingConfig(closing=3.0, deadline=4.0), 5.0
     ids = piano(seed, vocabulary, seconds=wanted, ending=ending)
-    now, closed_at, let_go = 0.0, None, 0
+    now, closed_at, num_released = 0.0, None, 0
     lately = pauses([], vocabulary=vocabulary)
     for id in ids:
         kind, _ = vocabulary.event(id)
         if ending.closes(numbers([now / wanted]), lately.waited(), lately.longest()):
             closed_at = closed_at or now
             assert kind not in ("velocity", "note_on")
-            assert kind == "time_shift" or lately.waited() >= ending.holds
-            let_go += kind == "note_off"
+            assert kind == "time_shift" or lately.waited() >= ending.hold_seconds
+            num_released += kind == "note_off"
         lately.advance(torch.tensor([id]))
         now += vocabulary.seconds_of_id[id]
 
     assert wanted <= closed_at < 3 * wanted
-    assert let_go > 3
+    assert num_released > 3
 
 
 def played(vocabulary, opening, phrase, wanted, sureness=50.0, seed=0):
     """What is drawn when a model is sure of a phrase, over and over, and of nothing else; and whether it ended."""
     ids = [vocabulary.id("start")]
-    how = {name: value for name, value in of_vocabulary(vocabulary).items() if name != "barred_ids"}
-    barred = torch.zeros(len(vocabulary), dtype=torch.bool)
-    barred[[ids[0], vocabulary.id("pad")]] = True
-    sampling = SamplingConfig(let_go=0.0, top_p=1.0)
-    draws = Draws(ids, num_rows=1, seed=seed, barred=barred, sampling=sampling, seconds=wanted, ending=ENDING, **how)
+    how = {"sampling": SamplingConfig(release_bias=0.0, top_p=1.0), "seconds": wanted, "ending": ENDING}
+    sampler = token_sampler(ids, vocab_size=len(vocabulary), seed=seed, **of_vocabulary(vocabulary), **how)
     script = [vocabulary.id(*event) for event in opening]
     while vocabulary.seconds_of_id[ids].sum() < 1.25 * wanted:
         script = script or [vocabulary.id(*event) for event in phrase]
         logits = torch.zeros(1, len(vocabulary))
         logits[0, script[0]] = sureness
-        ids.append(draws.draw(logits).item())
+        ids.append(sampler.sample(logits).item())
         if ids[-1] == vocabulary.id("end"):
             return [vocabulary.event(id) for id in ids[1:-1]], True
         if ids[-1] == script[0] or vocabulary.seconds_of_id[[ids[-1], script[0]]].all():  # a wait is a wait
@@ -280,7 +276,7 @@ def test_what_the_pedal_holds_rings_on():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_where_all_is_let_go_the_piece_is_what_the_grammar_lets_end(seed):
-    ids = piano(seed, length=400, ending=Ending(closing=1.05, deadline=5))
+    ids = piano(seed, length=400, ending=EndingConfig(closing=1.05, deadline=5))
     sounding = 0
     for kind, _ in map(VOCABULARY.event, ids):
         sounding += (kind == "note_on") - (kind == "note_off")
@@ -306,6 +302,6 @@ def test_each_row_ends_by_itself():
 
 
 def test_it_needs_to_know_an_end_and_a_length():
-    for wrong in ({"end_id": END}, {"length": 5}):
-        with pytest.raises(ValueError, match="end_id must be given, and length"):
+    for wrong, missing in (({"end_id": END}, "length or seconds"), ({"length": 5}, "end_id")):
+        with pytest.raises(UsageError, match=missing):
             generate(quiet_model(), [START], seed=0, ending=ENDING, **wrong)

@@ -4,13 +4,13 @@ from itertools import islice
 
 import pytest
 import torch
+from flat_sampling import generate, generate_rows
 from models import CONTEXT, END, PAD, START, VOCAB, N, uncached
 from models import outspoken_model as tiny_model
 
 from pamusic.errors import PamusicError
 from pamusic.sampling.config import SamplingConfig
-from pamusic.sampling.constraints import Rules
-from pamusic.sampling.generate import generate, generate_rows
+from pamusic.sampling.constraints import GrammarTables
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
 
@@ -50,7 +50,7 @@ def test_barred_ids_never_appear():
     with torch.no_grad():
         loud.head.weight[3] *= 20  # a third of all draws, where it may be drawn
     free = list(generate(loud, [START], length=300, seed=0))
-    barred = list(generate(loud, [START], length=300, seed=0, barred_ids=[3, START, PAD], end_id=END))
+    barred = list(generate(loud, [START], length=300, seed=0, forbidden_ids=[3, START, PAD], end_id=END))
 
     assert 3 in free
     assert not {3, START, PAD, END} & set(barred)
@@ -60,7 +60,7 @@ def test_the_first_id_may_be_barred_more_than_the_others():
     later = []
     for seed in range(20):
         barred = range(5, tiny_model().config.vocab_size)
-        first, *rest = generate(tiny_model(), [START], length=40, seed=seed, barred_at_first=barred)
+        first, *rest = generate(tiny_model(), [START], length=40, seed=seed, forbidden_next=barred)
         assert first < 5
         later += rest
     assert max(later) > 5
@@ -69,25 +69,34 @@ def test_the_first_id_may_be_barred_more_than_the_others():
 def test_what_is_barred_at_first_follows_where_nothing_else_may():
     barred = range(VOCAB)
 
-    assert len(list(generate(tiny_model(), [START], length=5, seed=0, barred_at_first=barred))) == 5
+    assert len(list(generate(tiny_model(), [START], length=5, seed=0, forbidden_next=barred))) == 5
 
 
 def test_what_was_drawn_before_counts_as_if_it_had_just_been():
     seconds_of_id = [0.0] * VOCAB
     seconds_of_id[5] = 1.5
     before = [3, 5, 5, 4]
-    how = {"seconds_of_id": seconds_of_id, "num_drawn": 4}
+    how = {"seconds_of_id": seconds_of_id, "num_resumed": 4}
 
-    assert len(list(generate(tiny_model(), [START, *before], seed=0, length=10, num_drawn=4))) == 6
+    assert len(list(generate(tiny_model(), [START, *before], seed=0, length=10, num_resumed=4))) == 6
     assert list(generate(tiny_model(), [START, *before], seed=0, seconds=6, **how)).count(5) == 2
-    assert len(list(generate(tiny_model(), [START, *before], seed=0, length=10, end_id=END, end_after=9, **how))) > 4
+    assert (
+        len(
+            list(
+                generate(tiny_model(), [START, *before], seed=0, length=10, end_id=END, min_tokens_before_end=9, **how)
+            )
+        )
+        > 4
+    )
 
 
-@pytest.mark.parametrize("end_after", [0, 50])
-def test_the_end_is_barred_before_its_time_and_ends_the_piece_after(end_after):
-    ids = list(generate(tiny_model(), [START], length=5000, seed=0, end_id=END, end_after=end_after))
+@pytest.mark.parametrize("min_tokens_before_end", [0, 50])
+def test_the_end_is_barred_before_its_time_and_ends_the_piece_after(min_tokens_before_end):
+    ids = list(
+        generate(tiny_model(), [START], length=5000, seed=0, end_id=END, min_tokens_before_end=min_tokens_before_end)
+    )
 
-    assert end_after <= len(ids) < 5000
+    assert min_tokens_before_end <= len(ids) < 5000
     assert END not in ids
 
 
@@ -109,7 +118,7 @@ def rows_of(drawn, num_rows):
 def test_each_row_of_a_batch_is_what_its_seed_gives_alone(refill):
     """In float64, where the rounding of a product over more rows is too small to change a draw."""
     model = tiny_model(seed=3).double()
-    how = {"end_id": END, "end_after": 20, "refill": refill}
+    how = {"end_id": END, "min_tokens_before_end": 20, "refill": refill}
     together = list(generate_rows(model, [START, 3], seed=7, num_rows=5, length=200, **how))
     alone = [list(generate(model, [START, 3], seed=7 + row, length=200, **how)) for row in range(5)]
 
@@ -123,7 +132,7 @@ def test_so_it_is_by_a_grammar_and_by_seconds():
     vocabulary = load_tokenizer("performance").vocabulary
     model = tiny_model(vocab_size=len(vocabulary), pad_id=vocabulary.id("pad")).double()
     how = {
-        "rules": Rules(**grammar_arrays(vocabulary)),
+        "grammar": GrammarTables(**grammar_arrays(vocabulary)),
         "seconds": 5.0,
         "seconds_of_id": vocabulary.seconds_of_id.tolist(),
     }
@@ -138,7 +147,7 @@ def test_so_it_is_by_a_grammar_and_by_seconds():
 
 
 def test_what_is_barred_at_first_may_follow_later():
-    ids = list(generate(tiny_model(), [START], length=300, seed=0, barred_at_first=range(1, VOCAB)))
+    ids = list(generate(tiny_model(), [START], length=300, seed=0, forbidden_next=range(1, VOCAB)))
 
     assert ids[0] == 0
     assert set(ids[1:]) - {0}
@@ -176,7 +185,7 @@ def test_drawn_ids_follow_the_models_distribution():
         {"num_latents": CONTEXT + 1},
         {"refill": N + 1},
         {"refill": "none"},
-        {"barred_ids": range(VOCAB)},
+        {"forbidden_ids": range(VOCAB)},
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_at_once(wrong):

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flat_sampling import Monitor, compose, stream_many
 from models import tiny_model
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.cli.drawing import Hearing, collected
-from pamusic.compose.token_stream import compose, compose_many
+from pamusic.compose.job import Collector
 from pamusic.music.performance import CHORD
 from pamusic.sampling import guard as guards
 from pamusic.sampling.config import SamplingConfig
-from pamusic.sampling.constraints import Row, Rules
-from pamusic.sampling.ending import Ending
-from pamusic.sampling.guard import Guard, Watch
+from pamusic.sampling.constraints import GrammarState, GrammarTables
+from pamusic.sampling.ending import EndingConfig
+from pamusic.sampling.guard import DegenerationDetector, GuardConfig
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer("performance")
 VOCABULARY = TOKENIZER.vocabulary
-RULES, SECONDS = Rules(**grammar_arrays(VOCABULARY)), VOCABULARY.seconds_of_id.tolist()
+RULES, SECONDS = GrammarTables(**grammar_arrays(VOCABULARY)), VOCABULARY.seconds_of_id.tolist()
 
 
 def ids(*events):
@@ -41,7 +41,7 @@ def ids(*events):
 
 def troubles(new, guard=None, prime=()):
     """All that a watch tells of new ids."""
-    watch = Watch(guard or Guard(), RULES, SECONDS, prime)
+    watch = DegenerationDetector(guard or GuardConfig(), RULES, SECONDS, prime)
     return [trouble for trouble in map(watch.advance, new) if trouble is not None]
 
 
@@ -117,7 +117,7 @@ def test_real_music_hardly_ever_trips_it():
     for source in sources[::10]:
         tokens = TOKENIZER.encode(read_midi(source.read(), source.name)).tolist()
         at = np.array([trouble.at for trouble in troubles(tokens)])
-        found += int((np.diff(at, prepend=-np.inf) > Guard().look_back).sum())
+        found += int((np.diff(at, prepend=-np.inf) > GuardConfig().lookback_seconds).sum())
         seconds += sum(SECONDS[id] for id in tokens)
 
     assert seconds > 3600
@@ -130,17 +130,15 @@ def composer(seed):
     return Checkpoint(Path("tiny"), model, TOKENIZER, {})
 
 
-GREEDY = SamplingConfig(temperature=0, let_go=0)
-STRICT = Guard(held=1e9, repeated=2.0, look_back=10.0)
+GREEDY = SamplingConfig(temperature=0, release_bias=0)
+STRICT = GuardConfig(held=1e9, repeated=2.0, lookback_seconds=10.0)
 
 
 def composed(who, *, seed=1, length=600, sampling=GREEDY, guard=STRICT, **how):
     """New ids and the alarms on their way."""
     alarms = []
-    drawn = compose_many(
-        who, seed=seed, length=length, sampling=sampling, guard=guard,
-        alarmed=lambda row, alarm: alarms.append(alarm), **how,
-    )  # fmt: skip
+    monitor = Monitor(on_intervention=lambda piece, alarm: alarms.append(alarm))
+    drawn = stream_many(who, seed=seed, length=length, sampling=sampling, guard=guard, monitor=monitor, **how)
     return [id for (id,) in drawn], alarms
 
 
@@ -156,8 +154,8 @@ def test_a_loop_is_left_and_one_that_comes_again_and_again_ends_the_row():
 
     assert troubles(list(compose(composer(14), seed=1, length=600, sampling=GREEDY)), STRICT)
     assert troubles(new, STRICT) == []
-    assert {alarm.trouble.kind for alarm in alarms} == {"repetition"}
-    assert alarms[1].trouble.since > alarms[0].trouble.at, "the first loop was left for good"
+    assert {alarm.detection.kind for alarm in alarms} == {"repetition"}
+    assert alarms[1].detection.since > alarms[0].detection.at, "the first loop was left for good"
     assert [alarm.gave_up for alarm in alarms] == [False] * (len(alarms) - 1) + [True]
     assert sum(SECONDS[id] for id in new) == pytest.approx(alarms[-1].back_to)
     assert len(new) < 600
@@ -168,32 +166,34 @@ def test_it_goes_back_before_the_trouble_farther_each_time_but_never_beyond_its_
 
     farthest = 0.0  # that the piece had come; what is out since then stays
     for alarm in alarms:
-        farthest = max(farthest, alarm.trouble.at)
-        assert alarm.trouble.at - STRICT.look_back - 1 <= alarm.back_to
-        assert alarm.back_to < alarm.trouble.since or alarm.back_to <= farthest - STRICT.look_back + 1
-    assert alarms[0].trouble.since - STRICT.step - 1 < alarms[0].back_to <= alarms[0].trouble.since - STRICT.step
+        farthest = max(farthest, alarm.detection.at)
+        assert alarm.detection.at - STRICT.lookback_seconds - 1 <= alarm.back_to
+        assert alarm.back_to < alarm.detection.since or alarm.back_to <= farthest - STRICT.lookback_seconds + 1
+    assert (
+        alarms[0].detection.since - STRICT.backoff_seconds - 1
+        < alarms[0].back_to
+        <= alarms[0].detection.since - STRICT.backoff_seconds
+    )
 
 
 def test_what_is_let_out_is_older_than_the_look_back_and_stays():
     """Ids come out as if the troubles had never been; when an alarm comes, what it takes back is not out yet."""
     who, out, out_at_alarm = composer(14), [], []
-    drawn = compose_many(
-        who, seed=1, length=600, sampling=GREEDY, guard=STRICT,
-        alarmed=lambda row, alarm: out_at_alarm.append((sum(SECONDS[id] for id in out), alarm)),
-    )  # fmt: skip
+    monitor = Monitor(lambda piece, alarm: out_at_alarm.append((sum(SECONDS[id] for id in out), alarm)))
+    drawn = stream_many(who, seed=1, length=600, sampling=GREEDY, guard=STRICT, monitor=monitor)
     for (id,) in drawn:
         out.append(id)
 
     assert out_at_alarm
     farthest = 0.0
     for seconds, alarm in out_at_alarm:
-        farthest = max(farthest, alarm.trouble.at)
-        assert seconds <= min(alarm.back_to, farthest - STRICT.look_back) + 1e-6
+        farthest = max(farthest, alarm.detection.at)
+        assert seconds <= min(alarm.back_to, farthest - STRICT.lookback_seconds) + 1e-6
     assert out == composed(who)[0]
 
 
 def test_a_stream_that_is_left_early_is_the_beginning_of_the_whole():
-    drawn = compose_many(composer(14), seed=1, length=600, sampling=GREEDY, guard=STRICT)
+    drawn = stream_many(composer(14), seed=1, length=600, sampling=GREEDY, guard=STRICT)
 
     assert [id for (id,) in islice(drawn, 100)] == composed(composer(14))[0][:100]
 
@@ -201,37 +201,38 @@ def test_a_stream_that_is_left_early_is_the_beginning_of_the_whole():
 def test_pieces_take_turns_and_each_is_what_its_seed_gives_alone():
     who, warm, alarms = composer(1), SamplingConfig(temperature=0.1), []
     how = {"length": 250, "sampling": warm, "guard": STRICT}
-    together = list(compose_many(who, seed=4, num=3, alarmed=lambda row, alarm: alarms.append(row), **how))
+    monitor = Monitor(lambda piece, alarm: alarms.append(piece))
+    together = list(stream_many(who, seed=4, num_pieces=3, monitor=monitor, **how))
 
     rows = [[id for id in ids if id is not None] for ids in zip(*together, strict=True)]
     assert rows == [list(compose(who, seed=4 + row, **how)) for row in range(3)]
     assert len({tuple(row) for row in rows}) > 1
 
 
-ANY = SamplingConfig(top_p=1, let_go=0)
+ANY = SamplingConfig(top_p=1, release_bias=0)
 
 
 def test_a_silence_is_taken_back_too():
     """Random models strike nothing for a while, at times."""
-    guard = Guard(held=1e9, silence=1.2)
+    guard = GuardConfig(held=1e9, silence=1.2)
     new, alarms = composed(composer(0), length=300, sampling=ANY, guard=guard)
 
-    assert {alarm.trouble.kind for alarm in alarms} == {"silence"}
+    assert {alarm.detection.kind for alarm in alarms} == {"silence"}
     assert troubles(new, guard) == []
 
 
 @pytest.mark.parametrize("held", [5.0, 40.0])
 def test_a_key_that_stays_down_is_let_go_however_long_ago_it_was_struck(held):
     """Random models hold keys for long; the first of these could be taken back, the stroke of the second is out."""
-    guard = Guard(held=held, look_back=30.0)
+    guard = GuardConfig(held=held, lookback_seconds=30.0)
     new, alarms = composed(composer(0), length=600, sampling=ANY, guard=guard)
     ungoverned = troubles(list(compose(composer(0), seed=1, length=600, sampling=ANY)), guard)
     found = troubles(new, guard)
 
     assert len(new) == 600
-    assert {alarm.trouble.kind for alarm in alarms} == {"held"}
-    assert all((alarm.back_to, alarm.gave_up) == (alarm.trouble.at, False) for alarm in alarms)
-    assert found == [alarm.trouble for alarm in alarms], "each is there still, up to where it was noticed"
+    assert {alarm.detection.kind for alarm in alarms} == {"held"}
+    assert all((alarm.back_to, alarm.gave_up) == (alarm.detection.at, False) for alarm in alarms)
+    assert found == [alarm.detection for alarm in alarms], "each is there still, up to where it was noticed"
     assert all(0 <= trouble.at - trouble.since - held <= 1 for trouble in found)
     assert max(trouble.at - trouble.since for trouble in ungoverned) > held + 1
     follow_rules(new)
@@ -239,23 +240,23 @@ def test_a_key_that_stays_down_is_let_go_however_long_ago_it_was_struck(held):
 
 def follow_rules(new):
     """Sees that the grammar, of which the guard knows little, allows each id."""
-    row = Row(RULES)
+    row = GrammarState(RULES)
     row.advance([VOCABULARY.id("start")])
     for id in new:
-        assert not row.barred()[id]
+        assert not row.forbidden()[id]
         row.advance([id])
 
 
 def test_keys_that_are_let_go_do_not_make_a_piece_longer():
-    guard = Guard(held=5.0)
+    guard = GuardConfig(held=5.0)
     for length in range(60, 90):
         assert len(composed(composer(0), length=length, sampling=ANY, guard=guard)[0]) == length
 
 
 def test_a_piece_that_comes_to_its_close_is_no_longer_watched():
     """What trips the guard only after the wanted length is left to the ending."""
-    guard = Guard(held=10.5)
-    new, alarms = composed(composer(0), length=None, seconds=10.0, ending=Ending(), sampling=ANY, guard=guard)
+    guard = GuardConfig(held=10.5)
+    new, alarms = composed(composer(0), length=None, seconds=10.0, ending=EndingConfig(), sampling=ANY, guard=guard)
 
     assert 10 <= sum(SECONDS[id] for id in new) <= 1.25 * 10 + 1
     assert troubles(new, guard), "it would have been noticed"
@@ -265,9 +266,10 @@ def test_a_piece_that_comes_to_its_close_is_no_longer_watched():
 def test_what_can_no_longer_be_taken_back_is_let_out_at_once():
     """Past the wanted length, while the piece is brought to its close."""
     drawn, waiting = [], []
-    rows = compose_many(
-        composer(0), seed=1, seconds=10.0, ending=Ending(closing=1.6, deadline=1.7), sampling=ANY,
-        guard=Guard(held=100.0, look_back=4.0), keeping=lambda row, kept: drawn.append(kept.num_drawn),
+    rows = stream_many(
+        composer(0), seed=1, seconds=10.0, ending=EndingConfig(closing=1.6, deadline=1.7), sampling=ANY,
+        guard=GuardConfig(held=100.0, lookback_seconds=4.0),
+        monitor=Monitor(on_snapshot=lambda piece, kept: drawn.append(kept.num_drawn)),
     )  # fmt: skip
     passed = 0.0
     for place, (id,) in enumerate(rows, start=1):
@@ -280,7 +282,7 @@ def test_what_can_no_longer_be_taken_back_is_let_out_at_once():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("guard", "sampling"), [(STRICT, GREEDY), (Guard(held=5.0), ANY)], ids=["loops", "held"])
+@pytest.mark.parametrize(("guard", "sampling"), [(STRICT, GREEDY), (GuardConfig(held=5.0), ANY)], ids=["loops", "held"])
 def test_what_there_is_at_any_moment_can_be_made_again(guard, sampling):
     """Held back or not, with all that was taken back on the way, from the number of draws alone."""
     how, moments = {"seed": 1, "length": 400, "sampling": sampling, "guard": guard}, {}
@@ -288,7 +290,7 @@ def test_what_there_is_at_any_moment_can_be_made_again(guard, sampling):
     def keeping(row, kept):
         moments[kept.num_drawn] = kept, kept.row
 
-    list(compose_many(composer(14), keeping=keeping, **how))
+    list(stream_many(composer(14), monitor=Monitor(on_snapshot=keeping), **how))
     alarms = [moments[n][0].num_alarms for n in sorted(moments)]
     just_after = {n for n in moments if n - 1 in moments and moments[n][0].num_alarms > moments[n - 1][0].num_alarms}
     assert list(moments) == list(range(1, len(moments) + 1))
@@ -297,28 +299,31 @@ def test_what_there_is_at_any_moment_can_be_made_again(guard, sampling):
 
     for num_drawn in sorted({1, 2, 50, *sorted(just_after)[:3], len(moments) - 1, len(moments)}):
         kept, row = moments[num_drawn]
-        again, told = composed(composer(14), stop_after=num_drawn, **how)
+        again, told = composed(composer(14), max_draws=num_drawn, **how)
         assert again == row == kept.row, "a list that was told of is not shortened afterwards"
         assert len(told) == kept.num_alarms
 
 
 @pytest.mark.parametrize("draws", [1, 40, 300])
 def test_interrupted_all_that_was_drawn_is_kept_also_what_was_held_back(draws):
-    hearing, how = Hearing(14), {"seed": 1, "length": 600, "sampling": GREEDY, "guard": STRICT, "num": 3}
+    num_drawn, how = {}, {"seed": 1, "length": 600, "sampling": GREEDY, "guard": STRICT, "num_pieces": 3}
+    collector = Collector(3)
 
-    def keeping(row, kept):
-        hearing.keeping(row, kept)
-        if sum(each.num_drawn for each in hearing.kept.values()) == draws:
+    def keeping(piece, kept):
+        collector.on_snapshot(piece, kept)
+        num_drawn[piece] = kept.num_drawn
+        if sum(num_drawn.values()) == draws:
             raise KeyboardInterrupt
 
-    drawn = compose_many(composer(14), alarmed=hearing.alarmed, keeping=keeping, **how)
-    got = collected(drawn, 3, hearing, length=600, seconds=None, seconds_of_id=[])
+    got = collector.collect(stream_many(composer(14), monitor=Monitor(on_snapshot=keeping), **how))
 
-    assert got.interrupted
+    assert isinstance(got.interruption, KeyboardInterrupt)
     assert sum(got.num_drawn) == draws
     for row in range(3):
         if got.num_drawn[row]:
-            again, told = composed(composer(14), stop_after=got.num_drawn[row], **{**how, "num": 1, "seed": 1 + row})
+            again, told = composed(
+                composer(14), max_draws=got.num_drawn[row], **{**how, "num_pieces": 1, "seed": 1 + row}
+            )
             assert (again, len(told)) == (got.pieces[row], got.num_alarms[row])
 
 
@@ -328,15 +333,17 @@ def test_interrupted_before_anything_was_drawn_there_is_nothing_to_keep():
         yield
 
     with pytest.raises(KeyboardInterrupt):
-        collected(drawn(), 1, Hearing(14), length=9, seconds=None, seconds_of_id=[])
+        Collector(1).collect(drawn())
 
 
-@pytest.mark.parametrize("wrong", [{"silence": 0}, {"step": 0}, {"step": 40}, {"times": 0}, {"tries": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"silence": 0}, {"backoff_seconds": 0}, {"backoff_seconds": 40}, {"times": 0}, {"max_retries": -1}]
+)
 def test_a_guard_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError):
-        Guard(**wrong)
+        GuardConfig(**wrong)
 
 
 def test_arguments_that_do_not_fit_are_refused_at_once():
     with pytest.raises(ValueError):
-        compose(composer(0), seed=0, length=0, guard=Guard())
+        compose(composer(0), seed=0, length=0, guard=GuardConfig())

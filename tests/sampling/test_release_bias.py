@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from flat_sampling import generate, generate_rows, of_vocabulary
 from models import tiny_model
 
-from pamusic.compose.token_stream import of_vocabulary
 from pamusic.model.config import LedgerConfig
 from pamusic.model.ledger import Ledger
 from pamusic.sampling.config import SamplingConfig
 from pamusic.sampling.constraints import Grammar
-from pamusic.sampling.generate import generate, generate_rows
-from pamusic.sampling.guard import Guard, Watch
-from pamusic.sampling.release_bias import Held
+from pamusic.sampling.guard import DegenerationDetector, GuardConfig
+from pamusic.sampling.release_bias import ReleaseBias
 from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 
@@ -23,7 +22,7 @@ ids = VOCABULARY.id
 
 def followed(prime, num_rows=1):
     """Who knows when keys were struck, and which releases are barred after a prime."""
-    return Held(HOW["rules"], HOW["seconds_of_id"], prime, num_rows), Grammar(HOW["rules"], prime, num_rows)
+    return ReleaseBias(HOW["grammar"], HOW["seconds_of_id"], prime, num_rows), Grammar(HOW["grammar"], prime, num_rows)
 
 
 def advance(both, row_ids):
@@ -31,12 +30,12 @@ def advance(both, row_ids):
         each.advance(torch.tensor(row_ids))
 
 
-def raised(both, let_go=3.0):
+def raised(both, release_bias=3.0):
     """By how much each logit is raised, `[rows, vocab]`, but for releases of silent keys."""
     held, grammar = both
     sounding = grammar.is_open()
     logits = torch.randn(len(sounding), len(VOCABULARY), generator=torch.Generator().manual_seed(0))
-    found = (held.favoured(logits, let_go, sounding) - logits).round(decimals=5)
+    found = (held.apply_bias(logits, release_bias, sounding) - logits).round(decimals=5)
     first = ids("note_off", 0)
     found[:, first : first + 128] *= sounding
     return found
@@ -95,7 +94,7 @@ def test_each_row_has_its_own_keys():
 @pytest.mark.parametrize("num_rows", [1, 3])
 def test_a_key_that_sounds_is_not_struck(num_rows):
     model, length = tiny_model(vocab_size=len(VOCABULARY), pad_id=ids("pad")), 600
-    how = {**HOW, "sampling": SamplingConfig(let_go=0.0), "length": length}
+    how = {**HOW, "sampling": SamplingConfig(release_bias=0.0), "length": length}
     rows = list(zip(*generate_rows(model, [ids("start")], seed=1, num_rows=num_rows, **how), strict=True))
     most = 0
     for row in rows:
@@ -114,8 +113,11 @@ def test_all_who_follow_know_the_same_keys_to_be_down():
     """The grammar (a row, and many), the ledger and the guard, at each token of pieces that a random model invents."""
     model = tiny_model(vocab_size=len(VOCABULARY), pad_id=ids("pad"))
     ledger = Ledger(LedgerConfig(**ledger_ranges(VOCABULARY)), len(VOCABULARY), 8)
-    entries, watch = ledger.new_entries(1), Watch(Guard(), HOW["rules"], HOW["seconds_of_id"], [])
-    one, many = Grammar(HOW["rules"], [], 1), Grammar(HOW["rules"], [], 2)
+    entries, watch = (
+        ledger.new_entries(1),
+        DegenerationDetector(GuardConfig(), HOW["grammar"], HOW["seconds_of_id"], []),
+    )
+    one, many = Grammar(HOW["grammar"], [], 1), Grammar(HOW["grammar"], [], 2)
     drawn = list(generate(model, [ids("start")], seed=2, length=500, **HOW))
     most = 0
     for id in drawn:
@@ -136,7 +138,7 @@ def test_all_who_follow_know_the_same_keys_to_be_down():
 
 def test_rows_of_a_batch_are_what_their_seeds_give_alone():
     model = tiny_model(vocab_size=len(VOCABULARY), pad_id=ids("pad")).double()
-    sampling, how = SamplingConfig(let_go=4.0), {**HOW, "length": 150}
+    sampling, how = SamplingConfig(release_bias=4.0), {**HOW, "length": 150}
     rows = zip(*generate_rows(model, [ids("start")], seed=3, num_rows=3, sampling=sampling, **how), strict=True)
     alone = [list(generate(model, [ids("start")], seed=seed, sampling=sampling, **how)) for seed in (3, 4, 5)]
     assert [list(row) for row in rows] == alone
@@ -146,9 +148,11 @@ def test_rows_of_a_batch_are_what_their_seeds_give_alone():
 def test_what_a_model_leaves_open_is_closed():
     model = tiny_model(vocab_size=len(VOCABULARY), pad_id=ids("pad"))
     lengths = []
-    for let_go in (0.0, 8.0):
+    for release_bias in (0.0, 8.0):
         drawn = list(
-            generate(model, [ids("start")], seed=1, length=1500, sampling=SamplingConfig(let_go=let_go), **HOW)
+            generate(
+                model, [ids("start")], seed=1, length=1500, sampling=SamplingConfig(release_bias=release_bias), **HOW
+            )
         )
         grid = load_tokenizer("performance").grid_from_ids(np.array(drawn))
         lengths.append((grid.offset - grid.onset) / 100)
@@ -158,7 +162,7 @@ def test_what_a_model_leaves_open_is_closed():
 
 def test_without_rules_nothing_is_raised():
     drawn = [
-        list(generate(tiny_model(), [388], seed=0, length=50, sampling=SamplingConfig(let_go=let_go)))
-        for let_go in (0.0, 5.0)
+        list(generate(tiny_model(), [388], seed=0, length=50, sampling=SamplingConfig(release_bias=release_bias)))
+        for release_bias in (0.0, 5.0)
     ]
     assert drawn[0] == drawn[1]

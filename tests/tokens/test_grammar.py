@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from builders import steadily
+from flat_sampling import generate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_model
@@ -15,8 +16,7 @@ from strategies import PERFORMANCE, PIANO, SHIPPED, performances, tokenizers, to
 
 from pamusic.corpus.sources import find_sources
 from pamusic.music.midi import read_midi
-from pamusic.sampling.constraints import Row, Rows, Rules
-from pamusic.sampling.generate import generate
+from pamusic.sampling.constraints import BatchGrammarState, GrammarState, GrammarTables
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import Repairs
 
@@ -25,7 +25,7 @@ SOME = settings(steadily, max_examples=60)
 
 
 def rules(tokenizer):
-    return Rules(**grammar_arrays(tokenizer.vocabulary))
+    return GrammarTables(**grammar_arrays(tokenizer.vocabulary))
 
 
 class PlainGrammar:
@@ -144,12 +144,12 @@ class PlainGrammar:
     def is_done(self):
         return self.may_end(0)
 
-    def wakes(self):
+    def raises_pedal(self):
         """A pedal goes down, or further."""
         events = map(self.vocabulary.event, range(len(self.vocabulary)))
         return [kind in self.depth and depth > self.depth[kind] for kind, depth in events]
 
-    def barred(self):
+    def forbidden(self):
         events = [self.vocabulary.event(id) for id in range(len(self.vocabulary))]
         keeping = [self.keeps_the_rules(*event) for event in events]
         if not any(keeping):
@@ -164,7 +164,7 @@ def walk(tokenizer, length, rng, recklessness=0.0):
     for _ in range(length):
         choices = np.arange(len(vocabulary))
         if rng.random() >= recklessness:
-            choices = choices[~np.array(plain.barred()) & (choices != vocabulary.id("end"))]
+            choices = choices[~np.array(plain.forbidden()) & (choices != vocabulary.id("end"))]
         kinds = vocabulary.kind_of_id[choices]
         ids.append(int(rng.choice(choices[kinds == rng.choice(np.unique(kinds))])))
         plain.follow(*vocabulary.event(ids[-1]))
@@ -177,13 +177,15 @@ def walk(tokenizer, length, rng, recklessness=0.0):
 def test_the_arrays_say_what_the_words_say(tokenizer, seed, recklessness):
     vocabulary = tokenizer.vocabulary
     ids = walk(tokenizer, 40, np.random.default_rng(seed), recklessness)
-    plain, row = PlainGrammar(vocabulary), Row(rules(tokenizer))
+    plain, row = PlainGrammar(vocabulary), GrammarState(rules(tokenizer))
 
     for place, id in enumerate(ids):
-        barred = row.barred().tolist()
-        differing = [vocabulary.event(i) for i, (a, b) in enumerate(zip(barred, plain.barred(), strict=True)) if a != b]
+        barred = row.forbidden().tolist()
+        differing = [
+            vocabulary.event(i) for i, (a, b) in enumerate(zip(barred, plain.forbidden(), strict=True)) if a != b
+        ]
         assert not differing, [vocabulary.event(id) for id in ids[:place]]
-        assert (row.is_done().item(), row.wakes().tolist()) == (plain.is_done(), plain.wakes())
+        assert (row.is_done().item(), row.raises_pedal().tolist()) == (plain.is_done(), plain.raises_pedal())
         row.advance((id,))
         plain.follow(*vocabulary.event(id))
 
@@ -194,12 +196,12 @@ def test_the_arrays_say_what_the_words_say(tokenizer, seed, recklessness):
 def test_many_rows_at_once_say_what_each_says_alone(tokenizer, seed, recklessness):
     rng = np.random.default_rng(seed)
     pieces = [walk(tokenizer, 30, rng, recklessness) for _ in range(3)]
-    each, together = [Row(rules(tokenizer)) for _ in pieces], Rows(rules(tokenizer), len(pieces))
+    each, together = [GrammarState(rules(tokenizer)) for _ in pieces], BatchGrammarState(rules(tokenizer), len(pieces))
 
     for ids in zip(*pieces, strict=True):
-        assert torch.equal(together.barred(), torch.stack([row.barred().clone() for row in each]))
+        assert torch.equal(together.forbidden(), torch.stack([row.forbidden().clone() for row in each]))
         assert torch.equal(together.is_done(), torch.stack([row.is_done() for row in each]))
-        assert torch.equal(together.wakes(), torch.stack([row.wakes() for row in each]))
+        assert torch.equal(together.raises_pedal(), torch.stack([row.raises_pedal() for row in each]))
         together.advance(torch.tensor(ids))
         for row, id in zip(each, ids, strict=True):
             row.advance((id,))
@@ -207,11 +209,11 @@ def test_many_rows_at_once_say_what_each_says_alone(tokenizer, seed, recklessnes
 
 def test_rows_keep_their_tensors_where_they_are():
     """Else no CUDA graph could be recorded."""
-    rows = Rows(rules(PIANO), 2)
+    rows = BatchGrammarState(rules(PIANO), 2)
     state = [name for name, value in vars(rows).items() if isinstance(value, torch.Tensor)]
     places = {name: (vars(rows)[name].data_ptr(), vars(rows)[name].shape) for name in state}
     for id in walk(PIANO, 50, np.random.default_rng(0)):
-        rows.barred()
+        rows.forbidden()
         rows.advance(torch.tensor([id, id]))
 
     assert {name: (vars(rows)[name].data_ptr(), vars(rows)[name].shape) for name in state} == places
@@ -221,10 +223,10 @@ def test_rows_keep_their_tensors_where_they_are():
 @given(tokenizers_and_ids())
 def test_some_id_is_always_allowed_whatever_came_before(tokenizer_and_ids):
     tokenizer, ids = tokenizer_and_ids
-    vocabulary, row = tokenizer.vocabulary, Row(rules(tokenizer))
+    vocabulary, row = tokenizer.vocabulary, GrammarState(rules(tokenizer))
     never = [vocabulary.id("start"), vocabulary.id("pad")]
     for id in ids:
-        barred = row.barred()
+        barred = row.forbidden()
         barred[vocabulary.id("end")] = True  # the sampler may want no end
         assert not barred.all()
         assert barred[never].all()
@@ -233,9 +235,9 @@ def test_some_id_is_always_allowed_whatever_came_before(tokenizer_and_ids):
 
 def violations(tokenizer, ids):
     """The events of ids, the end among them, that the grammar bars where they stand."""
-    vocabulary, row, found = tokenizer.vocabulary, Row(rules(tokenizer)), []
+    vocabulary, row, found = tokenizer.vocabulary, GrammarState(rules(tokenizer)), []
     for place, id in enumerate([*ids.tolist(), vocabulary.id("end")]):
-        if row.barred()[id]:
+        if row.forbidden()[id]:
             found.append((place, vocabulary.event(id)))
         row.advance((id,))
     return found
@@ -259,13 +261,13 @@ def test_so_it_is_in_maestro(tokenizer):
 
 def ended(tokenizer, ids):
     """The ids, and what the grammar wants until the end may follow: keys let go, pedals lifted, as soon as they may."""
-    vocabulary, row, ids = tokenizer.vocabulary, Row(rules(tokenizer)), list(map(int, ids))
+    vocabulary, row, ids = tokenizer.vocabulary, GrammarState(rules(tokenizer)), list(map(int, ids))
     row.advance(ids)
     lifts = [vocabulary.id(pedal, 0) for pedal in vocabulary.pedals]
     wait = vocabulary.id("time_shift", vocabulary.range("time_shift").last)
     wanted = [*ids_of(vocabulary, "note_off"), *lifts, wait, *ids_of(vocabulary, "velocity", "note_on")]
     for _ in range(2000):
-        barred = row.barred()
+        barred = row.forbidden()
         if not barred[vocabulary.id("end")]:
             return np.array(ids, np.int64)
         ids.append(next(id for id in wanted if not barred[id]))
@@ -321,12 +323,12 @@ def ignorant_model(vocabulary, **changes):
 def test_a_model_that_knows_nothing_writes_canonical_pieces(tokenizer):
     """Five hundred of each vocabulary, drawn together."""
     vocabulary, num_pieces, length = tokenizer.vocabulary, 500, 40
-    model, rows = ignorant_model(vocabulary, d_model=8), Rows(rules(tokenizer), num_pieces)
+    model, rows = ignorant_model(vocabulary, d_model=8), BatchGrammarState(rules(tokenizer), num_pieces)
     ids = torch.full((num_pieces, 1), vocabulary.id("start"))
     randomness = torch.Generator().manual_seed(0)
     rows.advance(ids[:, 0])
     for _ in range(length):
-        barred = rows.barred()
+        barred = rows.forbidden()
         barred[:, vocabulary.id("end")] = True
         logits = model(ids)[:, -1].masked_fill(barred, float("-inf"))
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=randomness)
@@ -343,7 +345,7 @@ def test_so_does_the_sampler(tokenizer):
     vocabulary, grammar = tokenizer.vocabulary, rules(tokenizer)
     model, start, end = ignorant_model(vocabulary, d_model=16), vocabulary.id("start"), vocabulary.id("end")
     for seed in range(10):
-        ids = np.array(list(generate(model, [start], seed=seed, length=1 + 20 * seed, rules=grammar, end_id=end)))
+        ids = np.array(list(generate(model, [start], seed=seed, length=1 + 20 * seed, grammar=grammar, end_id=end)))
         assert len(ids) == 1 + 20 * seed
         assert_only_cut(tokenizer, ids)
 
@@ -354,11 +356,11 @@ def test_the_sampler_follows_a_prime_that_breaks_the_rules():
     model = tiny_model(vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"))
     broken = [off, on, on, vocabulary.id("velocity", 1), vocabulary.id("velocity", 1)]  # no key is left to strike
 
-    first, *_ = generate(model, broken, seed=0, length=5, rules=rules(PIANO))
+    first, *_ = generate(model, broken, seed=0, length=5, grammar=rules(PIANO))
 
     assert vocabulary.event(first)[0] == "time_shift"
 
 
 def test_rules_of_another_vocabulary_are_refused():
     with pytest.raises(ValueError, match="the rules are for 391 ids, the model has 24"):
-        generate(tiny_model(vocab_size=24, pad_id=23), [0], seed=0, rules=rules(PERFORMANCE))
+        generate(tiny_model(vocab_size=24, pad_id=23), [0], seed=0, grammar=rules(PERFORMANCE))

@@ -19,7 +19,7 @@ def play(
     tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
 ) -> None:
     """Play a MIDI file on a port, all on one channel; no key stays down at the end, and no pedal."""
-    from pamusic.music.events import gestures
+    from pamusic.music.events import events
     from pamusic.music.midi import parsed_tracks
 
     if port == LIST:
@@ -28,6 +28,6 @@ def play(
     if file is None:
         raise UsageError("name the MIDI file that is to be played; - is standard input")
     performance = read_telling(file, parsed_tracks(tracks))
-    with live(port, ahead=inf) as ears:
-        ears.play(gestures(performance), performance.duration)
-        ears.told()
+    with live(port, ahead=inf) as playback:
+        playback.play(events(performance), performance.duration)
+        playback.raise_if_lost()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated
 
 from typer import Argument, Option
 
-from pamusic.cli.commands.sample import APART, BEFORE, RECORDED, sample
 from pamusic.cli.output import MOST_AT_ONCE, STREAM, check_kind
 from pamusic.cli.primes import MIDI_SUFFIXES
-from pamusic.cli.sampling_run import Composer
+from pamusic.cli.sampling_run import SamplingRun
 from pamusic.cli.terminal import say
+from pamusic.compose.request import LEGACY_DEFAULTS, SampleRequest
 from pamusic.errors import PamusicError, UsageError
 
-MOST_THREADS = 1024  # of those a record may name: no machine has more, and to ask for too many ends the process
+MAX_THREADS = 1024  # of those a record may name: no machine has more, and to ask for too many ends the process
 
 
 def replay(
@@ -35,31 +35,21 @@ def replay(
 
     before = file_bytes(file)
     record = read_provenance(before, str(file))
-    asked = inspect.signature(sample).parameters
-    known = {name: each.default for name, each in asked.items() if name not in APART}
-    if unknown := sorted(record.options.keys() - known.keys()):
-        raise PamusicError(f"{file}: was made with options that we do not know ({', '.join(unknown)}); update pamusic")
-    hints = {**get_type_hints(sample), **RECORDED}
-    for name, value in record.options.items():
-        if not _fits(value, hints[name]):
-            raise PamusicError(f"{file}: its record was changed ({name} is {value!r}); take the original")
-    options = {**known, **BEFORE, **record.options}
-    has_row = record.row < (options["best_of"] or options["num"]) <= MOST_AT_ONCE
-    has_end = options["length"] is not None or options["seconds"] is not None
-    if not (has_row and has_end and options["seed"] is not None and 0 <= options["seed"] < 2**63):
-        raise PamusicError(f"{file}: its record was changed (no seed, no end or no such piece); take the original")
-    if prime is not None and options["prime"] is None:
+    try:
+        request = SampleRequest.from_record(record.options, defaults=LEGACY_DEFAULTS)
+    except PamusicError as error:
+        raise PamusicError(f"{file}: {error}") from None
+    _check(file, request, record.row)
+    if prime is not None and request.prime is None:
         raise UsageError(f"{file} was begun from nothing; leave --prime out")
-    options["checkpoint"] = checkpoint or options["checkpoint"]
-    if options["prime"] is not None:
-        options["prime"] = prime or Path(options["prime"])
-        if prime is None and not (options["prime"] != STREAM and options["prime"].is_file()):
-            raise PamusicError(f"{file}: was made from {options['prime']}, which is not there; say where: --prime")
-    check_weights(record, find_checkpoint(options["checkpoint"]))
-    if isinstance(threads := record.made_on.get("threads"), int) and 0 < threads <= MOST_THREADS:
+    if request.prime is not None and prime is None and not (request.prime != STREAM and request.prime.is_file()):
+        raise PamusicError(f"{file}: was made from {request.prime}, which is not there; say where: --prime")
+    request = replace(request, prime=prime or request.prime, checkpoint=checkpoint or request.checkpoint)
+    check_weights(record, find_checkpoint(request.checkpoint))
+    if isinstance(threads := record.made_on.get("threads"), int) and 0 < threads <= MAX_THREADS:
         torch.set_num_threads(threads)
     check_kind(out, "MIDI", MIDI_SUFFIXES)
-    again = Composer(options, again=record).compose(options["prime"], out, file)
+    again = SamplingRun(request, replayed=record).sample(request.prime, out, file)
     if again == before:
         say("the same, byte for byte")
     elif has_music_of(again, before):
@@ -68,9 +58,13 @@ def replay(
         say(f"not the same music as {file}")
 
 
-def _fits(value: object, hint: Any) -> bool:
-    """Whether an option of this type can have this value, as it stands in a file."""
-    if isinstance(value, bool):
-        return hint is bool or bool in get_args(hint)  # and not int, of which it is one
-    like = [value, *([0.0] if isinstance(value, int) else [Path()] if isinstance(value, str) else [])]
-    return any(isinstance(each, hint) for each in like)
+def _check(file: Path, request: SampleRequest, row: int) -> None:
+    """Refuse a record that no file of ours has.
+
+    Raises:
+        PamusicError: it has no seed, no end, or not that many pieces.
+    """
+    has_row = row < request.num_drawn <= MOST_AT_ONCE
+    has_end = request.length is not None or request.seconds is not None
+    if not (has_row and has_end and request.seed is not None and 0 <= request.seed < 2**63):
+        raise PamusicError(f"{file}: its record was changed (no seed, no end or no such piece); take the original")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
+from collections.abc import Mapping
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pamusic.cli.asking import DEFAULT_SECONDS, is_one_piece
-from pamusic.cli.commands.sample import APART, BEFORE, sample
 from pamusic.cli.terminal import say
+from pamusic.compose.request import DEFAULT_SECONDS, LEGACY_DEFAULTS, SampleRequest
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
@@ -40,18 +39,18 @@ def piece_of(name: str, data: bytes, performance: Performance) -> Piece:
     return Piece(name, performance, data, new_from(record, data, name), facts(record), commands)
 
 
-def command(options: dict[str, Any]) -> str:
-    """The words that give `pamusic sample` the options of a record; those at their defaults are left out."""
+def command(options: Mapping[str, object]) -> str:
+    """Return the words that give `pamusic sample` the options of a record; those at their defaults are left out."""
     words = ["pamusic", "sample"]
-    for name, parameter in inspect.signature(sample).parameters.items():
-        value = options.get(name, BEFORE.get(name, parameter.default))
+    for name, default in SampleRequest().to_record().items():
+        value = options.get(name, LEGACY_DEFAULTS.get(name, default))
         implied = name == "seconds" and value == DEFAULT_SECONDS and options.get("length") is None
         implied = implied or (name == "seconds" and options.get("minutes") is not None)
         # Only with weights in bytes is anything compiled; a record tells what was done, not what was asked for.
         implied = implied or (name == "compile" and options.get("precision") != "int8")
-        one = is_one_piece(options.get("num", 1), options.get("best_of"))
-        implied = implied or (name == "guard" and value == one)
-        if name in APART or value is None or value == parameter.default or implied:
+        is_one_piece = (options.get("best_of") or options.get("num", 1)) == 1
+        implied = implied or (name == "guard" and value == is_one_piece)
+        if value is None or value == default or implied:
             continue
         option = "--" + name.replace("_", "-")
         if isinstance(value, bool):

@@ -1,0 +1,254 @@
+"""Everything that a piece is asked for by: one value for the command line, the API, the record in a file, and replay.
+
+Knows the names and defaults of options; knows no terminal and no model. A field's default stands here alone. Fields
+whose name in a record differs from their own (format 1) say so; a record keeps its names and their order.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args, get_type_hints
+
+from pamusic.errors import PamusicError, UsageError
+from pamusic.sampling.config import SamplingConfig
+
+if TYPE_CHECKING:
+    from pamusic.inference.session import InferenceConfig
+    from pamusic.sampling.ending import StopCondition
+    from pamusic.tokens.continuation import Placement
+    from pamusic.tokens.prime import PrimeRange
+
+DEFAULT_SECONDS = 60.0  # of new music, where no length is asked for
+
+T = TypeVar("T")
+
+
+def _recorded_as(name: str, default: T) -> T:
+    """Return a field that has another name in a record."""
+    return field(default=default, metadata={"record": name})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """What is asked for, as far as the music depends on it.
+
+    Attributes:
+        prime: the MIDI file that is continued; None begins from nothing.
+        seed: the same seed gives the same music; None draws one.
+        num_samples: pieces, with this seed and the next ones.
+        best_of: candidates of which the best are kept, in place of `num_samples`.
+        keep: how many of them; 1 by default.
+        length: new tokens at most, or positions; None as `seconds` need.
+        seconds, minutes: of new music; give one. 60 seconds where there is no length either.
+        end_near_length: bring the piece to a close near that length, at 1.25 times it at the latest.
+        allow_end: let the model end the piece before that.
+        tracks: which parts of the prime's file are read: `piano`, `all` (except drums), or numbers.
+        prime_start, prime_end: seconds of the prime between which it is read.
+        same_track: write the new music where the prime was played, not on a track of its own.
+        continuation_only: leave the prime out of the file.
+        temperature, top_p, top_k, min_p, typical_p, release_bias: as of `SamplingConfig`.
+        temperature_time, temperature_pitch, temperature_velocity: one more temperature among time shifts, among keys
+            and among velocities.
+        guard: take back loops and silences, release stuck keys; None for single pieces that no port plays.
+        checkpoint: a name or a folder; None for the default one.
+        context_length, num_latents, refill: as of `InferenceConfig`.
+        precision: of the weights: fp32, bf16, int8, or auto for the fastest.
+        compile: use the C++ kernel if a compiler is found.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    prime: Path | None = None
+    seed: int | None = None
+    num_samples: int = _recorded_as("num", 1)
+    best_of: int | None = None
+    keep: int | None = None
+    length: int | None = None
+    seconds: float | None = None
+    minutes: float | None = None
+    end_near_length: bool = _recorded_as("end", False)
+    allow_end: bool = _recorded_as("may_end", False)
+    tracks: str = "piano"
+    prime_start: float | None = _recorded_as("prime_from", None)
+    prime_end: float | None = _recorded_as("prime_to", None)
+    same_track: bool = _recorded_as("one_track", False)
+    continuation_only: bool = False
+    temperature: float = SamplingConfig.temperature
+    top_p: float = SamplingConfig.top_p
+    top_k: int = SamplingConfig.top_k
+    min_p: float = SamplingConfig.min_p
+    typical_p: float = SamplingConfig.typical_p
+    temperature_time: float = 1.0
+    temperature_pitch: float = 1.0
+    temperature_velocity: float = 1.0
+    release_bias: float = _recorded_as("let_go", SamplingConfig.release_bias)
+    guard: bool | None = None
+    checkpoint: str | None = None
+    context_length: int | None = None
+    num_latents: int | None = None
+    refill: str = "half"
+    precision: str = "auto"
+    compile: bool = True
+    device: str = "auto"
+
+    @classmethod
+    def from_record(cls, options: Mapping[str, object], *, defaults: Mapping[str, object] | None = None) -> Self:
+        """Return the request that options are, by their names in a record.
+
+        Args:
+            options: some or all of them.
+            defaults: of those that are missing, in place of the fields' own: `LEGACY_DEFAULTS` for a file.
+
+        Raises:
+            PamusicError: an option is unknown, or its value is of another type.
+        """
+        names = {record_name: name for name, record_name in RECORD_NAMES.items()}
+        if unknown := sorted(options.keys() - names.keys()):
+            raise PamusicError(f"was made with options that we do not know ({', '.join(unknown)}); update pamusic")
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {names[name]: value for name, value in (defaults or {}).items()}
+        for name, value in options.items():
+            hint = hints[names[name]]
+            if not _fits(value, hint):
+                raise PamusicError(f"its record was changed ({name} is {value!r}); take the original")
+            values[names[name]] = _as_hinted(value, hint)
+        return cls(**values)
+
+    def to_record(self) -> dict[str, object]:
+        """Return all options by their names in a record, in its order."""
+        return {record_name: getattr(self, name) for name, record_name in RECORD_NAMES.items()}
+
+    def completed(self, *, is_live: bool = False) -> Self:
+        """Return the request with a seed, a length in seconds and a guard or none.
+
+        Args:
+            is_live: a port plays the music while it is made; then there is no guard unless it is asked for.
+
+        Raises:
+            UsageError: an option makes no sense, or two contradict each other.
+        """
+        self._check_pieces()
+        if self.same_track and self.continuation_only:
+            raise UsageError(
+                "--one-track is of a file with the prime in it, --continuation-only leaves it out; take one"
+            )
+        seconds = self._seconds()
+        return replace(
+            self,
+            seconds=DEFAULT_SECONDS if seconds is None and self.length is None else seconds,
+            guard=self.is_one_piece and not is_live if self.guard is None else self.guard,
+            seed=secrets.randbelow(2**31) if self.seed is None else self.seed,
+        )
+
+    @property
+    def num_drawn(self) -> int:
+        """How many pieces are drawn."""
+        return self.best_of or self.num_samples
+
+    @property
+    def num_kept(self) -> int:
+        """How many pieces are kept."""
+        return self.keep or 1 if self.best_of else self.num_samples
+
+    @property
+    def is_one_piece(self) -> bool:
+        """Whether one piece is drawn; it has a guard by default, unless a port plays it."""
+        return self.num_drawn == 1
+
+    @property
+    def max_seconds(self) -> float | None:
+        """Seconds after which a piece is cut in any case; None where tokens are counted."""
+        ending = self.stop.ending
+        return self.seconds if ending is None or self.seconds is None else self.seconds * ending.deadline
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How an id is drawn."""
+        return SamplingConfig(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            class_temperatures=(self.temperature_time, self.temperature_pitch, self.temperature_velocity),
+            release_bias=self.release_bias,
+        )
+
+    @property
+    def stop(self) -> StopCondition:
+        """When a piece ends."""
+        from pamusic.sampling.ending import EndingConfig, StopCondition
+
+        return StopCondition(
+            max_tokens=self.length,
+            seconds=self.seconds,
+            min_tokens_before_end=1 if self.allow_end else None,
+            ending=EndingConfig() if self.end_near_length else None,
+        )
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """How much is computed; its precision is still to be resolved."""
+        from pamusic.inference.session import InferenceConfig
+
+        return InferenceConfig(
+            context_length=self.context_length,
+            num_latents=self.num_latents,
+            refill=self.refill,
+            precision=self.precision,
+        )
+
+    @property
+    def prime_range(self) -> PrimeRange:
+        """Which part of the prime is read."""
+        from pamusic.tokens.prime import PrimeRange
+
+        return PrimeRange(self.prime_start or 0.0, self.prime_end)
+
+    @property
+    def placement(self) -> Placement:
+        """Where new music stands in a file."""
+        return "alone" if self.continuation_only else "same track" if self.same_track else "new track"
+
+    def _check_pieces(self) -> None:
+        if self.best_of is not None and self.num_samples != 1:
+            raise UsageError("--num keeps all pieces, --best-of some of them; give one of the two")
+        if self.keep is not None and (self.best_of is None or self.keep > self.best_of):
+            raise UsageError(
+                f"--keep {self.keep} is of the pieces that --best-of draws; say --best-of with as many or more"
+            )
+        if not self.is_one_piece and self.temperature == 0:
+            raise UsageError(
+                f"--temperature 0 leaves nothing to chance, so all {self.num_drawn} pieces would be one; ask for one"
+            )
+
+    def _seconds(self) -> float | None:
+        if self.minutes is not None and self.seconds is not None:
+            raise UsageError("--minutes and --seconds both say how long; give one of them")
+        for name, asked in (("seconds", self.seconds), ("minutes", self.minutes)):
+            if asked is not None and not 0 < 60 * asked < inf:
+                raise UsageError(f"--{name} is a number above 0, not {asked:g}")
+        return self.seconds if self.minutes is None else 60 * self.minutes
+
+
+RECORD_NAMES: dict[str, str] = {each.name: each.metadata.get("record", each.name) for each in fields(SampleRequest)}
+LEGACY_DEFAULTS: dict[str, object] = {"precision": "fp32", "compile": False, "let_go": 0.0, "guard": False}
+
+
+def _as_hinted(value: object, hint: Any) -> object:
+    """Return a value that fits, in the very type: a whole number may stand for a float, a text for a path."""
+    hints = get_args(hint) or (hint,)
+    if type(value) is int and float in hints and int not in hints:
+        return float(value)
+    return Path(value) if isinstance(value, str) and Path in hints else value
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Return whether an option of this type can have this value, as it stands in a file."""
+    if isinstance(value, bool):
+        return hint is bool or bool in get_args(hint)  # and not int, of which it is one
+    like = [value, *([0.0] if isinstance(value, int) else [Path()] if isinstance(value, str) else [])]
+    return any(isinstance(each, hint) for each in like)

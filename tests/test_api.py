@@ -1,0 +1,176 @@
+"""The Python API does what the command line does, and says so in Python's words."""
+
+import doctest
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import folder_of_tunes, performance
+from typer.testing import CliRunner
+
+import pamusic
+from pamusic.cli.app import app
+from pamusic.compose.request import RECORD_NAMES
+from pamusic.music.events import events
+from pamusic.music.midi import midi_bytes
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "api.md"
+
+
+@pytest.fixture
+def prime(tmp_path, monkeypatch):
+    """A prime in the folder where we are."""
+    monkeypatch.chdir(tmp_path)
+    Path("intro.mid").write_bytes((ROOT / "examples" / "nothing-1.mid").read_bytes())
+    return pamusic.read_midi("intro.mid")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pamusic.load("small")
+
+
+def page_module():
+    spec = spec_from_file_location("api_page", ROOT / "docs" / "api_page.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_docstrings_say():
+    assert PAGE.read_text(encoding="utf-8") == page_module().page(), "run: python docs/api_page.py > docs/api.md"
+
+
+@pytest.mark.slow
+def test_the_examples_on_the_page_run_as_written(prime):
+    folder_of_tunes(Path("midi"), num_files=3)
+    with open("page.txt", "w") as file:  # the fences of code are no part of what is expected
+        file.write(PAGE.read_text(encoding="utf-8").replace("```", ""))
+    failed, attempted = doctest.testfile(str(Path("page.txt").resolve()), module_relative=False)
+
+    assert attempted > 20
+    assert failed == 0
+
+
+def test_importing_it_imports_nothing_heavy_and_all_its_names_are_there():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, pamusic; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+
+    assert not {"torch", "numpy", "typer", "mido"} & {*done.stdout.split()}
+    for name in dir(pamusic):
+        getattr(pamusic, name)
+    with pytest.raises(AttributeError, match="no attribute 'sampel'"):
+        pamusic.sampel  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": 3, "seconds": 4}, ["--seed", 3, "--seconds", 4]),
+        ({"seed": 3, "length": 60, "top_p": 1, "release_bias": 0.0, "guard": False, "prime_end": 9.5},
+         ["--seed", 3, "--length", 60, "--top-p", 1, "--let-go", 0, "--no-guard", "--prime-to", 9.5]),
+    ],
+)  # fmt: skip
+def test_a_piece_has_the_bytes_that_the_command_writes(model, prime, options, words):
+    piece = model.sample(prime, **options)
+    piece.save("api.mid")
+    done = CliRunner().invoke(app, ["sample", "--prime", "intro.mid", "-o", "cli.mid", *map(str, words)])
+
+    assert done.exit_code == 0
+    assert Path("api.mid").read_bytes() == Path("cli.mid").read_bytes() == piece.midi
+
+
+def test_a_piece_is_the_prime_and_what_follows(model, prime):
+    piece = model.sample(prime, seed=2, seconds=4)
+
+    assert piece.ids.dtype == np.int64
+    assert len(piece.performance) == len(prime) + len(piece.continuation)
+    assert piece.continuation.duration <= 4
+
+
+def test_a_performance_that_is_no_file_is_continued_and_said_so(model, prime):
+    higher = prime.transposed(1)
+    piece = model.sample(higher, seed=2, seconds=3)
+    Path("higher.mid").write_bytes(midi_bytes(higher))
+    piece.save("out.mid")
+
+    again = CliRunner().invoke(app, ["replay", "out.mid", "--prime", "higher.mid", "-o", "again.mid"])
+    assert again.exit_code == 0, again.output
+    assert "byte for byte" in again.output
+
+
+def test_a_stream_is_the_piece_as_it_is_made(model, prime):
+    how = {"seed": 5, "seconds": 4.0}
+    stream = list(model.stream(prime, **how))
+    whole = events(model.sample(prime, **how, guard=False).continuation)
+
+    assert sorted(each[:3] for each in stream) == sorted(each[:3] for each in whole)
+
+
+def test_the_best_of_some_come_best_first(model):
+    pieces = model.sample_many(seed=4, seconds=3, best_of=3, keep=2)
+
+    assert len(pieces) == 2
+    assert {each.seed for each in pieces} < {4, 5, 6}
+    assert model.sample(seed=4, seconds=3, best_of=3).midi == model.sample_many(seed=4, seconds=3, best_of=3)[0].midi
+
+
+def test_a_score_is_that_of_a_corpus_of_one(model, prime):
+    corpus = pamusic.tokenize("intro.mid", out="corpus")
+    (split,) = {each.split for each in corpus.pieces}
+
+    of_corpus, alone = pamusic.evaluate(model, "corpus", split=split), model.score(prime)
+    assert alone.nats_per_token == pytest.approx(of_corpus.nats_per_token, abs=1e-9)
+    assert alone.num_notes == of_corpus.num_notes
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seconds": -1}, "seconds is a number above 0"),
+        ({"num_samples": 2, "best_of": 2}, "num_samples keeps all pieces, best_of some of them"),
+        ({"prime_start": 5, "prime_end": 4}, "prime_end is after prime_start"),
+        ({"prime_end": 1e6}, "leave prime_end out"),
+        ({"top_p": 0}, "top_p is above 0"),
+        ({"top_p": "high"}, "top_p is 'high'"),
+        ({"context_length": 4, "num_latents": 8}, "num_latents is 1 to context_length"),
+    ],
+)
+def test_errors_speak_python(model, prime, options, words):
+    with pytest.raises(pamusic.PamusicError, match=words) as error:
+        model.sample(prime, **options)
+    assert "--" not in str(error.value)
+
+
+def test_an_option_that_is_none_is_named_with_the_one_that_was_meant(model):
+    with pytest.raises(TypeError, match="'temprature'; do you mean temperature"):
+        model.sample(temprature=1.0)
+
+
+@pytest.mark.parametrize("call", [
+    lambda model: pamusic.load("smal"),
+    lambda model: pamusic.read_midi("none.mid"),
+    lambda model: model.sample("none.mid"),
+    lambda model: model.score(performance()),
+    lambda model: model.stream(num_samples=2),
+    lambda model: pamusic.evaluate(model, "none"),
+    lambda model: pamusic.tokenize("none"),
+    lambda model: pamusic.write_midi(performance((0, 1, 60, 60)), "none.mid/out.mid"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_said_and_leaves_nothing_behind(model, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    if call.__code__.co_consts[-1:] == ("none.mid/out.mid",):
+        Path("none.mid").touch()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(pamusic.PamusicError):
+        call(model)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_every_option_of_the_request_has_a_name_of_its_own():
+    assert len({*RECORD_NAMES.values()}) == len(RECORD_NAMES)
