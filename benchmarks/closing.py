@@ -22,7 +22,7 @@ import torch
 
 from pamusic.corpus.corpus import Corpus, open_corpus
 from pamusic.corpus.sources import find_sources
-from pamusic.evaluation.statistics import Heard
+from pamusic.evaluation.statistics import PerformanceFeatures
 from pamusic.music.midi import read_midi
 from pamusic.sampling.constraints import GrammarTables
 from pamusic.sampling.ending import EndingConfig, Pauses
@@ -80,7 +80,7 @@ def composed(folder: Path, wanted: float) -> str:
     """The row of the files of a folder."""
     found = []
     for source in find_sources([folder])[0]:
-        heard = Heard(read_midi(source.read(), source.name))
+        heard = PerformanceFeatures(read_midi(source.read(), source.name))
         last, end = heard.onset.max(), heard.offset.max()
         found.append((last / wanted, end / wanted, end - last))
     return f"| {wanted:g} | {len(found)} | {' | '.join(cells(np.array(found), (3, 3, 1)))} |"

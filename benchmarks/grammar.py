@@ -37,7 +37,7 @@ TIMED_TOKENS, REPEATS = 4000, 5
 RESULTS = Path(__file__).parent / "results"
 
 
-def pieces_of(source: Source) -> tuple[int, float, list[np.ndarray]]:
+def select_pieces(source: Source) -> tuple[int, float, list[np.ndarray]]:
     """(notes, seconds, the ids by each vocabulary, the end behind them)."""
     performance = read_midi(source.read(), source.name)
     tokenizers = [load_tokenizer(name) for name in NAMES]
@@ -104,7 +104,7 @@ def main() -> int:
     rows, num_violations = [], 0
     torch.set_num_threads(1)
     with ProcessPoolExecutor(words.processes) as pool:
-        read = list(pool.map(pieces_of, sources, chunksize=8))
+        read = list(pool.map(select_pieces, sources, chunksize=8))
         notes, seconds = sum(piece[0] for piece in read), sum(piece[1] for piece in read)
         for index, name in enumerate(NAMES):
             pieces = sorted((piece[2][index] for piece in read), key=len)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pamusic.corpus.sources import find_sources
-from pamusic.evaluation.statistics import STEP, Heard
+from pamusic.evaluation.statistics import STEP, PerformanceFeatures
 from pamusic.music.midi import read_midi
 
 MANY = 9.2  # strings at once, on average over a minute
@@ -26,7 +26,7 @@ def minutes(paths: list[Path], split: str | None, num_minutes: int) -> tuple[np.
     for source in find_sources(paths)[0]:
         if split is not None and source.split != split:
             continue
-        heard = Heard(read_midi(source.read(), source.name))
+        heard = PerformanceFeatures(read_midi(source.read(), source.name))
         at_once = (heard.roll > 0).sum(1)
         there = min(num_minutes, len(at_once) // a_minute)
         rest = [np.nan] * (num_minutes - there)

@@ -19,7 +19,7 @@ import numpy as np
 from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
 from pamusic.compose.benchmark import machine
 from pamusic.corpus.corpus import open_corpus
-from pamusic.evaluation.cache_drift import costs_of, stretches_of
+from pamusic.evaluation.cache_drift import costs_of, select_excerpts
 from pamusic.inference.native_kernel import kernel_for
 from pamusic.inference.precision import resolved
 from pamusic.inference.session import InferenceConfig, InferenceSession
@@ -38,7 +38,7 @@ def main() -> None:
     words = parser.parse_args()
     checkpoint, corpus = load_checkpoint(find_checkpoint(words.checkpoint)), open_corpus(words.corpus)
     check_corpus(checkpoint, corpus)
-    stretches = stretches_of(corpus, "validation", words.pieces, words.tokens)
+    stretches = select_excerpts(corpus, "validation", words.pieces, words.tokens)
     nats, seconds = {}, {}
     for precision, is_compiled in PRECISIONS.items():
         kernel = kernel_for(checkpoint.model, "int8") if is_compiled else None

@@ -3,9 +3,9 @@
     python benchmarks/typical.py maestro-v3.0.0-midi.zip [--checkpoint small --corpus corpus]
 
 Each performance of MAESTRO's training split is cut into minutes from its first note on; what is left at its end is left
-out. Prints a `Typical` a line for each statistic that has one value: mean, standard deviation over all minutes, and the
-root mean square of how a minute differs from the next of the same performance. With a checkpoint and a corpus made by
-its tokenizer, also what validation pieces cost it: the mean of their nats per token and its standard deviation over
+out. Prints a `ReferenceStatistic` for each statistic that has one value: mean, standard deviation over all minutes, and
+the root mean square of how a minute differs from the next of the same performance. With a checkpoint and a corpus made
+by its tokenizer, also what validation pieces cost it: the mean of their nats per token and its standard deviation over
 pieces, of the first 4,096 tokens of each.
 """
 
@@ -44,7 +44,7 @@ def print_typical(maestro: Path) -> None:
             values = np.array([minute[name][0] for minute in minutes])
             steps = np.concatenate([np.diff([minute[name][0] for minute in each]) for each in performances])
             drift = np.sqrt(np.mean(steps**2))
-            print(f'    "{name}": Typical({values.mean():.4g}, {values.std():.4g}, {drift:.4g}),')
+            print(f'    "{name}": ReferenceStatistic({values.mean():.4g}, {values.std():.4g}, {drift:.4g}),')
 
 
 def print_nats(checkpoint: str, corpus: Path) -> None:

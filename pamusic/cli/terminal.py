@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Timer
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,16 @@ def table(rows: list[dict[str, Any]], title: str | None = None) -> None:
     for row in rows:
         shown.add_row(*(value if isinstance(value, str) else f"{value:,}" for value in row.values()))
     console().print(shown)
+
+
+def progress_callback(bar: tqdm) -> Callable[[int, int], None]:
+    """Return what moves a bar: a function of how many are done, and of how many."""
+
+    def move(done: int, of: int) -> None:
+        bar.total = of
+        bar.update(done - bar.n)
+
+    return move
 
 
 def progress(

@@ -9,21 +9,21 @@ from math import inf
 from pamusic.checkpoint import Checkpoint
 from pamusic.compose.request import SampleRequest
 from pamusic.compose.token_stream import nats_per_token
-from pamusic.evaluation.ranking import Standing, can_be_measured, ranked, targets
+from pamusic.evaluation.ranking import RankedPiece, can_be_measured, rank, targets
 from pamusic.music.performance import Performance
 from pamusic.tokens.continuation import Position, continuation
 
 
 @dataclass(frozen=True)
 class BestOf:
-    """Pieces, ranked.
+    """Pieces, rank.
 
     Attributes:
         standings: from best to worst; `row` is the place among the pieces that were drawn.
         is_like_prime: whether they were compared with the prime first, which is long enough for that.
     """
 
-    standings: list[Standing]
+    standings: list[RankedPiece]
     is_like_prime: bool
 
 
@@ -47,4 +47,4 @@ def rank_pieces(
     heard = None if prime is None else prime.cropped(prime_range.start, end)
     wanted = targets(heard, with_pedal=tokenizer.vocabulary.sustain == "played")
     nats = nats_per_token(checkpoint, pieces, prime, prime_range, request.inference)
-    return BestOf(ranked(music, nats, wanted), can_be_measured(heard))
+    return BestOf(rank(music, nats, wanted), can_be_measured(heard))

@@ -18,8 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from pamusic.corpus.corpus import Corpus
-from pamusic.errors import PamusicError
-from pamusic.evaluation.likelihood import check_numbers
+from pamusic.evaluation.likelihood import require_finite, select_pieces
 from pamusic.inference.session import InferenceConfig, InferenceSession, refill_of
 from pamusic.model.perceiver_ar import PerceiverAR
 
@@ -27,7 +26,7 @@ BEST = "all"  # what the others are compared with
 
 
 @dataclass(frozen=True)
-class Drift:
+class CacheDrift:
     """What one policy costs.
 
     Attributes:
@@ -68,7 +67,7 @@ def drift(
     num_latents: int | None = None,
     context_length: int | None = None,
     progress: Callable[[str, int, int], None] = lambda policy, done, of: None,
-) -> list[Drift]:
+) -> list[CacheDrift]:
     """Scores the same tokens under each policy.
 
     Args:
@@ -85,7 +84,7 @@ def drift(
         ValueError: the arguments do not fit together.
     """
     config = model.config.resized(context_length=context_length, num_latents=num_latents)
-    stretches = stretches_of(corpus, split, num_pieces, num_tokens or config.num_latents)
+    stretches = select_excerpts(corpus, split, num_pieces, num_tokens or config.num_latents)
     tried = policies(config.num_latents)
     nats: dict[str, np.ndarray] = {}
     speeds = {}
@@ -98,13 +97,13 @@ def drift(
             )
             session = InferenceSession(model, inference)
             costs.append(costs_of(session, tokens, first - ahead)[ahead:])
-            check_numbers(costs[-1])
+            require_finite(costs[-1])
             num_read += len(tokens) - (first - ahead)
             progress(policy, way * len(stretches) + index, len(tried) * len(stretches))
         nats[policy] = np.concatenate(costs)
         speeds[policy] = num_read / (time.perf_counter() - began)
     return [
-        Drift(
+        CacheDrift(
             refill=policy,
             latents=refill_of(policy, config.num_latents),
             nats_per_token=float(cost.mean()),
@@ -127,7 +126,7 @@ def costs_of(session: InferenceSession, tokens: Sequence[int], first: int) -> np
     return np.array(nats)
 
 
-def stretches_of(corpus: Corpus, split: str, num_pieces: int, num_tokens: int) -> list[tuple[list[int], int]]:
+def select_excerpts(corpus: Corpus, split: str, num_pieces: int, num_tokens: int) -> list[tuple[list[int], int]]:
     """Stretches from the middle of pieces that are spread evenly over a split.
 
     Returns:
@@ -136,9 +135,7 @@ def stretches_of(corpus: Corpus, split: str, num_pieces: int, num_tokens: int) -
     Raises:
         PamusicError: the split is empty.
     """
-    pieces = corpus.split(split)
-    if not pieces:
-        raise PamusicError(f"{corpus.path}: has no {split} pieces to score; name another split or corpus")
+    pieces = select_pieces(corpus, split, None)
     vocabulary = corpus.tokenizer.vocabulary
     stretches, num_pieces = [], min(num_pieces, len(pieces))
     for index in np.unique(np.linspace(0, len(pieces) - 1, num_pieces + 2)[1:-1].round().astype(int)):

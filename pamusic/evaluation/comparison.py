@@ -27,7 +27,7 @@ from pamusic.corpus.build import why_nothing
 from pamusic.corpus.parallel import in_parallel
 from pamusic.corpus.sources import Refusal, Source, find_sources
 from pamusic.errors import PamusicError
-from pamusic.evaluation.statistics import LAGS, NGRAM, STATISTICS, Heard, Statistics, excerpt, statistics
+from pamusic.evaluation.statistics import LAGS, NGRAM, STATISTICS, PerformanceFeatures, Statistics, excerpt, statistics
 from pamusic.music.midi import Tracks, read_and_mend
 
 FEWEST_REAL = 5  # of fewer, half has but one distance, which is no distribution: nothing could be reached
@@ -37,7 +37,7 @@ HALVINGS = 10  # of the real pieces
 
 
 @dataclass(frozen=True, eq=False)
-class Set:
+class StatisticSet:
     """What was measured of a set of pieces.
 
     Attributes:
@@ -63,7 +63,7 @@ class Set:
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class StatisticComparison:
     """Two sets in one statistic.
 
     Attributes:
@@ -113,7 +113,7 @@ class Compared:
         }
 
 
-def measured(
+def measure_statistics(
     paths: list[Path],
     *,
     seconds: float,
@@ -121,7 +121,7 @@ def measured(
     tracks: Tracks = "piano",
     num_workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Set:
+) -> StatisticSet:
     """The statistics of all MIDI files under some paths, computed on all cores.
 
     Args:
@@ -143,7 +143,7 @@ def measured(
             what = ", ".join(str(path) for path in paths)
             raise PamusicError(f"{what}: has no {split} files by MAESTRO's table; leave out --split")
     pieces, num_short, num_figures = [], 0, []
-    with closing(in_parallel(sources, partial(_measured, seconds=seconds, tracks=tracks), num_workers)) as results:
+    with closing(in_parallel(sources, partial(_measure, seconds=seconds, tracks=tracks), num_workers)) as results:
         for done, result in enumerate(results, start=1):
             if isinstance(result, Refusal):
                 refused.append(result)
@@ -155,10 +155,10 @@ def measured(
     if not pieces:
         raise PamusicError(why_nothing(refused))
     values = {name: np.stack([piece[name] for piece in pieces]) for name in STATISTICS}
-    return Set(len(pieces), num_short, values, np.array(num_figures), refused, left_out)
+    return StatisticSet(len(pieces), num_short, values, np.array(num_figures), refused, left_out)
 
 
-def compared(real: Set, generated: Set) -> list[Compared]:
+def compare_statistics(real: StatisticSet, generated: StatisticSet) -> list[StatisticComparison]:
     """Both sets in each statistic; without that of a pedal which one of them does not have at all.
 
     Raises:
@@ -170,13 +170,13 @@ def compared(real: Set, generated: Set) -> list[Compared]:
         )
     without_pedal = not (real.values["sustain"].any() and generated.values["sustain"].any())
     return [
-        _compared(name, real.values[name], generated.values[name])
+        _compare(name, real.values[name], generated.values[name])
         for name in STATISTICS
         if not (name == "sustain" and without_pedal)
     ]
 
 
-def mean_overlap(rows: list[Compared]) -> tuple[float, float]:
+def mean_overlap(rows: list[StatisticComparison]) -> tuple[float, float]:
     """The mean overlap, and the mean of what could be reached, over the statistics that enter it."""
     entering = [row for row in rows if STATISTICS[row.name].in_mean]
     return float(np.mean([row.overlap for row in entering])), float(np.mean([row.reachable for row in entering]))
@@ -184,7 +184,7 @@ def mean_overlap(rows: list[Compared]) -> tuple[float, float]:
 
 def overlap_and_divergence(within: np.ndarray, between: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
     """Of two sets of distances, `[n]` and `[m]`: the area under both densities, the divergence of the first from the
-    second, in nats, the grid and the densities, as in `Compared`."""
+    second, in nats, the grid and the densities, as in `StatisticComparison`."""
     low, high = (float(end(np.concatenate([within, between]))) for end in (np.min, np.max))
     widths = [max(float(each.std()) * len(each) ** -0.2, 1e-12) for each in (within, between)]
     edges = np.linspace(low - 3 * max(widths), high + 3 * max(widths), GRID + 1)
@@ -202,13 +202,13 @@ def pairwise(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.sqrt(squares)
 
 
-def _compared(name: str, real: np.ndarray, generated: np.ndarray) -> Compared:
+def _compare(name: str, real: np.ndarray, generated: np.ndarray) -> StatisticComparison:
     among_real, among_generated = pairwise(real, real), pairwise(generated, generated)
     within = _pairs(among_real)
     between = pairwise(real, generated).ravel()
     overlap, divergence, distances, densities = overlap_and_divergence(within, between)
     has_one_value = real.shape[1] == 1
-    return Compared(
+    return StatisticComparison(
         name=name,
         real=(float(real.mean()), float(real.std())) if has_one_value else None,
         generated=(float(generated.mean()), float(generated.std())) if has_one_value else None,
@@ -251,11 +251,11 @@ def _density(values: np.ndarray, edges: np.ndarray, width: float) -> np.ndarray:
     return floored / floored.sum()
 
 
-def _measured(source: Source, seconds: float, tracks: Tracks) -> tuple[Statistics, bool, int] | Refusal:
+def _measure(source: Source, seconds: float, tracks: Tracks) -> tuple[Statistics, bool, int] | Refusal:
     try:
         performance, _ = read_and_mend(source.read(), source.name, tracks=tracks)
     except PamusicError as error:
         return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
     lasts = performance.duration - float(performance.notes["onset"][0])
     part = excerpt(performance, seconds)
-    return statistics(part), lasts < seconds, max(0, len(Heard(part).onset) - NGRAM + 1)
+    return statistics(part), lasts < seconds, max(0, len(PerformanceFeatures(part).onset) - NGRAM + 1)

@@ -147,9 +147,9 @@ def evaluate(
     Raises:
         PamusicError: the split is empty, or the model's logits are no numbers.
     """
-    pieces = pieces_of(corpus, split, num_pieces)
+    pieces = select_pieces(corpus, split, num_pieces)
     vocabulary = corpus.tokenizer.vocabulary
-    keys = in_keys(vocabulary, num_keys)
+    keys = transposition_maps(vocabulary, num_keys)
     in_all = sum(corpus.pieces[piece].num_tokens + 1 for piece in pieces)
 
     def score_tokens(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +184,7 @@ def score_piece(
         vocabulary: what the ids mean.
         ids: `[n]` or `[n, fields]`, without start and end.
         num_notes, seconds: of the music, before it was tokenized.
-        keys: as of `in_keys`; the piece's own alone by default.
+        keys: as of `transposition_maps`; the piece's own alone by default.
         from_position: as for `evaluate`.
 
     Raises:
@@ -193,7 +193,7 @@ def score_piece(
     tokens = np.concatenate([vocabulary.border("start")[None], ids, vocabulary.border("end")[None]])
     scores = [score_tokens(key[tokens]) for key in keys] if keys else [score_tokens(tokens)]
     of_fields, correct = np.stack([nats for nats, _ in scores]), scores[0][1]
-    check_numbers(of_fields)
+    require_finite(of_fields)
     costs = of_fields if not vocabulary.shape else of_fields.sum(-1)
     nats = math.log(len(scores)) - np.logaddexp.reduce(-costs)
     within = vocabulary.nats_within_id[tokens[1:]].reshape(len(nats), -1)
@@ -223,7 +223,7 @@ def _by_name(names: list[str], nats: np.ndarray, within: np.ndarray) -> dict[str
     return {name: float(its) for name, its in zip(names, (nats + within).sum(0), strict=True)}
 
 
-def pieces_of(corpus: Corpus, split: str, num_pieces: int | None) -> list[int]:
+def select_pieces(corpus: Corpus, split: str, num_pieces: int | None) -> list[int]:
     """The pieces of a split, or only so many of them, spread evenly over it.
 
     Raises:
@@ -238,7 +238,7 @@ def pieces_of(corpus: Corpus, split: str, num_pieces: int | None) -> list[int]:
     return [pieces[i] for i in np.unique(places)]
 
 
-def in_keys(vocabulary: Vocabulary, num_keys: int) -> list[np.ndarray]:
+def transposition_maps(vocabulary: Vocabulary, num_keys: int) -> list[np.ndarray]:
     """What becomes of each id, `[vocab]`, in each of so many keys, the piece's own first.
 
     Pitches that leave the range at one end come in at the other. So no two ids become one, and what the model says in
@@ -254,7 +254,7 @@ def in_keys(vocabulary: Vocabulary, num_keys: int) -> list[np.ndarray]:
     return keys
 
 
-def check_numbers(nats: np.ndarray) -> None:
+def require_finite(nats: np.ndarray) -> None:
     """Refuses costs of tokens that are no numbers: all that is made of them would be none.
 
     Raises:

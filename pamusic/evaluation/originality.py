@@ -47,7 +47,7 @@ NUM_EXCERPTS = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class NoteSequence:
     """Notes in the order in which they are compared: `[num_notes]` each, onsets in seconds and pitches (int16)."""
 
     onset: np.ndarray
@@ -143,12 +143,12 @@ class Reference:
         }
 
 
-def line(tokenizer: Tokenizer, performance: Performance) -> Line:
+def line(tokenizer: Tokenizer, performance: Performance) -> NoteSequence:
     """A performance in the order in which it is compared, on the grid of a corpus' tokenizer."""
     return _line(tokenizer, tokenizer.to_grid(performance))
 
 
-def longest_match(index: Index, corpus: Corpus, music: Line) -> Match | None:
+def longest_match(index: Index, corpus: Corpus, music: NoteSequence) -> Match | None:
     """The stretch of music with the most notes that stands in a corpus' training split too; None if there is none."""
     note, place, run = _seeds(index, music)
     is_open = np.ones(len(note), bool)
@@ -248,7 +248,7 @@ def kept_index(
     return index
 
 
-def excerpts(corpus: Corpus, split: str, seconds: float, num: int) -> Iterator[Line]:
+def excerpts(corpus: Corpus, split: str, seconds: float, num: int) -> Iterator[NoteSequence]:
     """Excerpts of that length, at the same places each time, each from another piece, spread over the split."""
     step_seconds = corpus.tokenizer.vocabulary.time_step_ms / 1000
     long_enough = [piece for piece in corpus.split(split) if corpus.pieces[piece].seconds > seconds]
@@ -319,13 +319,13 @@ def nearest_reference_seconds(seconds: float) -> int:
     return min(REFERENCE_SECONDS, key=lambda each: max(each / max(seconds, 1), max(seconds, 1) / each))
 
 
-def _line(tokenizer: Tokenizer, grid: GridNotes) -> Line:
+def _line(tokenizer: Tokenizer, grid: GridNotes) -> NoteSequence:
     step_ms = tokenizer.vocabulary.time_step_ms
     by_onset = np.argsort(grid.onset, kind="stable")
     onset, pitch = grid.onset[by_onset], grid.pitch[by_onset]
     chord = np.cumsum(np.diff(onset, prepend=onset[:1]) * step_ms > 1000 * CHORD)
     order = np.lexsort((pitch, chord))
-    return Line(onset[order] * step_ms / 1000, pitch[order].astype(np.int16))
+    return NoteSequence(onset[order] * step_ms / 1000, pitch[order].astype(np.int16))
 
 
 def _grams(pitch: np.ndarray) -> np.ndarray:
@@ -345,7 +345,7 @@ def _figures(pitch: np.ndarray) -> np.ndarray:
     return figures
 
 
-def _seeds(index: Index, music: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _seeds(index: Index, music: NoteSequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where stretches may begin: notes of the music, the notes of the index they agree with, and for how many grams."""
     gram = _grams(music.pitch)
     first, last = (np.searchsorted(index.gram, gram, side=side) for side in ("left", "right"))

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pamusic.evaluation.comparison import Compared
+    from pamusic.evaluation.comparison import StatisticComparison
     from pamusic.evaluation.likelihood import Likelihood
-    from pamusic.evaluation.sweep import Point
+    from pamusic.evaluation.sweep import SweepPoint
 
 
-def likelihood_picture(total: Likelihood | None, points: list[Point], num_latents: int) -> bytes:
+def likelihood_picture(total: Likelihood | None, points: list[SweepPoint], num_latents: int) -> bytes:
     """A PNG file of what there is.
 
     Args:
@@ -51,7 +51,7 @@ def likelihood_picture(total: Likelihood | None, points: list[Point], num_latent
     return _png(figure)
 
 
-def comparison_picture(rows: list[Compared]) -> bytes:
+def comparison_picture(rows: list[StatisticComparison]) -> bytes:
     """A PNG file of the distances within the real set and those between the sets, for each statistic."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

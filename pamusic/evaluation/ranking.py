@@ -30,7 +30,7 @@ ONLY_TOO_MUCH = ("repetition_2s", "silence")  # many real minutes have none; a p
 
 
 @dataclass(frozen=True)
-class Typical:
+class ReferenceStatistic:
     """What a statistic is among minutes of real performances.
 
     Attributes:
@@ -47,21 +47,21 @@ class Typical:
 # The training split of MAESTRO v3.0.0, each performance cut into minutes from its first note on: 9,066 minutes of 961
 # performances, as `benchmarks/typical.py` computes them.
 TYPICAL = {
-    "repetition_2s": Typical(0.03201, 0.04849, 0.05467),
-    "repetition_12s": Typical(0.03223, 0.04496, 0.05263),
-    "repetition_60s": Typical(0.0208, 0.05093, 0.05714),
-    "density": Typical(9.839, 4.53, 4.287),
-    "pitch_range": Typical(45.52, 9.301, 9.093),
-    "pitch_class_entropy": Typical(2.868, 0.2589, 0.2722),
-    "velocity": Typical(61.52, 9.866, 10.4),
-    "velocity_spread": Typical(16.2, 3.108, 3.303),
-    "sustain": Typical(0.6374, 0.2585, 0.1785),
-    "silence": Typical(0.0679, 0.07966, 0.09035),
+    "repetition_2s": ReferenceStatistic(0.03201, 0.04849, 0.05467),
+    "repetition_12s": ReferenceStatistic(0.03223, 0.04496, 0.05263),
+    "repetition_60s": ReferenceStatistic(0.0208, 0.05093, 0.05714),
+    "density": ReferenceStatistic(9.839, 4.53, 4.287),
+    "pitch_range": ReferenceStatistic(45.52, 9.301, 9.093),
+    "pitch_class_entropy": ReferenceStatistic(2.868, 0.2589, 0.2722),
+    "velocity": ReferenceStatistic(61.52, 9.866, 10.4),
+    "velocity_spread": ReferenceStatistic(16.2, 3.108, 3.303),
+    "sustain": ReferenceStatistic(0.6374, 0.2585, 0.1785),
+    "silence": ReferenceStatistic(0.0679, 0.07966, 0.09035),
 }
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class RankedPiece:
     """Where a piece stands.
 
     Attributes:
@@ -96,9 +96,9 @@ def targets(prime: Performance | None, *, with_pedal: bool) -> dict[str, tuple[f
     return wanted
 
 
-def ranked(
+def rank(
     pieces: Sequence[Performance], nats: Sequence[float], wanted: dict[str, tuple[float, float]]
-) -> list[Standing]:
+) -> list[RankedPiece]:
     """Where each of some pieces stands, the best first.
 
     Args:
@@ -113,7 +113,7 @@ def ranked(
     standings = []
     for row, (piece, cost_in_nats) in enumerate(zip(pieces, nats, strict=True)):
         if not len(piece):
-            standings.append(Standing(row, inf, {}, {}))
+            standings.append(RankedPiece(row, inf, {}, {}))
             continue
         values = {"nats": cost_in_nats, **{name: float(value[0]) for name, value in _scalars(statistics(piece))}}
         deviations = {}
@@ -121,7 +121,7 @@ def ranked(
             deviation = float(np.clip((values[name] - target) / spread, -MOST, MOST))
             deviations[name] = max(deviation, 0.0) if name in ONLY_TOO_MUCH else deviation
         cost = float(np.mean(np.square(list(deviations.values()))))
-        standings.append(Standing(row, cost, values, deviations))
+        standings.append(RankedPiece(row, cost, values, deviations))
     return sorted(standings, key=lambda each: (each.cost, each.row))
 
 

@@ -37,7 +37,7 @@ LENGTH_EDGES = 0.05 * 2.0 ** np.arange(8)  # seconds, 50 ms to 6.4 s
 Statistics = dict[str, np.ndarray]  # by name, `[size]` float64 each
 
 
-class Heard:
+class PerformanceFeatures:
     """A performance, and what several statistics are computed from; each is computed when it is first asked for."""
 
     def __init__(self, performance: Performance) -> None:
@@ -100,40 +100,40 @@ class Heard:
         return max(1, int(self.seconds / length))
 
 
-def _density(heard: Heard) -> float:
+def _density(heard: PerformanceFeatures) -> float:
     return len(heard.onset) / heard.seconds
 
 
-def _density_spread(heard: Heard) -> float:
+def _density_spread(heard: PerformanceFeatures) -> float:
     window = heard.windows(SHORT_WINDOW)
     counts = np.bincount(window[window >= 0], minlength=heard.num_windows(SHORT_WINDOW))
     return float(counts.std() / min(SHORT_WINDOW, heard.seconds))
 
 
-def _polyphony(heard: Heard) -> float:
+def _polyphony(heard: PerformanceFeatures) -> float:
     strings = (heard.roll > 0).sum(1)
     return float(strings[strings > 0].mean()) if strings.any() else 0.0
 
 
-def _silence(heard: Heard) -> float:
+def _silence(heard: PerformanceFeatures) -> float:
     return float((heard.roll.sum(1) == 0).mean())
 
 
-def _pitch(heard: Heard) -> float:
+def _pitch(heard: PerformanceFeatures) -> float:
     return float(heard.pitch.mean()) if len(heard.pitch) else 0.0
 
 
-def _pitch_range(heard: Heard) -> float:
+def _pitch_range(heard: PerformanceFeatures) -> float:
     window = heard.windows(WINDOW)
     ranges = [np.ptp(heard.pitch[window == each]) for each in np.unique(window[window >= 0])]
     return float(np.mean(ranges)) if ranges else 0.0
 
 
-def _pitch_classes(heard: Heard) -> np.ndarray:
+def _pitch_classes(heard: PerformanceFeatures) -> np.ndarray:
     return _shares(np.bincount(heard.pitch % 12, minlength=12))
 
 
-def _pitch_class_entropy(heard: Heard) -> float:
+def _pitch_class_entropy(heard: PerformanceFeatures) -> float:
     window = heard.windows(WINDOW)
     counts = np.zeros((heard.num_windows(WINDOW), 12))
     np.add.at(counts, (window[window >= 0], heard.pitch[window >= 0] % 12), 1)
@@ -143,47 +143,47 @@ def _pitch_class_entropy(heard: Heard) -> float:
     return float(bits.mean()) if len(bits) else 0.0
 
 
-def _melody(heard: Heard) -> np.ndarray:
+def _melody(heard: PerformanceFeatures) -> np.ndarray:
     top = np.zeros(heard.chord[-1] + 1 if len(heard.chord) else 0, np.int64)
     np.maximum.at(top, heard.chord, heard.pitch)
     return _shares(np.bincount(np.minimum(np.abs(np.diff(top)), LAST_INTERVAL + 1), minlength=LAST_INTERVAL + 2))
 
 
-def _harmony(heard: Heard) -> np.ndarray:
+def _harmony(heard: PerformanceFeatures) -> np.ndarray:
     sounds = (heard.chroma > 0).astype(np.int64)
     both = [(sounds * np.roll(sounds, interval, axis=1)).sum() for interval in range(1, 7)]
     both[5] //= 2  # each tritone was met from both its ends
     return _shares(np.array(both))
 
 
-def _inter_onsets(heard: Heard) -> np.ndarray:
+def _inter_onsets(heard: PerformanceFeatures) -> np.ndarray:
     return _shares(np.bincount(np.digitize(np.diff(heard.onset), ONSET_EDGES), minlength=len(ONSET_EDGES) + 1))
 
 
-def _lengths(heard: Heard) -> np.ndarray:
+def _lengths(heard: PerformanceFeatures) -> np.ndarray:
     lengths = heard.offset - heard.onset
     return _shares(np.bincount(np.digitize(lengths, LENGTH_EDGES), minlength=len(LENGTH_EDGES) + 1))
 
 
-def _velocity(heard: Heard) -> float:
+def _velocity(heard: PerformanceFeatures) -> float:
     return float(heard.velocity.mean()) if len(heard.velocity) else 0.0
 
 
-def _velocity_spread(heard: Heard) -> float:
+def _velocity_spread(heard: PerformanceFeatures) -> float:
     return float(heard.velocity.std()) if len(heard.velocity) else 0.0
 
 
-def _velocity_change(heard: Heard) -> float:
+def _velocity_change(heard: PerformanceFeatures) -> float:
     return float(np.abs(np.diff(heard.velocity)).mean()) if len(heard.velocity) > 1 else 0.0
 
 
-def _sustain(heard: Heard) -> float:
+def _sustain(heard: PerformanceFeatures) -> float:
     down = np.concatenate([[False], heard.pedal["value"] >= DOWN])
     lasts = np.diff(np.concatenate([[0.0], heard.pedal["time"], [heard.seconds]]))
     return float(lasts[down].sum() / heard.seconds)
 
 
-def _similarity(heard: Heard, seconds: float) -> float:
+def _similarity(heard: PerformanceFeatures, seconds: float) -> float:
     """The mean correlation of the pitch classes of neighbouring windows; 1 is the same harmony, 0 an unrelated one."""
     steps = round(seconds / STEP)
     num_windows = len(heard.chroma) // steps
@@ -195,12 +195,12 @@ def _similarity(heard: Heard, seconds: float) -> float:
     return float(products.mean()) if len(products) else 0.0
 
 
-def _self_repetition(heard: Heard) -> float:
+def _self_repetition(heard: PerformanceFeatures) -> float:
     """The share of figures of `NGRAM` notes whose keys were struck in this order within the last `MEMORY` before."""
     return float((heard.lags <= MEMORY).mean()) if len(heard.lags) else 0.0
 
 
-def _repetition(heard: Heard, lag: str) -> float:
+def _repetition(heard: PerformanceFeatures, lag: str) -> float:
     """The share of figures of `NGRAM` notes that occurred before, the last time so long ago."""
     after, until = LAGS[lag]
     return float(((heard.lags > after) & (heard.lags <= until)).mean()) if len(heard.lags) else 0.0
@@ -224,7 +224,7 @@ class Statistic:
 
     words: str
     unit: str
-    of: Callable[[Heard], float | np.ndarray]
+    of: Callable[[PerformanceFeatures], float | np.ndarray]
     in_mean: bool = True
 
 
@@ -264,7 +264,7 @@ STATISTICS = {
 
 def statistics(performance: Performance) -> Statistics:
     """All of `STATISTICS` of a performance, from second 0 to its end; without notes, zeros."""
-    heard = Heard(performance)
+    heard = PerformanceFeatures(performance)
     return {name: np.atleast_1d(np.asarray(each.of(heard), np.float64)) for name, each in STATISTICS.items()}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from pamusic.corpus.corpus import Corpus
-from pamusic.evaluation.likelihood import Likelihood, evaluate, pieces_of
+from pamusic.evaluation.likelihood import Likelihood, evaluate, select_pieces
 from pamusic.model.flops import scoring_flops
 from pamusic.model.perceiver_ar import PerceiverAR
 
@@ -20,7 +20,7 @@ SHORTEST_CONTEXT = 128
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One way to score.
 
     Attributes:
@@ -61,7 +61,7 @@ def sweep(
     *,
     num_pieces: int | None = None,
     progress: Callable[[int, Likelihood, int, int], None] = lambda way, so_far, done, of: None,
-) -> list[Point]:
+) -> list[SweepPoint]:
     """Scores the same tokens in each way.
 
     Args:
@@ -70,7 +70,7 @@ def sweep(
         progress: as for `evaluate`, with the number of the way before it.
     """
     longest = max(context for context, _ in ways)
-    reaches = any(corpus.pieces[piece].num_tokens > longest for piece in pieces_of(corpus, split, num_pieces))
+    reaches = any(corpus.pieces[piece].num_tokens > longest for piece in select_pieces(corpus, split, num_pieces))
     points = []
     for way, (context, latents) in enumerate(ways):
         began = time.perf_counter()
@@ -88,7 +88,7 @@ def sweep(
         config, block = model.config.resized(context_length=context, num_latents=latents), max(1, latents // 2)
         took = time.perf_counter() - began
         points.append(
-            Point(
+            SweepPoint(
                 context_length=context,
                 num_latents=latents,
                 block=block,

@@ -35,7 +35,7 @@ def page(*words, input=None):
     return CliRunner().invoke(app, ["page", *map(str, words)], input=input)
 
 
-def pieces_of(data):
+def select_pieces(data):
     """What travels in a page."""
     return json.loads(re.search(rb'<script type="application/json" id="music">(.*?)</script>', data)[1])
 
@@ -51,7 +51,7 @@ def test_a_folder_becomes_a_page_in_the_order_of_its_names(tmp_path):
     assert re.fullmatch(rf"3 pieces, {seconds:.1f} seconds, \d+ kB\n", done.stderr)
     written = (tmp_path / "page.html").read_bytes()
     assert b"<title>Tunes</title>" in written
-    pieces = pieces_of(written)
+    pieces = select_pieces(written)
     assert [piece["name"] for piece in pieces] == ["0.mid", "1.mid", "2.mid"]
     assert [base64.b64decode(piece["midi"]) for piece in pieces] == [tune(seed) for seed in range(3)]
     assert [piece["facts"] + piece["commands"] for piece in pieces] == [[], [], []]
@@ -64,11 +64,11 @@ def test_files_and_archives_and_nothing_that_was_not_named_is_overwritten(tmp_pa
 
     assert page("c.mid", "tunes.zip").stdout == "page-2.html\n"
     assert (tmp_path / "page.html").read_text() == "mine"
-    pieces = pieces_of((tmp_path / "page-2.html").read_bytes())
+    pieces = select_pieces((tmp_path / "page-2.html").read_bytes())
     assert [piece["name"] for piece in pieces] == ["c.mid", "a.mid", "b.mid"]
 
     assert page("c.mid", "-o", "page.html").stdout == "page.html\n"
-    assert len(pieces_of((tmp_path / "page.html").read_bytes())) == 1
+    assert len(select_pieces((tmp_path / "page.html").read_bytes())) == 1
 
 
 def test_it_reads_and_writes_pipes(tmp_path):
@@ -77,7 +77,7 @@ def test_it_reads_and_writes_pipes(tmp_path):
     done = page("c.mid", "-", "-o", "-", input=tune(4))
 
     assert done.exit_code == 0, done.stderr
-    assert [piece["name"] for piece in pieces_of(done.stdout_bytes)] == ["standard input", "c.mid"]
+    assert [piece["name"] for piece in select_pieces(done.stdout_bytes)] == ["standard input", "c.mid"]
 
 
 def test_a_file_found_in_a_folder_that_cannot_be_read_is_left_out_and_told(tmp_path):
@@ -90,7 +90,7 @@ def test_a_file_found_in_a_folder_that_cannot_be_read_is_left_out_and_told(tmp_p
     first, _ = done.stderr.splitlines()
     assert first.startswith("broken.mid: is not a MIDI file")
     assert first.endswith("; left out")
-    assert len(pieces_of((tmp_path / "page.html").read_bytes())) == 2
+    assert len(select_pieces((tmp_path / "page.html").read_bytes())) == 2
 
 
 def test_what_cannot_be_shown_is_one_line(tmp_path):
@@ -155,7 +155,7 @@ def test_the_page_marks_where_new_music_begins_where_the_file_tells_it(checkpoin
 
     page("new.mid", "-o", "new.html")
 
-    (piece,) = pieces_of((tmp_path / "new.html").read_bytes())
+    (piece,) = select_pieces((tmp_path / "new.html").read_bytes())
     if "--prime-to" in words:
         assert piece["newFrom"] == 2.5
     elif words:
@@ -170,7 +170,7 @@ def test_what_is_begun_from_nothing_is_new_all_of_it(checkpoint, tmp_path):
     sample(checkpoint, "--seed", "1", "-o", "new.mid")
     page("new.mid")
 
-    (piece,) = pieces_of((tmp_path / "page.html").read_bytes())
+    (piece,) = select_pieces((tmp_path / "page.html").read_bytes())
     assert piece["newFrom"] is None
     assert dict(piece["facts"])["begun from"] == "nothing"
 
@@ -190,7 +190,7 @@ def test_the_command_that_a_page_tells_makes_the_same_file(checkpoint, tmp_path,
 
     page("one.mid")
 
-    (piece,) = pieces_of((tmp_path / "page.html").read_bytes())
+    (piece,) = select_pieces((tmp_path / "page.html").read_bytes())
     (_, again), (_, replay) = piece["commands"]
     assert shlex.split(replay) == ["pamusic", "replay", "one.mid"]
     program, *rest = shlex.split(again)
@@ -208,7 +208,7 @@ def test_of_many_pieces_each_tells_its_seed(checkpoint, tmp_path):
 
     page("of-two-2.mid", "of-three-1.mid", "best.mid")
 
-    seeds = [dict(piece["facts"])["seed"] for piece in pieces_of((tmp_path / "page.html").read_bytes())]
+    seeds = [dict(piece["facts"])["seed"] for piece in select_pieces((tmp_path / "page.html").read_bytes())]
     assert seeds[0] == "6, of 2 from seed 5 on"
     assert re.fullmatch("[789], among the best 2 of 3 from seed 7 on", seeds[1])
     assert re.fullmatch("[78], the best of 2 from seed 7 on", seeds[2])
@@ -253,7 +253,7 @@ def test_a_record_that_cannot_be_read_is_told_and_the_music_is_shown(tmp_path, r
 
     assert done.exit_code == 0, done.stderr
     assert done.stderr.startswith("a.mid: ")
-    (piece,) = pieces_of((tmp_path / "page.html").read_bytes())
+    (piece,) = select_pieces((tmp_path / "page.html").read_bytes())
     assert piece["facts"] == piece["commands"] == []
 
 
@@ -281,7 +281,7 @@ def test_a_record_may_say_anything_and_does_no_harm(checkpoint, tmp_path):
     assert done.exit_code == 0, done.stderr
     written = (tmp_path / "page.html").read_bytes()
     assert written.count(b"</script>") == 2
-    (piece,) = pieces_of(written)
+    (piece,) = select_pieces(written)
     assert piece["newFrom"] is None
     assert dict(piece["facts"])["made on"] == "<b> </script>"
     assert "--prime '</script><script>alert(1)</script>'" in piece["commands"][0][1]

@@ -10,7 +10,7 @@ from corpora import small_corpus
 from models import LEDGER, tiny_model
 
 from pamusic.errors import PamusicError
-from pamusic.evaluation.likelihood import STRETCHES, Likelihood, evaluate, in_keys, score
+from pamusic.evaluation.likelihood import STRETCHES, Likelihood, evaluate, score, transposition_maps
 from pamusic.evaluation.sweep import contexts_and_latents, sweep
 from pamusic.model.flops import forward_flops, scoring_flops, training_flops
 from pamusic.tokens.tokenizer import load_tokenizer
@@ -121,7 +121,7 @@ def test_in_several_keys_a_token_costs_what_the_mean_of_its_probabilities_says(t
 @pytest.mark.parametrize("name", ["performance", "piano"])
 def test_in_another_key_no_two_ids_are_one_and_only_pitches_move(name):
     vocabulary = load_tokenizer(name).vocabulary
-    keys = in_keys(vocabulary, 5)
+    keys = transposition_maps(vocabulary, 5)
     assert keys[0].tolist() == list(range(len(vocabulary)))
     for key, semitones in zip(keys[1:], [1, -1, 2, -2], strict=True):
         assert sorted(key) == list(range(len(vocabulary)))

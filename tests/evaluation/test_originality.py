@@ -17,7 +17,7 @@ from pamusic.errors import PamusicError
 from pamusic.evaluation import originality
 from pamusic.evaluation.originality import (
     COMMON,
-    Line,
+    NoteSequence,
     Reference,
     excerpts,
     kept_index,
@@ -198,7 +198,7 @@ def test_it_finds_at_least_what_a_plain_search_finds(seed, tmp_path):
 
 def test_music_of_fewer_than_nine_notes_has_no_stretch(index, corpus):
     assert found_in(index, corpus, music(0, 8)) is None
-    assert longest_match(index, corpus, Line(np.empty(0), np.empty(0, np.int16))) is None
+    assert longest_match(index, corpus, NoteSequence(np.empty(0), np.empty(0, np.int16))) is None
     assert found_in(index, corpus, of_notes(music(0), 0, 9)).notes == 9
 
 

@@ -5,7 +5,7 @@ from math import inf, nan
 import numpy as np
 import pytest
 
-from pamusic.evaluation.ranking import LEAST_NOTES, LIKE_THE_PRIME, MOST, TYPICAL, ranked, targets
+from pamusic.evaluation.ranking import LEAST_NOTES, LIKE_THE_PRIME, MOST, TYPICAL, rank, targets
 from pamusic.evaluation.statistics import statistics
 from pamusic.music.performance import Performance
 
@@ -47,7 +47,7 @@ def test_what_is_typical_is_told_of_statistics_that_there_are():
     ],
 )
 def test_a_piece_unlike_any_performance_comes_last_and_is_told_why(worse, name):
-    standings = ranked([worse, music(seed=1), music(seed=2)], [2.0] * 3, WANTED)
+    standings = rank([worse, music(seed=1), music(seed=2)], [2.0] * 3, WANTED)
 
     last = standings[-1]
     assert last.row == 0
@@ -57,7 +57,7 @@ def test_a_piece_unlike_any_performance_comes_last_and_is_told_why(worse, name):
 def test_a_piece_that_costs_the_model_much_less_or_more_than_the_others_is_worse():
     alike = [music(seed=1)] * 5
 
-    standings = ranked(alike, [2.0, 0.5, 1.9, 4.0, 2.1], WANTED)
+    standings = rank(alike, [2.0, 0.5, 1.9, 4.0, 2.1], WANTED)
 
     assert {each.row for each in standings[:3]} == {0, 2, 4}
     assert standings[0].row == 0
@@ -65,14 +65,14 @@ def test_a_piece_that_costs_the_model_much_less_or_more_than_the_others_is_worse
 
 
 def test_a_piece_without_a_note_is_the_worst():
-    standings = ranked([Performance(), music(30)], [nan, 2.0], WANTED)
+    standings = rank([Performance(), music(30)], [nan, 2.0], WANTED)
 
     assert [each.row for each in standings] == [1, 0]
     assert standings[-1].cost == inf
 
 
 def test_silence_and_repetition_are_no_fault_where_there_is_little_of_them():
-    (standing,) = ranked([music(2000, pitches=(21, 109))], [2.0], WANTED)
+    (standing,) = rank([music(2000, pitches=(21, 109))], [2.0], WANTED)
 
     assert standing.values["silence"] < TYPICAL["silence"].mean
     assert standing.deviations["silence"] == standing.deviations["repetition_2s"] == 0
@@ -85,7 +85,7 @@ def test_after_a_prime_a_piece_is_held_to_its_last_minute():
 
     assert wanted["velocity"][0] == pytest.approx(30, abs=3)
     assert wanted["repetition_12s"] == WANTED["repetition_12s"]
-    assert [each.row for each in ranked([loud, soft], [2.0, 2.0], wanted)] == [1, 0]
+    assert [each.row for each in rank([loud, soft], [2.0, 2.0], wanted)] == [1, 0]
 
 
 def test_a_prime_of_a_few_notes_says_nothing():

@@ -23,7 +23,7 @@ from pamusic.corpus.corpus import open_corpus
 from pamusic.corpus.writer import writing_corpus
 from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
-from pamusic.evaluation.likelihood import evaluate, in_keys, score
+from pamusic.evaluation.likelihood import evaluate, score, transposition_maps
 from pamusic.model.config import ClockConfig, ModelConfig, OffsetsConfig
 from pamusic.model.fields import by_field, field_slices
 from pamusic.model.flops import forward_flops
@@ -438,7 +438,7 @@ def test_the_score_equals_the_plain_one_and_counts_what_bins_leave_open(tmp_path
 
 
 def test_another_key_moves_the_notes_alone():
-    (_, up) = in_keys(VOCABULARY, 2)
+    (_, up) = transposition_maps(VOCABULARY, 2)
     keys = VOCABULARY.range("note_on")
 
     assert sorted(up) == list(range(len(VOCABULARY)))

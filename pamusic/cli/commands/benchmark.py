@@ -9,7 +9,6 @@ from typer import Argument, Option
 
 from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
 from pamusic.cli.terminal import load_torch, progress, result, say, table
-from pamusic.errors import UsageError
 
 AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
 
@@ -42,10 +41,7 @@ def benchmark(
     from pamusic.inference.precision import resolved
 
     where = choose_machine(device, "fp32", compile=False).device
-    try:
-        resolved(precision, where)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    resolved(precision, where)
     who = load_checkpoint(find_checkpoint(checkpoint), where)
     check_events(who, "pamusic benchmark")
     kernel = kernel_for(who.model, precision, say) if compile else None
@@ -56,18 +52,15 @@ def benchmark(
     contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
     bandwidth = read_bandwidth(where)
     found = []
-    try:
-        about: dict[str, Any] = {
-            "checkpoint": str(who.path), "num_parameters": who.model.num_parameters(), "precision": precision,
-            "num_latents": config.num_latents, "machine": machine(), "device": str(where),
-            "threads": torch.get_num_threads(), "gb_per_second": round(bandwidth / 1e9, 1),
-        }  # fmt: skip
-        say(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
-        for context, rows in progress([(c, n) for c in contexts for n in num or (1, 4, 16)], what="benchmark"):
-            how: dict[str, Any] = {"bandwidth": bandwidth, "tokens": tokens, "precision": precision, "kernel": kernel}
-            found.append(speed(who, context_length=context, num=rows, **how))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    about: dict[str, Any] = {
+        "checkpoint": str(who.path), "num_parameters": who.model.num_parameters(), "precision": precision,
+        "num_latents": config.num_latents, "machine": machine(), "device": str(where),
+        "threads": torch.get_num_threads(), "gb_per_second": round(bandwidth / 1e9, 1),
+    }  # fmt: skip
+    say(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
+    for context, rows in progress([(c, n) for c in contexts for n in num or (1, 4, 16)], what="benchmark"):
+        how: dict[str, Any] = {"bandwidth": bandwidth, "tokens": tokens, "precision": precision, "kernel": kernel}
+        found.append(speed(who, context_length=context, num=rows, **how))
     if as_json:
         result(json.dumps({**about, "speeds": [asdict(each) for each in found]}))
         return

@@ -14,7 +14,7 @@ from pamusic.cli.terminal import progress, say
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from pamusic.evaluation.comparison import Set
+    from pamusic.evaluation.comparison import StatisticSet
 
 MOST_TOLD = 20  # files that are left out
 
@@ -36,19 +36,21 @@ def compare(
     nats. "At best" is the area for real pieces against others of the same set. The result is the mean area.
     """
     from pamusic.cli.reports.evaluation import tell_comparison
-    from pamusic.evaluation.comparison import compared, measured
+    from pamusic.evaluation.comparison import compare_statistics, measure_statistics
     from pamusic.music.midi import parsed_tracks
 
     taken = parsed_tracks(tracks)
 
-    def measure(path: Path, split: str | None = None) -> Set:
+    def measure(path: Path, split: str | None = None) -> StatisticSet:
         bars: list[tqdm] = []  # made at the first file: workers are best forked before
 
         def show(done: int, of: int) -> None:
             bars.extend([] if bars else [progress(total=of, what=path.name, unit="file")])
             bars[0].update(done - bars[0].n)
 
-        found = measured([path], split=split, seconds=seconds, tracks=taken, num_workers=workers, progress=show)
+        found = measure_statistics(
+            [path], split=split, seconds=seconds, tracks=taken, num_workers=workers, progress=show
+        )
         for bar in bars:
             bar.close()
         tell_left_out(found.left_out)
@@ -65,7 +67,7 @@ def compare(
             "num_real": sets[0].num_pieces, "num_generated": sets[1].num_pieces,
             "seconds": seconds, "num_shorter": [each.num_short for each in sets],
         }  # fmt: skip
-        rows = compared(*sets)
+        rows = compare_statistics(*sets)
         tell_comparison(rows, about, sets, as_json=as_json)
         if drawn is not None:
             from pamusic.evaluation.plots import comparison_picture

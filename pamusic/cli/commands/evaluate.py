@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from pamusic.cli.output import MOST_CONTEXT, picture
 from pamusic.cli.reports.evaluation import Split, check_drift, check_keys, tell_drift, tell_scores
-from pamusic.cli.terminal import load_torch, progress, say
+from pamusic.cli.terminal import load_torch, progress, progress_callback, say
 from pamusic.errors import UsageError
 
 Compute = partial(Option, rich_help_panel="Compute")
@@ -51,10 +51,7 @@ def evaluate(
     check_corpus(loaded, opened)
     if cache_drift:
         check_events(loaded, "--cache-drift")
-    try:
-        config = loaded.model.config.resized(context_length=context_length, num_latents=num_latents)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    config = loaded.model.config.resized(context_length=context_length, num_latents=num_latents)
     if block is not None and block > config.num_latents:
         raise UsageError(f"a block is at most the latents ({config.num_latents}), not {block}")
     precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # of refills alone
@@ -74,11 +71,11 @@ def evaluate(
     about["block"] = block or max(1, config.num_latents // 2)
     with picture(plot) as drawn:  # opened first: the scoring takes long
         bar = progress(what=split, unit="token")
+        move = progress_callback(bar)
 
         def tell(so_far: likelihood.Likelihood, done: int, of: int, way: int = 0, ways: int = 1) -> None:
-            bar.total = of * ways
             bar.set_postfix_str(f"{so_far.nats_per_token:.4f} nats per token" if so_far.num_tokens else "")
-            bar.update(of * way + done - bar.n)
+            move(of * way + done, of * ways)
 
         total = likelihood.evaluate(
             model, opened, split, block=block, num_latents=num_latents, context_length=context_length,

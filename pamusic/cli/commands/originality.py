@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from pamusic.cli.terminal import progress, say
+from pamusic.cli.terminal import progress, progress_callback, say
 from pamusic.errors import UsageError
 
 
@@ -39,18 +39,13 @@ def originality(
         for name, performance in read_all(files or [], taken)
     ]
     bar = progress(what="index", unit="piece")
-
-    def tell(done: int, of: int) -> None:
-        bar.total = of
-        bar.update(done - bar.n)
-
-    index = looking.kept_index(opened, progress=tell, tell=say)
+    index = looking.kept_index(opened, progress=progress_callback(bar), tell=say)
     found = [(name, lasts, len(it), looking.longest_match(index, opened, it)) for name, lasts, it in heard]
     lengths = {looking.nearest_reference_seconds(lasts) for _, lasts, _ in heard}
     references = {}
     for length in sorted(lengths | set(looking.REFERENCE_SECONDS if reference else ())):
         bar.reset()
         bar.set_description(f"{length} s of real pieces")
-        references[length] = looking.kept_reference(index, opened, length, progress=tell)
+        references[length] = looking.kept_reference(index, opened, length, progress=progress_callback(bar))
     bar.close()
     tell_matches(found, references, about={"corpus": str(corpus), "fingerprint": opened.fingerprint}, as_json=as_json)

@@ -22,7 +22,7 @@ Long = partial(Option, rich_help_panel="How long")
 Draw = partial(Option, rich_help_panel="How a token is drawn")
 Model = partial(Option, rich_help_panel="Who composes")
 Prime = partial(Option, rich_help_panel="The prime")
-Live = partial(Option, rich_help_panel="Heard while it is made")
+Live = partial(Option, rich_help_panel="PerformanceFeatures while it is made")
 NOT_RECORDED = ("words", "prime", "out", "port", "ahead")  # what is not of the request
 
 

@@ -8,7 +8,7 @@ from pamusic.cli.terminal import say, table
 
 if TYPE_CHECKING:
     from pamusic.compose.best_of import BestOf
-    from pamusic.evaluation.ranking import Standing
+    from pamusic.evaluation.ranking import RankedPiece
 
 MAX_DEVIATIONS = 3  # of a piece, in its row
 
@@ -35,7 +35,7 @@ def print_best_of(best_of: BestOf, *, keep: int, seed: int) -> None:
     say(f"cost: the mean square of all deviations from minutes of {like}, in spreads; in nats a token from the batch")
 
 
-def _format_deviations(standing: Standing) -> str:
+def _format_deviations(standing: RankedPiece) -> str:
     farthest = sorted(standing.deviations.items(), key=lambda each: -abs(each[1]))[:MAX_DEVIATIONS]
     words = [f"{name.replace('_', ' ')} {standing.values[name]:.3g} ({by:+.1f})" for name, by in farthest]
     return ", ".join(words) or "no note"

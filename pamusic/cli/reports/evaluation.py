@@ -6,14 +6,14 @@ import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from pamusic.cli.terminal import progress, result, say, table
+from pamusic.cli.terminal import progress, progress_callback, result, say, table
 from pamusic.errors import UsageError
 
 if TYPE_CHECKING:
     from pamusic.corpus.corpus import Corpus
-    from pamusic.evaluation.comparison import Compared, Set
+    from pamusic.evaluation.comparison import StatisticComparison, StatisticSet
     from pamusic.evaluation.likelihood import Likelihood
-    from pamusic.evaluation.sweep import Point
+    from pamusic.evaluation.sweep import SweepPoint
     from pamusic.model.perceiver_ar import PerceiverAR
 
 
@@ -29,7 +29,7 @@ class Split(StrEnum):
     test = "test"
 
 
-def tell_scores(total: Likelihood, points: list[Point], about: dict[str, Any], *, as_json: bool) -> None:
+def tell_scores(total: Likelihood, points: list[SweepPoint], about: dict[str, Any], *, as_json: bool) -> None:
     """The likelihood of a split; the result is its nats per token, or all of it as JSON."""
     numbers: dict[str, Any] = {**total.numbers(), "by_position": total.by_position()}
     if as_json:
@@ -77,10 +77,11 @@ def tell_drift(
 
     bar = progress(what="drift", unit="stretch")
 
+    move = progress_callback(bar)
+
     def tell(policy: str, done: int, of: int) -> None:
-        bar.total = of
         bar.set_postfix_str(policy)
-        bar.update(done - bar.n)
+        move(done, of)
 
     drifts = drift(
         model, corpus, about["split"], num_pieces=num_pieces, num_tokens=num_tokens,
@@ -96,7 +97,9 @@ def tell_drift(
         result(f"{each.refill} {each.nats_per_token:.4f}")
 
 
-def tell_comparison(rows: list[Compared], about: dict[str, Any], sets: tuple[Set, Set], *, as_json: bool) -> None:
+def tell_comparison(
+    rows: list[StatisticComparison], about: dict[str, Any], sets: tuple[StatisticSet, StatisticSet], *, as_json: bool
+) -> None:
     """How much alike two sets, the real one and the generated one, are; the result is the mean overlap, or JSON."""
     from pamusic.evaluation.comparison import mean_overlap
 
