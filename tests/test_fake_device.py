@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from pamusic.device import Machine
 from pamusic.evaluation.likelihood import costs
-from pamusic.inference.cuda_graph import RecordedStepper
+from pamusic.inference.cuda_graph import CudaGraphStep
 from pamusic.inference.session import InferenceSession
-from pamusic.inference.token_step import TURNS
+from pamusic.inference.token_step import ROTARY_BLOCK
 from pamusic.model.config import ClockConfig, LedgerConfig, OffsetsConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.sampling.ending import EndingConfig
@@ -147,11 +147,11 @@ def test_a_recorded_step_and_a_draw_read_no_number(fake, monkeypatch, num_rows):
 
     network = Built(SHAPE).eval()
     reader = InferenceSession(network)
-    reader._stepper = RecordedStepper(network, record=unrecorded)
+    reader._stepper = CudaGraphStep(network, record=unrecorded)
     reader._begin()
     how = {**of_vocabulary(VOCABULARY), "num_rows": num_rows, "seed": 3, "ending": EndingConfig(), "seconds": 100.0}
     sampler = token_sampler([VOCABULARY.id("start")], vocab_size=len(VOCABULARY), device=fake, record=unrecorded, **how)
-    logits = reader.prefill([VOCABULARY.id("start")] * (TURNS - 5))
+    logits = reader.prefill([VOCABULARY.id("start")] * (ROTARY_BLOCK - 5))
     if num_rows > 1:
         reader.select([0] * num_rows)
         logits = logits.expand(num_rows, -1)

@@ -10,7 +10,7 @@ from pamusic.device import choose_machine
 from pamusic.evaluation.likelihood import evaluate
 from pamusic.inference.session import REFILLS, InferenceConfig, InferenceSession
 from pamusic.model.config import RecallConfig
-from pamusic.model.recall import Memory, Recall
+from pamusic.model.recall import Recall, RecallCache
 from pamusic.sampling import generate as sampler
 from pamusic.sampling.ending import EndingConfig
 from pamusic.tokens.grammar import recall_ranges
@@ -78,12 +78,12 @@ def test_what_is_recalled_is_what_the_cpu_recalls():
     shares, alone = [], []
     for device in ("cpu", "cuda"):
         recall, given = Recall(RECALL, 391, 8).to(device), ids.to(device)
-        memory = Memory(recall, 3, 1024)
+        memory = RecallCache(recall, 3, 1024)
         memory.enter(given[:, :500])
         for place in range(500, 900):
             memory.step(given[:, place])
         shares.append(recall(given, 100).cpu())
-        alone.append(memory.shares().cpu())
+        alone.append(memory.copy_probs().cpu())
     assert shares[0].sum(-1).max() > 0.9
     torch.testing.assert_close(*shares, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(*alone, atol=1e-3, rtol=1e-3)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pamusic.music.performance import Performance
 
 STREAM_NAME = "standard input"
-MOST_NAMED = 3  # files of other kinds, of those that are left out
+MAX_NAMED = 3  # files of other kinds, of those that are left out
 
 
 def read_telling(source: Path, tracks: Tracks) -> Performance:
@@ -91,9 +91,9 @@ def left_out_words(names: Sequence[str]) -> str:
     """Return how many files of other kinds are left out, and the names of some."""
     kinds = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
     counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
     files = "1 file" if len(names) == 1 else f"{len(names):,} files"
-    return f"{files} of other kinds ({counts}): {', '.join(names[:MOST_NAMED])}{more}"
+    return f"{files} of other kinds ({counts}): {', '.join(names[:MAX_NAMED])}{more}"
 
 
 def streamed() -> bytes:

@@ -8,8 +8,9 @@ the real ones as these do), and the Kullback-Leibler divergence, in nats, of the
 
 Differences from their code (mgeval): both densities stand on one grid, where theirs computes the divergence of two
 vectors that were taken at different distances; the histograms of distances are made smooth on that grid, which is
-quicker and changes nothing in the digits told; the divergence is finite, for no density is taken to be below `LEAST`.
-And the overlap is told for real pieces against real pieces too: what there is to reach with as many of them.
+quicker and changes nothing in the digits told; the divergence is finite, for no density is taken to be below
+`MIN_DENSITY`. And the overlap is told for real pieces against real pieces too: what there is to reach with as many of
+them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from pamusic.errors import PamusicError
 from pamusic.evaluation.statistics import LAGS, NGRAM, STATISTICS, PerformanceFeatures, Statistics, excerpt, statistics
 from pamusic.music.midi import Tracks, read_and_mend
 
-FEWEST_REAL = 5  # of fewer, half has but one distance, which is no distribution: nothing could be reached
+MIN_REAL = 5  # of fewer, half has but one distance, which is no distribution: nothing could be reached
 GRID = 1000  # places at which densities are known, as in their code
-LEAST = 1e-10  # of a density's mass, at a place
+MIN_DENSITY = 1e-10  # of a density's mass, at a place
 HALVINGS = 10  # of the real pieces
 
 
@@ -164,9 +165,9 @@ def compare_statistics(real: StatisticSet, generated: StatisticSet) -> list[Stat
     Raises:
         PamusicError: there are too few real pieces.
     """
-    if real.num_pieces < FEWEST_REAL:
+    if real.num_pieces < MIN_REAL:
         raise PamusicError(
-            f"to know how far real pieces are apart takes {FEWEST_REAL} of them, not {real.num_pieces}; name more"
+            f"to know how far real pieces are apart takes {MIN_REAL} of them, not {real.num_pieces}; name more"
         )
     without_pedal = not (real.values["sustain"].any() and generated.values["sustain"].any())
     return [
@@ -247,7 +248,7 @@ def _density(values: np.ndarray, edges: np.ndarray, width: float) -> np.ndarray:
     reach = max(1, int(np.ceil(6 * width / cell)))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * cell / max(width, cell / 2)) ** 2)
     smooth = np.convolve(counts, kernel)[reach : reach + len(counts)]
-    floored = np.maximum(smooth / smooth.sum(), LEAST)
+    floored = np.maximum(smooth / smooth.sum(), MIN_DENSITY)
     return floored / floored.sum()
 
 

@@ -36,9 +36,9 @@ STEPS = 8  # from note to note, that must agree for a stretch to begin: as many 
 FIGURE = 4  # steps that make a figure: what repeats one is not counted again (docs/originality.md)
 COMMON = 100  # what is more frequent is a figure, not a work
 # Measured (docs/originality.md): fewer cut what was planted to pieces, more found no more of it.
-MOST_DIFFERENT = 6
+MAX_MISMATCHES = 6
 SKIPS = sorted(
-    ((a, b) for a in range(MOST_DIFFERENT + 1) for b in range(MOST_DIFFERENT + 1) if a or b),
+    ((a, b) for a in range(MAX_MISMATCHES + 1) for b in range(MAX_MISMATCHES + 1) if a or b),
     key=lambda skip: (sum(skip), skip),
 )
 KEPT_INDEX, KEPT_REFERENCE = "originality.npz", "originality.json"  # two of `corpus.DERIVED`
@@ -369,8 +369,8 @@ def _agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:
         runs.append(np.arange(i, i + run))
         i, j = i + run, j + run
         for a, b in SKIPS:
-            behind = ours[i + a : i + a + MOST_DIFFERENT]
-            if len(behind) == MOST_DIFFERENT and np.array_equal(behind, theirs[j + b : j + b + MOST_DIFFERENT]):
+            behind = ours[i + a : i + a + MAX_MISMATCHES]
+            if len(behind) == MAX_MISMATCHES and np.array_equal(behind, theirs[j + b : j + b + MAX_MISMATCHES]):
                 i, j = i + a, j + b
                 break
         else:
@@ -391,4 +391,4 @@ def _run(ours: np.ndarray, theirs: np.ndarray, at_once: int = 64) -> int:
 
 def _of(corpus: Corpus) -> str:
     """What an index and a reference depend on."""
-    return f"{corpus.fingerprint} {FORMAT} {STEPS} {CHORD} {COMMON} {MOST_DIFFERENT} {FIGURE} {NUM_EXCERPTS}"
+    return f"{corpus.fingerprint} {FORMAT} {STEPS} {CHORD} {COMMON} {MAX_MISMATCHES} {FIGURE} {NUM_EXCERPTS}"

@@ -3,7 +3,7 @@
 Knows their statistics and what they cost the model; knows no model. A piece is held to real performances or, where it
 follows a prime that is long enough to be measured, to that prime in what a player keeps up: how dense, how wide, how
 loud and how much pedal. How far it is off is told in spreads: of minutes of performances, or of neighbouring minutes
-of one. Cost: the mean of the squares of these deviations, none counting as more than `MOST` spreads.
+of one. Cost: the mean of the squares of these deviations, none counting as more than `MAX_DEVIATION` spreads.
 
 What it costs the model, in nats per token, is compared within the batch: too little is a loop or a cliché, too much a
 fall out of any style (Holtzman et al. 2020, arXiv:1904.09751, section 4, find that human text is neither).
@@ -20,8 +20,8 @@ import numpy as np
 from pamusic.evaluation.statistics import Statistics, statistics
 from pamusic.music.performance import Performance
 
-MOST = 4.0  # spreads; as if farther off nothing were worse
-LEAST_SECONDS, LEAST_NOTES = 10.0, 40  # of a prime that says how it is played
+MAX_DEVIATION = 4.0  # spreads; as if farther off nothing were worse
+MIN_PRIME_SECONDS, MIN_PRIME_NOTES = 10.0, 40  # of a prime that says how it is played
 LAST_SECONDS = 60.0  # of it that are held to say so: what follows goes on from there
 NATS_SPREAD = 0.2  # at least: between validation pieces of MAESTRO it is 0.23 for the checkpoint that ships
 
@@ -79,7 +79,7 @@ class RankedPiece:
 
 def can_be_measured(prime: Performance | None) -> bool:
     """Whether a prime is long enough to say how it is played."""
-    return prime is not None and prime.duration >= LEAST_SECONDS and len(prime) >= LEAST_NOTES
+    return prime is not None and prime.duration >= MIN_PRIME_SECONDS and len(prime) >= MIN_PRIME_NOTES
 
 
 def targets(prime: Performance | None, *, with_pedal: bool) -> dict[str, tuple[float, float]]:
@@ -118,7 +118,7 @@ def rank(
         values = {"nats": cost_in_nats, **{name: float(value[0]) for name, value in _scalars(statistics(piece))}}
         deviations = {}
         for name, (target, spread) in wanted.items():
-            deviation = float(np.clip((values[name] - target) / spread, -MOST, MOST))
+            deviation = float(np.clip((values[name] - target) / spread, -MAX_DEVIATION, MAX_DEVIATION))
             deviations[name] = max(deviation, 0.0) if name in ONLY_TOO_MUCH else deviation
         cost = float(np.mean(np.square(list(deviations.values()))))
         standings.append(RankedPiece(row, cost, values, deviations))

@@ -16,7 +16,7 @@ from pamusic.evaluation.likelihood import Likelihood, evaluate, select_pieces
 from pamusic.model.flops import scoring_flops
 from pamusic.model.perceiver_ar import PerceiverAR
 
-SHORTEST_CONTEXT = 128
+MIN_CONTEXT = 128
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SweepPoint:
 def contexts_and_latents(model: PerceiverAR) -> list[tuple[int, int]]:
     """(context, latents) to try: contexts from the shortest to twice the model's, latents from a quarter to twice."""
     context, latents = model.config.context_length, model.config.num_latents
-    contexts = [context >> k for k in range(20) if context >> k >= min(SHORTEST_CONTEXT, context)][::-1]
+    contexts = [context >> k for k in range(20) if context >> k >= min(MIN_CONTEXT, context)][::-1]
     tried = [(length, min(latents, length)) for length in [*contexts, 2 * context]]
     more = [n for n in (latents // 4, latents // 2, 2 * latents) if 2 <= n <= context]
     return tried + [(context, n) for n in more]

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pamusic.inference.int8 import Kernel, Seen, SeenContext, as_bytes
-from pamusic.model.cache import Kept, KeyValueCache
+from pamusic.inference.int8 import CacheView, ContextCacheView, Kernel, quantize_rows
+from pamusic.model.cache import KeyValueCache, SlidingBuffer
 
 
 class Attended(Protocol):
@@ -20,32 +20,32 @@ class Attended(Protocol):
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Append keys and values of one position, as `KeyValueCache.append` does."""
 
-    def attended(self, queries: Tensor) -> Tensor:
-        """Attend to all visible positions, as `KeyValueCache.attended` does."""
+    def attend(self, queries: Tensor) -> Tensor:
+        """Attend to all visible positions, as `KeyValueCache.attend` does."""
 
 
-class ByteCache(KeyValueCache):
+class Int8Cache(KeyValueCache):
     """The same in bytes, a quarter to read: for steps by `inference.int8`."""
 
-    def __init__(self, batch: int, num_heads: int, head_dim: int, *, window: int, slack: int) -> None:
-        shape = (batch, num_heads, window + slack)
+    def __init__(self, batch: int, num_heads: int, head_dim: int, *, window: int, headroom: int) -> None:
+        shape = (batch, num_heads, window + headroom)
         keys, values = (torch.zeros(*shape, head_dim, dtype=torch.int8) for _ in range(2))
         key_scales, value_scales = (torch.zeros(shape) for _ in range(2))
-        self._kept = Kept([keys, key_scales, values, value_scales], (2, 2, 2, 2), window)
+        self._kept = SlidingBuffer([keys, key_scales, values, value_scales], (2, 2, 2, 2), window)
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Takes `[batch, heads, n, head_dim]` keys and values of the next `n` positions."""
-        self._kept.append(*as_bytes(keys.float()), *as_bytes(values.float()))
+        self._kept.append(*quantize_rows(keys.float()), *quantize_rows(values.float()))
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
         """The keys and values of the last `count` positions, `[batch, heads, count, head_dim]`, float32."""
         keys, key_scales, values, value_scales = self._kept.last(count)
         return keys * key_scales[..., None], values * value_scales[..., None]
 
-    def opened(self) -> Seen:
+    def view(self) -> CacheView:
         """What is visible with one position more, whose key and value the receiver writes."""
-        self._kept.make_room(1)
-        return Seen(self._kept.stop - len(self), len(self), *self._kept.tensors)
+        self._kept.reserve(1)
+        return CacheView(self._kept.stop - len(self), len(self), *self._kept.tensors)
 
 
 class ContextCache:
@@ -57,7 +57,9 @@ class ContextCache:
     once, with the weights of all positions that have it.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, num_turned: int, batch: int, *, window: int, slack: int) -> None:
+    def __init__(
+        self, keys: Tensor, values: Tensor, num_turned: int, batch: int, *, window: int, headroom: int
+    ) -> None:
         """Begins empty.
 
         Args:
@@ -65,13 +67,13 @@ class ContextCache:
             num_turned: how many dimensions of a head are turned, the first ones.
             batch: rows.
             window: how many positions are visible at most.
-            slack: room for more, so that they are moved only once in so many.
+            headroom: room for more, so that they are moved only once in so many.
         """
         self._still = keys[..., num_turned:].permute(1, 2, 0).contiguous()  # [heads, head_dim - num_turned, vocab]
         self._keys, self._values = (table.transpose(0, 1).contiguous() for table in (keys, values))  # heads first
         heads = len(self._values)
-        ids = torch.zeros(batch, window + slack, dtype=torch.int64, device=keys.device)
-        self._kept = Kept([ids, keys.new_zeros(batch, heads, num_turned, window + slack)], (1, 3), window)
+        ids = torch.zeros(batch, window + headroom, dtype=torch.int64, device=keys.device)
+        self._kept = SlidingBuffer([ids, keys.new_zeros(batch, heads, num_turned, window + headroom)], (1, 3), window)
         self._num_turned, self.window = num_turned, window
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class ContextCache:
         ids, turned = self._kept.last(count)
         return self._whole(ids, turned.mT)
 
-    def attended(self, queries: Tensor) -> Tensor:
+    def attend(self, queries: Tensor) -> Tensor:
         """What scaled, turned queries of one position, `[batch, heads, head_dim]`, gather from all that is visible."""
         ids, turned = self._kept.last(len(self))
         heads = queries.shape[1]
@@ -130,28 +132,31 @@ class ContextCache:
         self._kept.select(rows)
 
 
-class ByteContextCache(ContextCache):
+class Int8ContextCache(ContextCache):
     """The same with what is turned of keys in bytes, looked at by a kernel."""
 
     def __init__(
-        self, keys: Tensor, values: Tensor, num_turned: int, batch: int, kernel: Kernel, *, window: int, slack: int
+        self, keys: Tensor, values: Tensor, num_turned: int, batch: int, kernel: Kernel, *, window: int, headroom: int
     ) -> None:
         """Begins empty; `kernel` looks, and the rest is as for `ContextCache`."""
-        super().__init__(keys, values, num_turned, batch, window=window, slack=slack)
+        super().__init__(keys, values, num_turned, batch, window=window, headroom=headroom)
         ids, turned = self._kept.tensors
-        turned, scales = as_bytes(turned.mT)
-        self._kept, self._kernel = Kept([ids, turned.contiguous(), scales.contiguous()], (1, 2, 2), window), kernel
+        turned, scales = quantize_rows(turned.mT)
+        self._kept, self._kernel = (
+            SlidingBuffer([ids, turned.contiguous(), scales.contiguous()], (1, 2, 2), window),
+            kernel,
+        )
 
     def append(self, ids: Tensor, turned: Tensor) -> None:
         """Append the next positions, as `ContextCache.append` does."""
-        self._kept.append(ids, *as_bytes(turned.float()))
+        self._kept.append(ids, *quantize_rows(turned.float()))
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
         """Return keys and values as `ContextCache.last` does, within the precision of bytes."""
         ids, turned, scales = self._kept.last(count)
         return self._whole(ids, turned * scales[..., None])
 
-    def attended(self, queries: Tensor) -> Tensor:
-        """Attend to all visible positions, as `ContextCache.attended` does."""
-        context = SeenContext(self._kept.stop - len(self), len(self), *self._kept.tensors)
+    def attend(self, queries: Tensor) -> Tensor:
+        """Attend to all visible positions, as `ContextCache.attend` does."""
+        context = ContextCacheView(self._kept.stop - len(self), len(self), *self._kept.tensors)
         return self._given(self._kernel.share(*self._asked(queries), context))

@@ -1,17 +1,17 @@
-"""A `Stepper` whose step a CUDA card records once and plays again: one launch a token in place of some hundred.
+"""A `TokenStep` whose step a CUDA card records once and plays again: one launch a token in place of some hundred.
 
 On such a card a step of one piece is bound by the operations that it starts, not by what they read. What a CUDA graph
 plays again has the shapes and addresses of when it was recorded, so here:
 - a cache is looked at with all its room, and what is not visible is masked; places stand in tensors;
-- what turns queries and keys at a position stands in a table, of as many positions as `Turns` makes at a time: the
-  position in that is in a tensor, and the host writes the next table over it when they have passed;
-- the context is kept as keys and values, which are read in an order that never changes: adding up by id, as `Stepper`
+- what turns queries and keys at a position stands in a table of as many positions as `RotaryTable` makes at a time:
+  the position in that is in a tensor, and the host writes the next table over it when they have passed;
+- the context is kept as keys and values, which are read in an order that never changes: adding up by id, as `TokenStep`
   does, a card does in any order, and the same seed must give the same music;
 - other rows take another recording, since their caches lie elsewhere.
 Refills and the reading of a prime are not recorded: they are few, and long enough to hide their launches.
 
 Elsewhere than on CUDA nothing is recorded, and the same operations are run one by one; so the tests hold them to
-`Stepper` without a card.
+`TokenStep` without a card.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pamusic.inference.int8 import Turn, turned
+from pamusic.inference.int8 import Rotary, apply_rotary
 from pamusic.inference.precision import product
-from pamusic.inference.token_step import TURNS, Addition, Norm, Operations, Stepper, Turns, looked_up
+from pamusic.inference.token_step import ROTARY_BLOCK, Addition, Norm, RotaryTable, StepOps, TokenStep, lookup
 from pamusic.model.cache import KeyValueCache
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
 from pamusic.model.rotary import rotated, rotation
 
-REHEARSALS = 2  # before a recording, so that libraries have what they allocate when first called
+WARMUP_RUNS = 2  # before a recording, so that libraries have what they allocate when first called
 
 
 @dataclass
-class RecordedCaches(Caches):
+class CudaGraphCaches(Caches):
     """Caches, and the recording of a step on them.
 
     Attributes:
         recording: None before the first step, and after rows were selected.
     """
 
-    recording: Recording | None = None
+    recording: CapturedStep | None = None
 
     def select(self, rows: Tensor) -> None:
         """As of `Caches`; the next step is recorded anew."""
@@ -51,18 +51,18 @@ class RecordedCaches(Caches):
         self.recording = None
 
 
-class FewKernels(Operations):
+class FusedOps(StepOps):
     """The same in the fewest of a card's kernels: each takes its microseconds, however little it does."""
 
     @staticmethod
     def norm(width: int, eps: float, like: Tensor) -> Norm:
-        """As of `Operations`, in one."""
+        """As of `StepOps`, in one."""
         weight = like.new_full((width,), width**-0.5)
         return lambda x: F.rms_norm(x, (width,), weight, eps)
 
     @staticmethod
     def adding(weight: Tensor, precision: str) -> Addition:
-        """As of `Operations`, in one where the weights are float32; `x` is overwritten."""
+        """As of `StepOps`, in one where the weights are float32; `x` is overwritten."""
         if precision == "fp32":
             transposed = weight.clone().t()
             return lambda x, y: x.addmm_(y, transposed)
@@ -70,10 +70,10 @@ class FewKernels(Operations):
         return lambda x, y: x.add_(multiplied(y))
 
 
-class RecordedStepper(Stepper):
-    """`Stepper`'s `read`, `latents` and `logits`, of which the last two are recorded."""
+class CudaGraphStep(TokenStep):
+    """`TokenStep`'s `read`, `latents` and `logits`, of which the last two are recorded."""
 
-    operations = FewKernels
+    operations = FusedOps
 
     def __init__(
         self,
@@ -81,19 +81,19 @@ class RecordedStepper(Stepper):
         precision: str = "fp32",
         record: Callable[[Callable[[], Tensor], torch.device, Sequence[Tensor]], Callable[[], Tensor]] | None = None,
     ) -> None:
-        """Copies weights; `record` is `recorded` by default."""
+        """Copies weights; `record` is `capture` by default."""
         super().__init__(model, precision)
-        self.record = record or recorded
-        self.cross_turns = self._cross_turn
-        gains = [layer.turn.gains for layer in self._layers]
-        self.layers_turns = Turns(torch.stack(gains), self._config.rotary_fraction) if gains else None
+        self.record = record or capture
+        self.cross_rotary = self._cross_rotary
+        gains = [layer.rotary.gains for layer in self._layers]
+        self.layers_rotary = RotaryTable(torch.stack(gains), self._config.rotary_fraction) if gains else None
 
     def new_caches(
-        self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
-    ) -> RecordedCaches:
+        self, batch: int, num_latents: int | None = None, context_length: int | None = None, headroom: int = 0
+    ) -> CudaGraphCaches:
         """Empty caches; the model's own `logits` can go on with them."""
         config = self._config.resized(context_length=context_length, num_latents=num_latents)
-        caches = RecordedCaches.empty(config, batch, slack, self._keys)
+        caches = CudaGraphCaches.empty(config, batch, headroom, self._keys)
         caches.entries, caches.memory = self._entries(batch), self._memory(batch, config.context_length)
         return caches
 
@@ -103,7 +103,7 @@ class RecordedStepper(Stepper):
         assert isinstance(caches.cross, KeyValueCache)
         assert caches.ids is not None
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
-        keys, values = (looked_up(table, tokens).transpose(1, 2) for table in (self._keys, self._values))
+        keys, values = (lookup(table, tokens).transpose(1, 2) for table in (self._keys, self._values))
         fraction = self._config.rotary_fraction
         caches.cross.append(rotated(keys, rotation(positions, keys.shape[-1], fraction)), values)
         caches.ids.append(tokens)
@@ -115,51 +115,51 @@ class RecordedStepper(Stepper):
 
     @torch.inference_mode()
     def latents(self, ids: Tensor, caches: Caches) -> Tensor:
-        """As of `Stepper`; what it gives is the caller's to keep."""
-        assert isinstance(caches, RecordedCaches)
+        """As of `TokenStep`; what it gives is the caller's to keep."""
+        assert isinstance(caches, CudaGraphCaches)
         assert isinstance(caches.cross, KeyValueCache)
         assert caches.ids is not None
         caches.ids.append(ids[:, None])
-        place = caches.cross.make_room()
-        caches.recording = caches.recording or Recording(self, caches, ids)
+        place = caches.cross.reserve()
+        caches.recording = caches.recording or CapturedStep(self, caches, ids)
         x = caches.recording.latents(ids, place, caches.position).clone()
         caches.position += 1
         return x
 
     @torch.inference_mode()
     def logits(self, x: Tensor, caches: Caches) -> Tensor:
-        """As of `Stepper`, of what `latents` gave just before; on CUDA the next call overwrites what it gives."""
-        assert isinstance(caches, RecordedCaches)
+        """As of `TokenStep`, of what `latents` gave just before; on CUDA the next call overwrites what it gives."""
+        assert isinstance(caches, CudaGraphCaches)
         assert caches.recording is not None
-        places = [cache.make_room() for cache in caches.layers]
+        places = [cache.reserve() for cache in caches.layers]
         return caches.recording.logits(x, max(places, default=0))
 
-    def latents_of(self, at: Addresses, caches: RecordedCaches) -> Tensor:
+    def latents_of(self, at: StaticInputs, caches: CudaGraphCaches) -> Tensor:
         """What is recorded of `latents`: `[rows, d]` of the ids there are."""
         cross = caches.cross
         assert isinstance(cross, KeyValueCache)
-        queries, keys = turned(looked_up(self._queries_keys, at.ids), at.turn_of_cross()).unbind(1)
-        whole = _Whole(cross, at.in_context, hidden(cross, at.places_of_context, at.in_context))
-        whole.append(keys[:, :, None], looked_up(self._values, at.ids)[:, :, None])
-        x = self._cross_tail(looked_up(self._latents, at.ids), whole.attended(queries))
+        queries, keys = apply_rotary(lookup(self._queries_keys, at.ids), at.rotary_of_cross()).unbind(1)
+        whole = StaticCacheView(cross, at.in_context, hidden(cross, at.places_of_context, at.in_context))
+        whole.append(keys[:, :, None], lookup(self._values, at.ids)[:, :, None])
+        x = self._cross_tail(lookup(self._latents, at.ids), whole.attend(queries))
         if caches.memory is not None:
             caches.memory.step_at(at.in_memory, at.ids)
         if self._ledger is None or caches.entries is None:
             return x
         return x + self._ledger.step(at.ids, caches.entries, cross.window)
 
-    def logits_of(self, x: Tensor, at: Addresses, caches: RecordedCaches) -> Tensor:
+    def logits_of(self, x: Tensor, at: StaticInputs, caches: CudaGraphCaches) -> Tensor:
         """What is recorded of `logits`: `[rows, vocab]` of `[rows, d]`."""
         x = x.clone()  # which is overwritten
         if caches.layers:
             unseen = hidden(caches.layers[0], at.places_of_layers, at.in_layers)
-        for layer, cache, turn in zip(self._layers, caches.layers, at.turns_of_layers(), strict=True):
-            x = layer(x, turn, _Whole(cache, at.in_layers, unseen))
+        for layer, cache, rotary in zip(self._layers, caches.layers, at.rotary_of_layers(), strict=True):
+            x = layer(x, rotary, StaticCacheView(cache, at.in_layers, unseen))
         head = self._head(self._norm(x))
-        return head if caches.memory is None else self._said(head, caches.memory.shares_at(at.in_memory))
+        return head if caches.memory is None else self._mix_recall(head, caches.memory.copy_probs_at(at.in_memory))
 
 
-class Addresses:
+class StaticInputs:
     """What goes into a step, at fixed addresses.
 
     Attributes:
@@ -168,49 +168,49 @@ class Addresses:
         places_of_context, places_of_layers: `[room]`, all places of the caches, from 0 on.
     """
 
-    def __init__(self, stepper: RecordedStepper, caches: RecordedCaches, ids: Tensor) -> None:
+    def __init__(self, stepper: CudaGraphStep, caches: CudaGraphCaches, ids: Tensor) -> None:
         """Knows no position yet; `ids` `[rows]` are like those that will be given."""
         self.ids = ids.clone()
-        self.in_context, self.in_layers, self.in_memory, self._in_turns = (ids.new_zeros(1) for _ in range(4))
+        self.in_context, self.in_layers, self.in_memory, self._in_table = (ids.new_zeros(1) for _ in range(4))
         self.places_of_context, self.places_of_layers = (
             torch.arange(cache.memory[0].shape[2] if isinstance(cache, KeyValueCache) else 0, device=ids.device)
             for cache in (caches.cross, caches.layers[0] if caches.layers else None)
         )
-        self._turns = [turns for turns in (stepper.cross_turns, stepper.layers_turns) if turns is not None]
+        self._rotary = [rotary for rotary in (stepper.cross_rotary, stepper.layers_rotary) if rotary is not None]
         self._around = -1
-        self._tables: list[Turn] = []
+        self._tables: list[Rotary] = []
 
-    def turn_to(self, position: int) -> None:
-        """Turns at a position are what is asked for."""
-        if position // TURNS != self._around:
-            self._around = position // TURNS
-            tables = [turns.around(position) for turns in self._turns]
+    def move_to(self, position: int) -> None:
+        """Ask for the rotation at a position from now on."""
+        if position // ROTARY_BLOCK != self._around:
+            self._around = position // ROTARY_BLOCK
+            tables = [rotary.around(position) for rotary in self._rotary]
             self._tables = self._tables or [(own.clone(), of.clone(), partner) for own, of, partner in tables]
             for kept, new in zip(self._tables, tables, strict=True):
                 kept[0].copy_(new[0])
                 kept[1].copy_(new[1])
-        self._in_turns.fill_(position % TURNS)
+        self._in_table.fill_(position % ROTARY_BLOCK)
 
-    def turn_of_cross(self) -> Turn:
+    def rotary_of_cross(self) -> Rotary:
         """That of the cross-attention."""
         own, of_partners, partner = self._tables[0]
-        return own.index_select(0, self._in_turns)[0], of_partners.index_select(0, self._in_turns)[0], partner
+        return own.index_select(0, self._in_table)[0], of_partners.index_select(0, self._in_table)[0], partner
 
-    def turns_of_layers(self) -> list[Turn]:
+    def rotary_of_layers(self) -> list[Rotary]:
         """Those of the layers, one after another."""
         if len(self._tables) < 2:
             return []
         own, of_partners, partner = self._tables[1]
-        here = (each.index_select(0, self._in_turns)[0] for each in (own, of_partners))
+        here = (each.index_select(0, self._in_table)[0] for each in (own, of_partners))
         return [(own, of_partners, partner) for own, of_partners in zip(*here, strict=True)]
 
 
-class Recording:
+class CapturedStep:
     """A step on some caches."""
 
-    def __init__(self, stepper: RecordedStepper, caches: RecordedCaches, ids: Tensor) -> None:
+    def __init__(self, stepper: CudaGraphStep, caches: CudaGraphCaches, ids: Tensor) -> None:
         """Records nothing yet; `ids` `[rows]` are like those that will be given."""
-        self._stepper, self._caches, self._at = stepper, caches, Addresses(stepper, caches, ids)
+        self._stepper, self._caches, self._at = stepper, caches, StaticInputs(stepper, caches, ids)
         self._x: Tensor | None = None
         self._play_latents: Callable[[], Tensor] | None = None
         self._play_logits: Callable[[], Tensor] | None = None
@@ -219,10 +219,10 @@ class Recording:
         """Of ids `[rows]` at a position, which stand at a place of the context's cache."""
         self._at.ids.copy_(ids)
         self._at.in_context.fill_(place)
-        self._at.turn_to(position)
+        self._at.move_to(position)
         entries, memory = self._caches.entries, self._caches.memory
         if memory is not None:
-            self._at.in_memory.fill_(memory.make_room())
+            self._at.in_memory.fill_(memory.reserve())
         if self._play_latents is None:
             changed = [] if entries is None else [entries.position, entries.now, entries.opened, entries.opened_at]
             changed += [] if memory is None else memory.changing()
@@ -240,7 +240,7 @@ class Recording:
         return self._play_logits()
 
 
-class _Whole:
+class StaticCacheView:
     """A cache as a recorded step sees it: all its room, of which some is hidden."""
 
     def __init__(self, cache: KeyValueCache, place: Tensor, hidden: Tensor) -> None:
@@ -251,7 +251,7 @@ class _Whole:
         self._keys.index_copy_(2, self._place, keys)
         self._values.index_copy_(2, self._place, values)
 
-    def attended(self, queries: Tensor) -> Tensor:
+    def attend(self, queries: Tensor) -> Tensor:
         scores = (queries[:, :, None] @ self._keys.mT).masked_fill(self._hidden, -inf)
         return (scores.softmax(-1) @ self._values)[:, :, 0]
 
@@ -267,7 +267,7 @@ def hidden(cache: KeyValueCache, places: Tensor, place: Tensor) -> Tensor:
     return (places > place) | (places <= place - cache.window)
 
 
-def recorded(work: Callable[[], Tensor], device: torch.device, changed: Sequence[Tensor]) -> Callable[[], Tensor]:
+def capture(work: Callable[[], Tensor], device: torch.device, changed: Sequence[Tensor]) -> Callable[[], Tensor]:
     """What does some work at each call and tells where its result lies: on CUDA by playing a recording of it.
 
     Args:
@@ -282,7 +282,7 @@ def recorded(work: Callable[[], Tensor], device: torch.device, changed: Sequence
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            for _ in range(REHEARSALS):
+            for _ in range(WARMUP_RUNS):
                 work()
         torch.cuda.current_stream().wait_stream(aside)
         for tensor, was in zip(changed, before, strict=True):

@@ -17,21 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MOST = 127  # of a byte with a sign
+MAX_INT8 = 127  # of a byte with a sign
 
-Turn = tuple[Tensor, Tensor, Tensor]  # factors of each dimension and of its partner, and which its partner is
+Rotary = tuple[Tensor, Tensor, Tensor]  # factors of each dimension and of its partner, and which its partner is
 
 
 @dataclass(frozen=True, eq=False)
-class ByteMatrix:
+class Int8Matrix:
     """A weight `[out, in]` in bytes, and a scale for each of its rows, float32."""
 
     bytes: Tensor
     scales: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor) -> ByteMatrix:
-        return cls(*(each.contiguous() for each in as_bytes(weight)))
+    def of(cls, weight: Tensor) -> Int8Matrix:
+        return cls(*(each.contiguous() for each in quantize_rows(weight)))
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[rows, in]` -> `[rows, out]`."""
@@ -39,7 +39,7 @@ class ByteMatrix:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ByteBlock:
+class Int8Block:
     """A block's weights, into which gains and the scale of attention are multiplied.
 
     Attributes:
@@ -48,16 +48,16 @@ class ByteBlock:
         least, least_of_heads: keep the norms of the stream and of a head from dividing by zero, as for `unit`.
     """
 
-    project: ByteMatrix
-    output: ByteMatrix
-    up: ByteMatrix
-    down: ByteMatrix
+    project: Int8Matrix
+    output: Int8Matrix
+    up: Int8Matrix
+    down: Int8Matrix
     least: float
     least_of_heads: float
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class CacheView:
     """The memory of a cache, and what of its room is visible: `n` positions from `first` on, the last to be written.
 
     Attributes:
@@ -75,7 +75,7 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class SeenContext:
+class ContextCacheView:
     """What of the memory of a context's cache is visible: `n` positions from `first` on.
 
     Attributes:
@@ -95,13 +95,13 @@ class SeenContext:
 class Kernel(Protocol):
     """Who computes blocks in bytes. Threads are as many as torch has."""
 
-    def step(self, block: ByteBlock, x: Tensor, seen: Seen, turn: Turn) -> Tensor:
+    def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
         """The stream `[rows, d]`, float32, after a block. `x` may be overwritten, and is contiguous."""
 
-    def finish(self, block: ByteBlock, x: Tensor, heads: Tensor) -> Tensor:
+    def finish(self, block: Int8Block, x: Tensor, heads: Tensor) -> Tensor:
         """The same from what the heads gathered, `[rows, d]`, on; `x` as for `step`."""
 
-    def share(self, queries: Tensor, of_ids: Tensor, context: SeenContext) -> Tensor:
+    def share(self, queries: Tensor, of_ids: Tensor, context: ContextCacheView) -> Tensor:
         """How much of what they gather heads take of each id, `[rows, heads, vocab]`; all of it is 1.
 
         Args:
@@ -111,26 +111,26 @@ class Kernel(Protocol):
         """
 
 
-class PlainKernel:
+class ReferenceKernel:
     """By operations of torch: slow, and easy to see through."""
 
-    def step(self, block: ByteBlock, x: Tensor, seen: Seen, turn: Turn) -> Tensor:
+    def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
         rows, heads, _, head_dim = seen.keys.shape
-        projected = block.project(unit(x, block.least)).view(rows, 3, heads, head_dim)
-        queries, new = turned(unit(projected[:, :2], block.least_of_heads), turn).unbind(1)
+        projected = block.project(unit_rms(x, block.least)).view(rows, 3, heads, head_dim)
+        queries, new = apply_rotary(unit_rms(projected[:, :2], block.least_of_heads), rotary).unbind(1)
         visible = slice(seen.first, seen.first + seen.n)
         held = [each[:, :, visible] for each in (seen.keys, seen.key_scales, seen.values, seen.value_scales)]
-        for to, number in zip(held, (*as_bytes(new), *as_bytes(projected[:, 2])), strict=True):
+        for to, number in zip(held, (*quantize_rows(new), *quantize_rows(projected[:, 2])), strict=True):
             to[:, :, -1] = number
         keys, key_scales, values, value_scales = held
         weights = ((keys.float() @ queries[..., None])[..., 0] * key_scales).softmax(-1) * value_scales
         return self.finish(block, x, (weights[:, :, None] @ values.float()).flatten(1))
 
-    def finish(self, block: ByteBlock, x: Tensor, heads: Tensor) -> Tensor:
+    def finish(self, block: Int8Block, x: Tensor, heads: Tensor) -> Tensor:
         x = x + block.output(heads)
-        return x + block.down(block.up(unit(x, block.least)).relu().square())
+        return x + block.down(block.up(unit_rms(x, block.least)).relu().square())
 
-    def share(self, queries: Tensor, of_ids: Tensor, context: SeenContext) -> Tensor:
+    def share(self, queries: Tensor, of_ids: Tensor, context: ContextCacheView) -> Tensor:
         visible = slice(context.first, context.first + context.n)
         keys, scales = context.turned[:, :, visible].float(), context.scales[:, :, visible]
         index = context.ids[:, None, visible].expand(scales.shape)
@@ -138,19 +138,19 @@ class PlainKernel:
         return torch.zeros_like(of_ids).scatter_add_(2, index, weights)
 
 
-def as_bytes(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """`x` `[..., width]` as int8, and what that is to be multiplied with, `[...]`."""
-    scales = x.abs().amax(-1).clamp(min=1e-12) / MOST
+    scales = x.abs().amax(-1).clamp(min=1e-12) / MAX_INT8
     return (x / scales[..., None]).round().to(torch.int8), scales
 
 
-def turned(heads: Tensor, turn: Turn) -> Tensor:
+def apply_rotary(heads: Tensor, rotary: Rotary) -> Tensor:
     """`rotated` for queries and keys `[rows, 2, heads, head_dim]` of one position, times their gains."""
-    own, partners, partner = turn
+    own, partners, partner = rotary
     return torch.addcmul(heads * own, heads.index_select(-1, partner), partners)
 
 
-def unit(x: Tensor, least: Tensor | float) -> Tensor:
+def unit_rms(x: Tensor, least: Tensor | float) -> Tensor:
     """RMS norm over the last axis, without gain and as a unit vector: `x / sqrt(sum(x²) + least²)`.
 
     What is missing, the square root of the width, stands in the weights behind it. Three operations in place of six.

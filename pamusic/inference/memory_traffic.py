@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pamusic.inference.precision import num_bytes
 from pamusic.inference.token_step import num_turned
-from pamusic.model.cache import spare
+from pamusic.model.cache import context_headroom
 from pamusic.model.config import ModelConfig
 from pamusic.model.ledger import NUM_AGES
 
@@ -47,10 +47,10 @@ def step_bytes(
     numbers = d + FLOAT * config.num_heads if in_bytes else d * FLOAT  # of a latent's keys in a layer, or its values
     caches = num_seen * (seen + ID) + config.num_layers * num_latents * 2 * numbers
     if recorded:
-        room = config.context_length + spare(config.context_length) + config.num_layers * config.num_latents
+        room = config.context_length + context_headroom(config.context_length) + config.num_layers * config.num_latents
         caches = room * 2 * d * FLOAT
     if config.recall is not None:
-        entries = config.context_length + spare(config.context_length) if recorded else num_seen
+        entries = config.context_length + context_headroom(config.context_length) if recorded else num_seen
         compared = (2 * config.recall.reach + 1) * (1 if recorded else OPENINGS)  # numbers of its state
         caches += round(entries * ((2 + compared) * FLOAT + 2 * ID))  # of each: norm, product; id, the one before
     weights = matrices * (1 if in_bytes else num_bytes(precision, num_rows))

@@ -26,7 +26,16 @@ from torch import Tensor
 
 from pamusic.errors import PamusicError
 from pamusic.files import written_atomically
-from pamusic.inference.int8 import ByteBlock, ByteMatrix, Kernel, PlainKernel, Seen, SeenContext, Turn, as_bytes
+from pamusic.inference.int8 import (
+    CacheView,
+    ContextCacheView,
+    Int8Block,
+    Int8Matrix,
+    Kernel,
+    ReferenceKernel,
+    Rotary,
+    quantize_rows,
+)
 from pamusic.model.perceiver_ar import PerceiverAR
 
 SOURCE = Path(__file__).with_name("block.cpp")
@@ -69,7 +78,7 @@ def kernel(
         if not path.exists():
             told("compiling a part of the work for this machine, once")
             _compile(compiler, head_dim, path)
-        found = _loaded(path, head_dim)
+        found = _load_verified(path, head_dim)
     except (PamusicError, OSError):
         found = None
     if found is None:
@@ -107,25 +116,25 @@ class CompiledKernel:
         self._finish.argtypes = [POINTER(_Block), c_int, c_void_p, c_void_p, c_int]
         self._share.argtypes = [POINTER(_Context), c_int, c_int, c_void_p, c_void_p, c_void_p, c_int]
         self._step.restype = self._finish.restype = self._share.restype = None
-        self._blocks: WeakKeyDictionary[ByteBlock, _Block] = WeakKeyDictionary()
+        self._blocks: WeakKeyDictionary[Int8Block, _Block] = WeakKeyDictionary()
 
-    def step(self, block: ByteBlock, x: Tensor, seen: Seen, turn: Turn) -> Tensor:
+    def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
         """As `Kernel.step`."""
         assert x.is_contiguous()
         tensors = (seen.keys, seen.values, seen.key_scales, seen.value_scales)
         held = _Seen(*(each.data_ptr() for each in tensors), seen.keys.shape[2], seen.first, seen.n)
-        by = _Turn(*(each.data_ptr() for each in turn))
+        by = _Turn(*(each.data_ptr() for each in rotary))
         self._step(self._block(block), len(x), x.data_ptr(), byref(held), byref(by), torch.get_num_threads())
         return x
 
-    def finish(self, block: ByteBlock, x: Tensor, heads: Tensor) -> Tensor:
+    def finish(self, block: Int8Block, x: Tensor, heads: Tensor) -> Tensor:
         """As `Kernel.finish`."""
         assert x.is_contiguous()
         heads = heads.contiguous()
         self._finish(self._block(block), len(x), heads.data_ptr(), x.data_ptr(), torch.get_num_threads())
         return x
 
-    def share(self, queries: Tensor, of_ids: Tensor, context: SeenContext) -> Tensor:
+    def share(self, queries: Tensor, of_ids: Tensor, context: ContextCacheView) -> Tensor:
         """As `Kernel.share`."""
         tensors = (context.ids, context.turned, context.scales)
         rows, heads, room, num_turned = context.turned.shape
@@ -137,7 +146,7 @@ class CompiledKernel:
         self._share(byref(held), rows, heads, queries.data_ptr(), of_ids.data_ptr(), shares.data_ptr(), threads)
         return shares
 
-    def _block(self, block: ByteBlock) -> _Block:
+    def _block(self, block: Int8Block) -> _Block:
         """As the library takes it."""
         if block not in self._blocks:
             matrices = (block.project, block.output, block.up, block.down)
@@ -176,7 +185,7 @@ class _Turn(Structure):
     _fields_ = tuple((name, c_void_p) for name in ("own", "partners", "partner"))
 
 
-def _matrix(matrix: ByteMatrix) -> _Matrix:
+def _matrix(matrix: Int8Matrix) -> _Matrix:
     return _Matrix(matrix.bytes.data_ptr(), matrix.scales.data_ptr(), *matrix.bytes.shape)
 
 
@@ -213,17 +222,17 @@ class _CompilerError(Exception):
     """A compiler that does not compile."""
 
 
-def _loaded(path: Path, head_dim: int) -> CompiledKernel | None:
+def _load_verified(path: Path, head_dim: int) -> CompiledKernel | None:
     """The kernel in a file, if there is one that computes what its twin does."""
     try:
         found = CompiledKernel(ctypes.CDLL(str(path)))
     except (OSError, AttributeError):
         return None
-    return found if _is_right(found, head_dim) else None
+    return found if _matches_reference(found, head_dim) else None
 
 
 @torch.inference_mode()
-def _is_right(found: Kernel, head_dim: int) -> bool:
+def _matches_reference(found: Kernel, head_dim: int) -> bool:
     """Whether it computes for a small block what its twin does."""
     rows, heads, room, draws = 5, 2, 40, torch.Generator().manual_seed(0)
     width = heads * head_dim
@@ -237,18 +246,18 @@ def _is_right(found: Kernel, head_dim: int) -> bool:
         "up": (4 * width, width),
         "down": (width, 4 * width),
     }
-    matrices = {name: ByteMatrix.of(drawn(*size) / size[1] ** 0.5) for name, size in sizes.items()}
-    block = ByteBlock(**matrices, least=1e-3, least_of_heads=1e-3)
-    memory = [*as_bytes(drawn(rows, heads, room, head_dim)), *as_bytes(drawn(rows, heads, room, head_dim))]
-    turn = (drawn(2, 1, head_dim), drawn(2, 1, head_dim), torch.arange(head_dim).roll(1))
+    matrices = {name: Int8Matrix.of(drawn(*size) / size[1] ** 0.5) for name, size in sizes.items()}
+    block = Int8Block(**matrices, least=1e-3, least_of_heads=1e-3)
+    memory = [*quantize_rows(drawn(rows, heads, room, head_dim)), *quantize_rows(drawn(rows, heads, room, head_dim))]
+    rotary = (drawn(2, 1, head_dim), drawn(2, 1, head_dim), torch.arange(head_dim).roll(1))
     x, results, vocab = drawn(rows, width), [], 7
-    context = SeenContext(
-        2, room - 5, torch.arange(rows * room).view(rows, room) % vocab, *as_bytes(drawn(rows, heads, room, 6))
+    context = ContextCacheView(
+        2, room - 5, torch.arange(rows * room).view(rows, room) % vocab, *quantize_rows(drawn(rows, heads, room, 6))
     )
     queries, of_ids = drawn(rows, heads, 6), drawn(rows, heads, vocab)
-    for who in (found, PlainKernel()):
+    for who in (found, ReferenceKernel()):
         own = [each.clone() for each in memory]
-        after = who.step(block, x.clone(), Seen(3, room - 7, *own), turn)
+        after = who.step(block, x.clone(), CacheView(3, room - 7, *own), rotary)
         shares = who.share(queries, of_ids, context)
         results.append([after, own[0] * own[1][..., None], own[2] * own[3][..., None], shares])
     # A sum's last bit can turn a rounding, by which a byte is off by one.

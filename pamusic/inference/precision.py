@@ -25,7 +25,7 @@ from pamusic.device import has_fast_bf16
 from pamusic.errors import UsageError
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
-FEW = 3  # rows up to which products with bytes are the faster ones: measured for 1 to 32 rows of 256 to 1,024
+MAX_BYTE_ROWS = 3  # rows up to which products with bytes are the faster ones: measured for 1 to 32 rows of 256 to 1,024
 
 Product = Callable[[Tensor], Tensor]  # [rows, in] -> [rows, out], which may be in bfloat16
 
@@ -65,7 +65,7 @@ def product(weight: Tensor, precision: str) -> Product:
 
 def num_bytes(precision: str, num_rows: int) -> int:
     """Return the bytes that a product with so many rows reads of each weight held in a resolved precision."""
-    if precision == "int8" and num_rows > FEW:
+    if precision == "int8" and num_rows > MAX_BYTE_ROWS:
         precision = "bf16" if has_fast_bf16("cpu") else "fp32"
     return {"fp32": 4, "bf16": 2, "int8": 1}[precision]
 
@@ -81,7 +81,7 @@ class _Bytes:
         self._many: Product | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[0] <= FEW and self._is_direct:
+        if x.shape[0] <= MAX_BYTE_ROWS and self._is_direct:
             return torch._weight_int8pack_mm(x.bfloat16(), self._bytes, self._scale)
         if self._many is None:
             weight = self._bytes * self._scale[:, None]

@@ -31,11 +31,11 @@ from torch import Tensor
 
 from pamusic.device import has_fast_bf16
 from pamusic.errors import UsageError
-from pamusic.inference.cuda_graph import RecordedStepper
+from pamusic.inference.cuda_graph import CudaGraphStep
 from pamusic.inference.int8 import Kernel
 from pamusic.inference.precision import resolved
 from pamusic.inference.threads import Threads
-from pamusic.inference.token_step import Stepper
+from pamusic.inference.token_step import TokenStep
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
 
 # Of a refill on a CPU, whose own caches do not hold more. A row of 512 latents of a width of 512, with 8 layers, takes
@@ -119,9 +119,9 @@ class InferenceSession:
         is_halved = precision != "fp32" and has_fast_bf16(device)
         self._parallel = deepcopy(model).to(torch.bfloat16) if is_halved else model
         self._stepper = (
-            RecordedStepper(model, precision)
+            CudaGraphStep(model, precision)
             if device.type == "cuda"
-            else Stepper(model, precision, kernel if precision == "int8" else None)
+            else TokenStep(model, precision, kernel if precision == "int8" else None)
         )
         self.device, self._dtype, self._width = device, model.head.weight.dtype, config.d_model
         self._chooser = Threads()
@@ -134,7 +134,7 @@ class InferenceSession:
         return other
 
     def _begin(self) -> None:
-        self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, slack=self._headroom)
+        self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, headroom=self._headroom)
         self._recent: deque[Tensor] = deque(maxlen=self.refill)  # `[rows, d]` each: with what a refill begins
 
     @torch.inference_mode()

@@ -22,30 +22,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pamusic.inference.compact_cache import Attended, ByteCache, ByteContextCache, ContextCache
-from pamusic.inference.int8 import ByteBlock, ByteMatrix, Kernel, Turn, turned, unit
+from pamusic.inference.compact_cache import Attended, ContextCache, Int8Cache, Int8ContextCache
+from pamusic.inference.int8 import Int8Block, Int8Matrix, Kernel, Rotary, apply_rotary, unit_rms
 from pamusic.inference.precision import product
-from pamusic.model.cache import KeyValueCache, spare
-from pamusic.model.ledger import Entries
+from pamusic.model.cache import KeyValueCache, context_headroom
+from pamusic.model.ledger import LedgerState
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
-from pamusic.model.recall import Memory
+from pamusic.model.recall import RecallCache
 from pamusic.model.rotary import rotated, rotation
 
 Norm = Callable[[Tensor], Tensor]
 Addition = Callable[[Tensor, Tensor], Tensor]
 Factors = tuple[Tensor, Tensor]  # `[n, head_dim]` each, of `n` positions: of each dimension and of its partner
 
-TURNS = 128  # positions whose rotation is computed at a time
-KEPT_TURNS = 32  # times so many are kept: readers of the same weights may stand far apart
+ROTARY_BLOCK = 128  # positions whose rotation is computed at a time
+MAX_ROTARY_BLOCKS = 32  # times so many are kept: readers of the same weights may stand far apart
 
 
-class Operations:
+class StepOps:
     """In which operations a step is written: in the fewest of a CPU's."""
 
     @staticmethod
     def norm(width: int, eps: float, like: Tensor) -> Norm:
         """RMS norm over a last axis of so many, as a unit vector: what is missing stands in the weights behind it."""
-        return partial(unit, least=like.new_full((1,), (eps * width) ** 0.5))
+        return partial(unit_rms, least=like.new_full((1,), (eps * width) ** 0.5))
 
     @staticmethod
     def adding(weight: Tensor, precision: str) -> Addition:
@@ -54,10 +54,10 @@ class Operations:
         return lambda x, y: x + multiplied(y)
 
 
-class Stepper:
+class TokenStep:
     """`read`, and `latents` and `logits` for one token a row. Holds a copy of the weights as they were at first."""
 
-    operations: type[Operations] = Operations
+    operations: type[StepOps] = StepOps
 
     @torch.inference_mode()
     def __init__(self, model: PerceiverAR, precision: str = "fp32", kernel: Kernel | None = None) -> None:
@@ -81,7 +81,7 @@ class Stepper:
         self._keys, self._values = cross.key_norm(cross.key(context).view(shape)), cross.value(context).view(shape)
         self._queries_keys = torch.stack([queries * cross.head_dim**-0.5, self._keys], dim=1)
         self._num_turned = num_turned(cross.head_dim, fraction)
-        self._cross_turn = Turns(embedding.new_ones(2, cross.head_dim), fraction)
+        self._cross_rotary = RotaryTable(embedding.new_ones(2, cross.head_dim), fraction)
         self._kernel = kernel
         self._cross_tail: _Tail | _KernelTail = (
             _Tail(model.cross, self._norm, self.operations, precision)
@@ -99,38 +99,38 @@ class Stepper:
         self._head = product(head * model.norm.weight * width**0.5, "fp32")  # ids are drawn from it
 
     def new_caches(
-        self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
+        self, batch: int, num_latents: int | None = None, context_length: int | None = None, headroom: int = 0
     ) -> Caches:
         """Empty caches, as the model's own `new_caches` but smaller; the model's own `logits` can go on with them."""
         config = self._config.resized(context_length=context_length, num_latents=num_latents)
-        device, dtype, room = self._keys.device, self._keys.dtype, spare(config.context_length)
+        device, dtype, room = self._keys.device, self._keys.dtype, context_headroom(config.context_length)
         of_ids, size = (self._keys, self._values, self._num_turned, batch), config.context_length
         cross = (
-            ContextCache(*of_ids, window=size, slack=room)
+            ContextCache(*of_ids, window=size, headroom=room)
             if self._kernel is None
-            else ByteContextCache(*of_ids, self._kernel, window=size, slack=room)
+            else Int8ContextCache(*of_ids, self._kernel, window=size, headroom=room)
         )
         shape, how = (batch, config.num_heads, config.d_model // config.num_heads), {"window": config.num_latents}
         layers = [
-            KeyValueCache(*shape, **how, slack=slack, device=device, dtype=dtype)
+            KeyValueCache(*shape, **how, headroom=headroom, device=device, dtype=dtype)
             if self._kernel is None
-            else ByteCache(*shape, **how, slack=slack)
+            else Int8Cache(*shape, **how, headroom=headroom)
             for _ in self._layers
         ]
         return Caches(cross, layers, entries=self._entries(batch), memory=self._memory(batch, size))
 
-    def _entries(self, batch: int) -> Entries | None:
+    def _entries(self, batch: int) -> LedgerState | None:
         return None if self._ledger is None else self._ledger.new_entries(batch)
 
-    def _memory(self, batch: int, window: int) -> Memory | None:
-        return None if self._recall is None else Memory(self._recall, batch, window)
+    def _memory(self, batch: int, window: int) -> RecallCache | None:
+        return None if self._recall is None else RecallCache(self._recall, batch, window)
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, caches: Caches) -> None:
         """Takes `[batch, n]` tokens into the context alone: all that is computed is the turn of their keys."""
         assert isinstance(caches.cross, ContextCache)
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
-        keys = looked_up(self._keys, tokens)[..., : self._num_turned].transpose(1, 2)
+        keys = lookup(self._keys, tokens)[..., : self._num_turned].transpose(1, 2)
         caches.cross.append(tokens, rotated(keys, rotation(positions, self._num_turned, 1.0)))
         caches.position += tokens.shape[1]
         if self._ledger is not None and caches.entries is not None:
@@ -142,9 +142,9 @@ class Stepper:
     def latents(self, ids: Tensor, caches: Caches) -> Tensor:
         """Takes the next ids `[batch]` into the context; what the layers begin with there, `[batch, d]`."""
         assert isinstance(caches.cross, ContextCache)
-        queries, keys = turned(looked_up(self._queries_keys, ids), self._cross_turn.at(caches.position)).unbind(1)
+        queries, keys = apply_rotary(lookup(self._queries_keys, ids), self._cross_rotary.at(caches.position)).unbind(1)
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
-        x = self._cross_tail(looked_up(self._latents, ids), caches.cross.attended(queries))
+        x = self._cross_tail(lookup(self._latents, ids), caches.cross.attend(queries))
         caches.position += 1
         if caches.memory is not None:
             caches.memory.step(ids)
@@ -158,40 +158,40 @@ class Stepper:
         if self._kernel is not None:
             x = x.clone(memory_format=torch.contiguous_format)  # the kernel writes in its place
         for layer, cache in zip(self._layers, caches.layers, strict=True):
-            x = layer(x, layer.turn.at(caches.position - 1), cache)
+            x = layer(x, layer.rotary.at(caches.position - 1), cache)
         head = self._head(self._norm(x))
-        return head if caches.memory is None else self._said(head, caches.memory.shares())
+        return head if caches.memory is None else self._mix_recall(head, caches.memory.copy_probs())
 
-    def _said(self, head: Tensor, shares: Tensor) -> Tensor:
+    def _mix_recall(self, head: Tensor, shares: Tensor) -> Tensor:
         """Logits `[batch, vocab]` of what the head gives: those of the layers, then the gate of what is recalled."""
         assert self._recall is not None
         logits, gate = head.split([self._config.vocab_size, 1], dim=1)
-        return self._recall.mixed(logits, gate + self._recall.gate.bias, shares)
+        return self._recall.mix(logits, gate + self._recall.gate.bias, shares)
 
 
 class _Layer:
     """A self-attention block, for one token."""
 
     def __init__(
-        self, block: Block, fraction: float, norm: Norm, operations: type[Operations], precision: str, eps: float
+        self, block: Block, fraction: float, norm: Norm, operations: type[StepOps], precision: str, eps: float
     ) -> None:
         self._num_heads, self._head_dim = block.attention.num_heads, block.attention.head_dim
         self._norm, self._norm_of_heads = norm, operations.norm(self._head_dim, eps, block.mlp_norm.weight)
         self._project = product(_projection(block), precision)
-        self.turn = _turn_of(block, fraction)
+        self.rotary = _rotary_of(block, fraction)
         self._tail = _Tail(block, norm, operations, precision)
 
-    def __call__(self, x: Tensor, turn: Turn, cache: Attended) -> Tensor:
+    def __call__(self, x: Tensor, rotary: Rotary, cache: Attended) -> Tensor:
         parts = self._project(self._norm(x)).to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
-        queries, keys = turned(self._norm_of_heads(parts[:, :2]), turn).unbind(1)
+        queries, keys = apply_rotary(self._norm_of_heads(parts[:, :2]), rotary).unbind(1)
         cache.append(keys[:, :, None], parts[:, 2, :, None])
-        return self._tail(x, cache.attended(queries))
+        return self._tail(x, cache.attend(queries))
 
 
 class _Tail:
     """What follows the heads of a block: their output, the MLP, and the residual stream around both."""
 
-    def __init__(self, block: Block, norm: Norm, operations: type[Operations], precision: str) -> None:
+    def __init__(self, block: Block, norm: Norm, operations: type[StepOps], precision: str) -> None:
         self._norm, self._up = norm, product(_up(block), precision)
         self._with_output, self._with_down = (
             operations.adding(weight, precision) for weight in (block.attention.output.weight, block.mlp.down.weight)
@@ -206,11 +206,11 @@ class _KernelLayer:
     """A self-attention block in bytes, by a kernel."""
 
     def __init__(self, block: Block, fraction: float, eps: float, kernel: Kernel) -> None:
-        self._block, self.turn, self._kernel = _in_bytes(block, eps), _turn_of(block, fraction), kernel
+        self._block, self.rotary, self._kernel = _in_bytes(block, eps), _rotary_of(block, fraction), kernel
 
-    def __call__(self, x: Tensor, turn: Turn, cache: Attended) -> Tensor:
-        assert isinstance(cache, ByteCache)
-        return self._kernel.step(self._block, x, cache.opened(), turn)
+    def __call__(self, x: Tensor, rotary: Rotary, cache: Attended) -> Tensor:
+        assert isinstance(cache, Int8Cache)
+        return self._kernel.step(self._block, x, cache.view(), rotary)
 
 
 class _KernelTail:
@@ -223,13 +223,13 @@ class _KernelTail:
         return self._kernel.finish(self._block, x, heads.flatten(1))
 
 
-def _in_bytes(block: Block, eps: float) -> ByteBlock:
+def _in_bytes(block: Block, eps: float) -> Int8Block:
     width, head_dim = len(block.mlp_norm.weight), block.attention.head_dim
-    return ByteBlock(
-        project=ByteMatrix.of(_projection(block)),
-        output=ByteMatrix.of(block.attention.output.weight),
-        up=ByteMatrix.of(_up(block)),
-        down=ByteMatrix.of(block.mlp.down.weight),
+    return Int8Block(
+        project=Int8Matrix.of(_projection(block)),
+        output=Int8Matrix.of(block.attention.output.weight),
+        up=Int8Matrix.of(_up(block)),
+        down=Int8Matrix.of(block.mlp.down.weight),
         least=(eps * width) ** 0.5,
         least_of_heads=(eps * head_dim) ** 0.5,
     )
@@ -246,13 +246,13 @@ def _up(block: Block) -> Tensor:
     return block.mlp.up.weight * block.mlp_norm.weight * len(block.mlp_norm.weight) ** 0.5
 
 
-def _turn_of(block: Block, fraction: float) -> Turns:
+def _rotary_of(block: Block, fraction: float) -> RotaryTable:
     attention = block.attention
     gains = [attention.query_norm.weight, attention.key_norm.weight * attention.head_dim**0.5]
-    return Turns(torch.stack(gains), fraction)
+    return RotaryTable(torch.stack(gains), fraction)
 
 
-class Turns:
+class RotaryTable:
     """Rotations of queries and keys of one head's width at any position, with their gains."""
 
     def __init__(self, gains: Tensor, fraction: float) -> None:
@@ -262,28 +262,28 @@ class Turns:
         partner = torch.arange(gains.shape[-1])
         partner[:turned] = partner[:turned].roll(turned // 2)
         self._partner = partner.to(gains.device)
-        self._tables: dict[int, Turn] = {}  # by the number of their first position over `TURNS`
-        self._single: tuple[int, list[Turn]] = (-1, [])  # the table of that number, position by position
+        self._tables: dict[int, Rotary] = {}  # by the number of their first position over `ROTARY_BLOCK`
+        self._single: tuple[int, list[Rotary]] = (-1, [])  # the table of that number, position by position
 
-    def at(self, position: int) -> Turn:
-        """Factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is, for `turned`."""
-        number = position // TURNS
+    def at(self, position: int) -> Rotary:
+        """Return factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is."""
+        number = position // ROTARY_BLOCK
         if self._single[0] != number:
             own, partners, partner = self.around(position)
             self._single = number, [(*each, partner) for each in zip(own.unbind(), partners.unbind(), strict=True)]
-        return self._single[1][position % TURNS]
+        return self._single[1][position % ROTARY_BLOCK]
 
-    def around(self, position: int) -> Turn:
-        """The same of those `TURNS` positions, one after another from a multiple of it on, among which one is."""
-        number = position // TURNS
+    def around(self, position: int) -> Rotary:
+        """Return the same of the `ROTARY_BLOCK` positions among which one is, from a multiple of it on."""
+        number = position // ROTARY_BLOCK
         return self._tables.get(number) or self._table(number)
 
-    def _table(self, number: int) -> Turn:
+    def _table(self, number: int) -> Rotary:
         positions = torch.arange(
-            number * TURNS, (number + 1) * TURNS, device=self.gains.device
+            number * ROTARY_BLOCK, (number + 1) * ROTARY_BLOCK, device=self.gains.device
         )  # no card is waited for
         own, partners = factors(positions, self.gains.shape[-1], self._fraction)
-        if len(self._tables) == KEPT_TURNS:
+        if len(self._tables) == MAX_ROTARY_BLOCKS:
             del self._tables[next(iter(self._tables))]  # the oldest
         own, partners = (each.view(-1, *[1] * self.gains.dim(), each.shape[-1]) for each in (own, partners))
         gains, of_partners = (each.unsqueeze(-2) for each in (self.gains, self.gains[..., self._partner]))
@@ -303,7 +303,7 @@ def num_turned(head_dim: int, fraction: float) -> int:
     return 2 * rotation(torch.zeros(1), head_dim, fraction)[0].shape[-1]
 
 
-def looked_up(table: Tensor, ids: Tensor) -> Tensor:
+def lookup(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of a table `[vocab, ...]`. Indexing would take an id below 0 from the table's end; this refuses it."""
     if ids.dim() == 1:
         return table.index_select(0, ids)

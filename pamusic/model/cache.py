@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-def spare(context_length: int) -> int:
+def context_headroom(context_length: int) -> int:
     """Room for so many positions beyond a context, which is moved to the front of its memory once in as many tokens."""
     return max(256, context_length // 8)
 
@@ -51,12 +51,12 @@ class KeyValueCache:
         head_dim: int,
         *,
         window: int,
-        slack: int,
+        headroom: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        shape = (batch, num_heads, window + slack, head_dim)
-        self._kept = Kept([torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)], (2, 2), window)
+        shape = (batch, num_heads, window + headroom, head_dim)
+        self._kept = SlidingBuffer([torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)], (2, 2), window)
 
     def __len__(self) -> int:
         """How many positions are visible."""
@@ -71,7 +71,7 @@ class KeyValueCache:
         keys, values = self._kept.last(count)
         return keys, values
 
-    def attended(self, queries: Tensor) -> Tensor:
+    def attend(self, queries: Tensor) -> Tensor:
         """What scaled queries of one position, `[batch, heads, head_dim]`, gather from all that is visible."""
         keys, values = (each.flatten(0, 1) for each in self._kept.last(len(self)))  # as products want them: fewer steps
         scores = torch.bmm(queries.reshape(keys.shape[0], 1, -1), keys.mT)
@@ -88,9 +88,9 @@ class KeyValueCache:
         keys, values = self._kept.tensors
         return keys, values
 
-    def make_room(self) -> int:
+    def reserve(self) -> int:
         """Counts one more position, which the receiver writes; its place in `memory`."""
-        self._kept.make_room(1)
+        self._kept.reserve(1)
         return self._kept.stop - 1
 
     def clear(self) -> None:
@@ -112,7 +112,7 @@ class KeyValueCache:
         self._kept.stop += n
 
 
-class Kept:
+class SlidingBuffer:
     """Tensors with an axis of positions each, filled from the front, of which the last `window` positions are seen.
 
     Full, it moves these to its front: once in `capacity - window` positions.
@@ -130,11 +130,11 @@ class Kept:
         if n > self.window:
             ends = zip(new, self.axes, strict=True)
             new, n = tuple(each.narrow(axis, n - self.window, self.window) for each, axis in ends), self.window
-        self.make_room(n)
+        self.reserve(n)
         for tensor, axis, each in zip(self.tensors, self.axes, new, strict=True):
             tensor.narrow(axis, self.stop - n, n).copy_(each)
 
-    def make_room(self, n: int) -> None:
+    def reserve(self, n: int) -> None:
         """Counts `n` more positions, at most `window`, which are still to be written."""
         if self.stop + n > self.tensors[0].shape[self.axes[0]]:
             stays = self.window - n
@@ -153,8 +153,8 @@ class Kept:
         """Goes on with these rows, `[n]`."""
         self.tensors = [tensor[rows] for tensor in self.tensors]
 
-    def rows(self, rows: slice) -> Kept:
+    def rows(self, rows: slice) -> SlidingBuffer:
         """Some rows in the same memory, standing where this stands."""
-        some = Kept([tensor[rows] for tensor in self.tensors], self.axes, self.window)
+        some = SlidingBuffer([tensor[rows] for tensor in self.tensors], self.axes, self.window)
         some.stop = self.stop
         return some

@@ -9,8 +9,8 @@ from typing import Any
 
 from pamusic.errors import UsageError
 
-WIDEST_CONV = 64
-MOST_LAYERS = 1000  # deeper than any that was trained; a slip of the finger would make layers for hours
+MAX_CONV_WIDTH = 64
+MAX_LAYERS = 1000  # deeper than any that was trained; a slip of the finger would make layers for hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +187,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.num_latents <= self.context_length:
             raise UsageError(f"num_latents is 1 to context_length ({self.context_length}), not {self.num_latents}")
-        if not 0 <= self.num_layers <= MOST_LAYERS:
-            raise UsageError(f"num_layers is 0 to {MOST_LAYERS:,}, not {self.num_layers}")
+        if not 0 <= self.num_layers <= MAX_LAYERS:
+            raise UsageError(f"num_layers is 0 to {MAX_LAYERS:,}, not {self.num_layers}")
         for heads in (self.num_heads, self.cross_num_heads):
             if heads < 1 or self.d_model < 8:
                 raise UsageError(f"d_model is at least 8, and has heads; not {self.d_model} with {heads} of them")
@@ -205,8 +205,8 @@ class ModelConfig:
             raise UsageError(f"fields have ids, {self.vocab_size} in all, not {self.field_sizes}")
         if self.field_sizes and (self.ledger is not None or self.recall is not None):
             raise UsageError("a ledger and recall are of models that read events, one id a position; leave them out")
-        if not 1 <= self.conv_width <= WIDEST_CONV:
-            raise UsageError(f"conv_width is 1 (none) to {WIDEST_CONV}, not {self.conv_width}")
+        if not 1 <= self.conv_width <= MAX_CONV_WIDTH:
+            raise UsageError(f"conv_width is 1 (none) to {MAX_CONV_WIDTH}, not {self.conv_width}")
         if not self.field_sizes and (self.offsets is not None or self.clock is not None or self.conv_width > 1):
             raise UsageError("offsets, clock and conv_width are for several fields a position; leave them out")
         if self.clock is not None:

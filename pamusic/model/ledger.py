@@ -32,7 +32,7 @@ LAST_AGE = FIRST_AGE * (2 ** (NUM_AGES - 1) - 1)
 
 
 @dataclass
-class Entries:
+class LedgerState:
     """Where a ledger stands after the ids so far; one row for each of a batch.
 
     Attributes:
@@ -92,13 +92,13 @@ class Ledger(nn.Module):
         opened_at = now.gather(1, (opened - 1).clamp(min=0).flatten(1)).view(opened.shape)
         return torch.where(opened > closed, now[:, m - n :, None] - opened_at, -1)
 
-    def new_entries(self, batch: int) -> Entries:
+    def new_entries(self, batch: int) -> LedgerState:
         """Those of a ledger in which nothing stands yet."""
         opened = self.ticks.new_zeros(batch, self.num_slots + 1)
-        return Entries(self.ticks.new_zeros(1), self.ticks.new_zeros(batch, 1), opened, opened.clone())
+        return LedgerState(self.ticks.new_zeros(1), self.ticks.new_zeros(batch, 1), opened, opened.clone())
 
     @torch.no_grad()
-    def enter(self, ids: Tensor, entries: Entries) -> None:
+    def enter(self, ids: Tensor, entries: LedgerState) -> None:
         """Takes the next ids, `[batch, m]`, all at once."""
         batch, m = ids.shape
         first = entries.position + 1
@@ -113,7 +113,7 @@ class Ledger(nn.Module):
         entries.now, entries.position = now[:, -1:].clone(), entries.position + m
 
     @torch.no_grad()
-    def step(self, ids: Tensor, entries: Entries, window: int) -> Tensor:
+    def step(self, ids: Tensor, entries: LedgerState, window: int) -> Tensor:
         """Takes one more id a row, `[batch]`; gives `[batch, d]` at its place, the last `window` ids being visible.
 
         All that it changes it changes in place, and it looks at no number.

@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pamusic.model.attention import attend
-from pamusic.model.cache import ContextMemory, Kept, KeyValueCache, KnowsIds, spare
+from pamusic.model.cache import ContextMemory, KeyValueCache, KnowsIds, SlidingBuffer, context_headroom
 from pamusic.model.config import ModelConfig
 from pamusic.model.convolution import CausalConvolution
 from pamusic.model.fields import Clock, FieldHeads
-from pamusic.model.ledger import Entries, Ledger
-from pamusic.model.recall import Memory, Recall
+from pamusic.model.ledger import Ledger, LedgerState
+from pamusic.model.recall import Recall, RecallCache
 from pamusic.model.rotary import both, rotated, rotation
 
 Rotation = tuple[Tensor, Tensor]
@@ -59,28 +59,28 @@ class Caches:
     cross: ContextMemory
     layers: list[KeyValueCache]
     position: int = 0
-    ids: Kept | None = None
-    entries: Entries | None = None
-    memory: Memory | None = None
+    ids: SlidingBuffer | None = None
+    entries: LedgerState | None = None
+    memory: RecallCache | None = None
     now: Tensor | None = None
 
     @classmethod
-    def empty(cls, config: ModelConfig, batch: int, slack: int, like: Tensor) -> Self:
-        """Those of a configuration for so many rows; `slack` as of `PerceiverAR.new_caches`; numbers as of a tensor."""
+    def empty(cls, config: ModelConfig, batch: int, headroom: int, like: Tensor) -> Self:
+        """Return empty caches for so many rows; `headroom` as of `PerceiverAR.new_caches`; numbers as of a tensor."""
 
-        def cache(num_heads: int, window: int, slack: int) -> KeyValueCache:
+        def cache(num_heads: int, window: int, headroom: int) -> KeyValueCache:
             head_dim = config.d_model // num_heads
             return KeyValueCache(
-                batch, num_heads, head_dim, window=window, slack=slack, device=like.device, dtype=like.dtype
+                batch, num_heads, head_dim, window=window, headroom=headroom, device=like.device, dtype=like.dtype
             )
 
-        room = spare(config.context_length)
+        room = context_headroom(config.context_length)
         shape = (batch, config.context_length + room, *((len(config.field_sizes),) if config.field_sizes else ()))
         ids = torch.zeros(shape, dtype=torch.int64, device=like.device)
         return cls(
             cross=cache(config.cross_num_heads, config.context_length, room),
-            layers=[cache(config.num_heads, config.num_latents, slack) for _ in range(config.num_layers)],
-            ids=Kept([ids], (1,), config.context_length),
+            layers=[cache(config.num_heads, config.num_latents, headroom) for _ in range(config.num_layers)],
+            ids=SlidingBuffer([ids], (1,), config.context_length),
             now=None if config.clock is None else torch.zeros(batch, dtype=torch.int64, device=like.device),
         )
 
@@ -96,7 +96,7 @@ class Caches:
         if self.now is not None:
             self.now = self.now[rows]
 
-    def seen(self) -> Tensor:
+    def visible_ids(self) -> Tensor:
         """The ids of the visible context, `[batch, m]` or `[batch, m, fields]`."""
         if self.ids is None:
             assert isinstance(self.cross, KnowsIds)
@@ -173,35 +173,37 @@ class PerceiverAR(nn.Module):
             before_times = every_time[:, : m - n] if kept is None else _gathered(every_time, prefix_positions)
             times = torch.cat([before_times, own_times], dim=1)
         keys_values = self._context_keys_values(context, torch.cat([prefix_positions, own_expanded], dim=-1), times)
-        turn = self._rotation(own_positions, self.cross.attention.head_dim, own_times)
-        latents = self.cross(self.to_latents(embedded), turn, keys_values, prefix_valid)
+        rotary = self._rotation(own_positions, self.cross.attention.head_dim, own_times)
+        latents = self.cross(self.to_latents(embedded), rotary, keys_values, prefix_valid)
         if self.ledger is not None:
             latents = latents + self.ledger(tokens, n)
-        turn = self._rotation(own_positions, self.config.d_model // self.config.num_heads, own_times)
+        rotary = self._rotation(own_positions, self.config.d_model // self.config.num_heads, own_times)
         for layer in self.layers:
-            latents = checkpoint(layer, latents, turn, use_reentrant=False) if self.recompute else layer(latents, turn)
+            latents = (
+                checkpoint(layer, latents, rotary, use_reentrant=False) if self.recompute else layer(latents, rotary)
+            )
         if recalled is None and self.recall is not None:
             recalled = self.recall(tokens, n)
-        return self._said(self.norm(latents), recalled, following, self._lasting(tokens, n))
+        return self._head_logits(self.norm(latents), recalled, following, self._lasting(tokens, n))
 
     def new_caches(
-        self, batch: int, num_latents: int | None = None, context_length: int | None = None, slack: int = 0
+        self, batch: int, num_latents: int | None = None, context_length: int | None = None, headroom: int = 0
     ) -> Caches:
         """Empty caches for `extend`, for a context and a number of latents that may differ from the configuration's.
 
-        `slack` is room in the layers for latents that follow when all are in use, of which the last ones are seen.
+        `headroom` is room in the layers for latents that follow when all are in use, of which the last ones are seen.
         """
         config = self.config.resized(context_length=context_length, num_latents=num_latents)
-        return Caches.empty(config, batch, slack, self.embedding.weight)
+        return Caches.empty(config, batch, headroom, self.embedding.weight)
 
     def read(self, tokens: Tensor, caches: Caches) -> None:
         """Takes `[batch, n]` tokens into the context alone: their keys and values, no latents."""
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
-        assert isinstance(caches.cross, KeyValueCache), "made by a Stepper, which then reads, too"
+        assert isinstance(caches.cross, KeyValueCache), "made by a TokenStep, which then reads, too"
         assert caches.ids is not None
         embedded = self._embedded(tokens)
         if self.conv is not None:
-            embedded = self._embedded_last(torch.cat([caches.seen(), tokens], dim=1), tokens.shape[1])
+            embedded = self._embedded_last(torch.cat([caches.visible_ids(), tokens], dim=1), tokens.shape[1])
         caches.ids.append(tokens)
         times = None
         if self.clock is not None:
@@ -232,10 +234,10 @@ class PerceiverAR(nn.Module):
         """
         n = tokens.shape[1]
         times = self._last_times(n, caches)
-        turn = self._rotation(self._last_positions(n, caches), self.cross.attention.head_dim, times)
-        embedded = self._embedded(tokens) if self.conv is None else self._embedded_last(caches.seen(), n)
-        latents = self.cross(self.to_latents(embedded), turn, caches.cross.last(len(caches.cross)))
-        return latents if self.ledger is None else latents + self.ledger(caches.seen(), n)
+        rotary = self._rotation(self._last_positions(n, caches), self.cross.attention.head_dim, times)
+        embedded = self._embedded(tokens) if self.conv is None else self._embedded_last(caches.visible_ids(), n)
+        latents = self.cross(self.to_latents(embedded), rotary, caches.cross.last(len(caches.cross)))
+        return latents if self.ledger is None else latents + self.ledger(caches.visible_ids(), n)
 
     def logits(
         self, latents: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
@@ -243,23 +245,23 @@ class PerceiverAR(nn.Module):
         """The layers and the head: logits as of `extend`, of what `latents` gave, `[batch, n, d]`."""
         latents = self.states(latents, caches, last_only)
         if self.recall is None:
-            lasting = None if self.fields is None else self._lasting(caches.seen(), latents.shape[1])
-            return self._said(latents, None, following, lasting)
+            lasting = None if self.fields is None else self._lasting(caches.visible_ids(), latents.shape[1])
+            return self._head_logits(latents, None, following, lasting)
         if caches.memory is not None:
             assert last_only, "a memory knows what follows now"
-            return self._said(latents, caches.memory.shares()[:, None])
-        return self._said(latents, self.recall(caches.seen(), latents.shape[1]))
+            return self._head_logits(latents, caches.memory.copy_probs()[:, None])
+        return self._head_logits(latents, self.recall(caches.visible_ids(), latents.shape[1]))
 
     def states(self, latents: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
         """The layers: of what `latents` gave, `[batch, n, d]`, what the head reads; of all or of the last alone."""
         n, head_dim = latents.shape[1], self.config.d_model // self.config.num_heads
-        turn = self._rotation(self._last_positions(n, caches), head_dim, self._last_times(n, caches))
+        rotary = self._rotation(self._last_positions(n, caches), head_dim, self._last_times(n, caches))
         for layer, cache in zip(self.layers, caches.layers, strict=True):
-            latents = layer(latents, turn, cache=cache, last_only=last_only and layer is self.layers[-1])
+            latents = layer(latents, rotary, cache=cache, last_only=last_only and layer is self.layers[-1])
         normed: Tensor = self.norm(latents[:, -1:] if last_only else latents)
         return normed
 
-    def _said(
+    def _head_logits(
         self,
         latents: Tensor,
         recalled: Tensor | None,
@@ -275,7 +277,7 @@ class PerceiverAR(nn.Module):
         logits = self.head(latents)
         if self.recall is None or recalled is None:
             return logits
-        return self.recall.mixed(logits, self.recall.gate(latents), recalled)
+        return self.recall.mix(logits, self.recall.gate(latents), recalled)
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
@@ -306,8 +308,8 @@ class PerceiverAR(nn.Module):
         self, embedded: Tensor, positions: Tensor, times: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Keys and values `[batch, heads, m, head_dim]` of embeddings `[batch, m, d]` at `[m]` or `[batch, m]`."""
-        turn = self._rotation(positions, self.cross.attention.head_dim, times)
-        return self.cross.attention.keys_values(self.context_norm(embedded), turn)
+        rotary = self._rotation(positions, self.cross.attention.head_dim, times)
+        return self.cross.attention.keys_values(self.context_norm(embedded), rotary)
 
     def _last_positions(self, n: int, caches: Caches) -> Tensor:
         return torch.arange(caches.position - n, caches.position, device=self.embedding.weight.device)
@@ -316,18 +318,18 @@ class PerceiverAR(nn.Module):
         """When the last `n` positions are, `[batch, n]`; None without a clock."""
         if self.clock is None or caches.now is None:
             return None
-        passed = self.clock(caches.seen()[:, -n:])
+        passed = self.clock(caches.visible_ids()[:, -n:])
         return caches.now[:, None] + passed - passed[:, -1:]
 
     def _rotation(self, positions: Tensor, head_dim: int, times: Tensor | None = None) -> Rotation:
-        """The turn of all heads at positions `[n]` or `[batch, n]` and, with a clock, at times `[batch, n]`."""
-        turn = rotation(positions, head_dim, self.config.rotary_fraction)
+        """The rotary of all heads at positions `[n]` or `[batch, n]` and, with a clock, at times `[batch, n]`."""
+        rotary = rotation(positions, head_dim, self.config.rotary_fraction)
         if positions.dim() == 2:
-            turn = (turn[0][:, None], turn[1][:, None])  # one turn for all heads of a row
+            rotary = (rotary[0][:, None], rotary[1][:, None])  # one rotary for all heads of a row
         if times is None or self.clock is None:
-            return turn
+            return rotary
         cos, sin = rotation(times, head_dim, self.clock.fraction)
-        return both(turn, (cos[:, None], sin[:, None]))
+        return both(rotary, (cos[:, None], sin[:, None]))
 
 
 def _gathered(rows: Tensor, positions: Tensor) -> Tensor:
@@ -350,7 +352,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turn: Rotation,
+        rotary: Rotation,
         context: tuple[Tensor, Tensor] | None = None,
         prefix_valid: Tensor | None = None,
         cache: KeyValueCache | None = None,
@@ -360,21 +362,21 @@ class Block(nn.Module):
 
         Args:
             x: the stream before it.
-            turn: the rotation of its positions.
+            rotary: the rotation of its positions.
             context: keys and values to attend to, whose last `n` are those of `x`; made from `x` if None.
             prefix_valid: which keys before the last `n` are seen.
             cache: takes the keys and values made from `x`, and gives those before them.
             last_only: goes on with the last position alone, `[batch, 1, d]`.
         """
         normed = self.attention_norm(x)
-        keys, values = context or self.attention.keys_values(normed, turn)
+        keys, values = context or self.attention.keys_values(normed, rotary)
         if cache is not None:
             cache.append(keys, values)
             keys, values = cache.last(len(cache))
         if last_only:
-            x, normed, turn = x[:, -1:], normed[:, -1:], (turn[0][..., -1:, :], turn[1][..., -1:, :])
+            x, normed, rotary = x[:, -1:], normed[:, -1:], (rotary[0][..., -1:, :], rotary[1][..., -1:, :])
         keys, values = keys.to(x.dtype), values.to(x.dtype)  # where a model of fewer bits reads another's caches
-        heads = attend(self.attention.queries(normed, turn), keys, values, prefix_valid)
+        heads = attend(self.attention.queries(normed, rotary), keys, values, prefix_valid)
         x = x + self.dropout(self.attention.merged(heads))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
@@ -393,13 +395,13 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(self.head_dim, eps=1e-6)
         nn.init.zeros_(self.output.weight)
 
-    def queries(self, x: Tensor, turn: Rotation) -> Tensor:
+    def queries(self, x: Tensor, rotary: Rotation) -> Tensor:
         """`[batch, n, d]` -> `[batch, num_heads, n, head_dim]`, normed and turned."""
-        return rotated(self.query_norm(self._split(self.query(x))), turn)
+        return rotated(self.query_norm(self._split(self.query(x))), rotary)
 
-    def keys_values(self, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Tensor, rotary: Rotation) -> tuple[Tensor, Tensor]:
         """`[batch, n, d]` -> keys, normed and turned, and values, each `[batch, num_heads, n, head_dim]`."""
-        return rotated(self.key_norm(self._split(self.key(x))), turn), self._split(self.value(x))
+        return rotated(self.key_norm(self._split(self.key(x))), rotary), self._split(self.value(x))
 
     def merged(self, heads: Tensor) -> Tensor:
         """`[batch, num_heads, n, head_dim]` -> `[batch, n, d]`."""

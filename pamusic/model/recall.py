@@ -18,10 +18,10 @@ arXiv:1704.04368), over a cache as of Grave et al. 2017 (arXiv:1612.04426). Stat
 trained is the gate. What is nearer than `far` is left to the latents: a state changes only where a slot is opened, so
 between two openings everything would look like a copy of itself.
 
-Past the end of the context an entry of a `Memory` still knows the whole state in which it followed, where one pass over
-what is visible has to begin with none: the two differ by what left the window while a state still weighs it.
+Past the end of the context an entry of a `RecallCache` still knows the whole state in which it followed, where one pass
+over what is visible has to begin with none: the two differ by what left the window while a state still weighs it.
 
-One id at a time, states are compared only when a slot is opened (`Memory`): at all others the present is as it was.
+One id at a time, states are compared only when a slot is opened (`RecallCache`): otherwise the present is as it was.
 
 Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `width` of a state, twice `reach` and one;
 `vocab` ids.
@@ -38,14 +38,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pamusic.model.cache import Kept, spare
+from pamusic.model.cache import SlidingBuffer, context_headroom
 from pamusic.model.config import RecallConfig
 
 FORGOTTEN = 1e-7  # of a state: openings that weigh less are more than float32 tells
 DOUBT = -4.0  # of the gate at first, as a logit
 NEXT_TO_NOTHING = 2e-9  # of a copy: as many as a context has would weigh 1e-5 of doubt
-LEAST = -30.0  # nats: what weighs less weighs nothing; exponentials of still less are slow to compute
-MOST_WHOLE = 2.0**40  # of a weight as a whole number: with room in 64 bits for the sum of 2 ** 22
+MIN_LOG_WEIGHT = -30.0  # nats: what weighs less weighs nothing; exponentials of still less are slow to compute
+MAX_FIXED_POINT = 2.0**40  # of a weight as a whole number: with room in 64 bits for the sum of 2 ** 22
 QUERIES = 256  # positions that are asked for at a time: their likenesses with the whole context are held at once
 
 
@@ -96,13 +96,13 @@ class Recall(nn.Module):
         with torch.autocast(ids.device.type, enabled=False):  # bfloat16 cannot tell likenesses apart
             return torch.stack([self._shares(row, n) for row in ids])
 
-    def mixed(self, logits: Tensor, gate: Tensor, shares: Tensor) -> Tensor:
+    def mix(self, logits: Tensor, gate: Tensor, shares: Tensor) -> Tensor:
         """Logits `[..., vocab]`, float32, of the mixture of what logits say and of copies; it has their normaliser.
 
         Args:
             logits: `[..., vocab]`.
             gate: `[..., 1]`, what `self.gate` says.
-            shares: `[..., vocab]`, of `forward` or of a `Memory`.
+            shares: `[..., vocab]`, of `forward` or of a `RecallCache`.
         """
         logits, trusted = logits.float(), shares * gate.float().sigmoid()
         own = logits + torch.log1p(-trusted.sum(-1, keepdim=True).clamp(max=1 - 1e-6))
@@ -130,7 +130,7 @@ class Recall(nn.Module):
 
     def weights(self, like: Tensor) -> Tensor:
         """Of copies by the cosines of states, in their place."""
-        return like.sub_(self.config.like).mul_(self.config.sharp).clamp_(min=LEAST).exp_()
+        return like.sub_(self.config.like).mul_(self.config.sharp).clamp_(min=MIN_LOG_WEIGHT).exp_()
 
     def told(self, ids: Tensor, last: Tensor) -> Tensor:
         """What `shared` is told of ids and of the slots opened last there, all int64 of one shape.
@@ -161,7 +161,7 @@ class Recall(nn.Module):
         weights = weights * self.beside[ids, self.moved[before + last]]
         copies = (rows * room + self.moved[told + last]).flatten()
         if _adds_in_any_order(weights):  # then whole numbers, whose sum is the same in each
-            one = MOST_WHOLE / exp(self.config.sharp * (1 - self.config.like))
+            one = MAX_FIXED_POINT / exp(self.config.sharp * (1 - self.config.like))
             whole = torch.zeros(n * room, dtype=torch.int64, device=ids.device)
             summed = (whole.scatter_add_(0, copies, (weights.flatten().double() * one).long()).double() / one).float()
         else:
@@ -197,7 +197,7 @@ class Recall(nn.Module):
         return F.pad(states, (self.config.reach, self.config.reach)).gather(1, places)
 
 
-class Memory:
+class RecallCache:
     """What can be recalled, one id after the other; one row for each of a batch.
 
     An entry is an id, the one before it, and the state in which it followed.
@@ -205,13 +205,13 @@ class Memory:
 
     def __init__(self, recall: Recall, batch: int, window: int) -> None:
         """Begins empty; the last `window` ids are visible."""
-        device, room = recall.slot_of_id.device, window + spare(window)
+        device, room = recall.slot_of_id.device, window + context_headroom(window)
         self._recall = recall
         states = torch.zeros(batch, room, recall.width, device=device)
         numbers = [torch.zeros(batch, room, device=device) for _ in range(2)]  # norms, and products with the state
         before, told = (torch.zeros(batch, room, dtype=torch.int64, device=device) for _ in range(2))
         self._places = torch.arange(room, device=device)
-        self._kept = Kept([states, *numbers, before, told], (1, 1, 1, 1, 1), window)
+        self._kept = SlidingBuffer([states, *numbers, before, told], (1, 1, 1, 1, 1), window)
         self._slots = torch.zeros(batch, recall.num_slots + 1, device=device)  # what each weighs; the last is nobody's
         self._last = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         self._id = torch.full((batch, 1), recall.vocab_size, device=device)  # none
@@ -242,7 +242,7 @@ class Memory:
     @torch.no_grad()
     def step(self, ids: Tensor) -> None:
         """Takes one more id a row, `[batch]`."""
-        place = torch.tensor([self.make_room()], device=ids.device)
+        place = torch.tensor([self.reserve()], device=ids.device)
         state, norm = self._state()
         opens = self._write(place, ids, state, norm)
         if not _can_be_looked_at(ids):
@@ -253,7 +253,7 @@ class Memory:
             self._compare(self._states_and_products(), self._state()[0], opens[:, 0].nonzero()[:, 0].tolist())
 
     @torch.no_grad()
-    def shares(self) -> Tensor:
+    def copy_probs(self) -> Tensor:
         """`[batch, vocab]`, of what follows now, as of `Recall`."""
         num = len(self._kept) - (self._recall.config.far - 1)
         if num <= 0:
@@ -262,9 +262,9 @@ class Memory:
         seen = [each.narrow(1, first, num) for each in self._kept.tensors[1:]]
         return self._shares(seen, self._state()[1])
 
-    def make_room(self) -> int:
+    def reserve(self) -> int:
         """Counts one more entry, which `step_at` writes; its place."""
-        self._kept.make_room(1)
+        self._kept.reserve(1)
         return self._kept.stop - 1
 
     @torch.no_grad()
@@ -294,8 +294,8 @@ class Memory:
         return opens
 
     @torch.no_grad()
-    def shares_at(self, place: Tensor) -> Tensor:
-        """`shares` where the last entry stands at a place, `[1]`; it can be recorded as `step_at` can."""
+    def copy_probs_at(self, place: Tensor) -> Tensor:
+        """`copy_probs` where the last entry stands at a place, `[1]`; it can be recorded as `step_at` can."""
         near, gone = place - (self._recall.config.far - 1), place - self._kept.window
         hidden = (self._places > near) | (self._places <= gone)
         return self._shares(self._kept.tensors[1:], self._fresh_state()[1], hidden)
@@ -344,7 +344,7 @@ class Memory:
         self._slots, self._last, self._id = self._slots[rows], self._last[rows], self._id[rows]
         self._current = None
 
-    def rows(self, rows: slice) -> Memory:
+    def rows(self, rows: slice) -> RecallCache:
         """Some rows, in the same memory, to be asked."""
         some = copy(self)
         some._kept, some._id = self._kept.rows(rows), self._id[rows]

@@ -33,7 +33,7 @@ def rotation(positions: Tensor, head_dim: int, fraction: float) -> tuple[Tensor,
 
 
 def both(by: tuple[Tensor, Tensor], also: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Turns by position, `[..., n, pairs]`, and by time, `[batch, 1, n, other pairs]`, of parts beside each other."""
+    """Return turns by position, `[..., n, pairs]`, and by time, `[batch, 1, n, other pairs]`, side by side."""
     cos, sin = (
         torch.cat([one.expand(*other.shape[:-1], one.shape[-1]), other], dim=-1)
         for one, other in zip(by, also, strict=True)
@@ -42,7 +42,7 @@ def both(by: tuple[Tensor, Tensor], also: tuple[Tensor, Tensor]) -> tuple[Tensor
 
 
 def rotated(heads: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the first dimensions of each head; the rest passes unchanged.
+    """Turn the first dimensions of each head; the rest passes unchanged.
 
     Args:
         heads: `[batch, num_heads, n, head_dim]`.

@@ -83,7 +83,7 @@ class PedalUse:
 
 
 @dataclass(frozen=True)
-class Playing:
+class PerformanceSummary:
     """What is played.
 
     Attributes:
@@ -106,7 +106,7 @@ class Playing:
     pedals: dict[str, PedalUse]
 
 
-def layout(contents: Contents, taken: list[Part]) -> File:
+def describe_file(contents: Contents, taken: list[Part]) -> File:
     """How a file is laid out.
 
     Args:
@@ -132,7 +132,7 @@ def layout(contents: Contents, taken: list[Part]) -> File:
     )
 
 
-def playing(performance: Performance) -> Playing:
+def describe_performance(performance: Performance) -> PerformanceSummary:
     """What is played in a performance that has notes."""
     notes, seconds = performance.notes, performance.duration
     times = np.concatenate([notes["offset"], notes["onset"]])  # at one instant keys go up before others go down
@@ -140,7 +140,7 @@ def playing(performance: Performance) -> Playing:
     down = np.cumsum(np.repeat([-1, 1], len(notes))[order])
     lasts = np.diff(times[order], append=times[order][-1])
     some = down > 0
-    return Playing(
+    return PerformanceSummary(
         seconds=seconds,
         num_notes=len(notes),
         pitches=(int(notes["pitch"].min()), int(notes["pitch"].max())),

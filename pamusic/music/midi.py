@@ -38,7 +38,7 @@ from pamusic.music.performance import (
 PIANO_PROGRAMS = range(8)  # General MIDI's first family, from Acoustic Grand to Clavinet
 MAX_SECONDS = 24 * 3600.0
 MAX_NOTES = 1_000_000  # MAESTRO has 840,000 in 24 hours
-MOST_PARTS_TOLD = 8
+MAX_PARTS_LISTED = 8
 
 Tracks = Literal["piano", "all"] | tuple[int, ...]
 SecondsAt = Callable[[np.ndarray], np.ndarray]  # ticks [n] -> seconds [n]
@@ -231,7 +231,7 @@ def _told(parts: list[Part]) -> str:
     from pretty_midi.constants import INSTRUMENT_MAP
 
     told = []
-    for number, part in enumerate(parts[:MOST_PARTS_TOLD], start=1):
+    for number, part in enumerate(parts[:MAX_PARTS_LISTED], start=1):
         instrument = "drums" if part.is_drum else INSTRUMENT_MAP[part.program]
         named = f" \u201c{part.name}\u201d" if part.name else ""
         told.append(f"{number} {instrument}{named} ({len(part):,} {'note' if len(part) == 1 else 'notes'})")

@@ -29,7 +29,7 @@ MAKES_ONE = (
     else "--port new makes one that a program can connect to"
 )
 ALL_NOTES_OFF = 123  # MIDI 1.0, channel mode messages
-LONGEST_NAP = 0.01  # how late it may be noticed that there is more music, or that there shall be no more
+MAX_NAP_SECONDS = 0.01  # how late it may be noticed that there is more music, or that there shall be no more
 LOOK_AROUND = 1.0  # how often it is looked whether the port is still there
 PATIENCE = 2.0  # how long a driver may take over a message before it is given up
 
@@ -93,7 +93,7 @@ class Player:
     def throttle(self) -> None:
         """Returns when the music that came is no more than `ahead` seconds before what is heard."""
         while not self._stopped and self._until - self.second > self._ahead:
-            self._sleep(LONGEST_NAP)
+            self._sleep(MAX_NAP_SECONDS)
 
     def end(self) -> None:
         """No more will come."""
@@ -106,7 +106,7 @@ class Player:
             if self.second > self._until + PATIENCE:
                 self.lost = TimeoutError("it takes no more messages")
                 return
-            self._sleep(LONGEST_NAP)
+            self._sleep(MAX_NAP_SECONDS)
 
     def stop(self) -> None:
         """Ends `play` now, with the port quiet."""
@@ -129,7 +129,7 @@ class Player:
                     self._send(_message(self._coming.popleft()))
                 elif self._coming or second < until:
                     due = self._coming[0].time if self._coming else until
-                    self._sleep(min(due - second, LONGEST_NAP))
+                    self._sleep(min(due - second, MAX_NAP_SECONDS))
                 elif ended:
                     return
                 else:
@@ -154,7 +154,7 @@ class Player:
     def _wait_for_more(self) -> None:
         """Until the music has come for `ahead` seconds more, or to its end; then time goes on from where it was."""
         while not (self._stopped or self._ended or self._until - self._second >= self._ahead):
-            self._sleep(LONGEST_NAP)
+            self._sleep(MAX_NAP_SECONDS)
         self._zero = self._clock() - self._second
 
     def _check_port(self) -> None:

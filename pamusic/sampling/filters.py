@@ -12,7 +12,7 @@ from torch import Tensor
 from pamusic.sampling.config import SamplingConfig
 
 OUT = float("-inf")
-COLDEST = 1e-6  # below it logits over the temperature can be more than float32 holds
+MIN_TEMPERATURE = 1e-6  # below it logits over the temperature can be more than float32 holds
 
 
 def filtered(logits: Tensor, config: SamplingConfig, class_of_id: Tensor | None = None) -> Tensor:
@@ -44,7 +44,7 @@ def filtered(logits: Tensor, config: SamplingConfig, class_of_id: Tensor | None 
 
 def with_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Logits over the temperature; at 0 the likeliest id alone stays, of equals the lowest."""
-    if temperature > COLDEST:
+    if temperature > MIN_TEMPERATURE:
         return logits / temperature
     likeliest = logits.argmax(-1, keepdim=True)
     return torch.full_like(logits, OUT).scatter(-1, likeliest, 0.0)

@@ -183,7 +183,7 @@ class _Reading:
         """What `model.fields.Offsets.lasting` gives for the last position, `[rows, num_positions]`; None without it."""
         assert self._model.fields is not None
         offsets = self._model.fields.offsets
-        return None if offsets is None else offsets.lasting(self._caches.seen(), 1)[:, 0]
+        return None if offsets is None else offsets.lasting(self._caches.visible_ids(), 1)[:, 0]
 
     def _of(self, positions: Tensor) -> Tensor:
         latents = self._model.latents(positions, self._caches)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pamusic.errors import UsageError
-from pamusic.inference.cuda_graph import recorded
+from pamusic.inference.cuda_graph import capture
 from pamusic.sampling.config import SamplingConfig
 from pamusic.sampling.constraints import Grammar, PrimeTokens, TokenConstraints
 from pamusic.sampling.ending import FORBIDDEN, EndingTracker, StopCondition
@@ -64,7 +64,7 @@ class TokenSampler:
         seed: int,
         num_rows: int = 1,
         device: torch.device | str = "cpu",
-        record: Record = recorded,
+        record: Record = capture,
     ) -> None:
         """Begin after a prime.
 

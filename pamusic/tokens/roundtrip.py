@@ -26,7 +26,7 @@ from pamusic.tokens.tokenizer import Tokenizer
 
 RESOLUTION = 0.01  # of errors that are counted: a hundredth of a millisecond, or of a step of loudness
 COARSE = 100.0  # from here on errors are counted in whole units: they are rare, and all different
-MOST_PAIRINGS = 20_000_000  # of one pitch, weighed at once: 160 MB
+MAX_PAIRINGS = 20_000_000  # of one pitch, weighed at once: 160 MB
 
 OUTSIDE, NO_LENGTH, SAME_STEP, OTHER = "outside the pitches", "no length", "same key in the same step", "other"
 
@@ -222,7 +222,7 @@ def aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarr
         Places in `before` and in `after`, `[min(len(before), len(after))]` each.
 
     Raises:
-        PamusicError: there are more than `MOST_PAIRINGS` to weigh.
+        PamusicError: there are more than `MAX_PAIRINGS` to weigh.
     """
     if len(before) < len(after):
         return aligned(after, before)[::-1]
@@ -230,7 +230,7 @@ def aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarr
     places = np.arange(num_pairs)
     if not surplus or not num_pairs:
         return places, places
-    if num_pairs * (surplus + 1) > MOST_PAIRINGS:
+    if num_pairs * (surplus + 1) > MAX_PAIRINGS:
         raise PamusicError("of one key more notes are lost than can be matched; give a file of piano music")
     # least[j, d]: the least distance of the first j + 1 pairs, d of the longer series being left over among them.
     distance = np.abs(before[places[:, None] + np.arange(surplus + 1)] - after[:, None])

@@ -28,13 +28,13 @@ KINDS = (*NEEDED_KINDS, *PEDAL_KINDS, "length")
 BORDERS = ("start", "end", "pad")
 CLASSES = {"time": "time_shift", "pitch": "note_on", "velocity": "velocity"}  # of ids that a musician thinks of as one
 SUSTAIN_MODES = ("folded", "played")
-DEEPEST = 15  # finer than this no foot is; the grammar's tables grow with it
-LONGEST_STEPS = 50  # of pedal.shortest_ms, for the same reason
+MAX_DEPTH = 15  # finer than this no foot is; the grammar's tables grow with it
+MAX_SHORTEST_STEPS = 50  # of pedal.shortest_ms, for the same reason
 EVENT = "event"  # the name of the field of a vocabulary that has one
 FIELDS = ("shift", "key", "velocity", "length")  # of one that has several, in this order; the last one can be missing
 FIELD_OF_KIND = {"time_shift": "shift", "velocity": "velocity", "length": "length"}  # all others are of `key`
-COARSEST_GROWTH = 1.1  # the middle of a bin is then within 5 % of all its values
-MOST_STEPS = 1_000_000  # of any value
+MAX_GROWTH = 1.1  # the middle of a bin is then within 5 % of all its values
+MAX_VALUE = 1_000_000  # of any value
 
 
 @dataclass(frozen=True)
@@ -332,16 +332,16 @@ def _ranges(table: dict[str, Any]) -> tuple[EventRange, ...]:
     for name, its in ({EVENT: table["events"]} if parts is None else parts).items():
         for events in its:
             first, last = _whole(events["first"]), _whole(events["last"])
-            if max(abs(first), abs(last)) > MOST_STEPS:
-                raise ValueError(f"values are at most {MOST_STEPS:,}, not {first} to {last}")
+            if max(abs(first), abs(last)) > MAX_VALUE:
+                raise ValueError(f"values are at most {MAX_VALUE:,}, not {first} to {last}")
             exact = _whole(events["exact"]) if "exact" in events else None
             if ("exact" in events) != ("growth" in events):
                 raise ValueError("bins need both exact, their lower end, and growth; give both or none")
             growth = events.get("growth", 1.0)
             if exact is not None and not first <= exact < last:
                 raise ValueError(f"exact is {first} or more and below last ({last}), not {exact}")
-            if exact is not None and not (_is_number(growth) and 1 < growth <= COARSEST_GROWTH):
-                raise ValueError(f"growth is above 1 and at most {COARSEST_GROWTH}, not {growth!r}")
+            if exact is not None and not (_is_number(growth) and 1 < growth <= MAX_GROWTH):
+                raise ValueError(f"growth is above 1 and at most {MAX_GROWTH}, not {growth!r}")
             start = ranges[-1].start + len(ranges[-1]) if ranges else 0
             ranges.append(EventRange(str(events["kind"]), first, last, start, exact, growth, name))
     return tuple(ranges)
@@ -446,15 +446,15 @@ def _check_pedals(vocabulary: Vocabulary, path: Path) -> None:
         raise PamusicError(f'{path}: events of {", ".join(vocabulary.pedals)} need pedal.sustain = "played"')
     shallowest = 1 if vocabulary.has("length") else 0  # a press has a length, so that there is no event of its end
     for kind, deepest in vocabulary.pedals.items():
-        if vocabulary.range(kind).first != shallowest or not 1 <= deepest <= DEEPEST:
+        if vocabulary.range(kind).first != shallowest or not 1 <= deepest <= MAX_DEPTH:
             up = "1" if shallowest else "0 (up)"
-            raise PamusicError(f"{path}: {kind} events are depths from {up} to a last of 1 to {DEEPEST} (down)")
+            raise PamusicError(f"{path}: {kind} events are depths from {up} to a last of 1 to {MAX_DEPTH} (down)")
     hysteresis, shortest_ms = vocabulary.hysteresis, vocabulary.shortest_ms
     most = 127 / max(vocabulary.pedals.values(), default=1) / 2 - 1  # a depth's own value must lead to it from anywhere
     if not _is_number(hysteresis) or not 0 <= hysteresis <= most:
         raise PamusicError(f"{path}: pedal.hysteresis is 0 to {most:.1f} for that many depths, not {hysteresis}")
-    if not _is_number(shortest_ms) or not 0 <= shortest_ms <= LONGEST_STEPS * vocabulary.time_step_ms:
-        raise PamusicError(f"{path}: pedal.shortest_ms is 0 to {LONGEST_STEPS} steps of time, not {shortest_ms}")
+    if not _is_number(shortest_ms) or not 0 <= shortest_ms <= MAX_SHORTEST_STEPS * vocabulary.time_step_ms:
+        raise PamusicError(f"{path}: pedal.shortest_ms is 0 to {MAX_SHORTEST_STEPS} steps of time, not {shortest_ms}")
 
 
 def _is_number(value: object) -> bool:

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from pamusic.checkpoint import Checkpoint, save_checkpoint
 from pamusic.cli.app import app
 from pamusic.compose.benchmark import along, memory_mib, own_ids, speed
-from pamusic.inference.cuda_graph import RecordedStepper
-from pamusic.inference.int8 import PlainKernel
+from pamusic.inference.cuda_graph import CudaGraphStep
+from pamusic.inference.int8 import ReferenceKernel
 from pamusic.inference.memory_traffic import step_bytes
 from pamusic.inference.session import InferenceConfig, InferenceSession
-from pamusic.inference.token_step import Stepper
+from pamusic.inference.token_step import TokenStep
 from pamusic.model.config import preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.sampling.constraints import GrammarState
@@ -99,9 +99,9 @@ def test_the_bytes_of_a_step_are_those_of_what_it_holds(size):
     assert found == pytest.approx(expected, rel=0.02)
     more = step_bytes(model.config, "fp32", num_rows=5, num_latents=64, num_seen=300)
     assert more - found == pytest.approx(4 * caches)
-    assert isinstance(reader._stepper, Stepper)
-    whole = RecordedStepper(model).new_caches(1)
-    in_bytes = InferenceSession(model, InferenceConfig(refill="slide", precision="int8"), kernel=PlainKernel())
+    assert isinstance(reader._stepper, TokenStep)
+    whole = CudaGraphStep(model).new_caches(1)
+    in_bytes = InferenceSession(model, InferenceConfig(refill="slide", precision="int8"), kernel=ReferenceKernel())
     in_bytes.prefill(list(range(300)))
     kept = [in_bytes.caches.cross._kept.last(300), *(layer._kept.last(64) for layer in in_bytes.caches.layers)]
     held = sum(each.nbytes for tensors in kept for each in tensors)
@@ -122,7 +122,7 @@ def test_with_a_kernel_weights_are_in_bytes_on_every_processor(who, monkeypatch)
     monkeypatch.setattr("pamusic.inference.precision.has_fast_bf16", lambda device: False)
     how = {"context_length": 64, "num": 1, "bandwidth": 1e9, "tokens": 2}
 
-    assert speed(who, **how, kernel=PlainKernel()).mib_per_token < 0.75 * speed(who, **how).mib_per_token
+    assert speed(who, **how, kernel=ReferenceKernel()).mib_per_token < 0.75 * speed(who, **how).mib_per_token
 
 
 def test_the_command_prints_a_line_for_each_context_and_number_of_pieces(who):

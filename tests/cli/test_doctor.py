@@ -15,7 +15,7 @@ from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
 from pamusic.training.machine_report import PERFORMANCE
-from pamusic.training.memory import BACKWARD, Memory, available_memory, memory_needed
+from pamusic.training.memory import BACKWARD, RecallCache, available_memory, memory_needed
 
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
 
@@ -56,7 +56,7 @@ def test_memory_is_counted_as_a_real_step_keeps_it(ledger):
 
 
 def test_so_many_windows_fit_as_divide_the_batch():
-    memory = Memory(state=100, window=10)
+    memory = RecallCache(state=100, window=10)
     assert memory.needed(4) == 140
     assert [memory.largest_micro_batch(available, 12) for available in (100, 140, 190, 200, 10_000)] == [0, 1, 4, 6, 12]
 

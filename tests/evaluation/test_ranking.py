@@ -5,7 +5,7 @@ from math import inf, nan
 import numpy as np
 import pytest
 
-from pamusic.evaluation.ranking import LEAST_NOTES, LIKE_THE_PRIME, MOST, TYPICAL, rank, targets
+from pamusic.evaluation.ranking import LIKE_THE_PRIME, MAX_DEVIATION, MIN_PRIME_NOTES, TYPICAL, rank, targets
 from pamusic.evaluation.statistics import statistics
 from pamusic.music.performance import Performance
 
@@ -61,7 +61,10 @@ def test_a_piece_that_costs_the_model_much_less_or_more_than_the_others_is_worse
 
     assert {each.row for each in standings[:3]} == {0, 2, 4}
     assert standings[0].row == 0
-    assert [each.deviations["nats"] for each in sorted(standings, key=lambda each: each.row)][1::2] == [-MOST, MOST]
+    assert [each.deviations["nats"] for each in sorted(standings, key=lambda each: each.row)][1::2] == [
+        -MAX_DEVIATION,
+        MAX_DEVIATION,
+    ]
 
 
 def test_a_piece_without_a_note_is_the_worst():
@@ -89,7 +92,7 @@ def test_after_a_prime_a_piece_is_held_to_its_last_minute():
 
 
 def test_a_prime_of_a_few_notes_says_nothing():
-    assert targets(music(LEAST_NOTES - 1), with_pedal=False) == WANTED
+    assert targets(music(MIN_PRIME_NOTES - 1), with_pedal=False) == WANTED
     assert targets(music(100, seconds=5.0), with_pedal=False) == WANTED
 
 

@@ -1,4 +1,4 @@
-"""A recorded step gives what a `Stepper` gives; and what is recorded at one token is right at every other."""
+"""A recorded step gives what a `TokenStep` gives; and what is recorded at one token is right at every other."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from recording import operations_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pamusic.inference.cuda_graph import RecordedStepper
+from pamusic.inference.cuda_graph import CudaGraphStep
 from pamusic.inference.session import REFILLS, InferenceConfig, InferenceSession
-from pamusic.inference.token_step import TURNS, Turns
+from pamusic.inference.token_step import ROTARY_BLOCK, RotaryTable
 from pamusic.model.config import RecallConfig
 
 RECALL = RecallConfig(
@@ -26,7 +26,7 @@ RECALL = RecallConfig(
 def both(model, precision="fp32", **how):
     """A reader, and one that records."""
     reader, recording = (InferenceSession(model, InferenceConfig(precision=precision, **how)) for _ in range(2))
-    recording._stepper = RecordedStepper(model, precision, record=operations_of)
+    recording._stepper = CudaGraphStep(model, precision, record=operations_of)
     recording._begin()
     return reader, recording
 
@@ -69,10 +69,10 @@ class OnTheCard(TorchDispatchMode):
 
 
 def test_turns_are_made_where_they_are_needed():
-    turns = Turns(torch.ones(3, 2, 16, device="meta"), 0.25)
+    turns = RotaryTable(torch.ones(3, 2, 16, device="meta"), 0.25)
     with OnTheCard():
         own, of_partners, _ = turns.around(1000)
-    assert own.shape == of_partners.shape == (TURNS, 3, 2, 1, 16)
+    assert own.shape == of_partners.shape == (ROTARY_BLOCK, 3, 2, 1, 16)
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_rows_are_recorded_anew_when_others_go_on(parts):
 def test_without_a_card_nothing_is_recorded():
     model, ids = outspoken_model(), piece(40)
     reader, recording = both(model)
-    recording._stepper = RecordedStepper(model)
+    recording._stepper = CudaGraphStep(model)
     recording._begin()
 
     reader.prefill(ids[:5])

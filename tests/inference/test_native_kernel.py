@@ -11,8 +11,16 @@ from flat_sampling import generate_rows
 from models import START, VOCAB, N, outspoken_model, piece
 
 from pamusic.inference import native_kernel as kernels
-from pamusic.inference.compact_cache import ByteCache, ByteContextCache, ContextCache
-from pamusic.inference.int8 import MOST, ByteBlock, ByteMatrix, PlainKernel, Seen, SeenContext, as_bytes
+from pamusic.inference.compact_cache import ContextCache, Int8Cache, Int8ContextCache
+from pamusic.inference.int8 import (
+    MAX_INT8,
+    CacheView,
+    ContextCacheView,
+    Int8Block,
+    Int8Matrix,
+    ReferenceKernel,
+    quantize_rows,
+)
 from pamusic.inference.native_kernel import default_folder, kernel, kernel_for, kernel_path
 from pamusic.inference.precision import resolved
 from pamusic.inference.session import InferenceConfig, InferenceSession
@@ -33,12 +41,12 @@ def steps(reader, prime, ids, num_rows=1):
 
 def test_the_largest_number_of_each_key_is_127_and_none_is_off_by_more_than_half_a_step():
     x = torch.randn(3, 5, 64)
-    bytes, scales = as_bytes(x)
+    bytes, scales = quantize_rows(x)
 
     assert bytes.dtype == torch.int8
-    assert (bytes.abs().amax(-1) == MOST).all()
+    assert (bytes.abs().amax(-1) == MAX_INT8).all()
     assert ((bytes * scales[..., None] - x).abs() <= scales[..., None] * 0.5001).all()
-    zeros, scales = as_bytes(torch.zeros(2, 4))
+    zeros, scales = quantize_rows(torch.zeros(2, 4))
     assert not zeros.any()
     assert scales.isfinite().all()
 
@@ -47,18 +55,18 @@ def test_the_largest_number_of_each_key_is_127_and_none_is_off_by_more_than_half
 def test_steps_in_bytes_say_nearly_what_whole_ones_do(policy):
     model, prime, ids = wide(), piece(20), piece(60, seed=2)
     whole = steps(InferenceSession(model, InferenceConfig(refill=policy)), prime, ids)
-    reader = InferenceSession(model, InferenceConfig(refill=policy, precision="int8"), kernel=PlainKernel())
+    reader = InferenceSession(model, InferenceConfig(refill=policy, precision="int8"), kernel=ReferenceKernel())
 
     found = steps(reader, prime, ids)
 
-    assert all(isinstance(layer, ByteCache) for layer in reader.caches.layers)
-    assert isinstance(reader.caches.cross, ByteContextCache)
+    assert all(isinstance(layer, Int8Cache) for layer in reader.caches.layers)
+    assert isinstance(reader.caches.cross, Int8ContextCache)
     distance = (found.softmax(-1) - whole.softmax(-1)).abs().sum(-1).mean()
     assert 0 < distance < 0.15 * (whole.softmax(-1) - whole.roll(1, 0).softmax(-1)).abs().sum(-1).mean()
 
 
 def test_what_a_byte_cache_gives_back_is_what_it_took():
-    cache = ByteCache(2, 2, 16, window=5, slack=2)
+    cache = Int8Cache(2, 2, 16, window=5, headroom=2)
     keys, values = torch.randn(2, 2, 2, 4, 16)
     more = torch.randn(2, 2, 2, 3, 16)
     cache.append(keys, values)
@@ -70,14 +78,14 @@ def test_what_a_byte_cache_gives_back_is_what_it_took():
     for each, before, after in zip(found, (keys, values), more, strict=True):
         assert torch.allclose(each, torch.cat([before, after], dim=2)[:, :, -5:], atol=0.02)
     last = cache.rows(slice(1, 2))
-    assert isinstance(last, ByteCache)
+    assert isinstance(last, Int8Cache)
     assert torch.equal(last.last(5)[0], found[0][1:])
 
 
 def test_a_context_in_bytes_gives_back_nearly_what_a_whole_one_does():
     tables, ids = torch.randn(2, 9, 2, 16), torch.randint(9, (1, 40))
-    whole = ContextCache(*tables, 4, 1, window=24, slack=8)
-    held = ByteContextCache(*tables, 4, 1, PlainKernel(), window=24, slack=8)
+    whole = ContextCache(*tables, 4, 1, window=24, headroom=8)
+    held = Int8ContextCache(*tables, 4, 1, ReferenceKernel(), window=24, headroom=8)
     for start in (0, 20, 23):
         for cache in (whole, held):
             cache.append(ids[:, start : start + 20], torch.ones(1, 2, min(20, 40 - start), 4) * start)
@@ -86,14 +94,14 @@ def test_a_context_in_bytes_gives_back_nearly_what_a_whole_one_does():
     assert torch.equal(held.ids(), whole.ids())
     for one, other in zip(held.last(24), whole.last(24), strict=True):
         assert torch.allclose(one, other, rtol=0.01)
-    assert torch.allclose(held.attended(queries), whole.attended(queries), atol=0.05)
+    assert torch.allclose(held.attend(queries), whole.attend(queries), atol=0.05)
 
 
 def test_what_is_seen_has_room_for_one_more_and_moves_to_the_front_when_there_is_none():
-    cache = ByteCache(1, 1, 16, window=3, slack=1)
+    cache = Int8Cache(1, 1, 16, window=3, headroom=1)
     places = []
     for _ in range(6):
-        seen = cache.opened()
+        seen = cache.view()
         places.append((seen.first, seen.n))
 
     assert places == [(0, 1), (0, 2), (0, 3), (1, 3), (0, 3), (1, 3)]
@@ -101,9 +109,9 @@ def test_what_is_seen_has_room_for_one_more_and_moves_to_the_front_when_there_is
 
 def block_of(width, wide, draws):
     def matrix(out, into):
-        return ByteMatrix.of(torch.randn(out, into, generator=draws) / into**0.5)
+        return Int8Matrix.of(torch.randn(out, into, generator=draws) / into**0.5)
 
-    return ByteBlock(
+    return Int8Block(
         project=matrix(3 * width, width), output=matrix(width, width), up=matrix(wide, width), down=matrix(width, wide),
         least=1e-3, least_of_heads=1e-3,
     )  # fmt: skip
@@ -120,12 +128,16 @@ def test_a_compiled_block_is_its_plain_twin_to_a_ten_thousandth(rows, heads, hea
     width = heads * head_dim
     block, x = block_of(width, 4 * width + 3, draws), torch.randn(rows, width, generator=draws)
     held = [torch.randn(rows, heads, room, head_dim, generator=draws) for _ in range(2)]
-    memory = [*as_bytes(held[0]), *as_bytes(held[1])]
+    memory = [*quantize_rows(held[0]), *quantize_rows(held[1])]
     turn = (*torch.randn(2, 2, 1, head_dim, generator=draws), torch.arange(head_dim).roll(head_dim // 2))
     found, expected = [], []
-    for who, results in ((kernel(head_dim), found), (PlainKernel(), expected)):
+    for who, results in ((kernel(head_dim), found), (ReferenceKernel(), expected)):
         own = [each.clone() for each in memory]
-        results += [who.step(block, x.clone(), Seen(4, n, *own), turn), who.finish(block, x.clone(), x.flip(0)), own]
+        results += [
+            who.step(block, x.clone(), CacheView(4, n, *own), turn),
+            who.finish(block, x.clone(), x.flip(0)),
+            own,
+        ]
 
     for one, other in zip(found[:2], expected[:2], strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-3 * other.abs().max())
@@ -143,13 +155,13 @@ def test_a_compiled_look_at_the_context_is_its_plain_twin(rows, heads, num_turne
     set_threads(threads)
     draws, room, vocab = torch.Generator().manual_seed(1), n + 6, 11
     keys = torch.randn(rows, heads, room, num_turned, generator=draws)
-    context = SeenContext(4, n, torch.randint(vocab, (rows, room), generator=draws), *as_bytes(keys))
+    context = ContextCacheView(4, n, torch.randint(vocab, (rows, room), generator=draws), *quantize_rows(keys))
     queries = torch.randn(rows, heads, num_turned, generator=draws)
     of_ids = torch.randn(rows, heads, vocab, generator=draws)
 
     found = kernel(32).share(queries, of_ids, context)
 
-    assert torch.allclose(found, PlainKernel().share(queries, of_ids, context), rtol=1e-3, atol=1e-5)
+    assert torch.allclose(found, ReferenceKernel().share(queries, of_ids, context), rtol=1e-3, atol=1e-5)
     assert torch.allclose(found.sum(-1), torch.ones(rows, heads))
     unseen = set(range(vocab)) - set(context.ids[0, 4 : 4 + n].tolist())
     assert not found[0, :, list(unseen)].any()
@@ -160,7 +172,7 @@ def test_a_compiled_look_at_the_context_is_its_plain_twin(rows, heads, num_turne
 def test_compiled_steps_say_what_plain_ones_say(num_rows):
     model, prime, ids = wide(), piece(20), piece(3 * N, seed=2)
     expected = steps(
-        InferenceSession(model, InferenceConfig(precision="int8"), kernel=PlainKernel()), prime, ids, num_rows
+        InferenceSession(model, InferenceConfig(precision="int8"), kernel=ReferenceKernel()), prime, ids, num_rows
     )
 
     found = steps(InferenceSession(model, InferenceConfig(precision="int8"), kernel=kernel(32)), prime, ids, num_rows)
@@ -197,7 +209,7 @@ def test_a_weight_that_is_no_number_is_heard_of_in_the_logits(name, number):
 
     found, expected = (
         steps(InferenceSession(model, InferenceConfig(precision="int8"), kernel=who), prime, ids).sum(-1).isnan()
-        for who in (kernel(32), PlainKernel())
+        for who in (kernel(32), ReferenceKernel())
     )
 
     assert expected.sum() > len(ids) / 2
@@ -207,7 +219,7 @@ def test_a_weight_that_is_no_number_is_heard_of_in_the_logits(name, number):
 def test_an_id_that_is_none_is_refused_and_not_looked_for_beside_the_tables():
     for reader in (
         InferenceSession(wide()),
-        InferenceSession(wide(), InferenceConfig(precision="int8"), kernel=PlainKernel()),
+        InferenceSession(wide(), InferenceConfig(precision="int8"), kernel=ReferenceKernel()),
     ):
         with pytest.raises(IndexError):
             reader.prefill([-1, *piece(2 * N)])
@@ -224,14 +236,14 @@ def test_none_is_made_for_other_numbers_than_float32(dtype):
 
     assert kernel_for(model, "auto") is None
     with pytest.raises(AssertionError, match="a kernel reads no other numbers"):
-        InferenceSession(model, InferenceConfig(precision="int8"), kernel=PlainKernel())
+        InferenceSession(model, InferenceConfig(precision="int8"), kernel=ReferenceKernel())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_none_is_used_for_weights_that_are_not_in_bytes(precision):
     model, prime, ids = wide(), piece(4), piece(5)
 
-    found = steps(InferenceSession(model, InferenceConfig(precision=precision), kernel=PlainKernel()), prime, ids)
+    found = steps(InferenceSession(model, InferenceConfig(precision=precision), kernel=ReferenceKernel()), prime, ids)
 
     assert torch.equal(found, steps(InferenceSession(model, InferenceConfig(precision=precision)), prime, ids))
     assert kernel_for(model, precision) is None
@@ -254,7 +266,9 @@ def test_where_bfloat16_is_slow_latents_are_made_anew_in_float32(monkeypatch):
     for is_fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("pamusic.inference.session.has_fast_bf16", lambda device, is_fast=is_fast: is_fast)
         assert (
-            InferenceSession(model, InferenceConfig(precision="int8"), kernel=PlainKernel())._parallel.head.weight.dtype
+            InferenceSession(
+                model, InferenceConfig(precision="int8"), kernel=ReferenceKernel()
+            )._parallel.head.weight.dtype
             == dtype
         )
 

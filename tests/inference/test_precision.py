@@ -13,7 +13,7 @@ from pamusic.cli.app import app
 from pamusic.compose.provenance import SIGN
 from pamusic.inference import precision as precisions
 from pamusic.inference.native_kernel import kernel
-from pamusic.inference.precision import FEW, num_bytes, product, resolved
+from pamusic.inference.precision import MAX_BYTE_ROWS, num_bytes, product, resolved
 from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -37,7 +37,7 @@ def weights():
     return weight
 
 
-@pytest.mark.parametrize("num_rows", [1, FEW, FEW + 1, 16])
+@pytest.mark.parametrize("num_rows", [1, MAX_BYTE_ROWS, MAX_BYTE_ROWS + 1, 16])
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-6), ("bf16", 5e-3), ("int8", 1e-2)])
 def test_a_product_is_near_to_that_of_the_weights_themselves(machine, precision, most, num_rows):
     weight, x = weights(), torch.randn(num_rows, 64)
@@ -114,7 +114,7 @@ def test_bytes_of_a_weight(monkeypatch):
     assert [num_bytes(name, 1) for name in ("fp32", "bf16", "int8")] == [4, 2, 1]
     for is_fast, expected in ((True, 2), (False, 4)):
         monkeypatch.setattr(precisions, "has_fast_bf16", lambda device, is_fast=is_fast: is_fast)
-        assert num_bytes("int8", FEW + 1) == expected
+        assert num_bytes("int8", MAX_BYTE_ROWS + 1) == expected
 
 
 @pytest.fixture

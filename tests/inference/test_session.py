@@ -5,7 +5,7 @@ import torch
 from models import CONTEXT, START, N, outspoken_model, piece, uncached
 
 from pamusic.inference.session import REFILLS, SLIDE, InferenceConfig, InferenceSession, refill_of
-from pamusic.inference.token_step import TURNS, Stepper
+from pamusic.inference.token_step import ROTARY_BLOCK, TokenStep
 from pamusic.model.cache import KeyValueCache
 from pamusic.model.rotary import rotation
 
@@ -197,12 +197,12 @@ def test_of_a_prime_longer_than_the_context_the_end_is_read():
 def test_a_step_equals_the_models_own_read_and_extend():
     model = outspoken_model(num_layers=3, cross_num_heads=2, num_heads=4, d_model=64)
     ids = torch.randint(0, START, (2, N), generator=torch.Generator().manual_seed(1))
-    stepper, twins = Stepper(model), model.new_caches(2)
+    stepper, twins = TokenStep(model), model.new_caches(2)
     caches = stepper.new_caches(2)
 
     with torch.inference_mode():
         stepper.latents(ids[:, 0], stepper.new_caches(2))
-        caches.position = twins.position = TURNS - 3  # a new table of rotations is due on the way
+        caches.position = twins.position = ROTARY_BLOCK - 3  # a new table of rotations is due on the way
         for column in ids.T:
             model.read(column[:, None], twins)
             found = stepper.logits(stepper.latents(column, caches), caches)
@@ -219,7 +219,7 @@ def test_a_step_leaves_the_number_of_threads_as_it_was():
 
 
 def test_a_cache_moves_its_window_to_the_front_when_it_is_full():
-    cache = KeyValueCache(1, 1, 1, window=3, slack=2, device=torch.device("cpu"), dtype=torch.float32)
+    cache = KeyValueCache(1, 1, 1, window=3, headroom=2, device=torch.device("cpu"), dtype=torch.float32)
     seen = []
     for position in range(8):
         cache.append(torch.full((1, 1, 1, 1), float(position)), torch.full((1, 1, 1, 1), -float(position)))
@@ -247,7 +247,7 @@ def test_memory_stays_where_it_is(policy):
 def test_the_context_is_kept_as_ids_and_read_as_keys_and_values():
     model, (ids, other) = outspoken_model(cross_num_heads=2), (piece(50), piece(50, seed=2))
     tokens = torch.tensor([ids, other])
-    stepper, twins = Stepper(model), model.new_caches(2, context_length=20)
+    stepper, twins = TokenStep(model), model.new_caches(2, context_length=20)
     caches = stepper.new_caches(2, context_length=20)
 
     with torch.inference_mode():
@@ -259,7 +259,7 @@ def test_the_context_is_kept_as_ids_and_read_as_keys_and_values():
             for found, expected in zip(caches.cross.last(count), twins.cross.last(count), strict=True):
                 assert close(found, expected)
             queries = torch.randn(2, 2, 16)
-            assert close(caches.cross.attended(queries), twins.cross.attended(queries))
+            assert close(caches.cross.attend(queries), twins.cross.attend(queries))
             weights, seen = torch.rand(2, 2, count), caches.cross._kept.last(count)[0]
             assert close(caches.cross._gathered(weights, seen), caches.cross._gathered_by_id(weights, seen))
 
@@ -267,7 +267,7 @@ def test_the_context_is_kept_as_ids_and_read_as_keys_and_values():
 def test_of_a_context_less_is_kept_than_its_keys_and_values():
     model = outspoken_model(context_length=4096, d_model=256)
     sizes = [
-        sum(tensor.nbytes for tensor in made.new_caches(1).cross._kept.tensors) for made in (model, Stepper(model))
+        sum(tensor.nbytes for tensor in made.new_caches(1).cross._kept.tensors) for made in (model, TokenStep(model))
     ]
 
     assert sizes[1] < 0.13 * sizes[0]

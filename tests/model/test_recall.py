@@ -9,12 +9,12 @@ from models import VOCAB, N, outspoken_model, piece, uncached
 from recording import operations_of
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
-from pamusic.inference.cuda_graph import RecordedStepper
+from pamusic.inference.cuda_graph import CudaGraphStep
 from pamusic.inference.session import REFILLS, InferenceConfig, InferenceSession
 from pamusic.model import recall as module
 from pamusic.model.config import ModelConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.model.recall import Memory, Recall
+from pamusic.model.recall import Recall, RecallCache
 from pamusic.tokens.grammar import recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 
@@ -199,17 +199,17 @@ def test_nothing_depends_on_what_comes_later():
 @pytest.mark.parametrize("at_once", [[90], [1] * 90, [40, 1, 1, 30, 18]])
 def test_a_memory_knows_the_same_however_it_was_given_it(at_once):
     ids, recall = torch.tensor([repeating(90), repeating(90, seed=2)]), made()
-    expected, memory, stop = recall(ids, 90), Memory(recall, 2, 256), 0
+    expected, memory, stop = recall(ids, 90), RecallCache(recall, 2, 256), 0
     for count in at_once:
         new = ids[:, stop : stop + count]
         memory.step(new[:, 0]) if count == 1 else memory.enter(new)
         stop += count
-        torch.testing.assert_close(memory.shares(), expected[:, stop - 1], atol=3e-4, rtol=1e-3)
+        torch.testing.assert_close(memory.copy_probs(), expected[:, stop - 1], atol=3e-4, rtol=1e-3)
 
 
 def test_rows_of_a_memory_go_on_by_themselves():
     ids, recall = torch.tensor([repeating(90), repeating(90, seed=2)]), made()
-    memory = Memory(recall, 1, 256)
+    memory = RecallCache(recall, 1, 256)
     memory.enter(ids[:1, :50])
     memory.select(torch.tensor([0, 0, 0]))
     other = torch.cat([ids[0, :50], ids[1, 50:]])
@@ -217,18 +217,18 @@ def test_rows_of_a_memory_go_on_by_themselves():
         memory.step(torch.stack([ids[0, place], other[place], ids[0, place]]))
     expected = recall(torch.stack([other, ids[0]]), 1)[:, 0]
     memory.select(torch.tensor([1, 2]))
-    torch.testing.assert_close(memory.shares(), expected, atol=3e-4, rtol=1e-3)
-    torch.testing.assert_close(memory.rows(slice(1, 2)).shares(), memory.shares()[1:])
+    torch.testing.assert_close(memory.copy_probs(), expected, atol=3e-4, rtol=1e-3)
+    torch.testing.assert_close(memory.rows(slice(1, 2)).copy_probs(), memory.copy_probs()[1:])
 
 
 def test_beyond_the_window_a_memory_knows_what_followed_in_it_and_whole_states():
     ids, recall, window = repeating(900), made(), 300
-    memory, most = Memory(recall, 1, window), 0.0
+    memory, most = RecallCache(recall, 1, window), 0.0
     for place, id in enumerate(ids):
         memory.step(torch.tensor([id]))
         if place % 37 == 0:
             expected = as_tensor(plain(ids[: place + 1], window))
-            torch.testing.assert_close(memory.shares()[0], expected, atol=2e-3, rtol=2e-3)
+            torch.testing.assert_close(memory.copy_probs()[0], expected, atol=2e-3, rtol=2e-3)
             most = max(most, expected.sum().item())
     assert most > 0.9
 
@@ -251,12 +251,12 @@ def test_endless_repetition_is_certain_and_no_more_than_that():
     """So many copies that the sums of their weights are rounded: logits stay numbers, and so do gradients."""
     ids = torch.tensor([[0, 5, 15] * 3000])
     recall = made(dataclasses.replace(CONFIG, far=16))
-    memory = Memory(recall, 1, ids.shape[1])
+    memory = RecallCache(recall, 1, ids.shape[1])
     memory.enter(ids)
-    for shares in (recall(ids, 4)[0], memory.shares()):
+    for shares in (recall(ids, 4)[0], memory.copy_probs()):
         logits = torch.zeros(len(shares), VOCAB, requires_grad=True)
         gate = torch.full((len(shares), 1), 40.0, requires_grad=True)
-        mixed = recall.mixed(logits, gate, shares)
+        mixed = recall.mix(logits, gate, shares)
         mixed[:, 3].sum().backward()
         assert shares.sum(1).max() <= 1 + 1e-6
         assert mixed.isfinite().all()
@@ -269,10 +269,10 @@ def test_a_memory_forgets_what_has_left_the_window():
     ids = [0, 1, 2, 11, *[12, 13] * 200, 0, 1, 2]
     found = []
     for window in (500, 100):
-        memory = Memory(recall, 1, window)
+        memory = RecallCache(recall, 1, window)
         for id in ids:
             memory.step(torch.tensor([id]))
-        found.append(memory.shares()[0, 11].item())
+        found.append(memory.copy_probs()[0, 11].item())
     assert found[0] > 0.9
     assert found[1] == 0
 
@@ -282,7 +282,7 @@ def test_a_mixture_is_of_what_was_said_and_what_is_copied(gate):
     randomness = torch.Generator().manual_seed(0)
     logits = torch.randn(3, VOCAB, generator=randomness) * 3
     shares = torch.rand(3, VOCAB, generator=randomness).softmax(-1) * torch.tensor([[0.0], [0.5], [0.999]])
-    found = made().mixed(logits, torch.full((3, 1), gate), shares)
+    found = made().mix(logits, torch.full((3, 1), gate), shares)
 
     trusted = torch.tensor(gate).sigmoid() * shares
     expected = logits.softmax(-1) * (1 - trusted.sum(-1, keepdim=True)) + trusted
@@ -295,7 +295,7 @@ def test_a_mixture_is_of_what_was_said_and_what_is_copied(gate):
 def test_cached_logits_are_those_of_one_pass(policy, prime_length):
     model, ids = model_that_recalls(num_layers=1), repeating(60)
     readers = [InferenceSession(model, InferenceConfig(refill=policy)) for _ in range(2)]
-    readers[1]._stepper = RecordedStepper(model, record=operations_of)
+    readers[1]._stepper = CudaGraphStep(model, record=operations_of)
     readers[1]._begin()
     found = [reader.prefill(ids[:prime_length]) for reader in readers]
     for place in range(prime_length, 60):

@@ -4,7 +4,7 @@ import mido
 import pytest
 from builders import control, midi_file, note_off, note_on, performance, program, tempo
 
-from pamusic.music.describe import File, PedalUse, Track, layout, playing
+from pamusic.music.describe import File, PedalUse, Track, describe_file, describe_performance
 from pamusic.music.midi import chosen_parts, read_contents
 from pamusic.music.performance import SOFT
 
@@ -13,7 +13,7 @@ NOTE = [(0, note_on(60)), (9, note_off(60))]
 
 def laid_out(data, tracks="piano"):
     contents = read_contents(data, "x")
-    return layout(contents, chosen_parts(contents, tracks, "x"))
+    return describe_file(contents, chosen_parts(contents, tracks, "x"))
 
 
 def test_tracks_tempi_and_what_is_taken():
@@ -74,7 +74,7 @@ def test_a_file_says_how_pamusic_made_it_and_nobody_else():
 
 def test_playing_by_eye():
     """Two keys for a second each, a third over both; silence for two seconds of eight."""
-    played = playing(
+    played = describe_performance(
         performance(
             (0, 1, 60, 10), (1, 2, 62, 90), (0, 2, 40, 50), (4, 8, 70, 40), pedal=[(2, 127), (4, 20), (6, 100), (7, 0)]
         )
@@ -87,8 +87,8 @@ def test_playing_by_eye():
 
 
 def test_pedals_that_do_not_move_are_not_listed():
-    assert playing(performance((0, 1, 60, 64))).pedals == {}
-    assert list(playing(performance((0, 1, 60, 64), pedal=[(0, 3, SOFT)])).pedals) == ["soft"]
+    assert describe_performance(performance((0, 1, 60, 64))).pedals == {}
+    assert list(describe_performance(performance((0, 1, 60, 64), pedal=[(0, 3, SOFT)])).pedals) == ["soft"]
 
 
 def test_control_changes_of_other_kinds_are_no_pedals():

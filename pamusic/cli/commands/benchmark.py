@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
+from pamusic.cli.output import MAX_CONTEXT, MAX_SAMPLES
 from pamusic.cli.terminal import load_torch, progress, result, say, table
 
 AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
@@ -17,10 +17,10 @@ def benchmark(
     checkpoint: Annotated[str | None, Argument(help="Name, folder, or latest. (default: small)")] = None,
     context_length: Annotated[
         list[int] | None,
-        Option(min=2, max=MOST_CONTEXT, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)"),
+        Option(min=2, max=MAX_CONTEXT, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)"),
     ] = None,
     num: Annotated[
-        list[int] | None, Option(min=1, max=MOST_AT_ONCE, help="Pieces at once; repeatable. (default: 1, 4, 16)")
+        list[int] | None, Option(min=1, max=MAX_SAMPLES, help="Pieces at once; repeatable. (default: 1, 4, 16)")
     ] = None,
     tokens: Annotated[int | None, Option(min=1, help="Drawn of each. (default: from one refill to the next)")] = None,
     precision: Annotated[str, Option(help="Of the weights: auto, fp32, bf16, int8.")] = "auto",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from pamusic.cli.output import MOST_CONTEXT, picture
+from pamusic.cli.output import MAX_CONTEXT, picture
 from pamusic.cli.reports.evaluation import Split, check_drift, check_keys, tell_drift, tell_scores
 from pamusic.cli.terminal import load_torch, progress, progress_callback, say
 from pamusic.errors import UsageError
@@ -25,7 +25,7 @@ def evaluate(
     block: Annotated[int | None, Compute(min=1, help="Tokens scored at a time (default: latents / 2).")] = None,
     num_latents: Annotated[int | None, Compute(min=1, help="Use so many latents.")] = None,
     keys: Annotated[int, Compute(min=1, max=12, help="Average over the piece in so many keys.")] = 1,
-    context_length: Annotated[int | None, Compute(min=2, max=MOST_CONTEXT, help="Use so much context.")] = None,
+    context_length: Annotated[int | None, Compute(min=2, max=MAX_CONTEXT, help="Use so much context.")] = None,
     device: Annotated[str, Compute(help="auto, cpu, cuda, mps.")] = "auto",
     precision: Annotated[str, Compute(help="auto, bf16, fp32.")] = "auto",
     sweep: Annotated[bool, Shown("--sweep", help="Also with less and more context and latents.")] = False,

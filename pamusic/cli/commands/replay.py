@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from pamusic.cli.output import MOST_AT_ONCE, STREAM, check_kind
+from pamusic.cli.output import MAX_SAMPLES, STREAM, check_kind
 from pamusic.cli.primes import MIDI_SUFFIXES
 from pamusic.cli.sampling_run import SamplingRun
 from pamusic.cli.terminal import say
@@ -64,7 +64,7 @@ def _check(file: Path, request: SampleRequest, row: int) -> None:
     Raises:
         PamusicError: it has no seed, no end, or not that many pieces.
     """
-    has_row = row < request.num_drawn <= MOST_AT_ONCE
+    has_row = row < request.num_drawn <= MAX_SAMPLES
     has_end = request.length is not None or request.seconds is not None
     if not (has_row and has_end and request.seed is not None and 0 <= request.seed < 2**63):
         raise PamusicError(f"{file}: its record was changed (no seed, no end or no such piece); take the original")

@@ -10,14 +10,14 @@ from typer import Context, Option
 
 from pamusic.cli.asking import check_call, refuse_words
 from pamusic.cli.live import LIST, list_ports
-from pamusic.cli.output import MOST_AT_ONCE, MOST_CONTEXT
+from pamusic.cli.output import MAX_CONTEXT, MAX_SAMPLES
 from pamusic.cli.primes import prime_path
 from pamusic.cli.sampling_run import sample_files
 from pamusic.compose.request import SampleRequest
 from pamusic.compose.request import SampleRequest as Default
 
 DEFAULT_AHEAD = 4.0  # the caches' refills take part of a second on a CPU
-Many = partial(Option, min=1, max=MOST_AT_ONCE)
+Many = partial(Option, min=1, max=MAX_SAMPLES)
 Long = partial(Option, rich_help_panel="How long")
 Draw = partial(Option, rich_help_panel="How a token is drawn")
 Model = partial(Option, rich_help_panel="Who composes")
@@ -75,7 +75,7 @@ def sample(
     ] = None,
     checkpoint: Annotated[str | None, Model(help="Name, folder, or latest: the newest run. (default: small)")] = None,
     context_length: Annotated[
-        int | None, Model(min=1, max=MOST_CONTEXT, help="Tokens seen. (default: as trained)")
+        int | None, Model(min=1, max=MAX_CONTEXT, help="Tokens seen. (default: as trained)")
     ] = None,
     num_latents: Annotated[int | None, Model(min=1, help="Positions worked on. (default: as trained)")] = None,
     refill: Annotated[str, Model(help="When all are used: half, last-128, all, slide, or how many.")] = Default.refill,

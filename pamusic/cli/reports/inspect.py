@@ -29,7 +29,7 @@ MOST_TOLD = 20  # refusals in a table; all of them are in the JSON
 
 def about_midi(data: bytes, name: str, tokenizers: list[Tokenizer], tracks: Tracks) -> dict[str, Any]:
     """One MIDI file, and what each tokenizer keeps of it."""
-    from pamusic.music.describe import layout, playing
+    from pamusic.music.describe import describe_file, describe_performance
     from pamusic.music.midi import chosen_parts, read_and_mend, read_contents
     from pamusic.tokens.roundtrip import round_trip
 
@@ -38,9 +38,9 @@ def about_midi(data: bytes, name: str, tokenizers: list[Tokenizer], tracks: Trac
     return {
         "what": "MIDI file",
         "name": name,
-        "file": asdict(layout(contents, chosen_parts(contents, tracks, name))),
+        "file": asdict(describe_file(contents, chosen_parts(contents, tracks, name))),
         "repairs": [repair.words for repair in repairs],
-        "playing": asdict(playing(performance)),
+        "playing": asdict(describe_performance(performance)),
         "round_trips": [_trip(round_trip(performance, tokenizer)) for tokenizer in tokenizers],
     }
 
