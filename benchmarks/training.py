@@ -175,7 +175,7 @@ def main() -> None:
     if words.row:
         print(json.dumps(measured(words.size, words.device, words.batch, json.loads(words.row), words.steps)))
         return
-    machine = replace(choose_machine(words.device), why="measured")
+    machine = replace(choose_machine(words.device), precision_reason="measured")
     date = datetime.date.today().isoformat()
     lines = [
         f"# Training, size {words.size}",

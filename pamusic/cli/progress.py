@@ -12,7 +12,7 @@ from pamusic.cli.terminal import console, progress, say
 
 if TYPE_CHECKING:
     from pamusic.corpus.build import SplitCount, Summary
-    from pamusic.training.reports import Outcome, Report
+    from pamusic.training.reports import Report, RunResult
     from pamusic.training.trainer import Trainer
 
 TIMED_AFTER = 30  # steps: the first of them compile
@@ -84,14 +84,16 @@ class TrainingTeller:
         self._bar.close()
 
 
-def tell_outcome(trainer: Trainer, outcome: Outcome) -> None:
+def tell_outcome(trainer: Trainer, outcome: RunResult) -> None:
     """Tell how a training ended, how to resume it, and how to sample from it."""
     from pamusic.checkpoint import LATEST, RUNS
 
     best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.3f} nats per token"
     say(f"{'done' if outcome.complete else 'stopped'} at step {outcome.step}{best}")
     if not outcome.complete:
-        ending = f"; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}" if not trainer.cools else ""
+        ending = (
+            f"; to end it well, add --cooldown-steps {max(1, outcome.step // 2)}" if not trainer.in_cooldown else ""
+        )
         say(f"go on with --resume {trainer.run}{ending}")
     newest = f" (or --checkpoint {LATEST}, the newest run)" if trainer.run.parent == RUNS else ""
     say(f"sample from it with: pamusic sample --checkpoint {shlex.quote(str(trainer.run))}{newest}")

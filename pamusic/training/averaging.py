@@ -15,10 +15,10 @@ from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError
 from pamusic.model.perceiver_ar import PerceiverAR
 
-LONG = 80  # characters of two values that are told
+MAX_VALUE_CHARS = 80  # characters of two values that are told
 
 
-def averaged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """A checkpoint in memory, whose weights are the mean of others'; the rest is as of the first.
 
     Args:
@@ -35,7 +35,7 @@ def averaged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
                 f" {first.tokenizer.name} ({first.tokenizer.fingerprint}); only weights of the same have a mean"
             )
         differs = [
-            f"{name} {before} and {value}" if len(f"{before}{value}") < LONG else name
+            f"{name} {before} and {value}" if len(f"{before}{value}") < MAX_VALUE_CHARS else name
             for name, value in vars(other.model.config).items()
             if value != (before := getattr(first.model.config, name))
         ]

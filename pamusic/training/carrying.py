@@ -18,7 +18,7 @@ from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary_map import NOTHING, nearest_ids
 
 
-def carried(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
+def transfer_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
     """A checkpoint that reads another tokenizer's ids, in memory.
 
     Every id begins with the weights of the one that meant most nearly the same (`tokens.vocabulary_map.nearest_ids`),

@@ -17,10 +17,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.training.distributed import Ranks
+from pamusic.training.distributed import ProcessGroup
 
 
-def shard(model: PerceiverAR, ranks: Ranks, device: torch.device) -> None:
+def shard(model: PerceiverAR, ranks: ProcessGroup, device: torch.device) -> None:
     """Spreads a model's parameters over all ranks, in place; each layer is put together when it computes."""
     mesh = init_device_mesh(device.type, (ranks.size,))
     for layer in model.layers:

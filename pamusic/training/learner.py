@@ -24,7 +24,7 @@ from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import NOT_SCORED, Batch
-from pamusic.training.distributed import ALONE, Ranks, join
+from pamusic.training.distributed import SINGLE_PROCESS, ProcessGroup, join
 from pamusic.training.fsdp import gathered, load_whole, shard, spread_optimizer_state
 from pamusic.training.optimizers import Average, freeze_all_but, make_optimizers
 from pamusic.training.schedule import rate
@@ -52,7 +52,7 @@ class Learner:
         machine: Machine,
         *,
         weights: dict[str, Tensor] | None = None,
-        ranks: Ranks = ALONE,
+        ranks: ProcessGroup = SINGLE_PROCESS,
         changed: Callable[[str], None] = lambda words: None,
     ) -> None:
         """Builds the model.
@@ -192,7 +192,7 @@ class Learner:
         return f"the model cannot be compiled here, so it goes on more slowly without ({why})"
 
     def _accumulated(self, batch: Batch) -> Tensor:
-        scored = self.ranks.summed(batch.num_scored.to(self.machine.device))
+        scored = self.ranks.sum(batch.num_scored.to(self.machine.device))
         nats = torch.zeros((), device=self.machine.device)
         parts = batch.micro(min(self.training.windows_at_once, len(batch.tokens)))
         for number, part in enumerate(parts, start=1):
@@ -206,7 +206,7 @@ class Learner:
                 # DDP averages over ranks what is to be summed over them.
                 self.scaler.scale(loss * self.ranks.size / scored).backward()
             nats += part_nats.detach()
-        return self.ranks.summed(nats) / scored
+        return self.ranks.sum(nats) / scored
 
     def _gradients_shared(self, now: bool) -> AbstractContextManager:
         """Within the block gradients are summed over the ranks, or else kept by each for itself until they are."""

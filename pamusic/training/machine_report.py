@@ -47,7 +47,7 @@ def checkup(device: str = "auto", on_step: Callable[[str], None] = lambda what: 
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "threads": str(torch.get_num_threads()),
         "device": str(where),
-        "precision": f"{machine.precision} ({machine.why})",
+        "precision": f"{machine.precision} ({machine.precision_reason})",
         "compiler": "found: models are compiled" if has_compiler() else "none: models are not compiled; install g++",
     }
     if where.type == "cpu":

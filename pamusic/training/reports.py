@@ -29,7 +29,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run stopped.
 
     Attributes:
@@ -46,7 +46,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Validated:
+class ValidationResult:
     """What the fixed windows cost, in nats per token.
 
     Attributes:

@@ -22,7 +22,7 @@ import torch
 from pamusic.checkpoint import BEST, LAST
 from pamusic.errors import PamusicError
 from pamusic.files import locked, written_atomically
-from pamusic.training.distributed import Ranks
+from pamusic.training.distributed import ProcessGroup
 from pamusic.training.metrics import Metrics
 
 FORMAT = 1
@@ -38,7 +38,7 @@ class RunFolder:
         metrics: its table, for the first rank alone.
     """
 
-    def __init__(self, path: Path, ranks: Ranks) -> None:
+    def __init__(self, path: Path, ranks: ProcessGroup) -> None:
         self.path, self._ranks = path, ranks
         self.metrics = Metrics(path)
 

@@ -25,10 +25,10 @@ from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.positions import offset_edges
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Vocabulary
-from pamusic.training.carrying import carried
+from pamusic.training.carrying import transfer_vocabulary
 from pamusic.training.config import TrainingConfig
 from pamusic.training.config_file import SHAPE
-from pamusic.training.distributed import Ranks, join, local_device, rank_from_environment, ranks_on_this_machine
+from pamusic.training.distributed import ProcessGroup, join, local_device, rank_from_environment, ranks_on_this_machine
 from pamusic.training.growing import grown
 from pamusic.training.memory import available_memory, memory_needed
 from pamusic.training.run_dir import FORMAT, STATE, trained_in
@@ -86,7 +86,7 @@ def new_run(
                     f"{corpus.path} has events that {weights} has yet to learn, with all of it, not its"
                     f" {changes['only']} alone; leave --only out"
                 )
-            source, carries = carried(source, corpus.tokenizer), True
+            source, carries = transfer_vocabulary(source, corpus.tokenizer), True
         changes = {**_for_tuning(corpus, source.model.config, changes, carries), **changes}
     if compile is None and changes.get("steps", TrainingConfig.steps) < WORTH_COMPILING:
         compile = False
@@ -190,7 +190,7 @@ def resumed_run(
     now = {"training": asdict(training), "model": asdict(model), "machine": machine.about()}
     trainer.started_from = about["started_from"]
     if goes_on:
-        trainer.remark = f"{run} is still being trained; this goes on from what it saved last, at step {trainer.step}"
+        trainer.notice = f"{run} is still being trained; this goes on from what it saved last, at step {trainer.step}"
     trainer.differences = _differences({**about, "training": asdict(before), "model": asdict(model_before)}, now)
     if model != model_before:
         trainer.best_nats = math.inf  # it was measured on other windows
@@ -264,16 +264,20 @@ def _for_tuning(corpus: Corpus, model: ModelConfig, changes: dict[str, Any], car
     }
 
 
-def _agreed(machine: Machine, ranks: Ranks) -> Machine:
+def _agreed(machine: Machine, ranks: ProcessGroup) -> Machine:
     """Return the machine with the precision that all ranks can compute in: they may be on different processors."""
     if ranks.size == 1:
         return machine
     join(ranks, machine.device)
-    precision = PRECISIONS[-1 - ranks.least(PRECISIONS[::-1].index(machine.precision), machine.device)]
-    return machine if precision == machine.precision else replace(machine, precision=precision, why="as the others")
+    precision = PRECISIONS[-1 - ranks.min(PRECISIONS[::-1].index(machine.precision), machine.device)]
+    return (
+        machine
+        if precision == machine.precision
+        else replace(machine, precision=precision, precision_reason="as the others")
+    )
 
 
-def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, ranks: Ranks) -> int | None:
+def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, ranks: ProcessGroup) -> int | None:
     """How many windows each rank computes at once; None for all, also where nobody knows what fits."""
     if training.batch_size % ranks.size:
         return None  # which the trainer refuses
@@ -283,7 +287,7 @@ def _what_fits(model: ModelConfig, training: TrainingConfig, machine: Machine, r
         shared = ranks_on_this_machine() if machine.device.type == "cpu" else 1
         fits = memory_needed(model, training, machine).largest_micro_batch(available // shared, batch_size)
     join(ranks, machine.device)
-    fits = ranks.least(fits, machine.device)  # those that share weights compute in step
+    fits = ranks.min(fits, machine.device)  # those that share weights compute in step
     return None if fits == batch_size else max(1, fits)
 
 

@@ -29,11 +29,11 @@ from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import NOT_SCORED, Batch, TrainingBatches, validation_batches
-from pamusic.training.distributed import ALONE, Ranks, is_about_ranks, joined
+from pamusic.training.distributed import SINGLE_PROCESS, ProcessGroup, is_about_ranks, joined
 from pamusic.training.fsdp import gathered
 from pamusic.training.learner import Learner
 from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Row
-from pamusic.training.reports import Outcome, Report, Validated
+from pamusic.training.reports import Report, RunResult, ValidationResult
 from pamusic.training.run_dir import FORMAT, RunFolder, read_state
 from pamusic.training.schedule import rate
 from pamusic.training.signals import stop_requests
@@ -54,7 +54,7 @@ class Trainer:
         *,
         resume_from: Path | None = None,
         weights: dict[str, Tensor] | None = None,
-        ranks: Ranks = ALONE,
+        ranks: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """Builds the model in memory; `train` begins to write.
 
@@ -72,7 +72,7 @@ class Trainer:
         self._folder, self.corpus = RunFolder(run, ranks), corpus
         self.differences: list[str] = []  # from the run that this one goes on from
         self.started_from: str | None = None  # for people: what a run began with
-        self.remark: str | None = None  # for people, too, on what this one goes on from
+        self.notice: str | None = None  # for people, too, on what this one goes on from
         self.latent_tokens, self.seconds, self.best_nats = 0, 0.0, math.inf
         self._best_step = 0
         self._losses: list[Tensor] = []  # since the last row at a fixed step
@@ -103,7 +103,7 @@ class Trainer:
         return self.learner.machine
 
     @property
-    def ranks(self) -> Ranks:
+    def ranks(self) -> ProcessGroup:
         return self.learner.ranks
 
     @property
@@ -120,7 +120,7 @@ class Trainer:
         self._folder.discard()
 
     @property
-    def cools(self) -> bool:
+    def in_cooldown(self) -> bool:
         """Whether the cooldown has begun."""
         return rate(self.step, replace(self.training, warmup_steps=0)) < 1
 
@@ -149,8 +149,8 @@ class Trainer:
             lines.append("the first step compiles the model, which can take a minute")
         if self.differences:
             lines.append(f"otherwise than before: {', '.join(self.differences)}")
-        if self.remark is not None:
-            lines.append(self.remark)
+        if self.notice is not None:
+            lines.append(self.notice)
         if not self._validation:
             lines.append("the corpus has no validation pieces: the last weights are kept, not the best")
         return lines
@@ -161,7 +161,7 @@ class Trainer:
         *,
         max_minutes: float | None = None,
         stopping: Callable[[bool], None] = lambda in_order: None,
-    ) -> Outcome:
+    ) -> RunResult:
         """Trains until the last step, the time limit, or a signal (Ctrl-C, SIGTERM), and leaves a usable checkpoint.
 
         Args:
@@ -180,7 +180,7 @@ class Trainer:
             stop_requests(stopping) as stop_requested,
             joined(self.ranks, device),
             self._folder.begun(self.step, self._about()),
-            self._loss_of_ranks(),
+            self._save_on_lost_peer(),
             ThreadPoolExecutor(1, "batches") as pool,
         ):
             self.learner.share_gradients()
@@ -203,7 +203,7 @@ class Trainer:
                 spent = time.monotonic() - since
                 self.seconds += spent
                 validated = self._validate() if validates else None
-                patient = self._is_patient()
+                patient = self._should_continue()
                 ended = ended or not patient
                 due = self._report(spent, waited, validated, ended=ended)
                 if self.ranks.any(ended or time.monotonic() > save_at, device):  # what was reported was good
@@ -217,16 +217,16 @@ class Trainer:
                 since, waited = time.monotonic(), 0.0
         self._folder.finish()
         best = None if math.isinf(self.best_nats) else self.best_nats
-        return Outcome(self.step, self.step >= self.training.steps or not patient, stop_requested(), best)
+        return RunResult(self.step, self.step >= self.training.steps or not patient, stop_requested(), best)
 
-    def _is_patient(self) -> bool:
+    def _should_continue(self) -> bool:
         """Whether the last validations give reason to go on."""
         patience = self.training.patience
         if patience is None or not self._validation:
             return True
         return self.step - self._best_step < patience * self.training.validate_every
 
-    def _validate(self) -> Validated | None:
+    def _validate(self) -> ValidationResult | None:
         """Nats per token on the fixed windows; keeps the weights, or their average, if they are the best so far."""
         if not self._validation:
             return None
@@ -234,7 +234,7 @@ class Trainer:
         if self.learner.average is not None:
             with self.learner.average.in_place():
                 averaged = self._nats_on_fixed_windows()
-        validated = Validated(nats, averaged)
+        validated = ValidationResult(nats, averaged)
         if validated.best < self.best_nats:
             self.best_nats, self._best_step = validated.best, self.step
             self._save_checkpoint(BEST, validated)
@@ -255,10 +255,10 @@ class Trainer:
                 nats += F.cross_entropy(of_field, target, ignore_index=NOT_SCORED, reduction="sum").item()
             tokens += int(batch.num_scored)
         if not alone:
-            nats, tokens = self.ranks.summed(torch.tensor([nats, tokens], device=self.machine.device)).tolist()
+            nats, tokens = self.ranks.sum(torch.tensor([nats, tokens], device=self.machine.device)).tolist()
         return nats / tokens
 
-    def _report(self, seconds: float, waited: float, validated: Validated | None, *, ended: bool) -> Report:
+    def _report(self, seconds: float, waited: float, validated: ValidationResult | None, *, ended: bool) -> Report:
         """Writes down what came since the last report, and says it.
 
         Rows stand at fixed steps, whenever a run was stopped; a stop in between adds one of its own.
@@ -316,7 +316,7 @@ class Trainer:
             yield batch
 
     @contextmanager
-    def _loss_of_ranks(self) -> Iterator[None]:
+    def _save_on_lost_peer(self) -> Iterator[None]:
         """Where another rank is gone, keeps what was done: no rank moves its weights before all have answered."""
         try:
             yield
@@ -371,7 +371,7 @@ class Trainer:
         self._folder.write_state(state)
         self._save_checkpoint(LAST, None)
 
-    def _save_checkpoint(self, which: str, validated: Validated | None) -> None:
+    def _save_checkpoint(self, which: str, validated: ValidationResult | None) -> None:
         averaged = self.learner.average if validated is not None and validated.best == validated.averaged else None
         trained = {
             "step": self.step,

@@ -14,7 +14,7 @@ from pamusic.checkpoint import load_checkpoint
 from pamusic.device import Machine
 from pamusic.errors import UsageError
 from pamusic.training import run_setup as runs
-from pamusic.training.distributed import Ranks
+from pamusic.training.distributed import ProcessGroup
 from pamusic.training.metrics import read_metrics
 from pamusic.training.run_setup import new_run
 
@@ -117,7 +117,7 @@ def pid_of_rank(rank, parent):
 
 
 def test_rows_are_shared_equally_or_not_at_all(tmp_path, monkeypatch):
-    assert [list(Ranks(rank, 2).rows(6)) for rank in (0, 1)] == [[0, 1, 2], [3, 4, 5]]
+    assert [list(ProcessGroup(rank, 2).rows(6)) for rank in (0, 1)] == [[0, 1, 2], [3, 4, 5]]
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UsageError, match="a batch of 8 windows, 8 at once, cannot be shared equally among 3 processes"):
         new_run(small_corpus(tmp_path / "c").path, size="tiny", device="cpu", precision="fp32", compile=False)
@@ -130,11 +130,11 @@ def test_rows_are_shared_equally_or_not_at_all(tmp_path, monkeypatch):
 def test_several_processes_compute_in_a_precision_that_all_of_them_have(monkeypatch, own, others, together):
     order = ["fp32", "fp16", "bf16"]
     monkeypatch.setattr(runs, "join", lambda ranks, device: None)
-    monkeypatch.setattr(Ranks, "least", lambda self, number, device: min(number, order.index(others)))
+    monkeypatch.setattr(ProcessGroup, "min", lambda self, number, device: min(number, order.index(others)))
     machine = Machine(torch.device("cpu"), own, False, "for tests")
 
-    assert runs._agreed(machine, Ranks(0, 2)).precision == together
-    assert runs._agreed(machine, Ranks()) is machine
+    assert runs._agreed(machine, ProcessGroup(0, 2)).precision == together
+    assert runs._agreed(machine, ProcessGroup()) is machine
 
 
 WHOLE = """

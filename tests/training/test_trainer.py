@@ -78,7 +78,7 @@ def test_a_cooldown_of_a_run_that_cools_already_goes_on_from_the_rate_it_has(tmp
     )
     branch = resumed_run(tmp_path / "run", out=tmp_path / "branch", cooldown_steps=6)
     assert branch.step == 5
-    assert branch.cools
+    assert branch.in_cooldown
     assert [rate(step, branch.training) for step in (5, 7, 9, 10)] == pytest.approx([0.75, 0.5, 0.25, 0.125])
 
     drawn_out = resumed_run(tmp_path / "run", out=tmp_path / "branch", steps=8, cooldown_steps=6)
