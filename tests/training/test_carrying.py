@@ -5,6 +5,7 @@ import pytest
 import torch
 from corpora import small_corpus
 from models import tiny_config
+from trainers import new_run
 
 from pamusic.checkpoint import Checkpoint, save_checkpoint
 from pamusic.errors import UsageError
@@ -16,7 +17,6 @@ from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 from pamusic.tokens.vocabulary_map import NOTHING, nearest_ids
 from pamusic.training.carrying import transfer_vocabulary
-from pamusic.training.run_setup import new_run
 
 PERFORMANCE, PIANO = (load_tokenizer(name).vocabulary for name in ("performance", "piano"))
 
@@ -155,17 +155,17 @@ def test_a_run_on_a_corpus_of_another_tokenizer_begins_with_what_is_carried_over
     save_checkpoint(tmp_path / "trained", trained.model, trained.tokenizer, about={})
     corpus = small_corpus(tmp_path / "c", tokenizer="piano")
     trainer = new_run(
-        corpus.path, weights=str(tmp_path / "trained"), out=tmp_path / "run", steps=2, cooldown_steps=0,
+        corpus.path, init_from=str(tmp_path / "trained"), out=tmp_path / "run", steps=2, cooldown_steps=0,
         device="cpu", precision="fp32", compile=False,
     )  # fmt: skip
     begun = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     trainer.train()
 
     told = f"begins with the weights of {tmp_path / 'trained'}, carried over from performance to piano events"
-    assert trainer.started_from == told.removeprefix("begins with the weights of ")
+    assert trainer.plan.started_from == told.removeprefix("begins with the weights of ")
     expected = transfer_vocabulary(trained, load_tokenizer("piano")).model.state_dict()
     assert all(torch.equal(begun[name], expected[name]) for name in expected)
     assert any(not torch.equal(weight, begun[name]) for name, weight in trainer.model.state_dict().items())
     assert trainer.training.lr == pytest.approx(0.012)
     with pytest.raises(UsageError, match=r"has events that .* has yet to learn, .*; leave --only out"):
-        new_run(corpus.path, weights=str(tmp_path / "trained"), only="recall")
+        new_run(corpus.path, init_from=str(tmp_path / "trained"), only="recall")

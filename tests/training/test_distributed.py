@@ -9,14 +9,14 @@ import time
 import pytest
 import torch
 from corpora import small_corpus
+from trainers import new_run
 
 from pamusic.checkpoint import load_checkpoint
 from pamusic.device import Machine
 from pamusic.errors import UsageError
-from pamusic.training import run_setup as runs
+from pamusic.training import machine_choice
 from pamusic.training.distributed import ProcessGroup
 from pamusic.training.metrics import read_metrics
-from pamusic.training.run_setup import new_run
 
 pytestmark = pytest.mark.slow
 
@@ -129,12 +129,12 @@ def test_rows_are_shared_equally_or_not_at_all(tmp_path, monkeypatch):
 )
 def test_several_processes_compute_in_a_precision_that_all_of_them_have(monkeypatch, own, others, together):
     order = ["fp32", "fp16", "bf16"]
-    monkeypatch.setattr(runs, "join", lambda ranks, device: None)
+    monkeypatch.setattr(machine_choice, "join", lambda ranks, device: None)
     monkeypatch.setattr(ProcessGroup, "min", lambda self, number, device: min(number, order.index(others)))
     machine = Machine(torch.device("cpu"), own, False, "for tests")
 
-    assert runs._agreed(machine, ProcessGroup(0, 2)).precision == together
-    assert runs._agreed(machine, ProcessGroup()) is machine
+    assert machine_choice.agree_on_precision(machine, ProcessGroup(0, 2)).precision == together
+    assert machine_choice.agree_on_precision(machine, ProcessGroup()) is machine
 
 
 WHOLE = """
