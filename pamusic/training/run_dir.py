@@ -209,7 +209,7 @@ def read_state(run: Path, device: torch.device) -> Iterator[dict[str, Any]]:
     except FileNotFoundError:
         raise PamusicError(f"{run}: has no state to resume from (no {path.name} in it)") from None
     except (
-        *(OSError, RuntimeError, KeyError, ValueError, EOFError, TypeError, AttributeError),
+        *(OSError, RuntimeError, LookupError, ValueError, EOFError, TypeError, AttributeError),
         pickle.UnpicklingError,
     ) as error:
         why = " ".join(str(error).split())[:120] or "it is empty"
