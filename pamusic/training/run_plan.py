@@ -33,7 +33,7 @@ from pamusic.training.model_shape import (
     tuned_shape,
 )
 from pamusic.training.run_dir import is_training, read_step, refuse_occupied
-from pamusic.training.run_record import read_record
+from pamusic.training.run_record import RunRecord, read_record
 from pamusic.training.schedule import rate
 from pamusic.training.settings import RunRequest, RunSettings
 
@@ -148,11 +148,7 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
     run, settings = request.resume_from, request.settings
     assert run is not None
     record = read_record(run)
-    corpus = open_corpus(request.corpus or record.corpus_path)
-    if corpus.fingerprint != record.corpus["fingerprint"]:
-        raise PamusicError(
-            f"{corpus.path}: is not the corpus that {run} was trained on; give that one, or start anew: pamusic train"
-        )
+    corpus = _open_same_corpus(record, request.corpus)
     try:
         model_before, training_before = ModelConfig.from_json({**record.model}), TrainingConfig(**record.training)
         refuse_foreign_parts(settings, corpus)
@@ -160,11 +156,8 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
         training = _resumed_training(run, settings, training_before)
     except (ValueError, TypeError) as error:
         raise UsageError(f"cannot go on so: {error}") from None
-    asked_before, ranks = training_before.precision, rank_from_environment()
-    machine = machine_as_before(record.machine, request.device, settings.precision, asked_before, request.compile)
-    machine = replace(machine, device=local_device(machine.device))
-    if settings.precision is None:
-        machine = agree_on_precision(machine, ranks)
+    ranks = rank_from_environment()
+    machine = _resumed_machine(request, record, training_before.precision, ranks)
     is_branch = request.out is not None and request.out.resolve() != run.resolve()
     if request.out is not None and is_branch and ranks.first:
         refuse_occupied(request.out, overwrite=request.overwrite)
@@ -266,6 +259,29 @@ def _new_training(settings: RunSettings, vocabulary: Vocabulary) -> TrainingConf
     mistakes = 0.0 if vocabulary.shape else None  # they are for events
     defaults = RunSettings(cooldown_steps=int(COOLDOWN_SHARE * steps), mistakes=mistakes)
     return defaults.updated(settings).training_config()
+
+
+def _open_same_corpus(record: RunRecord, path: Path | None) -> Corpus:
+    """Open the corpus of a run, at its own place by default.
+
+    Raises:
+        PamusicError: it cannot be opened, or is another corpus.
+    """
+    corpus = open_corpus(path or record.corpus_path)
+    if corpus.fingerprint != record.corpus["fingerprint"]:
+        raise PamusicError(
+            f"{corpus.path}: is not the corpus that {record.run} was trained on; give that one, or start anew:"
+            " pamusic train"
+        )
+    return corpus
+
+
+def _resumed_machine(request: RunRequest, record: RunRecord, asked_before: str, ranks: ProcessGroup) -> Machine:
+    """Choose this rank's machine, as it was before; of a precision that is left open, one that all ranks have."""
+    precision = request.settings.precision
+    machine = machine_as_before(record.machine, request.device, precision, asked_before, request.compile)
+    machine = replace(machine, device=local_device(machine.device))
+    return agree_on_precision(machine, ranks) if precision is None else machine
 
 
 def _resumed_training(run: Path, settings: RunSettings, before: TrainingConfig) -> TrainingConfig:
