@@ -25,7 +25,7 @@ from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import NOT_SCORED, Batch
 from pamusic.training.distributed import SINGLE_PROCESS, ProcessGroup, join
-from pamusic.training.fsdp import gathered, load_whole, shard, spread_optimizer_state
+from pamusic.training.fsdp import gather, load_whole, shard, spread_optimizer_state
 from pamusic.training.optimizers import Average, freeze_all_but, make_optimizers
 from pamusic.training.schedule import rate
 
@@ -113,7 +113,7 @@ class Learner:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
-        self.grad_norm = gathered(norm)
+        self.grad_norm = gather(norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
@@ -126,10 +126,10 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next update depends on, whole; where weights are spread, all ranks must call it."""
         return {
-            "model": gathered(self.model.state_dict()),
-            "optimizers": [gathered(optimizer.state_dict()) for optimizer in self.optimizers],
+            "model": gather(self.model.state_dict()),
+            "optimizers": [gather(optimizer.state_dict()) for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
-            "average": None if self.average is None else gathered(self.average.state_dict()),
+            "average": None if self.average is None else gather(self.average.state_dict()),
             "step": self.step,
         }
 

@@ -25,7 +25,7 @@ from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import Batch, TrainingBatches, validation_batches
 from pamusic.training.distributed import ProcessGroup, is_about_ranks, joined
-from pamusic.training.fsdp import gathered
+from pamusic.training.fsdp import gather
 from pamusic.training.learner import Learner
 from pamusic.training.metrics import AVERAGED, TRAIN, VALIDATION, Row
 from pamusic.training.reports import Report, RunResult, ValidationResult
@@ -357,7 +357,7 @@ class Trainer:
             "weights": "averaged" if averaged is not None else "as trained",
             "validation_windows_nats": None if validated is None else validated.best,
         }
-        weights = gathered((averaged or self.model).state_dict())
+        weights = gather((averaged or self.model).state_dict())
         if self.ranks.first:
             about = {**trained, "run": self._record()}
             save_checkpoint(self.run / which, self.model, self.corpus.tokenizer, about=about, weights=weights)

@@ -142,19 +142,19 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
-from pamusic.training.muon import orthogonalized
-from pamusic.training.fsdp import applied_to_whole
+from pamusic.training.muon import orthogonalize
+from pamusic.training.fsdp import apply_to_whole
 
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))
 for shape in ((5, 7), (7, 5), (1, 4), (8, 8)):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     spread = distribute_tensor(matrix, mesh, [Shard(0)])
-    found = applied_to_whole(orthogonalized, spread)
+    found = apply_to_whole(orthogonalize, spread)
     assert found.placements == spread.placements
     assert found.to_local().shape == spread.to_local().shape
     # Equal to the last bit wherever it was tried; products may round by where in memory a matrix lies, so not demanded.
-    torch.testing.assert_close(found.full_tensor().float(), orthogonalized(matrix).float(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.full_tensor().float(), orthogonalize(matrix).float(), rtol=0, atol=1e-5)
 dist.destroy_process_group()
 print("equal", flush=True)
 """
