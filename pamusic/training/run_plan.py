@@ -149,9 +149,11 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
     assert run is not None
     record = read_record(run)
     corpus = _open_same_corpus(record, request.corpus)
+    refuse_foreign_parts(settings, corpus)
+    if settings.only is not None and settings.only != record.training.get("only", TrainingConfig.only):
+        raise UsageError(f"a run keeps the part that it trains; begin another: --from {run}")
     try:
         model_before, training_before = ModelConfig.from_json({**record.model}), TrainingConfig(**record.training)
-        refuse_foreign_parts(settings, corpus)
         model = resumed_shape(model_before, settings, corpus.tokenizer.vocabulary)
         training = _resumed_training(run, settings, training_before)
     except (ValueError, TypeError) as error:
@@ -292,8 +294,6 @@ def _resumed_training(run: Path, settings: RunSettings, before: TrainingConfig) 
         share = rate(step, replace(before, warmup_steps=0)) or 1.0
         cooldown_steps = max(1, steps - step) if share < 1 else settings.cooldown_steps
         settings = replace(settings, steps=steps, cooldown_steps=cooldown_steps, cooldown_from=share)
-    if settings.only is not None and settings.only != before.only:
-        raise UsageError(f"a run keeps the part that it trains; begin another: --from {run}")
     return settings.training_config(before)
 
 
