@@ -117,11 +117,15 @@ def wait(device: torch.device) -> None:
 def waited(size: str, device: str, corpus: Path, steps: int) -> float:
     """The share of a real run's time that is spent waiting for batches, with augmentation."""
     from pamusic.training.metrics import TRAIN, read_metrics
-    from pamusic.training.run_setup import new_run
+    from pamusic.training.run_plan import plan_new_run
+    from pamusic.training.settings import RunRequest, RunSettings
+    from pamusic.training.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        new_run(corpus, out=run, size=size, device=device, steps=steps, validate_every=10**9, compile=True).train()
+        settings = RunSettings(size=size, steps=steps, validate_every=10**9)
+        request = RunRequest(settings=settings, corpus=corpus, out=run, device=device, compile=True)
+        Trainer(plan_new_run(request)).train()
         rows = [row for row in read_metrics(run / "metrics.csv") if row.split == TRAIN]
     return statistics.mean(float(row.waited) for row in rows[len(rows) // 2 :])
 
@@ -175,7 +179,7 @@ def main() -> None:
     if words.row:
         print(json.dumps(measured(words.size, words.device, words.batch, json.loads(words.row), words.steps)))
         return
-    machine = replace(choose_machine(words.device), why="measured")
+    machine = replace(choose_machine(words.device), precision_reason="measured")
     date = datetime.date.today().isoformat()
     lines = [
         f"# Training, size {words.size}",

@@ -42,13 +42,13 @@ class Machine:
         device: where tensors live.
         precision: bf16, fp16 or fp32, resolved.
         compile: whether the model is compiled.
-        why: how the precision was chosen, for a person to read.
+        precision_reason: how the precision was chosen, for a person to read.
     """
 
     device: torch.device
     precision: str
     compile: bool
-    why: str
+    precision_reason: str
 
     def about(self) -> dict[str, str | bool | int]:
         """What the arithmetic of a run depends on, for its record."""
@@ -74,8 +74,8 @@ def choose_machine(
         device: `auto` takes CUDA, else the CPU; Metal (`mps`), which we never tried, only where it is asked for.
         precision: `auto` takes bf16 where the device has units for it, fp16 on older CUDA cards, else fp32.
         compile: by default where a compiler is found.
-        probe: time products on a CPU with bf16 units, for at most 0.2 s, and tell the result in `why`. It decides
-            nothing: a run that is resumed, and each of several processes, must choose alike.
+        probe: time products on a CPU with bf16 units, for at most 0.2 s, and put the result into `precision_reason`. It
+            decides nothing: a run that is resumed, and each of several processes, must choose alike.
 
     Raises:
         PamusicError: the device is not there, or cannot compute in this precision.
@@ -113,7 +113,8 @@ def describe(machine: Machine) -> str:
             if machine.device.type == "cpu"
             else machine.device.type
         )
-    return f"{what}, {machine.precision} ({machine.why}), {'compiled' if machine.compile else 'not compiled'}"
+    compiled = "compiled" if machine.compile else "not compiled"
+    return f"{what}, {machine.precision} ({machine.precision_reason}), {compiled}"
 
 
 def has_fast_bf16(device: torch.device | str) -> bool:
@@ -225,11 +226,15 @@ def _cpu_precision(probe: bool) -> tuple[str, str]:
         return "fp32", "this CPU has no bf16 units"
     if not probe:
         return "bf16", f"{units} units"
-    cpu = torch.device("cpu")
-    halves, floats = product_rates(cpu, torch.bfloat16, torch.float32, seconds=PROBE_SECONDS)
-    speedup = halves / floats
+    speedup = _measure_bf16_speedup(torch.device("cpu"))
     advice = "" if speedup > 1 else "; try --precision fp32"
     return "bf16", f"{units} units: {speedup:.1f} times the products of fp32{advice}"
+
+
+def _measure_bf16_speedup(device: torch.device) -> float:
+    """Return how many times faster a device multiplies in bf16 than in fp32; takes at most `PROBE_SECONDS`."""
+    bf16, fp32 = product_rates(device, torch.bfloat16, torch.float32, seconds=PROBE_SECONDS)
+    return bf16 / fp32
 
 
 def _product_seconds(device: torch.device, dtype: torch.dtype, side: int) -> float:

@@ -91,8 +91,8 @@ def test_an_asked_precision_is_taken_and_its_cost_named(processor):
     machine = choose_machine("cpu", "bf16")
 
     assert machine.precision == "bf16"
-    assert "no bf16 units" in machine.why
-    assert choose_machine("cpu", "fp32").why == "as asked"
+    assert "no bf16 units" in machine.precision_reason
+    assert choose_machine("cpu", "fp32").precision_reason == "as asked"
 
 
 @pytest.mark.parametrize("gflops", [1.0, 50.0])

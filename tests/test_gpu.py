@@ -5,6 +5,7 @@ import torch
 from corpora import small_corpus
 from flat_sampling import generate, generate_rows, of_vocabulary, token_sampler
 from models import tiny_config, tiny_model
+from trainers import make_trainer
 
 from pamusic.device import choose_machine
 from pamusic.evaluation.likelihood import evaluate
@@ -17,7 +18,6 @@ from pamusic.tokens.grammar import recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
 from pamusic.training.metrics import TRAIN, read_metrics
-from pamusic.training.trainer import Trainer
 
 VOCABULARY = load_tokenizer("performance").vocabulary
 RECALL = RecallConfig(**recall_ranges(VOCABULARY), far=16)
@@ -141,7 +141,7 @@ def test_what_is_sampled_is_valid_and_the_same_each_time(recall):
 @pytest.mark.parametrize("compile", [False, True])
 def test_it_learns_in_every_precision(tmp_path, precision, compile):
     machine = choose_machine("cuda", precision, compile)
-    trainer = Trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), settings(steps=60), machine)
+    trainer = make_trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), settings(steps=60), machine)
     trainer.train()
     first, *_, last = losses(tmp_path / "run")
     assert last < first - 0.3
@@ -149,8 +149,8 @@ def test_it_learns_in_every_precision(tmp_path, precision, compile):
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_never_had_been(tmp_path):
     corpus, machine = small_corpus(tmp_path / "c"), choose_machine("cuda", "fp32", False)
-    Trainer(tmp_path / "whole", corpus, tiny_config(dropout=0.1), settings(), machine).train()
-    Trainer(tmp_path / "run", corpus, tiny_config(dropout=0.1), settings(), machine).train(max_minutes=0)
+    make_trainer(tmp_path / "whole", corpus, tiny_config(dropout=0.1), settings(), machine).train()
+    make_trainer(tmp_path / "run", corpus, tiny_config(dropout=0.1), settings(), machine).train(max_minutes=0)
     resumed = tmp_path / "run"
-    Trainer(resumed, corpus, tiny_config(dropout=0.1), settings(), machine, resume_from=resumed).train()
+    make_trainer(resumed, corpus, tiny_config(dropout=0.1), settings(), machine, resume_from=resumed).train()
     assert losses(tmp_path / "whole")[-1] == pytest.approx(losses(resumed)[-1], abs=1e-4)

@@ -1,8 +1,8 @@
-"""The mean of trained weights: what several runs from the same beginning agree on.
+"""Average the weights of several checkpoints: a model soup (Wortsman et al. 2022, arXiv:2203.05482).
 
-Runs that begin with the same weights may end in the same valley of the loss, each somewhat off to its side, and then
-their mean is lower than any of them: a model soup (Wortsman et al. 2022, arXiv:2203.05482). So it was for `small` and
-the leg that began with it (`docs/experiments.md`). Weights that have nothing to do with each other have no such mean.
+Knows checkpoints; trains nothing. Runs that begin with the same weights may end in one valley of the loss, each to a
+side of its minimum. The loss of their mean is then lower than that of any of them. It was for `small` and the run that
+began with it (`docs/experiments.md`). Weights of unrelated runs have no such mean.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError
 from pamusic.model.perceiver_ar import PerceiverAR
 
-LONG = 80  # characters of two values that are told
+MAX_VALUE_CHARS = 80  # of two values that differ; longer ones are left out of the message
 
 
-def averaged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """A checkpoint in memory, whose weights are the mean of others'; the rest is as of the first.
+def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """Return a checkpoint in memory whose weights are the mean of others; the rest is that of the first.
 
     Args:
         checkpoints: at least one.
@@ -35,7 +35,7 @@ def averaged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
                 f" {first.tokenizer.name} ({first.tokenizer.fingerprint}); only weights of the same have a mean"
             )
         differs = [
-            f"{name} {before} and {value}" if len(f"{before}{value}") < LONG else name
+            f"{name} {before} and {value}" if len(f"{before}{value}") < MAX_VALUE_CHARS else name
             for name, value in vars(other.model.config).items()
             if value != (before := getattr(first.model.config, name))
         ]

@@ -1,4 +1,4 @@
-"""Trained weights for another vocabulary: what an id means is taken along, so that training goes on from there.
+"""Transfer trained weights to another vocabulary, so that training can go on with them.
 
 Knows a checkpoint and a tokenizer; trains nothing.
 """
@@ -18,13 +18,13 @@ from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary_map import NOTHING, nearest_ids
 
 
-def carried(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
-    """A checkpoint that reads another tokenizer's ids, in memory.
+def transfer_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
+    """Return a checkpoint in memory that reads another tokenizer's ids.
 
-    Every id begins with the weights of the one that meant most nearly the same (`tokens.vocabulary_map.nearest_ids`),
-    in the embedding, the head and the ledger. Kinds of events that there were none of begin with an embedding as random
-    as a new model's, and have the average of all logits. All other weights are as they were: the ledger's ages stay
-    ages in steps, however long a step is now.
+    Every id begins with the weights of the id of nearest meaning (`tokens.vocabulary_map.nearest_ids`), in the
+    embedding, the head and the ledger. Events of a new kind begin with a random embedding, as in a new model, and with
+    the average of all logits. All other weights stay as they are. Ages in the ledger stay ages in steps, whatever the
+    length of a step is now.
     """
     before, vocabulary = checkpoint.tokenizer.vocabulary, tokenizer.vocabulary
     nearest = torch.from_numpy(nearest_ids(vocabulary, among=before))
@@ -45,7 +45,7 @@ def carried(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
 
 
 def _rows(table: Tensor, nearest: Tensor, *, otherwise: Tensor) -> Tensor:
-    """The rows of a table, `[vocab, d]`, that are nearest; others where nothing is."""
+    """Return the nearest rows of a table, `[vocab, d]`; other rows where there is no nearest one."""
     return torch.where((nearest == NOTHING)[:, None], otherwise, table[nearest.clamp(min=0)])
 
 

@@ -1,4 +1,4 @@
-"""How a model is trained. Knows numbers only; the model's shape is `model.config`'s."""
+"""Configure how a model is trained. Knows numbers only; the model's shape is in `model.config`."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ class TrainingConfig:
     """Everything that decides what a run computes, apart from model, corpus and machine.
 
     Attributes:
-        steps: optimiser updates in all.
-        batch_size: windows a step.
-        micro_batch: windows that are computed at once, all of a step's by default; gradients are accumulated.
-        lr: peak rate of Muon, for the matrices of the blocks.
-        adamw_lr_ratio: AdamW's rate, for everything else, over `lr`.
-        weight_decay: of the matrices; decoupled, times the rate.
-        warmup_steps: in which the rates rise from 0.
-        cooldown_steps: the last ones, in which they fall in a straight line to 0; 0 keeps the rate up to the end.
-        cooldown_from: share of the peak that they fall from; below 1 where a cooldown is drawn out that has begun.
+        steps: number of optimiser updates.
+        batch_size: windows per step.
+        micro_batch: windows computed at once, by default all of a step; their gradients are accumulated.
+        lr: peak learning rate of Muon, for the matrices of the blocks.
+        adamw_lr_ratio: learning rate of AdamW, for all other parameters, divided by `lr`.
+        weight_decay: decay of the matrices, decoupled and multiplied by the rate.
+        warmup_steps: first steps, in which the rates rise from 0.
+        cooldown_steps: last steps, in which the rates fall in a straight line to 0; with 0 they stay up to the end.
+        cooldown_from: share of the peak from which they fall; below 1 if a cooldown that has begun is drawn out.
         max_grad_norm: gradients of a larger norm are scaled down to it.
         z_loss: weight of logsumexp squared (official code: 1e-4).
-        ema_decay: of the moving average of the weights, which is validated beside them; 0 for none.
+        ema_decay: decay of the moving average of the weights, which is validated beside them; 0 for no average.
         patience: validations in a row without a new best after which the run ends; None for no such end.
-        recompute: forget what the layers computed forward and compute it again backward: slower, in less memory.
-        shard: spread weights, gradients and optimisers over all processes, where there are several.
+        recompute: compute the layers again in the backward pass instead of keeping their results: slower, less memory.
+        shard: spread weights, gradients and optimisers over all processes, if there are several.
         prefix_dropout: share of the prefix that no latent attends to; the paper calls it cross-attend dropout.
-        transpose_down, transpose_up: semitones that a window is moved at most.
-        stretch: a window is played up to this share slower or faster.
-        only: the part of the model that is trained, by its name in the model; all of it where that is empty.
+        transpose_down, transpose_up: most semitones by which a window is transposed.
+        stretch: largest share by which a window is played slower or faster.
+        only: name of the one part of the model that is trained; empty for the whole model.
         mistakes: share of the cooldown's windows before whose scored part the music has mistakes like a model's own
             (`training.mistakes`); learned is how it goes on.
-        seed: of weights, windows, augmentation and dropout.
-        precision: of the arithmetic; weights are float32 always.
+        seed: seed of weights, windows, augmentation and dropout.
+        precision: precision of the arithmetic; weights are always float32.
         validate_every: steps between validations.
-        validation_windows: how many fixed windows of the validation split are scored.
-        save_every_minutes: how much work a crash can cost.
+        validation_windows: number of fixed windows of the validation split that are scored.
+        save_every_minutes: minutes between saves: the most work that a crash can cost.
     """
 
     steps: int = 6000

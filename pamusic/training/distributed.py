@@ -1,7 +1,7 @@
-"""Several processes that train one model: which of them this is, and what they tell each other.
+"""Let several processes train one model: which of them this is, and what they exchange.
 
-Knows torch.distributed; knows no model, no run. Processes are started by PyTorch's own `torchrun`, which says in the
-environment who is who. Without it there is one rank, and nothing here costs anything.
+Knows torch.distributed; knows no model and no run. PyTorch's own `torchrun` starts the processes and numbers them in
+the environment. Without it there is one process, and nothing here costs anything.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-LONGEST_WAIT = timedelta(minutes=10)  # for another rank, before it counts as lost
+MAX_WAIT = timedelta(minutes=10)  # for another process, before it counts as lost
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together.
+class ProcessGroup:
+    """The processes that train together, and which of them this one is.
 
     Attributes:
-        rank: its number; 0 alone writes and speaks.
-        size: how many there are.
+        rank: the number of this process; only rank 0 writes files and messages.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -33,21 +33,22 @@ class Ranks:
 
     @property
     def first(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> range:
-        """The rows of a batch that are this rank's: equally many for each."""
+        """Return the rows of a batch that belong to this rank; every rank has the same number."""
         share = batch_size // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
-    def summed(self, value: Tensor) -> Tensor:
-        """The sum over all ranks, on each."""
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum over all ranks, on each of them; a tensor is summed in place."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
-    def least(self, number: int, device: torch.device) -> int:
-        """The least of what the ranks have: the same answer on each."""
+    def min(self, number: int, device: torch.device) -> int:
+        """Return the smallest number that a rank has; every rank gets the same answer."""
         if self.size == 1:
             return number
         shared = torch.tensor(number, device=device)
@@ -55,48 +56,48 @@ class Ranks:
         return int(shared.item())
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set on some rank: the same answer on each."""
+        """Return whether the flag is set on some rank; every rank gets the same answer."""
         if self.size == 1:
             return flag
-        return bool(self.summed(torch.tensor(float(flag), device=device)).item())
+        return bool(self.sum(torch.tensor(float(flag), device=device)).item())
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def rank_from_environment() -> Ranks:
-    """What `torchrun` said about this process; one rank alone without it."""
-    return Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+def rank_from_environment() -> ProcessGroup:
+    """Return what `torchrun` put into the environment; without it, a single process."""
+    return ProcessGroup(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def ranks_on_this_machine() -> int:
-    """How many processes share this machine's memory, as `torchrun` said."""
+    """Return the number of processes that share this machine's memory, as `torchrun` set it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def is_about_ranks(error: BaseException) -> bool:
-    """Whether what failed is the talk between ranks: gloo's errors are known by their words alone."""
+    """Return whether communication between ranks failed; gloo's errors can be told only by their text."""
     return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Of a machine's several cards, this rank's own."""
+    """Return the card of this rank where a machine has several; any other device stays as it is."""
     card = os.environ.get("LOCAL_RANK")
     return torch.device("cuda", int(card)) if str(device) == "cuda" and card is not None else device
 
 
-def join(ranks: Ranks, device: torch.device) -> None:
-    """Lets the ranks reach each other, until `joined` ends: NCCL between cards, else gloo."""
+def join(ranks: ProcessGroup, device: torch.device) -> None:
+    """Connect the ranks until `joined` ends: with NCCL between cards, else with gloo."""
     if ranks.size == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=MAX_WAIT)
 
 
 @contextmanager
-def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Within the block the ranks can reach each other. If it raises, the others may be gone."""
+def joined(ranks: ProcessGroup, device: torch.device) -> Iterator[None]:
+    """Connect the ranks within the block. If it raises, the connection stays: the others may be gone."""
     join(ranks, device)
     yield
     if ranks.size > 1:

@@ -1,8 +1,8 @@
-"""Weights that are spread over the ranks, each of which holds a part (PyTorch's FSDP2, `fully_shard`).
+"""Spread weights over the ranks, so that each holds a part of them (PyTorch's FSDP2, `fully_shard`).
 
-Knows modules and trees of tensors; knows no run. On disk everything is whole: a run that was sharded goes on without,
-and the other way round. The cross-attention belongs to the outermost part, for its keys and values are computed outside
-its own forward pass.
+Knows modules and trees of tensors; knows no run. On disk everything is whole: a run can be resumed with weights spread
+or whole, whatever it was before. The cross-attention belongs to the outermost part, because its keys and values are
+computed outside its own forward pass.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.training.distributed import Ranks
+from pamusic.training.distributed import ProcessGroup
 
 
-def shard(model: PerceiverAR, ranks: Ranks, device: torch.device) -> None:
-    """Spreads a model's parameters over all ranks, in place; each layer is put together when it computes."""
+def shard(model: PerceiverAR, ranks: ProcessGroup, device: torch.device) -> None:
+    """Spread a model's parameters over all ranks, in place; each layer is put together when it computes."""
     mesh = init_device_mesh(device.type, (ranks.size,))
     for layer in model.layers:
         fully_shard(layer, mesh=mesh)
@@ -29,16 +29,16 @@ def shard(model: PerceiverAR, ranks: Ranks, device: torch.device) -> None:
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
-def gathered(tree: Any) -> Any:
-    """The same tree of dicts, lists and tensors with every tensor whole. All ranks must call it."""
+def gather(tree: Any) -> Any:
+    """Return a tree of dicts, lists and tensors with every tensor whole. All ranks must call it."""
     if isinstance(tree, dict):
-        return {name: gathered(branch) for name, branch in tree.items()}
+        return {name: gather(branch) for name, branch in tree.items()}
     if isinstance(tree, list):
-        return [gathered(branch) for branch in tree]
+        return [gather(branch) for branch in tree]
     return tree.full_tensor() if isinstance(tree, DTensor) else tree
 
 
-def applied_to_whole(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+def apply_to_whole(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
     """Apply a function to a tensor that may be spread, put together; spread the result alike. All ranks call it."""
     if not isinstance(tensor, DTensor):
         return function(tensor)
@@ -47,13 +47,13 @@ def applied_to_whole(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Te
 
 
 def put(whole: Tensor, into: Tensor) -> None:
-    """Copies a whole tensor into one that may be spread."""
+    """Copy a whole tensor into one that may be spread."""
     with torch.no_grad():
         into.copy_(_spread_as(into, whole))
 
 
 def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Spreads whatever has the shape of its parameter as that parameter is: what `load_state_dict` left whole."""
+    """Spread the state that `load_state_dict` left whole: each tensor of its parameter's shape, as the parameter is."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -61,7 +61,7 @@ def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def load_whole(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """`load_state_dict` for parameters that may be spread.
+    """Load whole weights into parameters that may be spread.
 
     Raises:
         KeyError, RuntimeError: the weights are another model's.

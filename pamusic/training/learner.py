@@ -1,12 +1,12 @@
-"""One optimiser update after the other: a batch in, better weights out.
+"""Make optimiser updates: a batch in, better weights out.
 
-Knows a model, its optimisers and the arithmetic of a machine; knows no corpus, no run and no files. What it had to
-change on the way (fewer windows at once, no compiler) it says through a callback.
+Knows a model, its optimisers and the arithmetic of a machine; knows no corpus, no run and no files. A callback gets
+what the learner had to change on the way: fewer windows at once, or no compiler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -24,8 +24,8 @@ from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import NOT_SCORED, Batch
-from pamusic.training.distributed import ALONE, Ranks, join
-from pamusic.training.fsdp import gathered, load_whole, shard, spread_optimizer_state
+from pamusic.training.distributed import SINGLE_PROCESS, ProcessGroup, join
+from pamusic.training.fsdp import gather, load_whole, shard, spread_optimizer_state
 from pamusic.training.optimizers import Average, freeze_all_but, make_optimizers
 from pamusic.training.schedule import rate
 
@@ -36,13 +36,13 @@ class Learner:
     Attributes:
         model: its weights are float32.
         training, machine: how it learns and what it computes with; `update` may change them where it must.
-        ranks: this process among those that share the work of each update.
-        rows: the rows of each batch that are this process's.
-        optimizers: what moves the weights.
-        scaler: of the loss, for fp16; elsewhere it does nothing.
+        ranks: the processes that share the work of each update.
+        rows: the rows of each batch that belong to this process.
+        optimizers: Muon and AdamW, each for its part of the weights.
+        scaler: scales the loss in fp16; elsewhere it does nothing.
         average: the moving average of the weights, or None.
         step: updates made.
-        grad_norm: of the last update, before clipping.
+        grad_norm: norm of the gradients of the last update, before clipping.
     """
 
     def __init__(
@@ -51,18 +51,22 @@ class Learner:
         training: TrainingConfig,
         machine: Machine,
         *,
-        weights: dict[str, Tensor] | None = None,
-        ranks: Ranks = ALONE,
-        changed: Callable[[str], None] = lambda words: None,
+        weights: Mapping[str, Tensor] | None = None,
+        ranks: ProcessGroup = SINGLE_PROCESS,
+        on_change: Callable[[str], None] = lambda words: None,
     ) -> None:
-        """Builds the model.
+        """Build the model.
 
         Args:
-            weights: what it begins with; random ones by default.
-            changed: is told in words when `training` or `machine` had to be changed.
+            model: its shape.
+            training: how it learns.
+            machine: what it computes with.
+            weights: the weights it begins with, by name; random ones by default.
+            ranks: the processes that share the work of each update.
+            on_change: is called with a message when `training` or `machine` had to be changed.
 
         Raises:
-            UsageError: a batch cannot be shared among so many ranks.
+            UsageError: a batch cannot be shared equally among the ranks.
         """
         keep_freed_memory()
         torch.manual_seed(training.seed)
@@ -72,13 +76,13 @@ class Learner:
                 f"a batch of {training.batch_size} windows, {training.windows_at_once} at once, cannot be shared"
                 f" equally among {ranks.size} processes; choose another --batch-size or --micro-batch"
             )
-        self.training, self.machine, self._changed = training, machine, changed
+        self.training, self.machine, self._on_change = training, machine, on_change
         self.model = PerceiverAR(model).to(machine.device)
         self.model.recompute = training.recompute
         if weights is not None:
             own = self.model.state_dict().items()
-            untold = {name: weight for name, weight in own if name.startswith(("ledger.", "recall."))}
-            self.model.load_state_dict({**untold, **weights})  # weights without them begin with what says nothing yet
+            parts = {name: weight for name, weight in own if name.startswith(("ledger.", "recall."))}
+            self.model.load_state_dict({**parts, **weights})  # a part that the weights lack changes no logit at first
         freeze_all_but(self.model, training.only)
         if training.shard and ranks.size > 1:
             join(ranks, machine.device)
@@ -91,12 +95,12 @@ class Learner:
         self._compiled = torch.compile(self._eager_loss, dynamic=False) if machine.compile else None
 
     def share_gradients(self) -> None:
-        """Lets the ranks, now joined, sum their gradients: by DistributedDataParallel; FSDP does so by itself."""
+        """Let the joined ranks sum their gradients, with DistributedDataParallel; FSDP does so by itself."""
         if self.ranks.size > 1 and self._shared is self.model and not self.training.shard:
             self._shared = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
 
     def update(self, batch: Batch) -> Tensor:
-        """One optimiser update on this rank's rows of a batch; gives the mean nats per scored token of all of it.
+        """Make one update on this rank's rows of a batch; return the mean nats per scored token of the whole batch.
 
         Raises:
             PamusicError: with several ranks, the model cannot be compiled.
@@ -109,7 +113,7 @@ class Learner:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
-        self.grad_norm = gathered(norm)
+        self.grad_norm = gather(norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
@@ -120,20 +124,20 @@ class Learner:
         return nats
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next update depends on, whole; where weights are spread over ranks, all of them must call it."""
+        """Return all that the next update depends on, whole; where weights are spread, all ranks must call it."""
         return {
-            "model": gathered(self.model.state_dict()),
-            "optimizers": [gathered(optimizer.state_dict()) for optimizer in self.optimizers],
+            "model": gather(self.model.state_dict()),
+            "optimizers": [gather(optimizer.state_dict()) for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
-            "average": None if self.average is None else gathered(self.average.state_dict()),
+            "average": None if self.average is None else gather(self.average.state_dict()),
             "step": self.step,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state; the rates stay those of this learner's own configuration.
+        """Go on from a state, at the rates of this learner's own configuration.
 
         Raises:
-            KeyError, RuntimeError, ValueError: it is another model's.
+            KeyError, RuntimeError, ValueError: the state is another model's.
         """
         load_whole(self.model, state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -149,10 +153,10 @@ class Learner:
         self.step = state["step"]
 
     def _gradients(self, batch: Batch) -> Tensor:
-        """Leaves the gradients of a batch in the weights; gives its mean nats per scored token.
+        """Leave the gradients of a batch in the weights; return its mean nats per scored token.
 
-        Where memory runs out, or the compiler fails, which for the way back it may do late, the batch is done again
-        otherwise, from the same random state.
+        If memory runs out or the compiler fails (for the backward pass it may fail late), the batch is computed again
+        with fewer windows at once or without the compiler, from the same random state.
         """
         from torch._dynamo.exc import TorchDynamoException
 
@@ -173,7 +177,7 @@ class Learner:
                 optimizer.zero_grad(set_to_none=True)
             if self.machine.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._changed(change)
+            self._on_change(change)
 
     @property
     def _seed_of_step(self) -> int:
@@ -192,7 +196,7 @@ class Learner:
         return f"the model cannot be compiled here, so it goes on more slowly without ({why})"
 
     def _accumulated(self, batch: Batch) -> Tensor:
-        scored = self.ranks.summed(batch.num_scored.to(self.machine.device))
+        scored = self.ranks.sum(batch.num_scored.to(self.machine.device))
         nats = torch.zeros((), device=self.machine.device)
         parts = batch.micro(min(self.training.windows_at_once, len(batch.tokens)))
         for number, part in enumerate(parts, start=1):
@@ -206,10 +210,10 @@ class Learner:
                 # DDP averages over ranks what is to be summed over them.
                 self.scaler.scale(loss * self.ranks.size / scored).backward()
             nats += part_nats.detach()
-        return self.ranks.summed(nats) / scored
+        return self.ranks.sum(nats) / scored
 
     def _gradients_shared(self, now: bool) -> AbstractContextManager:
-        """Within the block gradients are summed over the ranks, or else kept by each for itself until they are."""
+        """Within the block sum gradients over the ranks if `now`; else each rank keeps its own until it does."""
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(now)
         if isinstance(self._shared, DistributedDataParallel) and not now:
@@ -217,14 +221,14 @@ class Learner:
         return nullcontext()
 
     def _recalled(self, tokens: Tensor) -> Tensor | None:
-        """What the model recalls of its tokens: it has no gradient, and its loops are not for the compiler."""
+        """Return what the model recalls of its tokens: it has no gradient, and its loops are not for the compiler."""
         recall = self.model.recall
         return None if recall is None else recall(tokens, min(self.model.config.num_latents, tokens.shape[1]))
 
     def _eager_loss(
         self, tokens: Tensor, targets: Tensor, kept: Tensor | None, recalled: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Sums over scored tokens, and of several fields over these: what is minimised (with z-loss), and nats."""
+        """Return two sums over scored tokens and their fields: the loss (with z-loss), and nats."""
         sizes = self.model.config.field_sizes
         following = targets.clamp(min=0) if sizes else None
         logits = self._shared(tokens, kept=kept, recalled=recalled, following=following).float()

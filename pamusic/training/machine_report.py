@@ -1,4 +1,7 @@
-"""What this machine is good for: found out by asking and by measuring. Knows torch and the system; trains nothing."""
+"""Find out what this machine has and what training fits on it, by asking and by measuring.
+
+Knows torch and the system; trains nothing, and leaves the words to the command line.
+"""
 
 from __future__ import annotations
 
@@ -6,106 +9,168 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-import pamusic
 from pamusic.device import Machine, choose_machine, cpu_bf16_units, has_compiler, product_rates
 from pamusic.model.config import PRESETS, LedgerConfig, preset
 from pamusic.training.config import TrainingConfig
-from pamusic.training.memory import available_memory, memory_needed
+from pamusic.training.memory import Memory, available_memory, memory_needed
 
 PRODUCT_SECONDS = 1.0  # for the products of each type
-PERFORMANCE: dict[str, Any] = {  # what a model of 388 performance events and three borders knows of them
+PERFORMANCE: dict[str, Any] = {  # the part of a model's shape that the 388 performance events and three borders decide
     "vocab_size": 391,
     "pad_id": 390,
     "ledger": LedgerConfig(num_slots=128, first_opening=0, first_closing=128, first_tick=256, num_ticks=100),
 }
-EXTRAS = {  # module -> what it is for
-    "note_seq": "tokenize --engine note-seq",
-    "tensorboard": "curves in TensorBoard",
-    "rtmidi": "MIDI ports",
-}
+OPTIONAL_MODULES = ("note_seq", "tensorboard", "rtmidi")
 
 
-def checkup(device: str = "auto", on_step: Callable[[str], None] = lambda what: None) -> dict[str, str]:
-    """Describe the machine: name -> value, for a person to read.
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """The CUDA card of a machine.
+
+    Attributes:
+        name: as its driver has it.
+        compute_capability: major and minor number.
+        num_cards: cards in the machine.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    num_cards: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineReport:
+    """What a machine has.
+
+    Attributes:
+        machine: what `choose_machine` chooses on it.
+        system: names of system and processor.
+        num_cores: cores of the processor, as far as the system tells.
+        num_threads: threads that PyTorch computes with.
+        has_compiler: whether `torch.compile` finds one.
+        cpu_capability: vector instructions that PyTorch uses; None if the device is no CPU.
+        cpu_bf16_units: name of the CPU's units for bf16; empty if it has none or the device is no CPU.
+        card: the CUDA card; None if the device is none.
+        free_memory: bytes; None where the system does not tell.
+        product_rates: operations a second of matrix products, by the name of their type.
+        has_fluidsynth: whether the program is there.
+        has_module: whether a module is installed, by the names of `OPTIONAL_MODULES`.
+    """
+
+    machine: Machine
+    system: str
+    num_cores: int | None
+    num_threads: int
+    has_compiler: bool
+    cpu_capability: str | None
+    cpu_bf16_units: str
+    card: Card | None
+    free_memory: int | None
+    product_rates: Mapping[str, float]
+    has_fluidsynth: bool
+    has_module: Mapping[str, bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """The memory that training a size of model takes.
+
+    Attributes:
+        size: name of the preset.
+        context_length, num_latents: of the model.
+        memory: what training it takes.
+        batch_size: windows a step.
+        fits: windows that fit at once; None where the free memory is not known.
+    """
+
+    size: str
+    context_length: int
+    num_latents: int
+    memory: Memory
+    batch_size: int
+    fits: int | None
+
+
+def inspect_machine(device: str = "auto", on_step: Callable[[str], None] = lambda what: None) -> MachineReport:
+    """Return what the machine has; measures for some seconds.
 
     Args:
         device: as for `choose_machine`.
-        on_step: is called before what takes time.
+        on_step: is called before each measurement with a name for it.
 
     Raises:
         PamusicError: there is no such device.
     """
     machine = choose_machine(device, probe=True)
-    where = machine.device
-    found = {
-        "pamusic": f"{pamusic.__version__}, Python {platform.python_version()}, torch {torch.__version__}",
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "threads": str(torch.get_num_threads()),
-        "device": str(where),
-        "precision": f"{machine.precision} ({machine.why})",
-        "compiler": "found: models are compiled" if has_compiler() else "none: models are not compiled; install g++",
-    }
-    if where.type == "cpu":
-        units = cpu_bf16_units()
-        found["CPU"] = f"{torch.backends.cpu.get_cpu_capability()}, {f'{units} units' if units else 'no bf16 units'}"
-    if where.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(where)
-        found["card"] = f"{torch.cuda.get_device_name(where)}, compute capability {major}.{minor}"
-        found["cards"] = f"{torch.cuda.device_count()}; all of them: torchrun --nproc-per-node gpu -m pamusic train"
-    if where.type == "mps":
-        found["Metal"] = "never tried by those who made this; fp32, no autocast, no compiling"
-    available = available_memory(where)
-    found["free memory"] = f"{available / 2**30:.1f} GiB" if available is not None else "not told"
+    where, rates = machine.device, {}
+    is_cpu = where.type == "cpu"
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         on_step(f"matrix products in {name}")
-        found[f"products in {name}"] = f"{product_rates(where, dtype, seconds=PRODUCT_SECONDS)[0] / 1e12:.3f} TFLOP/s"
-    synthesizer = "found" if shutil.which("fluidsynth") else "not found: midirenderer plays instead"
-    found["FluidSynth"] = synthesizer
-    for module, purpose in EXTRAS.items():
-        found[module] = f"{'installed' if importlib.util.find_spec(module) else 'not installed'} ({purpose})"
-    return found
+        (rates[name],) = product_rates(where, dtype, seconds=PRODUCT_SECONDS)
+    return MachineReport(
+        machine=machine,
+        system=f"{platform.system()} {platform.machine()}",
+        num_cores=os.cpu_count(),
+        num_threads=torch.get_num_threads(),
+        has_compiler=has_compiler(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability() if is_cpu else None,
+        cpu_bf16_units=cpu_bf16_units() if is_cpu else "",
+        card=_card(where) if where.type == "cuda" else None,
+        free_memory=available_memory(where),
+        product_rates=rates,
+        has_fluidsynth=shutil.which("fluidsynth") is not None,
+        has_module={name: importlib.util.find_spec(name) is not None for name in OPTIONAL_MODULES},
+    )
 
 
-def what_fits(
+def estimate_memory(
     machine: Machine,
     sizes: dict[str, dict[str, Any]],
     training: TrainingConfig,
     on_step: Callable[[str], None] = lambda what: None,
-) -> list[dict[str, str]]:
-    """Predict the memory that training each size needs, and how many windows fit at once.
+) -> list[MemoryEstimate]:
+    """Estimate the memory that training each size needs, and how many windows fit at once.
 
     Args:
-        machine: where.
+        machine: where it trains.
         sizes: names of presets, with changes to each.
         training: the settings; `batch_size` bounds what is at once.
-        on_step: is called before what takes time.
+        on_step: is called before each estimate with a name for it.
+
+    Raises:
+        ValueError: there is no such size, or the changes do not fit together.
     """
-    available, rows = available_memory(machine.device), []
+    available, estimates = available_memory(machine.device), []
     for size, changes in sizes.items():
         on_step(f"memory of size {size}")
         model = preset(size, **PERFORMANCE, **changes)
         memory = memory_needed(model, training, machine)
-        fits = None if available is None else memory.largest_micro_batch(available, training.batch_size)
-        rows.append(
-            {
-                "size": size,
-                "context": f"{model.context_length:,}",
-                "latents": f"{model.num_latents:,}",
-                "always": f"{memory.state / 2**20:,.0f} MiB",
-                "a window at once": f"{memory.window / 2**20:,.0f} MiB",
-                f"all {training.batch_size}": f"{memory.needed(training.batch_size) / 2**30:.1f} GiB",
-                "fit here": "not known" if fits is None else f"{fits} of {training.batch_size}",
-            }
+        estimates.append(
+            MemoryEstimate(
+                size=size,
+                context_length=model.context_length,
+                num_latents=model.num_latents,
+                memory=memory,
+                batch_size=training.batch_size,
+                fits=None if available is None else memory.largest_micro_batch(available, training.batch_size),
+            )
         )
-    return rows
+    return estimates
 
 
 def all_sizes() -> dict[str, dict[str, Any]]:
-    """Every preset as it is."""
+    """Return every preset, without changes."""
     return {size: {} for size in PRESETS}
+
+
+def _card(device: torch.device) -> Card:
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    return Card(name=name, compute_capability=(major, minor), num_cards=torch.cuda.device_count())

@@ -1,4 +1,4 @@
-"""How much memory a training needs, before it is begun. Knows the model's shape and the machine; trains nothing.
+"""Estimate the memory that a training needs. Knows the model's shape and the machine; trains nothing.
 
 What a step keeps for its backward pass is counted, not guessed: the model runs on tensors without content, and all
 that autograd would hold on to is added up. A compiled model keeps less (what is cheap is computed again), so the figure
@@ -18,7 +18,7 @@ from pamusic.device import Machine
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
-from pamusic.training.optimizers import freeze_all_but, inner_and_outer
+from pamusic.training.optimizers import freeze_all_but, split_parameters
 
 # A window takes more than it keeps, for the buffers of the backward pass: measured on two CPU cores, size small, not
 # compiled, 173 MiB in bf16 where 117 are kept, 192 in fp32 where 134 are; compiled, 64.
@@ -28,7 +28,7 @@ USABLE = 0.8  # of what is free: the rest is for PyTorch itself, for the compile
 
 @dataclass(frozen=True)
 class Memory:
-    """What a training needs, in bytes.
+    """The memory that a training needs, in bytes.
 
     Attributes:
         state: weights, gradients, optimiser and average: there all the time.
@@ -39,22 +39,22 @@ class Memory:
     window: int
 
     def needed(self, micro_batch: int) -> int:
-        """In all, with so many windows at once."""
+        """Return the total with this many windows at once."""
         return self.state + micro_batch * self.window
 
     def largest_micro_batch(self, available: int, batch_size: int) -> int:
-        """How many windows fit at once, a divisor of the batch; 0 if not even one."""
+        """Return how many windows fit at once, a divisor of the batch; 0 if not even one."""
         fitting = (available * USABLE - self.state) // self.window
         return max((size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fitting), default=0)
 
 
 def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine) -> Memory:
-    """Counts what a training keeps in memory."""
+    """Count what a training keeps in memory."""
     with FakeTensorMode(), machine.device:
         built = PerceiverAR(model).train()
         built.recompute = training.recompute
         freeze_all_but(built, training.only)
-        inner, outer = (sum(parameter.numel() for parameter in part) for part in inner_and_outer(built))
+        inner, outer = (sum(parameter.numel() for parameter in part) for part in split_parameters(built))
         one, two = (_kept_for_backward(built, training, machine, windows) for windows in (1, 2))
     copies = inner * 3 + outer * 4  # weight, gradient, and Muon's momentum or AdamW's two moments
     averaged = inner + outer if training.ema_decay else 0
@@ -63,7 +63,7 @@ def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine
 
 
 def _kept_for_backward(model: PerceiverAR, training: TrainingConfig, machine: Machine, windows: int) -> int:
-    """Bytes that autograd holds on to after so many windows forward, the weights themselves left out."""
+    """Return the bytes that autograd keeps after a forward pass over some windows, without the weights."""
     kept: dict[int, torch.UntypedStorage] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 
@@ -84,7 +84,7 @@ def _kept_for_backward(model: PerceiverAR, training: TrainingConfig, machine: Ma
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Free bytes on a device; None where the system does not tell."""
+    """Return the free bytes on a device; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: a table, a picture of it, and TensorBoard's files where that is installed.
+"""Write the metrics of a run: a table, a picture of it, and TensorBoard's files where that is installed.
 
 Knows rows of numbers and the run's folder; knows no model. `metrics.csv` is the truth, and the rest is drawn from it.
 """
@@ -56,7 +56,7 @@ class Metrics:
         self._tensorboard: Any = None
 
     def begin(self, step: int) -> None:
-        """Leaves the rows up to `step`: what came after it is about to be computed again."""
+        """Keep the rows up to `step`; later ones are about to be computed again."""
         rows: list[list[str]] = []
         if self._path.is_file() and step > 0:
             with self._path.open(newline="") as file:
@@ -67,7 +67,7 @@ class Metrics:
         self._tensorboard = _tensorboard(self._path.parent, step)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Writes rows down at once.
+        """Write rows at once.
 
         Raises:
             PamusicError: the disk is full or the like.
@@ -87,14 +87,14 @@ class Metrics:
                     self._tensorboard.add_scalar(name, getattr(row, name), row.step)
 
     def draw(self) -> None:
-        """Draws the table anew as `curves.png`, and lets TensorBoard see what it has."""
+        """Draw the table anew as `curves.png`, and flush TensorBoard's files."""
         if self._tensorboard is not None:
             self._tensorboard.flush()
         draw_curves(read_metrics(self._path), self._picture)
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a `metrics.csv`; those that a crash left unfinished are passed over."""
+    """Return the rows of a `metrics.csv`, without those that a crash left unfinished."""
     rows = []
     with path.open(newline="") as file:
         for values in csv.DictReader(file):
@@ -108,7 +108,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def draw_curves(rows: list[Row], path: Path) -> None:
-    """Loss and rate over latent tokens, as a PNG picture."""
+    """Draw loss and rate over latent tokens as a PNG picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

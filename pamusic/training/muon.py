@@ -4,7 +4,7 @@ Source: K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/ (the q
 coefficients). For a parameter `W [out, in]`, its gradient `G`, momentum `m`, learning rate `r` and weight decay `d`:
 
     B <- m B + (1 - m) G
-    W <- (1 - r d) W - r sqrt(max(1, out / in)) orthogonalized((1 - m) G + m B)
+    W <- (1 - r d) W - r sqrt(max(1, out / in)) orthogonalize((1 - m) G + m B)
 
 `torch.optim.Muon` computes the same, and its saved states load here. The one difference is the precision of the
 iteration: bfloat16 where the device multiplies that fast, as there, else float32. On a CPU without bf16 units PyTorch's
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pamusic.device import has_fast_bf16
-from pamusic.training.fsdp import applied_to_whole
+from pamusic.training.fsdp import apply_to_whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steepest at 0 while singular values stay near 1 (Jordan et al.)
 ITERATIONS = 5
@@ -58,13 +58,13 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(gradient)
         average: Tensor = state["momentum_buffer"]
         average.lerp_(gradient, 1 - momentum)
-        direction = applied_to_whole(orthogonalized, gradient.lerp(average, momentum))
+        direction = apply_to_whole(orthogonalize, gradient.lerp(average, momentum))
         rows, columns = parameter.shape
         parameter.mul_(1 - lr * weight_decay)
         parameter.add_(direction, alpha=-lr * max(1, rows / columns) ** 0.5)
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """Return `U S V^T` for a matrix `U D V^T`, with singular values `S` between about 0.7 and 1.2.
 
     Returns:

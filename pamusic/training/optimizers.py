@@ -1,4 +1,4 @@
-"""What moves the weights, and their moving average. Knows a model's parameters; knows no batches, no files."""
+"""Make a model's optimisers, and the moving average of its weights. Knows parameters; knows no batches, no files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ OUTER = ("embedding.", "ledger.", "recall.", "fields.chosen.", "fields.offsets."
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embedding, ledger, recall, head and norms.
+    """Return Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for all other parameters.
 
     Each parameter group keeps its peak rate as `peak_lr`.
     """
-    inner, outer = inner_and_outer(model)
+    inner, outer = split_parameters(model)
     rate, optimizers = config.lr * config.adamw_lr_ratio, list[torch.optim.Optimizer]()
     if inner:
         optimizers.append(Muon(inner, lr=config.lr, weight_decay=config.weight_decay))
@@ -36,7 +36,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
 
 
 def freeze_all_but(model: nn.Module, only: str) -> None:
-    """Leaves one part of a model to be trained, by its name in the model; all of it where that is empty.
+    """Train one part of a model alone, by its name in the model; all of it if the name is empty.
 
     Raises:
         UsageError: there is no such part.
@@ -48,8 +48,8 @@ def freeze_all_but(model: nn.Module, only: str) -> None:
         raise UsageError(f"the model has no part that is called {only!r}; it has {parts}")
 
 
-def inner_and_outer(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Of what is trained, the matrices inside a model; and its tables (embedding, ledger), recall, head and norms."""
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the trained parameters in two lists: matrices of the blocks; tables, recall, head and norms."""
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     inner = {n: p for n, p in named.items() if p.dim() == 2 and not n.startswith(OUTER)}
     return list(inner.values()), [parameter for name, parameter in named.items() if name not in inner]
@@ -70,13 +70,13 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the weights after update number `step`, from 1."""
+        """Take in the weights after update number `step`, from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._averaged, [parameter.detach() for parameter in self._live], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Lends the model the average; afterwards it has its own weights again, to the last bit."""
+        """Give the model the average within the block; afterwards it has its own weights again, to the last bit."""
         self._swap()
         try:
             yield
@@ -84,10 +84,11 @@ class Average:
             self._swap()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights, by the names that they have in the model."""
+        """Return the averaged weights, by their names in the model."""
         return dict(zip(self._names, self._averaged, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take averaged weights, by their names in the model."""
         for name, averaged in zip(self._names, self._averaged, strict=True):
             put(state[name], averaged)
 

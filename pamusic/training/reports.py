@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes and when it stops. Knows numbers."""
+"""Values that a run reports: on its way, at a validation, at its end. Knows numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class Report:
     """What happened since the last report.
 
     Attributes:
-        step, steps: updates made, and in all.
+        step, steps: updates made, and planned.
         train_nats: mean nats per token since the last report, over latents, as trained (with dropout).
         validation_nats: nats per token on the fixed windows, of the weights or of their average, whichever is better,
             when this report brings a validation.
         tokens_per_second: latent tokens trained per second.
         seconds_left: until the last step, at this speed.
-        note: what else a person should know, once.
+        note: a message for a person; each comes once.
     """
 
     step: int
@@ -29,14 +29,14 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a run stopped.
+class RunResult:
+    """How a run ended.
 
     Attributes:
         step: updates made.
-        complete: whether those are all, or validation has not improved for as long as the run has patience.
+        complete: whether all steps are done, or validation has not improved for as long as the run has patience.
         interrupted: whether a signal (Ctrl-C, SIGTERM) stopped it.
-        best_nats: its best validation, in nats per token; None if there was none.
+        best_nats: the best validation, in nats per token; None if there was none.
     """
 
     step: int
@@ -46,12 +46,12 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Validated:
-    """What the fixed windows cost, in nats per token.
+class ValidationResult:
+    """Nats per token on the fixed windows.
 
     Attributes:
-        nats: the weights as they are.
-        averaged: their moving average; None where there is none.
+        nats: of the weights as they are.
+        averaged: of their moving average; None where there is none.
     """
 
     nats: float

@@ -1,8 +1,8 @@
-"""A run's folder: what the result depends on, what resuming needs, what can be used; each file whole or not at all.
+"""Keep a run's folder: claim it, lock it, write its files, each of them whole or not at all.
 
-Knows the names of files and who of several ranks writes them; knows no batch and no step of training. It has `run.json`
+Knows the names of files and which rank writes them; knows no batch and no step of training. The folder has `run.json`
 (all that the result depends on), `metrics.csv`, `best/` and `last/` (checkpoints that can be used), `state.pt` (what
-`resume` needs), and `finished` once the run has come to an orderly stop.
+resuming needs), and `finished` once the run has come to an orderly stop.
 """
 
 from __future__ import annotations
@@ -19,41 +19,42 @@ from typing import IO, Any
 
 import torch
 
-from pamusic.checkpoint import BEST, LAST
+from pamusic.checkpoint import BEST, LAST, RUNS
 from pamusic.errors import PamusicError
-from pamusic.files import locked, written_atomically
-from pamusic.training.distributed import Ranks
+from pamusic.files import REMEDIES, free_folder, locked, written_atomically
+from pamusic.training.distributed import ProcessGroup
 from pamusic.training.metrics import Metrics
 
 FORMAT = 1
+RECORD = "run.json"
 STATE = "state.pt"
 LOCK = "lock"  # nothing is in it: whoever trains in the folder holds it
 
 
 class RunFolder:
-    """Where a run is kept. Of several ranks all may ask for the same; the first one writes.
+    """The folder of a run. All ranks may call its methods; only the first one writes.
 
     Attributes:
         path: the folder.
         metrics: its table, for the first rank alone.
     """
 
-    def __init__(self, path: Path, ranks: Ranks) -> None:
+    def __init__(self, path: Path, ranks: ProcessGroup) -> None:
         self.path, self._ranks = path, ranks
         self.metrics = Metrics(path)
 
     @property
     def has_state(self) -> bool:
-        """Whether there is something to resume from."""
+        """Whether there is a state to resume from."""
         return (self.path / STATE).is_file()
 
     @contextmanager
-    def begun(self, step: int, about: dict[str, Any]) -> Iterator[None]:
-        """The folder, for this run alone; taken away again if the run fails before it has anything to show.
+    def begun(self, step: int, record: dict[str, Any]) -> Iterator[None]:
+        """Lock the folder and begin its files; remove it if the run fails before its first checkpoint.
 
         Args:
-            step: from which the run goes on: what the table has of later ones is about to be computed again.
-            about: all that the result depends on.
+            step: the step to go on from. Rows of the table after it are removed: they are about to be computed again.
+            record: all that the result depends on.
 
         Raises:
             PamusicError: it cannot be written, or another process trains in it.
@@ -64,7 +65,7 @@ class RunFolder:
         with self._claimed() as lock:
             try:
                 self._begin(step)
-                self.write_about(about)
+                self.write_record(record)
                 yield
             except BaseException:
                 lock.close()  # Windows does not take away what is open
@@ -72,12 +73,12 @@ class RunFolder:
                 raise
 
     def discard(self) -> None:
-        """Take the folder away, unless it has something to show."""
+        """Remove the folder, unless it has a checkpoint or a state."""
         if self._ranks.first and not any((self.path / name).exists() for name in (BEST, LAST, STATE)):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _claimed(self) -> IO[bytes]:
-        """An open file of the folder's; as long as it is open, no other process begins here."""
+        """Return an open file of the folder; as long as it is open, no other process can train here."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / LOCK).open("ab")
@@ -100,14 +101,14 @@ class RunFolder:
     def _not_writable(self, error: OSError) -> PamusicError:
         return PamusicError(f"{self.path}: cannot be written ({error.strerror}); choose another folder with --out")
 
-    def write_about(self, about: dict[str, Any]) -> None:
-        """Writes down all that the result depends on."""
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Write `run.json`."""
         if self._ranks.first:
-            with written_atomically(self.path / "run.json") as file:
-                file.write_text(json.dumps(about, indent=2) + "\n")
+            with written_atomically(self.path / RECORD) as file:
+                file.write_text(json.dumps(record, indent=2) + "\n")
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Writes what `read_state` gives back, and the format it is in."""
+        """Write what `read_state` returns, with the format it is in."""
         if self._ranks.first:
             with written_atomically(self.path / STATE) as path, path.open("wb") as file:
                 torch.save(
@@ -115,21 +116,79 @@ class RunFolder:
                 )  # to a path, a full disk would be a RuntimeError of torch's
 
     def finish(self) -> None:
-        """Says that the run has come to an orderly stop."""
+        """Mark that the run has come to an orderly stop."""
         if self._ranks.first:
             with written_atomically(self.path / "finished") as file:
                 file.write_text(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
 
-    def way_to(self, path: Path) -> str:
-        """How one gets from the folder to a path; from one of Windows' drives to another, only by the path itself."""
-        try:
-            return os.path.relpath(path, self.path)
-        except ValueError:
-            return str(path)
+
+def path_from(run: Path, path: Path) -> str:
+    """Return a path relative to a run's folder; the path itself if it is on another drive of Windows."""
+    try:
+        return os.path.relpath(path, run)
+    except ValueError:
+        return str(path)
 
 
-def trained_in(run: Path) -> bool:
-    """Whether another process trains in a run's folder now, as far as the system tells."""
+def refuse_occupied(out: Path, *, overwrite: bool) -> None:
+    """Refuse a place where something lies that must not be lost.
+
+    Args:
+        out: where a run is to be kept.
+        overwrite: whether a run that is there may be replaced.
+
+    Raises:
+        PamusicError: there is a run, or something else.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / RECORD).is_file()):
+        raise PamusicError(f"{out}: exists and is not a run; choose another folder with --out")
+    if any(out.iterdir()) and not overwrite:
+        raise PamusicError(
+            f"{out}: there is a run already; go on with --resume {out}, replace it with --force, or choose another"
+            " --out"
+        )
+
+
+def claim_folder(out: Path | None, name: str, *, clear: bool, ranks: ProcessGroup) -> RunFolder:
+    """Return the folder of a run; the first rank makes it where it is not to be used as it is.
+
+    Args:
+        out: the folder, or None for a free name under `runs/`.
+        name: where that name begins.
+        clear: whether what is in `out` is removed.
+        ranks: of which only the first one changes anything on disk.
+
+    Raises:
+        PamusicError: it cannot be written.
+    """
+    if out is None:
+        return RunFolder(free_folder(RUNS / name) if ranks.first else RUNS / name, ranks)
+    if clear and ranks.first:
+        _clear(out)
+    return RunFolder(out, ranks)
+
+
+def _clear(out: Path) -> None:
+    """Make a folder, or remove what is in it. The folder itself stays: it may be a link, or where we are.
+
+    Raises:
+        PamusicError: it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for each in out.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            else:
+                each.unlink()
+    except OSError as error:
+        raise PamusicError(f"cannot write {out}: {REMEDIES.get(error.errno or 0, error.strerror)}") from None
+
+
+def is_training(run: Path) -> bool:
+    """Return whether another process trains in a run's folder now, as far as the system tells."""
     try:
         with (run / LOCK).open("r+b") as lock:
             return not locked(lock)
@@ -139,7 +198,7 @@ def trained_in(run: Path) -> bool:
 
 @contextmanager
 def read_state(run: Path, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Lends the state of a run, with its tensors on a device; whoever cannot take it up need not say so.
+    """Yield the state of a run, with its tensors on a device; an error of the block counts as a state that is broken.
 
     Raises:
         PamusicError: there is none, it is broken, or the block finds that it does not fit.
@@ -150,8 +209,20 @@ def read_state(run: Path, device: torch.device) -> Iterator[dict[str, Any]]:
     except FileNotFoundError:
         raise PamusicError(f"{run}: has no state to resume from (no {path.name} in it)") from None
     except (
-        *(OSError, RuntimeError, KeyError, ValueError, EOFError, TypeError, AttributeError),
+        *(OSError, RuntimeError, LookupError, ValueError, EOFError, TypeError, AttributeError),
         pickle.UnpicklingError,
     ) as error:
         why = " ".join(str(error).split())[:120] or "it is empty"
         raise PamusicError(f"{path}: cannot be resumed from ({why}); start anew: pamusic train") from None
+
+
+def read_step(run: Path) -> int:
+    """Return the step of a run's last state.
+
+    Raises:
+        PamusicError: the state cannot be read.
+    """
+    try:
+        return int(torch.load(run / STATE, map_location="cpu", weights_only=True, mmap=True)["step"])
+    except Exception as error:  # torch.load raises a dozen kinds
+        raise PamusicError(f"{run}: its state cannot be read ({' '.join(str(error).split())[:100]})") from None

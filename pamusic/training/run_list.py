@@ -1,4 +1,4 @@
-"""What runs there are and how far they came. Knows run folders; opens no weights."""
+"""List runs and how far they came. Knows run folders; opens no weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RunSummary:
 
 
 def list_runs(folder: Path) -> list[RunSummary]:
-    """The runs in a folder, the best first; what is broken is passed over."""
+    """Return the runs in a folder, the best first; broken ones are left out."""
     summaries = []
     for path in sorted(folder.glob("*/run.json")):
         try:

@@ -9,25 +9,25 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stop_requests(told: Callable[[bool], None]) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a request; a second Ctrl-C interrupts.
+def stop_requests(on_signal: Callable[[bool], None]) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request; a second Ctrl-C interrupts.
 
     Args:
-        told: is called at each signal: with True where the loop is asked to stop, with False where a second Ctrl-C
-            interrupts it.
+        on_signal: is called at each signal: with True where the loop is asked to stop, with False where a second
+            Ctrl-C interrupts it.
 
     Yields:
-        Whether one has come. Outside the main thread, which alone hears of signals, none ever does.
+        A function that returns whether a signal has come. Signals reach the main thread only.
     """
     requested = False
 
     def request(number: int, frame: object) -> None:
         nonlocal requested
         if requested and number == signal.SIGINT:
-            told(False)
+            on_signal(False)
             raise KeyboardInterrupt
         if not requested:
-            told(True)
+            on_signal(True)
         requested = True
 
     if threading.current_thread() is not threading.main_thread():

@@ -8,14 +8,15 @@ from models import LEDGER, tiny_config
 from typer.testing import CliRunner
 
 from pamusic.cli.app import app
+from pamusic.cli.reports.machine import machine_lines, memory_rows
 from pamusic.device import Machine
 from pamusic.model.config import LedgerConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine_report import PERFORMANCE
-from pamusic.training.memory import BACKWARD, RecallCache, available_memory, memory_needed
+from pamusic.training.machine_report import OPTIONAL_MODULES, PERFORMANCE, Card, MachineReport, MemoryEstimate
+from pamusic.training.memory import BACKWARD, Memory, available_memory, memory_needed
 
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
 
@@ -56,7 +57,7 @@ def test_memory_is_counted_as_a_real_step_keeps_it(ledger):
 
 
 def test_so_many_windows_fit_as_divide_the_batch():
-    memory = RecallCache(state=100, window=10)
+    memory = Memory(state=100, window=10)
     assert memory.needed(4) == 140
     assert [memory.largest_micro_batch(available, 12) for available in (100, 140, 190, 200, 10_000)] == [0, 1, 4, 6, 12]
 
@@ -74,6 +75,40 @@ def test_doctor_says_what_there_is_and_what_fits():
     found = json.loads(doctor("--size", "tiny", "--json").stdout)
     assert found["fits"][0]["context"] == "1,024"
     assert float(found["machine"]["products in float32"].split()[0]) > 0
+
+
+def report(device, **found):
+    """What a machine could have."""
+    plain = {
+        "machine": Machine(torch.device(device), "bf16", True, "native"), "system": "Linux x86_64", "num_cores": 8,
+        "num_threads": 4, "has_compiler": True, "cpu_capability": None, "cpu_bf16_units": "", "card": None,
+        "free_memory": 3 * 2**30, "product_rates": {"float32": 2e12}, "has_fluidsynth": True,
+        "has_module": dict.fromkeys(OPTIONAL_MODULES, False),
+    }  # fmt: skip
+    return MachineReport(**{**plain, **found})
+
+
+def test_each_kind_of_device_has_lines_of_its_own():
+    card = Card(name="A Card", compute_capability=(9, 0), num_cards=2)
+    cuda = machine_lines(report("cuda", card=card))
+    cpu = machine_lines(report("cpu", cpu_capability="AVX2", has_compiler=False, free_memory=None))
+
+    assert cuda["card"] == "A Card, compute capability 9.0"
+    assert cuda["cards"].startswith("2; all of them: torchrun")
+    assert (cuda["precision"], cuda["products in float32"]) == ("bf16 (native)", "2.000 TFLOP/s")
+    assert (cuda["free memory"], cuda["rtmidi"]) == ("3.0 GiB", "not installed (MIDI ports)")
+    assert (cpu["CPU"], cpu["free memory"]) == ("AVX2, no bf16 units", "not told")
+    assert "install g++" in cpu["compiler"]
+    assert {"Metal"} == machine_lines(report("mps")).keys() - (cuda.keys() | cpu.keys())
+    assert not {"card", "cards", "Metal"} & cpu.keys()
+
+
+def test_what_fits_is_a_row_of_words():
+    memory = Memory(state=2**20, window=2**19)
+    (row,) = memory_rows(
+        [MemoryEstimate(size="a", context_length=1024, num_latents=8, memory=memory, batch_size=4, fits=None)]
+    )
+    assert (row["context"], row["always"], row["fit here"]) == ("1,024", "1 MiB", "not known")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from corpora import small_corpus
 from fields import NOTES, compound_text, tokenizer_of
 from flat_sampling import compose, stream_many
 from models import tiny_config
+from trainers import make_trainer, new_run, resumed_run
 from typer.testing import CliRunner
 
 from pamusic.checkpoint import check_corpus, load_checkpoint, save_checkpoint
@@ -36,8 +37,6 @@ from pamusic.tokens.positions import offset_edges
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import NOT_SCORED, TrainingBatches, make_batch, validation_batches
 from pamusic.training.learner import Learner
-from pamusic.training.run_setup import new_run, resumed_run
-from pamusic.training.trainer import Trainer
 
 SIZES = (5, 4, 3)
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
@@ -372,12 +371,12 @@ def test_it_learns_and_goes_on_as_if_it_had_not_stopped(corpus, tmp_path):
     training = TrainingConfig(
         steps=60, batch_size=4, warmup_steps=5, cooldown_steps=20, mistakes=0.0, validate_every=20, lr=0.02
     )
-    whole = Trainer(tmp_path / "whole", corpus, config, training, CPU)
+    whole = make_trainer(tmp_path / "whole", corpus, config, training, CPU)
     whole.train()
-    first = Trainer(tmp_path / "part", corpus, config, training, CPU)
+    first = make_trainer(tmp_path / "part", corpus, config, training, CPU)
     first.train(lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == 30 else None)
     assert first.step < 60
-    second = Trainer(tmp_path / "part", corpus, config, training, CPU, resume_from=tmp_path / "part")
+    second = make_trainer(tmp_path / "part", corpus, config, training, CPU, resume_from=tmp_path / "part")
     second.train()
 
     assert whole.best_nats < 0.8 * sum(math.log(size) for size in NOTES_SIZES)
@@ -673,9 +672,9 @@ def test_weights_of_other_fields_are_not_carried_over(corpus, talker, tmp_path):
     save_checkpoint(tmp_path / "notes", talker, NOTES, about={})
     events = small_corpus(tmp_path / "events")
     with pytest.raises(UsageError, match=r"reads notes \(4 ids a position\), .* has performance \(one a position\)"):
-        new_run(events.path, weights=str(tmp_path / "notes"), out=tmp_path / "run")
+        new_run(events.path, init_from=str(tmp_path / "notes"), out=tmp_path / "run")
     with pytest.raises(UsageError, match=r"has notes \(4 ids a position\)"):
-        new_run(corpus.path, weights="small", out=tmp_path / "run")
+        new_run(corpus.path, init_from="small", out=tmp_path / "run")
     compound = tokenizer_of(tmp_path, compound_text())
     (tmp_path / "mine.toml").rename(tmp_path / "compound.toml")
     assert compound.fingerprint != NOTES.fingerprint

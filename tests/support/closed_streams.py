@@ -19,7 +19,7 @@ import pamusic.compose.benchmark
 import pamusic.compose.token_stream
 import pamusic.evaluation.comparison
 import pamusic.music.synthesis
-import pamusic.training.run_setup  # noqa: F401
+import pamusic.training.trainer  # noqa: F401
 from pamusic.cli import main
 
 STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}

@@ -5,6 +5,7 @@ import pytest
 import torch
 from corpora import small_corpus
 from models import tiny_config
+from trainers import new_run
 
 from pamusic.checkpoint import Checkpoint, save_checkpoint
 from pamusic.errors import UsageError
@@ -15,8 +16,7 @@ from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 from pamusic.tokens.vocabulary_map import NOTHING, nearest_ids
-from pamusic.training.carrying import carried
-from pamusic.training.run_setup import new_run
+from pamusic.training.carrying import transfer_vocabulary
 
 PERFORMANCE, PIANO = (load_tokenizer(name).vocabulary for name in ("performance", "piano"))
 
@@ -114,7 +114,7 @@ def trained():
 
 def test_music_without_pedals_is_to_carried_weights_what_it_was_to_those_before(trained):
     # Of pitches, times and velocities that both vocabularies have; so logits of what both have are the same.
-    piano = carried(trained, load_tokenizer("piano")).model
+    piano = transfer_vocabulary(trained, load_tokenizer("piano")).model
     rng = np.random.default_rng(5)
     events = [("start", 0), ("velocity", 1)]
     for pitch in rng.integers(21, 109, 40).tolist():
@@ -133,20 +133,20 @@ def test_music_without_pedals_is_to_carried_weights_what_it_was_to_those_before(
 
 
 def test_events_there_were_none_of_begin_as_random_as_those_of_a_new_model(trained):
-    pedals = carried(trained, load_tokenizer("piano")).model.embedding.weight[PIANO.id("sustain", 0) :][:8]
+    pedals = transfer_vocabulary(trained, load_tokenizer("piano")).model.embedding.weight[PIANO.id("sustain", 0) :][:8]
     assert 0.8 < pedals.std() < 1.2
     assert len({tuple(row) for row in pedals.tolist()}) == 8
 
 
 def test_the_ledger_and_the_gate_keep_what_they_know(trained):
-    piano = carried(trained, load_tokenizer("piano")).model
+    piano = transfer_vocabulary(trained, load_tokenizer("piano")).model
     before, now = (model.ledger.weight.unflatten(1, (-1, 8)) for model in (trained.model, piano))
     assert torch.equal(now, before[:, 21:109])
     assert torch.equal(piano.recall.gate.weight, trained.model.recall.gate.weight)
 
 
 def test_constants_that_training_does_not_set_stay(trained):
-    config = carried(trained, load_tokenizer("piano")).model.config
+    config = transfer_vocabulary(trained, load_tokenizer("piano")).model.config
     assert (config.recall.far, config.recall.like, config.recall.num_slots) == (16, 0.9, 88)
     assert (config.vocab_size, config.pad_id, config.ledger.num_ticks) == (len(PIANO), PIANO.id("pad"), 100)
 
@@ -155,17 +155,17 @@ def test_a_run_on_a_corpus_of_another_tokenizer_begins_with_what_is_carried_over
     save_checkpoint(tmp_path / "trained", trained.model, trained.tokenizer, about={})
     corpus = small_corpus(tmp_path / "c", tokenizer="piano")
     trainer = new_run(
-        corpus.path, weights=str(tmp_path / "trained"), out=tmp_path / "run", steps=2, cooldown_steps=0,
+        corpus.path, init_from=str(tmp_path / "trained"), out=tmp_path / "run", steps=2, cooldown_steps=0,
         device="cpu", precision="fp32", compile=False,
     )  # fmt: skip
     begun = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     trainer.train()
 
     told = f"begins with the weights of {tmp_path / 'trained'}, carried over from performance to piano events"
-    assert trainer.started_from == told.removeprefix("begins with the weights of ")
-    expected = carried(trained, load_tokenizer("piano")).model.state_dict()
+    assert trainer.plan.started_from == told.removeprefix("begins with the weights of ")
+    expected = transfer_vocabulary(trained, load_tokenizer("piano")).model.state_dict()
     assert all(torch.equal(begun[name], expected[name]) for name in expected)
     assert any(not torch.equal(weight, begun[name]) for name, weight in trainer.model.state_dict().items())
     assert trainer.training.lr == pytest.approx(0.012)
     with pytest.raises(UsageError, match=r"has events that .* has yet to learn, .*; leave --only out"):
-        new_run(corpus.path, weights=str(tmp_path / "trained"), only="recall")
+        new_run(corpus.path, init_from=str(tmp_path / "trained"), only="recall")

@@ -9,14 +9,14 @@ import time
 import pytest
 import torch
 from corpora import small_corpus
+from trainers import new_run
 
 from pamusic.checkpoint import load_checkpoint
 from pamusic.device import Machine
 from pamusic.errors import UsageError
-from pamusic.training import run_setup as runs
-from pamusic.training.distributed import Ranks
+from pamusic.training import machine_choice
+from pamusic.training.distributed import ProcessGroup
 from pamusic.training.metrics import read_metrics
-from pamusic.training.run_setup import new_run
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +117,7 @@ def pid_of_rank(rank, parent):
 
 
 def test_rows_are_shared_equally_or_not_at_all(tmp_path, monkeypatch):
-    assert [list(Ranks(rank, 2).rows(6)) for rank in (0, 1)] == [[0, 1, 2], [3, 4, 5]]
+    assert [list(ProcessGroup(rank, 2).rows(6)) for rank in (0, 1)] == [[0, 1, 2], [3, 4, 5]]
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UsageError, match="a batch of 8 windows, 8 at once, cannot be shared equally among 3 processes"):
         new_run(small_corpus(tmp_path / "c").path, size="tiny", device="cpu", precision="fp32", compile=False)
@@ -129,12 +129,12 @@ def test_rows_are_shared_equally_or_not_at_all(tmp_path, monkeypatch):
 )
 def test_several_processes_compute_in_a_precision_that_all_of_them_have(monkeypatch, own, others, together):
     order = ["fp32", "fp16", "bf16"]
-    monkeypatch.setattr(runs, "join", lambda ranks, device: None)
-    monkeypatch.setattr(Ranks, "least", lambda self, number, device: min(number, order.index(others)))
+    monkeypatch.setattr(machine_choice, "join", lambda ranks, device: None)
+    monkeypatch.setattr(ProcessGroup, "min", lambda self, number, device: min(number, order.index(others)))
     machine = Machine(torch.device("cpu"), own, False, "for tests")
 
-    assert runs._agreed(machine, Ranks(0, 2)).precision == together
-    assert runs._agreed(machine, Ranks()) is machine
+    assert machine_choice.agree_on_precision(machine, ProcessGroup(0, 2)).precision == together
+    assert machine_choice.agree_on_precision(machine, ProcessGroup()) is machine
 
 
 WHOLE = """
@@ -142,19 +142,19 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
-from pamusic.training.muon import orthogonalized
-from pamusic.training.fsdp import applied_to_whole
+from pamusic.training.muon import orthogonalize
+from pamusic.training.fsdp import apply_to_whole
 
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))
 for shape in ((5, 7), (7, 5), (1, 4), (8, 8)):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     spread = distribute_tensor(matrix, mesh, [Shard(0)])
-    found = applied_to_whole(orthogonalized, spread)
+    found = apply_to_whole(orthogonalize, spread)
     assert found.placements == spread.placements
     assert found.to_local().shape == spread.to_local().shape
     # Equal to the last bit wherever it was tried; products may round by where in memory a matrix lies, so not demanded.
-    torch.testing.assert_close(found.full_tensor().float(), orthogonalized(matrix).float(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.full_tensor().float(), orthogonalize(matrix).float(), rtol=0, atol=1e-5)
 dist.destroy_process_group()
 print("equal", flush=True)
 """

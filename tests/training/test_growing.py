@@ -4,12 +4,12 @@ import pytest
 import torch
 from corpora import small_corpus
 from models import tiny_model
+from trainers import new_run, resumed_run
 
 from pamusic.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pamusic.errors import UsageError
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.growing import grown
-from pamusic.training.run_setup import new_run, resumed_run
 
 HERE = {"device": "cpu", "precision": "fp32", "compile": False}
 
@@ -50,13 +50,13 @@ def test_a_run_that_asks_for_more_layers_grows_the_weights_and_trains_all_of_the
     checkpoint = trained(2)
     save_checkpoint(tmp_path / "trained", checkpoint.model, checkpoint.tokenizer, about={})
     corpus = small_corpus(tmp_path / "c").path
-    how = {"weights": str(tmp_path / "trained"), "steps": 3, "cooldown_steps": 0, **HERE}
+    how = {"init_from": str(tmp_path / "trained"), "steps": 3, "cooldown_steps": 0, **HERE}
     trainer = new_run(corpus, out=tmp_path / "run", num_layers=3, **how)
     begun = layers_of(trainer.model)
     shallow = new_run(corpus, out=tmp_path / "shallow", **how)
 
-    assert trainer.started_from == f"{tmp_path / 'trained'}, grown from 2 to 3 layers"
-    assert trainer._nats_on_fixed_windows() == shallow._nats_on_fixed_windows()
+    assert trainer.plan.started_from == f"{tmp_path / 'trained'}, grown from 2 to 3 layers"
+    assert trainer._score_windows() == shallow._score_windows()
     trainer.train()
     changed = [
         {name for name, weight in now.items() if not torch.equal(weight, before[name])}
@@ -70,7 +70,7 @@ def test_layers_are_not_taken_away_nor_added_to_a_run_that_goes_on(tmp_path):
     checkpoint = trained(2)
     save_checkpoint(tmp_path / "trained", checkpoint.model, checkpoint.tokenizer, about={})
     corpus = small_corpus(tmp_path / "c").path
-    how = {"weights": str(tmp_path / "trained"), "steps": 2, "cooldown_steps": 0, **HERE}
+    how = {"init_from": str(tmp_path / "trained"), "steps": 2, "cooldown_steps": 0, **HERE}
     new_run(corpus, out=tmp_path / "run", **how).train()
 
     for layers in (0, 1):

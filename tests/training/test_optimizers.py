@@ -7,7 +7,7 @@ import torch
 from models import tiny_model
 
 from pamusic.training import muon
-from pamusic.training.muon import Muon, orthogonalized
+from pamusic.training.muon import Muon, orthogonalize
 from pamusic.training.optimizers import Average
 
 SHAPES = ((24, 24), (64, 16), (16, 64), (1, 8))
@@ -58,7 +58,7 @@ def test_orthogonalized_keeps_directions_and_levels_singular_values(monkeypatch,
     monkeypatch.setattr(muon, "has_fast_bf16", lambda device: is_fast)
     matrix = torch.randn(48, 32, generator=torch.Generator().manual_seed(1))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalized(matrix)
+    found = orthogonalize(matrix)
 
     assert found.dtype == (torch.bfloat16 if is_fast else torch.float32)
     inner = u.T @ found.float() @ vh.T  # diagonal where the singular vectors are kept

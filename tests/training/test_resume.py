@@ -13,16 +13,16 @@ import pytest
 import torch
 from corpora import small_corpus
 from models import tiny_config
+from trainers import make_trainer, resumed_run
 
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
+from pamusic.cli.reports.training import plan_lines
 from pamusic.device import Machine
 from pamusic.errors import PamusicError
 from pamusic.files import locked
 from pamusic.training.config import TrainingConfig
 from pamusic.training.metrics import TRAIN, read_metrics
 from pamusic.training.run_dir import LOCK, STATE
-from pamusic.training.run_setup import resumed_run
-from pamusic.training.trainer import Trainer
 
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
 SETTINGS = TrainingConfig(
@@ -34,9 +34,13 @@ KILLS = 20
 
 
 def begun_or_resumed(run, corpus):
-    """What the shell would do: `train`, and after that `train --resume`."""
+    """What the shell would do: `train`, and after that `train --resume`, which refuses after the last step."""
     resume_from = run if (run / STATE).is_file() else None
-    Trainer(run, corpus, SHAPE, SETTINGS, CPU, resume_from=resume_from).train()
+    try:
+        make_trainer(run, corpus, SHAPE, SETTINGS, CPU, resume_from=resume_from).train()
+    except PamusicError as error:
+        if "has made all of its" not in str(error):
+            raise
 
 
 def train_rows(run):
@@ -121,16 +125,16 @@ def test_a_branch_from_a_run_that_still_goes_on_says_from_where_it_begins(tmp_pa
     begun_or_resumed(run, corpus)
     more = {"out": tmp_path / "branch", "steps": SETTINGS.steps + 5}
     told = f"{run} is still being trained; this goes on from what it saved last, at step {SETTINGS.steps}"
-    assert told not in resumed_run(run, **more).plan()
+    assert told not in plan_lines(resumed_run(run, **more))
     with trained_in_elsewhere(run):
-        assert told in resumed_run(run, **more).plan()
+        assert told in plan_lines(resumed_run(run, **more))
 
 
 @pytest.mark.slow
 def test_a_run_stopped_between_two_rows_of_its_table_loses_none(tmp_path):
     corpus = small_corpus(tmp_path / "c")
     begun_or_resumed(tmp_path / "whole", corpus)
-    trainer = Trainer(tmp_path / "run", corpus, SHAPE, SETTINGS, CPU)
+    trainer = make_trainer(tmp_path / "run", corpus, SHAPE, SETTINGS, CPU)
     trainer.train(lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == 15 else None)
     assert trainer.step == 16
     begun_or_resumed(tmp_path / "run", corpus)
@@ -142,7 +146,7 @@ def test_a_run_stopped_between_two_rows_of_its_table_loses_none(tmp_path):
 
 def test_a_resumed_run_computes_as_before_and_says_what_is_set_otherwise(tmp_path):
     corpus = small_corpus(tmp_path / "c")
-    Trainer(tmp_path / "run", corpus, SHAPE, SETTINGS, CPU).train(max_minutes=0)
+    make_trainer(tmp_path / "run", corpus, SHAPE, SETTINGS, CPU).train(max_minutes=0)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
@@ -151,17 +155,17 @@ def test_a_resumed_run_computes_as_before_and_says_what_is_set_otherwise(tmp_pat
     finally:
         torch.set_num_threads(threads)
     assert as_before.machine == Machine(torch.device("cpu"), "fp32", False, "as asked")
-    assert as_before.differences == []
-    assert not any("otherwise" in line for line in as_before.plan())
+    assert as_before.plan.differences == ()
+    assert not any("otherwise" in line for line in plan_lines(as_before))
 
     otherwise = resumed_run(tmp_path / "run", steps=200, context_length=32, precision="bf16")
-    assert otherwise.differences == [
+    assert otherwise.plan.differences == (
         "steps 60 -> 200",
         "precision fp32 -> bf16",
         "context_length 64 -> 32",
         "precision fp32 -> bf16",
-    ]
-    assert "otherwise than before: steps 60 -> 200" in otherwise.plan()[-1]
+    )
+    assert "otherwise than before: steps 60 -> 200" in plan_lines(otherwise)[-1]
     with pytest.raises(PamusicError, match="trained weights keep their num_layers"):
         resumed_run(tmp_path / "run", num_layers=9)
 
@@ -181,7 +185,7 @@ def test_a_resumed_run_takes_the_fastest_precision_of_this_machine_and_says_so(
     tmp_path, monkeypatch, asked, before, units, now
 ):
     corpus = small_corpus(tmp_path / "c")
-    Trainer(tmp_path / "run", corpus, SHAPE, replace(SETTINGS, precision=asked), CPU).train(max_minutes=0)
+    make_trainer(tmp_path / "run", corpus, SHAPE, replace(SETTINGS, precision=asked), CPU).train(max_minutes=0)
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     about["machine"]["precision"] = before
     (tmp_path / "run" / "run.json").write_text(json.dumps(about))
@@ -190,5 +194,5 @@ def test_a_resumed_run_takes_the_fastest_precision_of_this_machine_and_says_so(
     resumed = resumed_run(tmp_path / "run")
 
     assert resumed.machine.precision == now
-    assert resumed.differences == ([] if before == now else [f"precision {before} -> {now}"])
-    assert any(f"precision {before} -> {now}" in line for line in resumed.plan()) == (before != now)
+    assert resumed.plan.differences == (() if before == now else (f"precision {before} -> {now}",))
+    assert any(f"precision {before} -> {now}" in line for line in plan_lines(resumed)) == (before != now)

@@ -13,14 +13,13 @@ from models import tiny_config
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._inductor.exc import InductorError
+from trainers import make_trainer, new_run, resumed_run
 
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
 from pamusic.device import Machine, choose_machine
 from pamusic.errors import PamusicError
 from pamusic.training.config import TrainingConfig
-from pamusic.training.run_setup import new_run, resumed_run
 from pamusic.training.schedule import rate
-from pamusic.training.trainer import Trainer
 
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
 
@@ -50,7 +49,7 @@ def test_a_tiny_model_learns_one_piece_by_heart(tmp_path):
         steps=200, batch_size=8, micro_batch=8, prefix_dropout=0.0, mistakes=0.0, stretch=0.0, transpose_down=0,
         transpose_up=0, warmup_steps=10, cooldown_steps=100,
     )  # fmt: skip
-    trainer = Trainer(tmp_path / "run", corpus, shape, training, CPU)
+    trainer = make_trainer(tmp_path / "run", corpus, shape, training, CPU)
 
     trainer.train()
 
@@ -64,7 +63,7 @@ def test_the_rate_rises_stays_and_falls_in_straight_lines():
 
 def test_a_run_that_ended_at_a_level_rate_can_be_cooled_down(tmp_path):
     corpus = small_corpus(tmp_path / "c")
-    Trainer(tmp_path / "run", corpus, tiny_config(), config(steps=8, cooldown_steps=0), CPU).train()
+    make_trainer(tmp_path / "run", corpus, tiny_config(), config(steps=8, cooldown_steps=0), CPU).train()
 
     cooled = resumed_run(tmp_path / "run", cooldown_steps=4)
 
@@ -73,12 +72,12 @@ def test_a_run_that_ended_at_a_level_rate_can_be_cooled_down(tmp_path):
 
 def test_a_cooldown_of_a_run_that_cools_already_goes_on_from_the_rate_it_has(tmp_path):
     corpus = small_corpus(tmp_path / "c")
-    Trainer(tmp_path / "run", corpus, tiny_config(), config(steps=8, cooldown_steps=4), CPU).train(
+    make_trainer(tmp_path / "run", corpus, tiny_config(), config(steps=8, cooldown_steps=4), CPU).train(
         lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == 4 else None
     )
     branch = resumed_run(tmp_path / "run", out=tmp_path / "branch", cooldown_steps=6)
     assert branch.step == 5
-    assert branch.cools
+    assert branch.in_cooldown
     assert [rate(step, branch.training) for step in (5, 7, 9, 10)] == pytest.approx([0.75, 0.5, 0.25, 0.125])
 
     drawn_out = resumed_run(tmp_path / "run", out=tmp_path / "branch", steps=8, cooldown_steps=6)
@@ -87,7 +86,7 @@ def test_a_cooldown_of_a_run_that_cools_already_goes_on_from_the_rate_it_has(tmp
 
 def test_tokens_are_counted_through_a_change_of_shape(tmp_path):
     corpus = small_corpus(tmp_path / "c")
-    Trainer(tmp_path / "run", corpus, tiny_config(), config(steps=4), CPU).train()
+    make_trainer(tmp_path / "run", corpus, tiny_config(), config(steps=4), CPU).train()
     before = 4 * 4 * tiny_config().num_latents
     resumed = resumed_run(tmp_path / "run", steps=6, batch_size=2, micro_batch=2)
     resumed.train()
@@ -96,7 +95,7 @@ def test_tokens_are_counted_through_a_change_of_shape(tmp_path):
 
 def test_a_run_leaves_metrics_its_settings_and_two_checkpoints(tmp_path):
     run = tmp_path / "run"
-    outcome = Trainer(run, small_corpus(tmp_path / "c"), tiny_config(), config(), CPU).train()
+    outcome = make_trainer(run, small_corpus(tmp_path / "c"), tiny_config(), config(), CPU).train()
 
     assert outcome.complete
     assert set(losses(run, "validation")) == {4, 8}
@@ -122,13 +121,13 @@ def test_a_run_leaves_metrics_its_settings_and_two_checkpoints(tmp_path):
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_never_had_been(tmp_path):
     corpus, settings = small_corpus(tmp_path / "c"), config(steps=20, validate_every=10)
-    whole = Trainer(tmp_path / "whole", corpus, tiny_config(dropout=0.1), settings, CPU)
+    whole = make_trainer(tmp_path / "whole", corpus, tiny_config(dropout=0.1), settings, CPU)
     whole.train()
 
-    stopped = Trainer(tmp_path / "stopped", corpus, tiny_config(dropout=0.1), settings, CPU)
+    stopped = make_trainer(tmp_path / "stopped", corpus, tiny_config(dropout=0.1), settings, CPU)
     stopped.train(lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == 10 else None)
     assert stopped.step == 11
-    resumed = Trainer(
+    resumed = make_trainer(
         tmp_path / "stopped", corpus, tiny_config(dropout=0.1), settings, CPU, resume_from=tmp_path / "stopped"
     )
     resumed.train()
@@ -139,7 +138,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_never_had_been(tmp_path):
 def test_accumulating_micro_batches_changes_nothing_but_rounding(tmp_path):
     corpus = small_corpus(tmp_path / "c")
     at_once, in_parts = (
-        Trainer(tmp_path / f"m{size}", corpus, tiny_config(), config(steps=3, micro_batch=size), CPU) for size in (4, 1)
+        make_trainer(tmp_path / f"m{size}", corpus, tiny_config(), config(steps=3, micro_batch=size), CPU)
+        for size in (4, 1)
     )
     at_once.train()
     in_parts.train()
@@ -147,7 +147,7 @@ def test_accumulating_micro_batches_changes_nothing_but_rounding(tmp_path):
 
 
 def test_ctrl_c_stops_in_order(tmp_path):
-    trainer = Trainer(
+    trainer = make_trainer(
         tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=1000, validate_every=1000), CPU
     )
     handler = signal.getsignal(signal.SIGINT)
@@ -183,7 +183,7 @@ def test_a_time_limit_stops_in_order_and_a_cooldown_can_be_branched_off(tmp_path
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_state(tmp_path):
-    trainer = Trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=40), CPU)
+    trainer = make_trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=40), CPU)
     trainer.learner.training = config(steps=10)
     trainer.train()
     good = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"]
@@ -199,7 +199,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_state(tmp_pat
 
 
 def test_a_step_whose_gradients_are_no_numbers_is_not_saved(tmp_path):
-    trainer = Trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=1), CPU)
+    trainer = make_trainer(tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=1), CPU)
     trainer.model.head.weight.register_hook(lambda gradient: gradient * np.inf)
 
     with pytest.raises(PamusicError, match=r"norm of the gradients became (nan|inf).*start anew at a lower rate"):
@@ -208,7 +208,7 @@ def test_a_step_whose_gradients_are_no_numbers_is_not_saved(tmp_path):
 
 
 def test_a_run_that_fails_before_it_has_anything_leaves_nothing(tmp_path):
-    trainer = Trainer(
+    trainer = make_trainer(
         tmp_path / "run", small_corpus(tmp_path / "c"), tiny_config(), config(steps=20, validate_every=20), CPU
     )
     with torch.no_grad():
@@ -220,9 +220,9 @@ def test_a_run_that_fails_before_it_has_anything_leaves_nothing(tmp_path):
 
 def test_a_branch_keeps_the_best_of_its_own(tmp_path):
     corpus, settings = small_corpus(tmp_path / "c"), config(steps=4)
-    trainer = Trainer(tmp_path / "run", corpus, tiny_config(), settings, CPU)
+    trainer = make_trainer(tmp_path / "run", corpus, tiny_config(), settings, CPU)
     trainer.train()
-    trainer.best_nats = 0.001  # no branch can be better
+    trainer._best_nats = 0.001  # no branch can be better
     trainer._save()
 
     branch = resumed_run(tmp_path / "run", out=tmp_path / "branch", steps=6)
@@ -252,8 +252,8 @@ def fails_on_the_way_back():
 @pytest.mark.parametrize("compiler", [fails, fails_on_the_way_back()], ids=["forward", "backward"])
 def test_a_model_that_cannot_be_compiled_is_trained_without_and_loses_no_step(tmp_path, compiler):
     corpus = small_corpus(tmp_path / "c")
-    Trainer(tmp_path / "plain", corpus, tiny_config(dropout=0.1), config(steps=2), CPU).train()
-    trainer = Trainer(tmp_path / "run", corpus, tiny_config(dropout=0.1), config(steps=2), CPU)
+    make_trainer(tmp_path / "plain", corpus, tiny_config(dropout=0.1), config(steps=2), CPU).train()
+    trainer = make_trainer(tmp_path / "run", corpus, tiny_config(dropout=0.1), config(steps=2), CPU)
     trainer.learner._compiled = torch.compile(trainer.learner._eager_loss, backend=compiler)
     notes = []
     trainer.train(lambda report: notes.append(report.note))
@@ -275,16 +275,16 @@ def test_a_run_in_the_way_is_not_replaced_unless_asked(tmp_path):
     (tmp_path / "nothing").mkdir()
     nothing = small_corpus(tmp_path / "nothing" / "c", notes_of_pieces=(40,), splits=("test",))
     with pytest.raises(PamusicError, match="no training pieces"):
-        new_run(nothing.path, out=tmp_path / "run", force=True, **options)
+        new_run(nothing.path, out=tmp_path / "run", overwrite=True, **options)
     assert (tmp_path / "run" / "state.pt").is_file()
     (tmp_path / "link").symlink_to(tmp_path / "run")
-    assert new_run(corpus.path, out=tmp_path / "link", force=True, **options).step == 0
+    assert new_run(corpus.path, out=tmp_path / "link", overwrite=True, **options).step == 0
     assert not any((tmp_path / "run").iterdir())
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(PamusicError, match="is not a run"):
-        new_run(corpus.path, out=tmp_path / "mine", force=True, **options)
+        new_run(corpus.path, out=tmp_path / "mine", overwrite=True, **options)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
@@ -295,7 +295,7 @@ def test_resuming_on_another_corpus_or_from_nothing_is_refused(tmp_path):
     other = small_corpus(tmp_path / "other", notes_of_pieces=(90, 10), splits=("train", "validation"))
 
     with pytest.raises(PamusicError, match="not the corpus"):
-        resumed_run(tmp_path / "run", corpus_path=other.path, steps=8)
+        resumed_run(tmp_path / "run", corpus=other.path, steps=8)
     with pytest.raises(PamusicError, match="all of its 4 steps"):
         resumed_run(tmp_path / "run")
     with pytest.raises(PamusicError, match="no run there"):

@@ -1,21 +1,28 @@
 """Trained weights tuned on one's own pieces; settings from a file."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from corpora import small_corpus
 from models import tiny_config, tiny_model
+from trainers import make_trainer, new_run, resumed_run
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
+from pamusic.cli.reports.training import plan_lines
 from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
-from pamusic.training.config_file import read_recipe
+from pamusic.training.config_file import read_settings
 from pamusic.training.metrics import read_metrics
-from pamusic.training.run_setup import new_run, resumed_run
-from pamusic.training.trainer import Trainer
 
 HERE = {"device": "cpu", "precision": "fp32", "compile": False}
+
+
+def settings_in(path):
+    """The settings that a file has, by name."""
+    return {name: value for name, value in asdict(read_settings(path)).items() if value is not None}
 
 
 @pytest.fixture
@@ -27,12 +34,12 @@ def trained(tmp_path):
 @pytest.mark.slow
 def test_tuning_begins_with_the_weights_and_brings_the_loss_down_on_the_new_corpus(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
-    trainer = new_run(corpus.path, weights=str(trained), out=tmp_path / "run", validate_every=20, steps=160, **HERE)
+    trainer = new_run(corpus.path, init_from=str(trained), out=tmp_path / "run", validate_every=20, steps=160, **HERE)
     before = load_checkpoint(trained).model
 
     assert all(torch.equal(weight, before.state_dict()[name]) for name, weight in trainer.model.state_dict().items())
-    assert f"begins with the weights of {trained}" in trainer.plan()
-    first = trainer._nats_on_fixed_windows()
+    assert f"begins with the weights of {trained}" in plan_lines(trainer)
+    first = trainer._score_windows()
     outcome = trainer.train()
 
     assert outcome.best_nats < first - 0.3
@@ -41,30 +48,30 @@ def test_tuning_begins_with_the_weights_and_brings_the_loss_down_on_the_new_corp
 
 def test_a_branch_of_a_tuned_run_knows_what_that_began_with(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
-    new_run(corpus.path, weights=str(trained), out=tmp_path / "run", steps=4, validate_every=4, **HERE).train()
+    new_run(corpus.path, init_from=str(trained), out=tmp_path / "run", steps=4, validate_every=4, **HERE).train()
 
     branch = resumed_run(tmp_path / "run", out=tmp_path / "branch", steps=6)
 
-    assert not any("begins with" in line for line in branch.plan())
+    assert not any("begins with" in line for line in plan_lines(branch))
     branch.train()
     assert load_checkpoint(tmp_path / "branch" / "last").about["run"]["started_from"] == str(trained)
 
 
 def test_weights_without_a_ledger_can_be_given_one_that_says_nothing_until_it_has_learned_to(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
-    how = {"weights": str(trained), "steps": 20, "cooldown_steps": 0, **HERE}
+    how = {"init_from": str(trained), "steps": 20, "cooldown_steps": 0, **HERE}
     without = new_run(corpus.path, out=tmp_path / "a", **how)
     trainer = new_run(corpus.path, out=tmp_path / "b", ledger=True, **how)
 
     assert without.model.ledger is None
     assert trainer.model.config.ledger.num_slots == 128
-    assert trainer._nats_on_fixed_windows() == without._nats_on_fixed_windows()
+    assert trainer._score_windows() == without._score_windows()
     trainer.train()
     tuned = load_checkpoint(tmp_path / "b" / "last").model
     assert tuned.ledger.weight.abs().max() > 0
     resumed = resumed_run(tmp_path / "b", steps=30, ledger=True)
     assert torch.equal(resumed.model.ledger.weight, trainer.model.ledger.weight)
-    for again in (lambda: new_run(corpus.path, weights=str(tmp_path / "b"), ledger=False, **HERE),
+    for again in (lambda: new_run(corpus.path, init_from=str(tmp_path / "b"), ledger=False, **HERE),
                   lambda: resumed_run(tmp_path / "b", steps=30, ledger=False)):  # fmt: skip
         with pytest.raises(UsageError, match="trained weights keep their ledger"):
             again()
@@ -73,11 +80,11 @@ def test_weights_without_a_ledger_can_be_given_one_that_says_nothing_until_it_ha
 @pytest.mark.slow
 def test_weights_can_be_taught_to_recall_and_nothing_else_changes(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
-    how = {"weights": str(trained), "steps": 20, "cooldown_steps": 0, "context_length": 512, **HERE}
+    how = {"init_from": str(trained), "steps": 20, "cooldown_steps": 0, "context_length": 512, **HERE}
     trainer = new_run(corpus.path, out=tmp_path / "run", recall=True, only="recall", lr=0.05, **how)
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     assert before["recall.gate.weight"].abs().max() == 0
-    assert any(line.startswith("trains its recall alone, ") for line in trainer.plan())
+    assert any(line.startswith("trains its recall alone, ") for line in plan_lines(trainer))
     trainer.train()
 
     after = trainer.model.state_dict()
@@ -98,7 +105,7 @@ def test_weights_can_be_taught_to_recall_and_nothing_else_changes(tmp_path, trai
 def test_a_part_that_is_not_there_is_refused_by_name(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
     with pytest.raises(UsageError, match=r"no part that is called 'recall'; it has embedding, .*head"):
-        new_run(corpus.path, out=tmp_path / "run", weights=str(trained), only="recall", **HERE)
+        new_run(corpus.path, out=tmp_path / "run", init_from=str(trained), only="recall", **HERE)
     assert not (tmp_path / "run").exists()
 
 
@@ -106,7 +113,7 @@ def test_a_new_model_recalls_if_it_is_to(tmp_path):
     corpus = small_corpus(tmp_path / "c").path
     (tmp_path / "recipe.toml").write_text("size = 'tiny'\nrecall = true\n")
 
-    recalls = new_run(corpus, out=tmp_path / "a", **read_recipe(tmp_path / "recipe.toml"), **HERE)
+    recalls = new_run(corpus, out=tmp_path / "a", **settings_in(tmp_path / "recipe.toml"), **HERE)
     assert recalls.model.recall is not None
     assert new_run(corpus, out=tmp_path / "b", size="tiny", **HERE).model.recall is None
 
@@ -115,7 +122,7 @@ def test_a_new_model_has_a_ledger_unless_it_is_to_have_none(tmp_path):
     corpus = small_corpus(tmp_path / "c").path
     (tmp_path / "recipe.toml").write_text("size = 'tiny'\nledger = false\n")
 
-    assert new_run(corpus, out=tmp_path / "a", **read_recipe(tmp_path / "recipe.toml"), **HERE).model.ledger is None
+    assert new_run(corpus, out=tmp_path / "a", **settings_in(tmp_path / "recipe.toml"), **HERE).model.ledger is None
     assert new_run(corpus, out=tmp_path / "b", size="tiny", **HERE).model.ledger is not None
 
 
@@ -135,14 +142,14 @@ def test_it_ends_when_validation_no_longer_improves(tmp_path):
 
 def test_weights_that_cannot_serve_are_refused(tmp_path, trained):
     with pytest.raises(PamusicError, match="no checkpoint is called 'nobody'"):
-        new_run(small_corpus(tmp_path / "mine").path, weights="nobody", **HERE)
+        new_run(small_corpus(tmp_path / "mine").path, init_from="nobody", **HERE)
     with pytest.raises(UsageError, match="trained weights keep their d_model"):
-        new_run(tmp_path / "mine", weights=str(trained), d_model=64, **HERE)
+        new_run(tmp_path / "mine", init_from=str(trained), d_model=64, **HERE)
 
 
 def test_settings_come_from_a_file(tmp_path):
     (tmp_path / "recipe.toml").write_text("size = 'tiny'\nnum_layers = 1\nsteps = 3\nlr = 0.001\n")
-    recipe = read_recipe(tmp_path / "recipe.toml")
+    recipe = settings_in(tmp_path / "recipe.toml")
     trainer = new_run(small_corpus(tmp_path / "c").path, out=tmp_path / "run", **recipe, **HERE)
 
     assert trainer.model.config.num_layers == 1
@@ -166,9 +173,9 @@ def test_settings_come_from_a_file(tmp_path):
 def test_a_file_of_settings_that_is_none(tmp_path, text, reason):
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(PamusicError, match=reason):
-        read_recipe(tmp_path / "recipe.toml")
+        read_settings(tmp_path / "recipe.toml")
     with pytest.raises(PamusicError, match="no such file"):
-        read_recipe(tmp_path / "missing.toml")
+        read_settings(tmp_path / "missing.toml")
 
 
 def test_memory_that_runs_out_halves_what_is_computed_at_once_and_the_result_is_the_same(tmp_path):
@@ -177,7 +184,7 @@ def test_memory_that_runs_out_halves_what_is_computed_at_once_and_the_result_is_
     settings = {"steps": 3, "batch_size": 4, "warmup_steps": 2, "cooldown_steps": 0}
 
     def run(name, most):
-        trainer = Trainer(tmp_path / name, corpus, tiny_config(), TrainingConfig(**settings), machine)
+        trainer = make_trainer(tmp_path / name, corpus, tiny_config(), TrainingConfig(**settings), machine)
 
         def runs_out(module, inputs):
             if len(inputs[0]) > most and trainer.model.training:

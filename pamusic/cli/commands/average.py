@@ -19,7 +19,7 @@ def average(
     """Take the mean of weights that began with the same ones; it may predict better than each of them."""
     load_torch()
     from pamusic.checkpoint import PARTS, find_checkpoint, load_checkpoint, save_checkpoint
-    from pamusic.training.averaging import averaged
+    from pamusic.training.averaging import average_checkpoints
 
     if len(checkpoints) < 2:
         raise UsageError(f"a mean is of two or more; we got {checkpoints[0]} alone")
@@ -33,7 +33,7 @@ def average(
             )
         if not force:
             raise PamusicError(f"{out}: there is a checkpoint; replace it with --force, or choose another --out")
-    mean = averaged([load_checkpoint(find_checkpoint(name)) for name in checkpoints])
+    mean = average_checkpoints([load_checkpoint(find_checkpoint(name)) for name in checkpoints])
     save_checkpoint(out, mean.model, mean.tokenizer, about=mean.about)
     say(f"the mean of {', '.join(checkpoints)}; what it is worth tells pamusic evaluate {out}")
     result(out)

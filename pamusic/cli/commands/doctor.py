@@ -30,18 +30,20 @@ def doctor(
     from pamusic.device import choose_machine
 
     load_torch()
+    from pamusic.cli.reports.machine import machine_lines, memory_rows
     from pamusic.training.config import TrainingConfig
-    from pamusic.training.machine_report import all_sizes, checkup, what_fits
+    from pamusic.training.machine_report import all_sizes, estimate_memory, inspect_machine
 
     changes: dict[str, int | float | None] = {"context_length": context_length, "num_latents": num_latents}
     dropout = TrainingConfig.prefix_dropout if prefix_dropout is None else prefix_dropout
     try:
         training = TrainingConfig(batch_size=batch_size, prefix_dropout=dropout, recompute=recompute)
         sizes = {name: changes for name in all_sizes() if name == size or size is None}
-        fits = what_fits(choose_machine(device, precision), sizes or {str(size): changes}, training, on_step)
+        machine = choose_machine(device, precision)
+        fits = memory_rows(estimate_memory(machine, sizes or {str(size): changes}, training, on_step))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    found = checkup(device, on_step)
+    found = machine_lines(inspect_machine(device, on_step))
     if as_json:
         result(json.dumps({"machine": found, "fits": fits}))
         return

@@ -47,7 +47,7 @@ def tokenize(
     """
     import time
 
-    from pamusic.cli.progress import tell_corpus
+    from pamusic.cli.reports.corpus import print_corpus
     from pamusic.corpus.build import tokenize as make_corpus
     from pamusic.corpus.writer import num_unfinished
     from pamusic.music.midi import parsed_tracks
@@ -81,6 +81,6 @@ def tokenize(
     finally:
         for bar in bars:
             bar.close()
-    tell_corpus(summary, out)
+    print_corpus(summary, out)
     say(f"{time.perf_counter() - began:.1f} seconds")
     result(out)

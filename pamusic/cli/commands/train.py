@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Exit, Option
 
 from pamusic.cli.interrupting import INTERRUPTED
-from pamusic.cli.terminal import result, said_if_slow, say
+from pamusic.cli.terminal import result, said_if_slow
 from pamusic.errors import UsageError
 
 Recipe = partial(Option, rich_help_panel="How it learns")
@@ -57,39 +57,31 @@ def train(
     compile: Annotated[bool | None, Machine(help="Compile the model first.")] = None,
 ) -> None:
     """Train a model on a corpus. Stopped at any time, it leaves a checkpoint to sample from and to go on from."""
+    options = {**locals()}
     with said_if_slow("loading PyTorch and its compiler"):
-        from pamusic.cli.progress import TrainingTeller, tell_outcome
-        from pamusic.training.config_file import read_recipe
-        from pamusic.training.run_setup import new_run, resumed_run
+        from pamusic.cli.progress import TrainingProgress
+        from pamusic.cli.reports.training import print_plan, print_result
+        from pamusic.training.config_file import read_settings
+        from pamusic.training.run_plan import plan_run
+        from pamusic.training.settings import RunRequest, RunSettings
+        from pamusic.training.trainer import Trainer
 
-    asked: dict[str, Any] = {
-        "size": size, "steps": steps, "batch_size": batch_size, "context_length": context_length,
-        "num_latents": num_latents, "num_layers": num_layers, "lr": lr, "seed": seed, "cooldown_steps": cooldown_steps,
-        "warmup_steps": warmup_steps, "ema_decay": ema_decay, "patience": patience, "prefix_dropout": prefix_dropout,
-        "dropout": dropout, "transpose_down": transpose, "transpose_up": transpose, "stretch": stretch,
-        "mistakes": mistakes, "ledger": ledger, "recall": recall, "only": only, "validate_every": validate_every,
-        "precision": precision, "micro_batch": micro_batch, "recompute": recompute, "shard": shard,
-    }  # fmt: skip
-    settings = {**(read_recipe(config) if config else {}), **{n: v for n, v in asked.items() if v is not None}}
-    where: dict[str, Any] = {"out": out, "device": device, "compile": compile, "force": force}
-    if resume is not None and weights is not None:
-        raise UsageError("--resume goes on with a run, --from begins one with another's weights; give one of them")
-    if (resume is not None or weights is not None) and "size" in settings:
-        raise UsageError("trained weights keep their size; leave --size out")
-    if resume is not None:
-        trainer = resumed_run(resume, corpus_path=corpus, **where, **settings)
-    else:
-        trainer = new_run(corpus or Path("corpus"), weights=weights, **where, **settings)
+    asked = RunSettings.from_options({**options, "transpose_down": transpose, "transpose_up": transpose})
+    settings = asked if config is None else read_settings(config).updated(asked)
+    request = RunRequest(
+        settings=settings, corpus=corpus, out=out, init_from=weights, resume_from=resume, device=device,
+        compile=compile, overwrite=force,
+    )  # fmt: skip
+    trainer = Trainer(plan_run(request))
     if sample_every is not None and trainer.training.shard and trainer.ranks.size > 1:
         raise UsageError("--sample-every needs the whole model in one process; leave it out, or --shard")
     if not trainer.ranks.first:  # of several processes, one speaks
         trainer.train(max_minutes=max_minutes)
         return
-    for line in trainer.plan():
-        say(line)
-    with closing(TrainingTeller(trainer, sample_every)) as teller:
-        outcome = trainer.train(teller, max_minutes=max_minutes, stopping=teller.stopping)
-    tell_outcome(trainer, outcome)
+    print_plan(trainer)
+    with closing(TrainingProgress(trainer, sample_every)) as shown:
+        outcome = trainer.train(shown, max_minutes=max_minutes, on_stop=shown.on_stop)
+    print_result(trainer, outcome)
     result(trainer.run)
     if outcome.interrupted and not outcome.complete:
         raise Exit(INTERRUPTED)

@@ -1,0 +1,79 @@
+"""Print what a corpus holds, and what was left out of it. Knows summaries and words; reads no corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pamusic.cli.midi_input import tell_left_out
+from pamusic.cli.terminal import console, say
+
+if TYPE_CHECKING:
+    from pamusic.corpus.build import SplitCount, Summary
+
+MAX_LINES = 20  # of refusals, or of duplicates; the corpus lists all of them
+
+
+def print_corpus(summary: Summary, out: Path) -> None:
+    """Print what a corpus holds, and what was refused, doubled or done before."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("split", "files", "notes", "hours", "tokens", "tokens a note"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, count in summary.splits.items():
+        table.add_row(split, *_columns(count))
+    table.add_section()
+    table.add_row("in all", *_columns(summary.in_all))
+    console().print(table)
+
+    if not summary.splits["train"].num_files:
+        say("there is nothing to train on: of few files, their contents may send none there; add some")
+    elif not summary.splits["validation"].num_files:
+        say(
+            f"warning: there is no validation piece, so training cannot tell which weights are best; {_remedy(summary)}"
+        )
+    if summary.num_resumed:
+        say(f"{summary.num_resumed:,} files had been done before an interruption")
+    tell_left_out(summary.left_out)
+    _print_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)
+    _print_some([f"refused: {each.name}: {each.reason}" for each in summary.refused], out)
+    crossing = [each for each in summary.duplicates if each.crosses_splits]
+    if summary.duplicates:
+        across = f", {len(crossing):,} of them in another split" if crossing else ""
+        say(f"{len(summary.duplicates):,} pieces have the same notes as another{across}; --drop-duplicates drops them")
+    rest = [each for each in summary.duplicates if not each.crosses_splits]
+    _print_some([f"same notes: {e.name} ({e.split}) and {e.of} ({e.of_split})" for e in crossing + rest], out)
+    if summary.num_repairs:
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.num_repairs.most_common())
+        say(f"repaired in {len(summary.repaired):,} of {summary.in_all.num_files:,} files: {counts}")
+
+
+def _remedy(summary: Summary) -> str:
+    """Return what to do so that a corpus has a validation piece; it depends on why it has none."""
+    from pamusic.corpus.sources import MIN_PIECES_TO_VALIDATE
+
+    num_pieces = summary.in_all.num_files
+    if summary.num_official == num_pieces:
+        return "the table of the splits has none; add a row with the split validation, or files that have no row"
+    if num_pieces < MIN_PIECES_TO_VALIDATE:
+        return f"add pieces (from {MIN_PIECES_TO_VALIDATE} different ones up a folder has one)"
+    return "each piece that may be one has the same notes as another; add different pieces"
+
+
+def _print_some(lines: list[str], out: Path) -> None:
+    for line in lines[:MAX_LINES]:
+        say(line)
+    if len(lines) > MAX_LINES:
+        say(f"… and {len(lines) - MAX_LINES} more, in {out / 'corpus.json'}")
+
+
+def _columns(count: SplitCount) -> list[str]:
+    ratio = f"{count.num_tokens / count.num_notes:.2f}" if count.num_notes else "–"
+    return [
+        f"{count.num_files:,}",
+        f"{count.num_notes:,}",
+        f"{count.seconds / 3600:.2f}",
+        f"{count.num_tokens:,}",
+        ratio,
+    ]

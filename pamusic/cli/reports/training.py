@@ -1,0 +1,68 @@
+"""Print what a training is going to do, and how it ended. Knows trainers and words; trains nothing."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from pamusic.cli.terminal import say
+
+if TYPE_CHECKING:
+    from pamusic.training.reports import RunResult
+    from pamusic.training.trainer import Trainer
+
+
+def print_plan(trainer: Trainer) -> None:
+    """Print what a run is going to do."""
+    for line in plan_lines(trainer):
+        say(line)
+
+
+def plan_lines(trainer: Trainer) -> list[str]:
+    """Return what a run is going to do, line by line."""
+    from pamusic.device import describe
+
+    plan, model, training = trainer.plan, trainer.model.config, trainer.training
+    tokens = sum(plan.corpus.pieces[piece].num_tokens for piece in plan.corpus.split("train"))
+    latents = (training.steps - trainer.step) * training.batch_size * model.num_latents
+    is_split = training.micro_batch not in (None, len(trainer.learner.rows))
+    at_once = f" ({training.micro_batch} at once)" if is_split else ""
+    lines = [f"corpus {plan.corpus.path}: {tokens:,} tokens to train on, {plan.corpus.tokenizer.name} events"]
+    if plan.started_from is not None and not trainer.step:
+        lines.append(f"begins with the weights of {plan.started_from}")
+    lines.append(
+        f"model: {trainer.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
+        f" {model.d_model}, context {model.context_length:,}, {model.num_latents:,} latents"
+    )
+    if training.only:
+        learned = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+        lines.append(f"trains its {training.only} alone, {learned:,} numbers")
+    lines.append(f"on {describe(trainer.machine)}")
+    lines.append(
+        f"steps {trainer.step} to {training.steps} of {training.batch_size} windows{at_once}, {latents / tokens:.1f}"
+        f" times the corpus; into {trainer.run}"
+    )
+    if trainer.machine.compile:
+        lines.append("the first step compiles the model, which can take a minute")
+    if plan.differences:
+        lines.append(f"otherwise than before: {', '.join(plan.differences)}")
+    if plan.resumes_live_run:
+        lines.append(
+            f"{plan.resume_from} is still being trained; this goes on from what it saved last, at step {trainer.step}"
+        )
+    if not trainer.has_validation:
+        lines.append("the corpus has no validation pieces: the last weights are kept, not the best")
+    return lines
+
+
+def print_result(trainer: Trainer, result: RunResult) -> None:
+    """Print how a training ended, how to resume it, and how to sample from it."""
+    from pamusic.checkpoint import LATEST, RUNS
+
+    best = "" if result.best_nats is None else f", best validation {result.best_nats:.3f} nats per token"
+    say(f"{'done' if result.complete else 'stopped'} at step {result.step}{best}")
+    if not result.complete:
+        cooldown = f"; to end it well, add --cooldown-steps {max(1, result.step // 2)}"
+        say(f"go on with --resume {trainer.run}{'' if trainer.in_cooldown else cooldown}")
+    newest = f" (or --checkpoint {LATEST}, the newest run)" if trainer.run.parent == RUNS else ""
+    say(f"sample from it with: pamusic sample --checkpoint {shlex.quote(str(trainer.run))}{newest}")

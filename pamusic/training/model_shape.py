@@ -1,0 +1,139 @@
+"""Decide the shape of a run's model: what was asked for, what its weights have, what the vocabulary needs.
+
+Knows settings, vocabularies and model configurations; builds no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+from pamusic.checkpoint import Checkpoint
+from pamusic.corpus.corpus import Corpus
+from pamusic.errors import UsageError
+from pamusic.model.config import ClockConfig, LedgerConfig, ModelConfig, OffsetsConfig, RecallConfig, preset
+from pamusic.tokens.grammar import ledger_ranges, recall_ranges
+from pamusic.tokens.positions import offset_edges
+from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.vocabulary import Vocabulary
+from pamusic.training.settings import RunSettings
+
+FREE = ("context_length", "num_latents", "dropout")  # fields of a shape that may change under trained weights
+ADDABLE = ("ledger", "recall")  # parts that trained weights without them can get
+Part = LedgerConfig | RecallConfig | OffsetsConfig | ClockConfig
+
+
+def new_shape(size: str, settings: RunSettings, vocabulary: Vocabulary) -> ModelConfig:
+    """Return the shape of a new model: a preset with what was asked for, and with the usual parts.
+
+    Raises:
+        ValueError: there is no such size, or the settings do not fit together.
+    """
+    asked = _fields_of(_usual_parts(vocabulary).updated(settings), vocabulary)
+    sizes = tuple(field.size for field in vocabulary.fields) if vocabulary.shape else ()
+    pad_id = int(vocabulary.id("pad"))
+    return preset(size, vocab_size=len(vocabulary), pad_id=pad_id, field_sizes=sizes, **asked)  # type: ignore[arg-type]
+
+
+def tuned_shape(before: ModelConfig, settings: RunSettings, vocabulary: Vocabulary) -> ModelConfig:
+    """Return the shape in which a new run goes on with trained weights: parts and layers can be added.
+
+    Raises:
+        ValueError: these weights cannot have the shape that was asked for.
+    """
+    asked = _fields_of(settings, vocabulary)
+    added = {name: asked[name] for name in ADDABLE if getattr(before, name) is None and asked.get(name) is not None}
+    num_layers = max(before.num_layers, settings.num_layers or 0)
+    grown = replace(before, num_layers=num_layers, **added)  # type: ignore[arg-type]
+    return _changed(grown, asked)
+
+
+def resumed_shape(before: ModelConfig, settings: RunSettings, vocabulary: Vocabulary) -> ModelConfig:
+    """Return the shape in which a run is resumed.
+
+    Raises:
+        ValueError: its weights cannot have the shape that was asked for.
+    """
+    return _changed(before, _fields_of(settings, vocabulary))
+
+
+def refuse_foreign_parts(settings: RunSettings, corpus: Corpus) -> None:
+    """Refuse settings that are for another kind of vocabulary.
+
+    Raises:
+        UsageError: there are some.
+    """
+    tokenizer = corpus.tokenizer
+    if tokenizer.vocabulary.shape:
+        of_events = next((name for name in ("ledger", "recall", "mistakes") if getattr(settings, name)), None)
+        if of_events is not None:
+            raise UsageError(
+                f"{corpus.path} has {tokenizer.name}, with {len(tokenizer.vocabulary.fields)} fields a position;"
+                f" --{of_events} is for events, one id a position, so leave it out"
+            )
+    if settings.offsets and not tokenizer.vocabulary.has("length"):
+        raise UsageError(f"{corpus.path} has {tokenizer.name}, which has no lengths; leave offsets out")
+    is_asked = {"clock": bool(settings.clock), "conv_width": settings.conv_width not in (None, 1)}
+    of_fields = next((name for name, is_it in is_asked.items() if is_it), None)
+    if of_fields is not None and not tokenizer.vocabulary.shape:
+        raise UsageError(f"{corpus.path} has {tokenizer.name}, one id a position; leave {of_fields} out")
+
+
+def refuse_other_fields(source: Checkpoint, corpus: Corpus) -> None:
+    """Refuse to transfer weights from or to a vocabulary of several fields.
+
+    Raises:
+        UsageError: checkpoint and corpus have different vocabularies, and one of them has several fields.
+    """
+    before, now = source.tokenizer, corpus.tokenizer
+    several = before.vocabulary.shape or now.vocabulary.shape
+    if several and before.fingerprint != now.fingerprint:
+        raise UsageError(
+            f"{source.path} reads {_describe_fields(before)}, {corpus.path} has {_describe_fields(now)}; weights are"
+            " carried over between tokenizers of one id a position alone, so leave --from out"
+        )
+
+
+def _usual_parts(vocabulary: Vocabulary) -> RunSettings:
+    """Return the parts of a new model that nothing was said about: those worth their time (`docs/experiments.md`)."""
+    if not vocabulary.shape:
+        return RunSettings(ledger=True)
+    return RunSettings(conv_width=4, offsets=vocabulary.has("length"), clock=True)
+
+
+def _fields_of(settings: RunSettings, vocabulary: Vocabulary) -> dict[str, int | float | Part | None]:
+    """Return the fields of `ModelConfig` that were asked for; a part that the model is not to have is None."""
+    parts: dict[str, Callable[[], Part]] = {
+        "ledger": lambda: LedgerConfig(**ledger_ranges(vocabulary)),
+        "recall": lambda: RecallConfig(**recall_ranges(vocabulary)),
+        "offsets": lambda: OffsetsConfig(**offset_edges(vocabulary)),  # type: ignore[arg-type]
+        "clock": lambda: ClockConfig(shift_edges=offset_edges(vocabulary)["shift_edges"]),
+    }
+    asked: dict[str, int | float | Part | None] = {}
+    for field in fields(ModelConfig):
+        value = getattr(settings, field.name, None)  # what the corpus decides, such as pad_id, is no setting
+        if value is None:
+            continue
+        if field.name not in parts:
+            asked[field.name] = value
+        else:
+            asked[field.name] = parts[field.name]() if value else None
+    return asked
+
+
+def _changed(model: ModelConfig, asked: dict[str, int | float | Part | None]) -> ModelConfig:
+    """Return the shape with changes.
+
+    Raises:
+        ValueError: trained weights cannot have it.
+    """
+    fixed = {name for name in asked if name not in FREE and asked[name] != getattr(model, name)}
+    if fixed:
+        raise ValueError(f"trained weights keep their {', '.join(sorted(fixed))}; leave out what would change that")
+    return replace(model, **asked)  # type: ignore[arg-type]
+
+
+def _describe_fields(tokenizer: Tokenizer) -> str:
+    """Return the tokenizer's name, and how many ids a position has."""
+    num_fields = len(tokenizer.vocabulary.fields)
+    return f"{tokenizer.name} ({num_fields} ids a position)" if num_fields > 1 else f"{tokenizer.name} (one a position)"

@@ -1,0 +1,307 @@
+"""Plan a run: turn what is asked for into a value that says all that the run depends on.
+
+Knows requests, corpora, checkpoints and records of runs; builds no trainer and writes nothing. `trainer.Trainer`
+executes a plan. A resumed run takes everything from its record, except what is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pamusic.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from pamusic.corpus.corpus import Corpus, open_corpus
+from pamusic.device import Machine, choose_machine
+from pamusic.errors import PamusicError, UsageError
+from pamusic.model.config import ModelConfig
+from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.vocabulary import Vocabulary
+from pamusic.training.carrying import transfer_vocabulary
+from pamusic.training.config import TrainingConfig
+from pamusic.training.distributed import SINGLE_PROCESS, ProcessGroup, local_device, rank_from_environment
+from pamusic.training.growing import grown
+from pamusic.training.machine_choice import agree_on_precision, fitting_micro_batch, machine_as_before
+from pamusic.training.model_shape import (
+    new_shape,
+    refuse_foreign_parts,
+    refuse_other_fields,
+    resumed_shape,
+    tuned_shape,
+)
+from pamusic.training.run_dir import is_training, read_step, refuse_occupied
+from pamusic.training.run_record import RunRecord, read_record
+from pamusic.training.schedule import rate
+from pamusic.training.settings import RunRequest, RunSettings
+
+DEFAULT_CORPUS = Path("corpus")
+COOLDOWN_SHARE = 0.4  # of a new run's steps: in trials the last third of a decay to zero still brought 0.15 nats
+MIN_STEPS_TO_COMPILE = 300  # compiling takes about as long as 100 steps do without (two CPU cores, size small)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunPlan:
+    """A run, new or resumed, before anything of it is done.
+
+    Attributes:
+        out: the run's folder; None for a free name under `runs/`.
+        name: where that name begins.
+        clear_out: whether what is in `out` is removed before the run begins.
+        corpus: what it trains on.
+        model: the shape of its model.
+        training: how it trains.
+        machine: what it computes with.
+        ranks: the processes that share each step.
+        initial_weights: weights of a new run, by name; None for random ones.
+        started_from: where they are from, in words; in a resumed run, where those of its beginning were from.
+        resume_from: the run whose state is resumed: the one in `out`, or one that this run branches off.
+        resumes_live_run: whether another process still trains in `resume_from`.
+        keep_best: whether the best validation of the resumed run counts; a model of another shape has other windows.
+        differences: settings that differ from the resumed run, as `name old -> new`.
+    """
+
+    out: Path | None = None
+    name: str = "run"
+    clear_out: bool = False
+    corpus: Corpus = field(repr=False)
+    model: ModelConfig
+    training: TrainingConfig
+    machine: Machine
+    ranks: ProcessGroup = SINGLE_PROCESS
+    initial_weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    started_from: str | None = None
+    resume_from: Path | None = None
+    resumes_live_run: bool = False
+    keep_best: bool = True
+    differences: tuple[str, ...] = ()
+
+
+def plan_run(request: RunRequest) -> RunPlan:
+    """Return the plan of the run that is asked for, new or resumed.
+
+    Raises:
+        PamusicError: corpus, weights, run or folder cannot be used.
+        UsageError: the settings cannot be used, or not together.
+    """
+    return plan_new_run(request) if request.resume_from is None else plan_resumed_run(request)
+
+
+def plan_new_run(request: RunRequest) -> RunPlan:
+    """Return the plan of a run that begins with random weights, or with those of a checkpoint.
+
+    Trained weights take what they have along: the size, and whether there is a ledger or recall. Both can be added, and
+    so can layers. If the corpus has another tokenizer, the weights are transferred to its vocabulary.
+
+    Raises:
+        PamusicError: corpus, weights or folder cannot be used.
+        UsageError: the settings cannot be used, or not together.
+    """
+    corpus = open_corpus(request.corpus or DEFAULT_CORPUS)
+    settings, vocabulary = request.settings, corpus.tokenizer.vocabulary
+    source = None if request.init_from is None else _load_source(request.init_from, corpus, settings)
+    if source is not None:
+        settings = _tuning_defaults(corpus, source, settings).updated(settings)
+    ranks = rank_from_environment()
+    machine = _new_machine(request, settings)
+    size = settings.size or ("medium" if machine.device.type == "cuda" else "small")
+    refuse_foreign_parts(settings, corpus)
+    try:
+        if source is None:
+            model = new_shape(size, settings, vocabulary)
+        else:
+            model = tuned_shape(source.checkpoint.model.config, settings, vocabulary)
+        training = _new_training(settings, vocabulary)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"cannot train so: {error}") from None
+    if training.precision == "auto":
+        machine = agree_on_precision(machine, ranks)
+    if training.micro_batch is None:
+        training = replace(training, micro_batch=fitting_micro_batch(model, training, machine, ranks))
+    if request.out is not None and ranks.first:
+        refuse_occupied(request.out, overwrite=request.overwrite)
+    return RunPlan(
+        out=request.out,
+        name=size,
+        clear_out=request.out is not None,
+        corpus=corpus,
+        model=model,
+        training=training,
+        machine=machine,
+        ranks=ranks,
+        initial_weights=None if source is None else grown(source.checkpoint, model.num_layers).model.state_dict(),
+        started_from=None if source is None else source.describe(model),
+    )
+
+
+def plan_resumed_run(request: RunRequest) -> RunPlan:
+    """Return the plan of a run that goes on from the last state of another, in its folder or as a branch in `out`.
+
+    `cooldown_steps` without `steps` begins a cooldown now.
+
+    Raises:
+        PamusicError: there is no such run, its corpus is another, or the folder cannot be used.
+        UsageError: the settings cannot be used, or not together.
+    """
+    run, settings = request.resume_from, request.settings
+    assert run is not None
+    record = read_record(run)
+    corpus = _open_same_corpus(record, request.corpus)
+    refuse_foreign_parts(settings, corpus)
+    if settings.only is not None and settings.only != record.training.get("only", TrainingConfig.only):
+        raise UsageError(f"a run keeps the part that it trains; begin another: --from {run}")
+    try:
+        model_before, training_before = ModelConfig.from_json({**record.model}), TrainingConfig(**record.training)
+        model = resumed_shape(model_before, settings, corpus.tokenizer.vocabulary)
+        training = _resumed_training(run, settings, training_before)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"cannot go on so: {error}") from None
+    ranks = rank_from_environment()
+    machine = _resumed_machine(request, record, training_before.precision, ranks)
+    is_branch = request.out is not None and request.out.resolve() != run.resolve()
+    if request.out is not None and is_branch and ranks.first:
+        refuse_occupied(request.out, overwrite=request.overwrite)
+    return RunPlan(
+        out=request.out or run,
+        clear_out=is_branch,
+        corpus=corpus,
+        model=model,
+        training=training,
+        machine=machine,
+        ranks=ranks,
+        started_from=record.started_from,
+        resume_from=run,
+        resumes_live_run=is_branch and ranks.first and is_training(run),
+        keep_best=model == model_before,
+        differences=_differences(
+            {"training": asdict(training_before), "model": asdict(model_before), "machine": record.machine},
+            {"training": asdict(training), "model": asdict(model), "machine": machine.about()},
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Source:
+    """A checkpoint that a run begins with, in the vocabulary of the run.
+
+    Attributes:
+        checkpoint: the weights, transferred if they had another vocabulary.
+        title: where they are from, in words.
+        is_transferred: whether they were transferred.
+    """
+
+    checkpoint: Checkpoint
+    title: str
+    is_transferred: bool
+
+    def describe(self, model: ModelConfig) -> str:
+        """Return where the weights are from, and how they were changed for a model."""
+        before = self.checkpoint.model.config.num_layers
+        if model.num_layers == before:
+            return self.title
+        return f"{self.title}, grown from {before} to {model.num_layers} layers"
+
+
+def _load_source(name: str, corpus: Corpus, settings: RunSettings) -> _Source:
+    checkpoint = load_checkpoint(find_checkpoint(name))
+    refuse_other_fields(checkpoint, corpus)
+    if checkpoint.tokenizer.fingerprint == corpus.tokenizer.fingerprint:
+        return _Source(checkpoint=checkpoint, title=checkpoint.title, is_transferred=False)
+    if settings.only:
+        raise UsageError(
+            f"{corpus.path} has events that {name} has yet to learn, with all of it, not its {settings.only} alone;"
+            " leave --only out"
+        )
+    title = f"{checkpoint.title}, carried over from {_describe_transfer(checkpoint.tokenizer, corpus.tokenizer)} events"
+    checkpoint = transfer_vocabulary(checkpoint, corpus.tokenizer)
+    return _Source(checkpoint=checkpoint, title=title, is_transferred=True)
+
+
+def _describe_transfer(before: Tokenizer, now: Tokenizer) -> str:
+    """Return the names of two tokenizers, with their fingerprints where the names are equal."""
+    if before.name != now.name:
+        return f"{before.name} to {now.name}"
+    return f"{before.name} ({before.fingerprint}) to {now.name} ({now.fingerprint})"
+
+
+def _tuning_defaults(corpus: Corpus, source: _Source, settings: RunSettings) -> RunSettings:
+    """Return settings that tune trained weights on a corpus that may be small: a low rate, few steps, early stopping.
+
+    The rate is higher for transferred weights, which have new events to learn.
+    """
+    tokens = sum(corpus.pieces[piece].num_tokens for piece in corpus.split("train"))
+    num_latents = settings.num_latents or source.checkpoint.model.config.num_latents
+    tokens_per_step = (settings.batch_size or TrainingConfig.batch_size) * num_latents
+    steps = min(2000, max(100, 10 * tokens // tokens_per_step))
+    return RunSettings(
+        steps=steps,
+        lr=TrainingConfig.lr * (0.6 if source.is_transferred else 0.1),
+        warmup_steps=20,
+        validate_every=max(10, steps // 20),
+        patience=5,
+        ema_decay=0.99,
+        dropout=0.1,
+    )
+
+
+def _new_machine(request: RunRequest, settings: RunSettings) -> Machine:
+    """Choose this rank's machine; short runs are not compiled unless that is asked for."""
+    compile, steps = request.compile, TrainingConfig.steps if settings.steps is None else settings.steps
+    if compile is None and steps < MIN_STEPS_TO_COMPILE:
+        compile = False
+    precision = "auto" if settings.precision is None else settings.precision
+    machine = choose_machine(request.device, precision, compile, probe=True)
+    return replace(machine, device=local_device(machine.device))
+
+
+def _new_training(settings: RunSettings, vocabulary: Vocabulary) -> TrainingConfig:
+    steps = TrainingConfig.steps if settings.steps is None else settings.steps
+    mistakes = 0.0 if vocabulary.shape else None  # they are for events
+    defaults = RunSettings(cooldown_steps=int(COOLDOWN_SHARE * steps), mistakes=mistakes)
+    return defaults.updated(settings).training_config()
+
+
+def _open_same_corpus(record: RunRecord, path: Path | None) -> Corpus:
+    """Open the corpus of a run, at its own place by default.
+
+    Raises:
+        PamusicError: it cannot be opened, or is another corpus.
+    """
+    corpus = open_corpus(path or record.corpus_path)
+    if corpus.fingerprint != record.corpus["fingerprint"]:
+        raise PamusicError(
+            f"{corpus.path}: is not the corpus that {record.run} was trained on; give that one, or start anew:"
+            " pamusic train"
+        )
+    return corpus
+
+
+def _resumed_machine(request: RunRequest, record: RunRecord, asked_before: str, ranks: ProcessGroup) -> Machine:
+    """Choose this rank's machine, as it was before; of a precision that is left open, one that all ranks have."""
+    precision = request.settings.precision
+    machine = machine_as_before(record.machine, request.device, precision, asked_before, request.compile)
+    machine = replace(machine, device=local_device(machine.device))
+    return agree_on_precision(machine, ranks) if precision is None else machine
+
+
+def _resumed_training(run: Path, settings: RunSettings, before: TrainingConfig) -> TrainingConfig:
+    """Return the configuration before with what is asked for; a cooldown begins at the rate that the run has now."""
+    if settings.cooldown_steps:
+        step = read_step(run)
+        steps = step + settings.cooldown_steps if settings.steps is None else settings.steps
+        share = rate(step, replace(before, warmup_steps=0)) or 1.0
+        cooldown_steps = max(1, steps - step) if share < 1 else settings.cooldown_steps
+        settings = replace(settings, steps=steps, cooldown_steps=cooldown_steps, cooldown_from=share)
+    return settings.training_config(before)
+
+
+def _differences(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what differs from before, as `name old -> new`."""
+    return tuple(
+        f"{name} {before[part].get(name)} -> {value}"
+        for part in now
+        for name, value in now[part].items()
+        if name in before[part] and before[part][name] != value
+    )
