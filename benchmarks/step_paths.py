@@ -1,9 +1,9 @@
 """What each way to compute a step is worth here: `python benchmarks/step_paths.py [--older]`.
 
-A step multiplies every weight with one row, or a few. Weights are held as fp32, bf16 or bytes. bf16 and bytes go
-through operations of PyTorch whose names it does not promise (`torch.ops.mkldnn._linear_pointwise`,
-`torch._weight_int8pack_mm`) or through those that it does (`F.linear`); bytes also through our kernel. Above a width of
-256 one row has one thread or all of them, whichever is the faster just then (`inference/threads.py`).
+A step multiplies every weight with one row, or a few. Weights are held as fp32, bf16 or bytes. Bytes are multiplied by
+our kernel; without a C++ compiler by an operation whose name PyTorch does not promise (`torch._weight_int8pack_mm`), or
+as other numbers by `F.linear`. Above a width of 256 one row has one thread or all of them, whichever is the faster just
+then (`inference/threads.py`); beside other programs this decides.
 
 For `small` and for a model of the size `medium` it prints milliseconds a step, the median of several measurements that
 take turns. `--older` imitates a CPU without AVX-512 and without bf16 units, in a process of its own. Leave the machine
@@ -53,10 +53,9 @@ def sessions(model: PerceiverAR, num_rows: int) -> dict[str, InferenceSession]:
     kernel = kernel_for(model, "int8")
     ways = {
         "fp32": ("fp32", None, {}),
-        "bf16, private operation": ("bf16", None, {"_has_packed_product": True}),
-        "bf16, F.linear": ("bf16", None, {"_has_packed_product": False}),
+        "bf16": ("bf16", None, {}),
         "int8, private operation": ("int8", None, {"_has_byte_product": True}),
-        "int8, F.linear": ("int8", None, {"_has_byte_product": False, "_has_packed_product": False}),
+        "int8, F.linear": ("int8", None, {"_has_byte_product": False}),
         **({"int8, our kernel": ("int8", kernel, {})} if kernel else {}),
     }
     found = {}

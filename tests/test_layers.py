@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -121,6 +122,50 @@ def test_what_the_command_line_may_import_at_once_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
 
     assert not HEAVY & {*done.stdout.split()}
+
+
+MAIN_PATH = ("api.py", "compose", "inference", "sampling", "cli/sampling_run.py")
+MAX_LINES, MAX_PARAMETERS = 60, 8
+
+
+def test_the_main_path_is_short_and_typed():
+    """From a request to the logits: no long function, no wide signature, nothing that the type checker cannot see."""
+    found = []
+    for path in sorted(HOUSE.rglob("*.py")):
+        place = path.relative_to(HOUSE).as_posix()
+        if not place.startswith(MAIN_PATH):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            names = [each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)]
+            num_lines, num = node.end_lineno - node.lineno + 1, len([name for name in names if name not in OWN])
+            if num_lines > MAX_LINES or num > MAX_PARAMETERS:
+                found.append(f"{place}: {node.name} has {num_lines} lines and {num} parameters")
+            for each in (node.args.vararg, node.args.kwarg):
+                if each is not None and "Any" in ast.unparse(each.annotation or ast.Name("Any")):
+                    found.append(f"{place}: {node.name} takes anything as {each.arg}")
+
+    assert found == []
+
+
+OWN = {"self", "cls"}
+
+
+@pytest.mark.parametrize("words", ["SimpleNamespace", "inspect.signature"])
+def test_nothing_reads_options_without_their_types(words):
+    assert [str(path) for path in HOUSE.rglob("*.py") if words in path.read_text(encoding="utf-8")] == []
+
+
+def test_functions_are_short():
+    lengths = [
+        node.end_lineno - node.lineno + 1
+        for path in HOUSE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+
+    assert median(lengths) <= 7
 
 
 def test_nothing_prints_below_the_command_line():

@@ -114,23 +114,24 @@ def speed(
     precision = resolved(precision, checkpoint.model.head.weight.device, kernel is not None)
     prime = own_ids(checkpoint, prime_length or context_length, precision)
     refill = max(1, config.num_latents // 2)
-    tokens = tokens or config.num_latents - refill + 1
+    tokens = config.num_latents - refill + 1 if tokens is None else tokens
     begun = time.perf_counter()
     drawn = _drawn(checkpoint, prime, num=num, context_length=context_length, precision=precision, kernel=kernel)
     next(drawn)
     first = time.perf_counter() - begun
     next(drawn)  # the first step makes what the others find: rotations, and weights laid out for a kernel
-    begun, cpu_begun = time.perf_counter(), time.process_time()
-    ids = [id for row in islice(drawn, tokens) for id in row if id is not None]
-    took, cpu = time.perf_counter() - begun, time.process_time() - cpu_begun
-    vocabulary = checkpoint.tokenizer.vocabulary
-    in_use = (min(refill, len(prime)) + min(config.num_latents, len(prime) + tokens)) / 2
-    seen = min(context_length, len(prime) + tokens // 2)
-    how = {
-        "in_bytes": kernel is not None and precision == "int8",
-        "recorded": checkpoint.model.head.weight.device.type == "cuda",
-    }
-    read = step_bytes(config, precision, num_rows=num, num_latents=in_use, num_seen=seen, **how) / num
+    ids, took, cpu = _timed(islice(drawn, tokens))
+    vocabulary, device = checkpoint.tokenizer.vocabulary, checkpoint.model.head.weight.device
+    read = step_bytes(
+        config,
+        precision,
+        num_rows=num,
+        num_latents=(min(refill, len(prime)) + min(config.num_latents, len(prime) + tokens)) / 2,
+        num_seen=min(context_length, len(prime) + tokens // 2),
+        in_bytes=kernel is not None and precision == "int8",
+        recorded=device.type == "cuda",
+    )
+    read /= num
     return Speed(
         context_length=context_length,
         prime_length=len(prime),
@@ -140,11 +141,18 @@ def speed(
         tokens_per_cpu_second=len(ids) / cpu if cpu > 0 else None,
         notes_per_second=float((vocabulary.kind_of_id[ids] == NOTE_ON).sum() / took),
         times_real_time=float(vocabulary.seconds_of_id[ids].sum() / took),
-        memory_mib=memory_mib(checkpoint.model.head.weight.device),
+        memory_mib=memory_mib(device),
         mib_per_token=read / 2**20,
         limit=bandwidth / read,
         share_of_limit=len(ids) / took * read / bandwidth,
     )
+
+
+def _timed(drawn: Iterable[Sequence[int | None]]) -> tuple[list[int], float, float]:
+    """Return the ids of all rows, and the seconds that they took by the clock and of CPU time."""
+    begun, cpu_begun = time.perf_counter(), time.process_time()
+    ids = [id for row in drawn for id in row if id is not None]
+    return ids, time.perf_counter() - begun, time.process_time() - cpu_begun
 
 
 def along(

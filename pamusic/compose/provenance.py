@@ -13,7 +13,7 @@ import platform
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pamusic import __version__
 from pamusic.errors import PamusicError
@@ -45,12 +45,12 @@ class Provenance:
         made_on: what else the numbers may depend on, by name: versions, threads, device.
     """
 
-    options: dict[str, Any]
+    options: dict[str, object]
     weights_sha256: str
     tokenizer: str
     tokenizer_fingerprint: str
     prime_sha256: str | None
-    made_on: dict[str, Any]
+    made_on: dict[str, object]
     row: int = 0
     alarms: int = 0
     stopped_after: int | None = None
@@ -60,7 +60,7 @@ class Provenance:
         return SIGN + json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"), default=str)
 
 
-def provenance(options: dict[str, Any], checkpoint: Checkpoint, prime: bytes | None) -> Provenance:
+def provenance(options: dict[str, object], checkpoint: Checkpoint, prime: bytes | None) -> Provenance:
     """The record of what is about to be made."""
     import torch  # here, for who reads a record needs none
 

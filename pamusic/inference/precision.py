@@ -5,11 +5,14 @@ attention, caches and the head stay in the model's own numbers, float32, whateve
 C++ compiler is found, weights in bytes are multiplied by a kernel instead (`inference.int8`), and caches are bytes too.
 
 - fp32: as they are. The only one that is equal to the model, up to the order of sums.
-- bf16: 8 bits of mantissa, half as much to read; packed as oneDNN likes them, where this torch has it.
+- bf16: 8 bits of mantissa, half as much to read.
 - int8: a byte a weight and a scale a row, a quarter to read. For more than a few rows their product is slower than that
   of bf16, so then the same bytes are multiplied as bf16, or as fp32 where the CPU has no bf16 units.
 
-What each costs in likelihood: `benchmarks/results/precision-*.md`.
+The product with bytes is an operation whose name PyTorch does not promise. Without a compiler it makes a step 1.4 to
+2.2 times as fast as the same bytes multiplied otherwise (`benchmarks/results/step-paths-*.md`); where this PyTorch does
+not have it, or does not compute it, that is what is done. What each costs in likelihood:
+`benchmarks/results/precision-*.md`.
 """
 
 from __future__ import annotations
@@ -59,7 +62,8 @@ def product(weight: Tensor, precision: str) -> Product:
         laid_out = _wide(weight)
         return lambda x: F.linear(x, laid_out)
     if precision == "bf16":
-        return _halved(weight)
+        halved = weight.bfloat16().contiguous()
+        return lambda x: F.linear(x.bfloat16(), halved)
     return _Bytes(weight)
 
 
@@ -89,19 +93,6 @@ class _Bytes:
         return self._many(x)
 
 
-def _halved(weight: Tensor) -> Product:
-    halved = weight.bfloat16().contiguous()
-    if halved.device.type == "cpu" and _has_packed_product():
-        packed = _packed(halved)
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x.bfloat16(), packed, None, "none", [], "")
-    return lambda x: F.linear(x.bfloat16(), halved)
-
-
-def _packed(weight: Tensor) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.ops.mkldnn._reorder_linear_weight(weight.clone())
-
-
 def _wide(weight: Tensor) -> Tensor:
     """A copy of a weight `[out, in]` for `F.linear`, laid out so that its longer side is contiguous."""
     is_tall = weight.shape[0] > weight.shape[1]
@@ -119,14 +110,3 @@ def _has_byte_product() -> bool:
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     return torch.allclose(found.float(), F.linear(x, weight * scale[:, None]), rtol=0.01)
-
-
-@cache
-def _has_packed_product() -> bool:
-    """Whether this torch has products with packed weights, and computes them."""
-    weight, x = torch.arange(-64, 64).view(4, 32).bfloat16(), torch.ones(1, 32)
-    try:
-        found = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), _packed(weight), None, "none", [], "")
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return False
-    return torch.allclose(found.float(), F.linear(x, weight.float()), rtol=0.01)
