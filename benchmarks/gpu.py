@@ -53,7 +53,7 @@ def computed(device: torch.device) -> dict[str, torch.Tensor]:
     found = {}
     with torch.inference_mode():
         found["a whole pass"] = model(tokens)
-        found["a part of the prefix"] = model(tokens, kept=kept)
+        found["a part of the prefix"] = model(tokens, prefix_indices=kept)
         reader = InferenceSession(model, InferenceConfig(num_latents=64, context_length=512))
         steps = [reader.prefill(tokens[0, :300].tolist())]
         reader.select([0, 0])
@@ -61,7 +61,7 @@ def computed(device: torch.device) -> dict[str, torch.Tensor]:
             steps.append(reader.step(column).clone())  # the next step overwrites it
         found["out of caches"] = torch.cat(steps)
     model.train()
-    model(tokens, kept=kept).float().log_softmax(-1)[..., :10].sum().backward()
+    model(tokens, prefix_indices=kept).float().log_softmax(-1)[..., :10].sum().backward()
     gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     found["gradients"] = gradients / gradients.abs().max()
     return {name: value.float().cpu() for name, value in found.items()}

@@ -41,13 +41,13 @@ class Checkpoint:
         path: its folder.
         model: in float32, in evaluation mode.
         tokenizer: what its ids mean.
-        about: how it came to be: whatever was given to `save_checkpoint`.
+        metadata: how it came to be: whatever was given to `save_checkpoint`.
     """
 
     path: Path
     model: PerceiverAR
     tokenizer: Tokenizer
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def title(self) -> str:
@@ -61,7 +61,7 @@ def save_checkpoint(
     model: PerceiverAR,
     tokenizer: Tokenizer,
     *,
-    about: dict[str, Any],
+    metadata: dict[str, Any],
     card: str = "",
     dtype: torch.dtype = torch.float32,
     weights: dict[str, torch.Tensor] | None = None,
@@ -72,7 +72,7 @@ def save_checkpoint(
         path: the folder; one that is there is replaced.
         model: whose configuration, and whose weights unless others are given.
         tokenizer: the one it was trained with.
-        about: how it came to be; anything that JSON can hold. What describes the model itself is written anew.
+        metadata: how it came to be; anything that JSON can hold. What describes the model itself is written anew.
         card: the text of its `README.md`.
         dtype: of the weights on disk.
         weights: to be written in place of the model's, by the same names.
@@ -82,7 +82,7 @@ def save_checkpoint(
     """
     assert model.config.vocab_size == len(tokenizer.vocabulary)
     config = {
-        **about,
+        **metadata,
         "format": FORMAT,
         "model": asdict(model.config),
         "num_parameters": model.num_parameters(),

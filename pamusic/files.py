@@ -18,7 +18,7 @@ from typing import IO
 from pamusic.errors import PamusicError
 
 # What can go wrong with a file through no fault of ours, and what to do about it.
-REMEDIES = {
+ERRNO_ADVICE = {
     errno.ENOSPC: "the disk is full; make room or write elsewhere",
     errno.EDQUOT: "your disk quota is used up; make room or write elsewhere",
     errno.EFBIG: "the file would be larger than the disk or your limits allow; write elsewhere",
@@ -34,7 +34,7 @@ REMEDIES = {
     errno.ELOOP: "its links lead in a circle; choose another path",
 }
 # These can only come from writing, whichever file they name.
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 TEMPORARY = ".pamusic-"  # how a file in the making is called; a kill may leave one behind
 
@@ -124,8 +124,8 @@ def _written(path: Path, put: Callable[[Path, Path], None]) -> Iterator[Path]:
         made = []
     except OSError as error:
         ours = error.filename is None or Path(os.fsdecode(error.filename)) in {temporary, target, *target.parents}
-        if error.errno in FULL or (ours and error.errno in REMEDIES):
-            raise PamusicError(f"cannot write {path}: {REMEDIES[error.errno]}") from error
+        if error.errno in DISK_FULL_ERRNOS or (ours and error.errno in ERRNO_ADVICE):
+            raise PamusicError(f"cannot write {path}: {ERRNO_ADVICE[error.errno]}") from error
         raise
     finally:
         if temporary != target:
@@ -160,7 +160,7 @@ def free_folder(path: str | Path) -> Path:
                 (name := free_name(path)).mkdir()
                 return name
     except OSError as error:
-        raise PamusicError(f"cannot write {path}: {REMEDIES.get(error.errno or 0, error.strerror)}") from None
+        raise PamusicError(f"cannot write {path}: {ERRNO_ADVICE.get(error.errno or 0, error.strerror)}") from None
 
 
 def _make_folder(folder: Path) -> list[Path]:
@@ -217,8 +217,8 @@ def folder_written_atomically(
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         kept = worth_keeping()
-        if isinstance(error, OSError) and error.errno in REMEDIES:
-            raise PamusicError(f"cannot write {path}: {REMEDIES[error.errno]}") from error
+        if isinstance(error, OSError) and error.errno in ERRNO_ADVICE:
+            raise PamusicError(f"cannot write {path}: {ERRNO_ADVICE[error.errno]}") from error
         raise
     finally:
         if not kept:

@@ -23,7 +23,7 @@ from pamusic.tokens.tokenizer import load_tokenizer
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "mine"
-    save_checkpoint(path, tiny_model(), load_tokenizer("performance"), about={"step": 7}, card="# Mine\n")
+    save_checkpoint(path, tiny_model(), load_tokenizer("performance"), metadata={"step": 7}, card="# Mine\n")
     return path
 
 
@@ -41,14 +41,14 @@ def test_a_checkpoint_comes_back_as_it_was(saved):
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], weight)
     assert loaded.tokenizer.fingerprint == load_tokenizer("performance").fingerprint
-    assert loaded.about["step"] == 7
+    assert loaded.metadata["step"] == 7
     assert loaded.title == str(saved)
     assert (saved / "README.md").read_text() == "# Mine\n"
     assert not loaded.model.training
 
 
 def test_in_bfloat16_it_is_half_as_large_and_almost_the_same(tmp_path, saved):
-    save_checkpoint(tmp_path / "half", tiny_model(), load_tokenizer("performance"), about={}, dtype=torch.bfloat16)
+    save_checkpoint(tmp_path / "half", tiny_model(), load_tokenizer("performance"), metadata={}, dtype=torch.bfloat16)
     sizes = [(path / "model.safetensors").stat().st_size for path in (saved, tmp_path / "half")]
     assert sizes[1] < 0.55 * sizes[0]
     weight = load_checkpoint(tmp_path / "half").model.head.weight
@@ -57,8 +57,8 @@ def test_in_bfloat16_it_is_half_as_large_and_almost_the_same(tmp_path, saved):
 
 
 def test_replacing_a_checkpoint_leaves_nothing_beside_it(saved):
-    save_checkpoint(saved, tiny_model(seed=1), load_tokenizer("performance"), about={"step": 8})
-    assert load_checkpoint(saved).about["step"] == 8
+    save_checkpoint(saved, tiny_model(seed=1), load_tokenizer("performance"), metadata={"step": 8})
+    assert load_checkpoint(saved).metadata["step"] == 8
     assert [path.name for path in saved.parent.iterdir()] == ["mine"]
 
 
@@ -97,14 +97,14 @@ def test_a_model_that_another_version_knew_is_refused_by_what_it_has(saved):
 
 
 def test_weights_of_another_model_are_refused(saved, tmp_path):
-    save_checkpoint(tmp_path / "wide", tiny_model(d_model=64), load_tokenizer("performance"), about={})
+    save_checkpoint(tmp_path / "wide", tiny_model(d_model=64), load_tokenizer("performance"), metadata={})
     (saved / "model.safetensors").write_bytes((tmp_path / "wide" / "model.safetensors").read_bytes())
     assert "broken or incomplete" in refused(saved)
 
 
 def test_a_wrong_name_is_answered_with_the_right_ones(tmp_path):
     run = tmp_path / "runs" / "first"
-    save_checkpoint(run / "last", tiny_model(), load_tokenizer("performance"), about={})
+    save_checkpoint(run / "last", tiny_model(), load_tokenizer("performance"), metadata={})
     with pytest.raises(PamusicError, match=r"no checkpoint is called 'nothing'.*runs/first"):
         find_checkpoint("nothing", runs=tmp_path / "runs")
     assert find_checkpoint(str(run)) == run / "last"
@@ -114,7 +114,7 @@ def test_what_ships_is_meant_by_its_name_and_what_is_mine_by_its_path(tmp_path, 
     monkeypatch.chdir(tmp_path)
     (shipped, *_) = shipped_checkpoints()
     for mine in (Path("runs") / shipped.name / "best", Path(shipped.name)):
-        save_checkpoint(mine, tiny_model(), load_tokenizer("performance"), about={})
+        save_checkpoint(mine, tiny_model(), load_tokenizer("performance"), metadata={})
     assert find_checkpoint(shipped.name) == shipped
     assert load_checkpoint(shipped).title == f"{shipped.name}, which ships with pamusic"
     assert find_checkpoint(f"runs/{shipped.name}") == Path("runs") / shipped.name / "best"
@@ -126,7 +126,7 @@ def test_without_a_name_it_is_the_small_one_that_ships_and_latest_is_the_newest_
         find_checkpoint("latest", runs=tmp_path)
     for age, name in enumerate(("old", "new", "unfinished")):
         run = tmp_path / name
-        save_checkpoint(run / "best", tiny_model(), load_tokenizer("performance"), about={})
+        save_checkpoint(run / "best", tiny_model(), load_tokenizer("performance"), metadata={})
         if name != "unfinished":
             (run / "finished").write_text("")
             os.utime(run / "finished", (age, age))

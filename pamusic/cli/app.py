@@ -37,14 +37,16 @@ from pamusic.cli.commands.runs import runs
 from pamusic.cli.commands.sample import sample
 from pamusic.cli.commands.tokenize import tokenize
 from pamusic.cli.commands.train import train
-from pamusic.cli.terminal import result, say
+from pamusic.cli.terminal import log, result
 from pamusic.errors import PamusicError, is_about_memory
-from pamusic.files import FULL, REMEDIES
+from pamusic.files import DISK_FULL_ERRNOS, ERRNO_ADVICE
 
 # The state of somebody's disk, not of our program, wherever it is met.
-OUTSIDE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+ENVIRONMENT_ERRNOS = DISK_FULL_ERRNOS | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
-Misuse: type[Exception] = typer.BadParameter.__mro__[1]  # what a parser raises: click's, or that of typer's copy of it
+ClickUsageError: type[Exception] = typer.BadParameter.__mro__[
+    1
+]  # what a parser raises: click's, or that of typer's copy of it
 
 
 class PamusicGroup(TyperGroup):
@@ -55,35 +57,35 @@ class PamusicGroup(TyperGroup):
             return super().parse_args(ctx, args)
         try:
             return super().parse_args(ctx, args)
-        except Misuse as error:
-            raise _told(error) from None
+        except ClickUsageError as error:
+            raise _as_exit(error) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except PamusicError as error:
-            say(f"pamusic: error: {error}")
+            log(f"pamusic: error: {error}")
             raise typer.Exit(error.exit_code) from None
-        except Misuse as error:
-            raise _told(error) from None
+        except ClickUsageError as error:
+            raise _as_exit(error) from None
         except BrokenPipeError:
             _let_go_of_output()
             raise typer.Exit(141) from None
         except OSError as error:
-            if error.errno not in OUTSIDE:
+            if error.errno not in ENVIRONMENT_ERRNOS:
                 raise
-            say(f"pamusic: error: {_named(error)}: {REMEDIES[error.errno]}")
+            log(f"pamusic: error: {_named(error)}: {ERRNO_ADVICE[error.errno]}")
             _let_go_of_output()
             raise typer.Exit(1) from None
         except (MemoryError, RuntimeError) as error:
             if not is_about_memory(error):
                 raise
-            say(
+            log(
                 "pamusic: error: there is not enough memory; ask for less at once (pieces, windows) or for less context"
             )
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            say("pamusic: interrupted")
+            log("pamusic: interrupted")
             raise typer.Exit(130) from None
 
 
@@ -129,13 +131,13 @@ app.command()(benchmark)
 app.command()(doctor)
 
 
-def _told(error: Any) -> typer.Exit:
+def _as_exit(error: Any) -> typer.Exit:
     """Says what is wrong with the words of a command, what we got where that does not, and where to look."""
     words = " ".join(error.format_message().split()).rstrip(".")
     details: list[Any] = getattr(error.__cause__, "errors", list)()  # of typers that check values by pydantic
     got = next((repr(detail["input"]) for detail in details if "input" in detail), "")
     not_so = f", not {got}" if got and got not in words else ""
-    say(f"pamusic: error: {words}{not_so}; see {error.ctx.command_path if error.ctx else 'pamusic'} --help")
+    log(f"pamusic: error: {words}{not_so}; see {error.ctx.command_path if error.ctx else 'pamusic'} --help")
     return typer.Exit(2)
 
 

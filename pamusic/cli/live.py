@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pamusic.cli.terminal import result, say
+from pamusic.cli.terminal import log, result
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def list_ports() -> None:
     for name in names:
         result(name)
     if not names:
-        say(f"there is no MIDI port; {MAKES_ONE}")
+        log(f"there is no MIDI port; {MAKES_ONE}")
 
 
 class Live:
@@ -81,7 +81,7 @@ class Live:
             return
         if player.num_waits:
             times = "once" if player.num_waits == 1 else f"{player.num_waits} times"
-            say(f"the music waited {times} for the model, {player.waited:.1f} seconds in all")
+            log(f"the music waited {times} for the model, {player.waited:.1f} seconds in all")
         if player.lost is not None:
             raise PamusicError(f"the port was lost at second {player.second:.1f} ({player.lost}){comfort}")
 
@@ -100,7 +100,7 @@ def live(port: str | None, ahead: float) -> Iterator[Live]:
 
     with opened_port(port) as (lent, is_there):
         if port == NEW and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
-            say(f"the port {OWN_NAME} is there: connect to it, then press Enter")
+            log(f"the port {OWN_NAME} is there: connect to it, then press Enter")
             sys.stdin.readline()
         player = Player(lent, ahead=ahead, on_wait=_slow, is_there=is_there)
         with playing(player):
@@ -108,4 +108,4 @@ def live(port: str | None, ahead: float) -> Iterator[Live]:
 
 
 def _slow(second: float) -> None:
-    say(f"the model is slower than the music, which waits for it (second {second:.1f})")
+    log(f"the model is slower than the music, which waits for it (second {second:.1f})")

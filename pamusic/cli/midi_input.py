@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from pamusic.cli.output import STREAM
-from pamusic.cli.terminal import say
+from pamusic.cli.terminal import log
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_with_bytes(source: Path, tracks: Tracks) -> tuple[Performance, bytes, t
     data = streamed() if source == STREAM else file_bytes(source)
     performance, repairs = read_and_mend(data, name, tracks=tracks)
     if repairs:
-        say(f"{name}: {'; '.join(repair.words for repair in repairs)}")
+        log(f"{name}: {'; '.join(repair.words for repair in repairs)}")
     return performance, data, repairs
 
 
@@ -59,9 +59,9 @@ def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performan
 
     named = [path for path in paths if path != STREAM]
     sources, refused, left_out = find_sources(named) if named else ([], [], [])
-    tell_left_out(left_out)
+    print_left_out(left_out)
     for refusal in refused:
-        say(f"{refusal.name}: {refusal.reason}")
+        log(f"{refusal.name}: {refusal.reason}")
     places = [(source.where, replace(source, name=source.where).read) for source in sources]
     if STREAM in paths:
         places.append((str(STREAM), streamed))
@@ -74,17 +74,17 @@ def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performan
             unread.append(error)
             if len(unread) == len(places):
                 raise
-            say(error)
+            log(error)
             continue
         if repairs:
-            say(f"{name}: {'; '.join(repair.words for repair in repairs)}")
+            log(f"{name}: {'; '.join(repair.words for repair in repairs)}")
         yield place, performance
 
 
-def tell_left_out(names: Sequence[str]) -> None:
+def print_left_out(names: Sequence[str]) -> None:
     """Tell what is left out, if anything."""
     if names:
-        say(f"left out {left_out_words(names)}")
+        log(f"left out {left_out_words(names)}")
 
 
 def left_out_words(names: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pamusic.cli.midi_input import tell_left_out
+from pamusic.cli.midi_input import print_left_out
 from pamusic.cli.output import check_kind
 from pamusic.errors import PamusicError, UsageError
 
@@ -46,7 +46,7 @@ def found_primes(named: Sequence[Path]) -> tuple[list[Path], list[str]]:
         except PamusicError as error:
             failed.append(str(error))
             continue
-        tell_left_out(left_out)
+        print_left_out(left_out)
         failed += [f"{refusal.name}: {refusal.reason}" for refusal in refused]
         for source in sources:
             if source.container is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pamusic.cli.interrupting import end_soon
-from pamusic.cli.terminal import progress, say
+from pamusic.cli.terminal import log, progress
 
 if TYPE_CHECKING:
     from pamusic.training.reports import Report
@@ -29,14 +29,14 @@ class TrainingProgress:
         self._bar.update(report.step - self._bar.n)
         if report.note is not None:
             self._bar.clear()
-            say(report.note)
+            log(report.note)
         if report.step >= self._time_at:
             self._time_at = report.steps + 1
             self._bar.clear()
-            say(f"at {report.tokens_per_second:,.0f} tokens/s the rest takes about {duration(report.seconds_left)}")
+            log(f"at {report.tokens_per_second:,.0f} tokens/s the rest takes about {duration(report.seconds_left)}")
         if report.validation_nats is not None:
             self._bar.clear()
-            say(
+            log(
                 f"step {report.step}: train {report.train_nats:.3f}, validation {report.validation_nats:.3f}"
                 " nats per token"
             )
@@ -71,7 +71,7 @@ class TrainingProgress:
         """Print that a signal has come; end the process soon if it stops in the middle of a step."""
         self._bar.clear()
         if in_order:
-            say("stopping after this step, with a checkpoint; Ctrl-C once more stops at once, without")
+            log("stopping after this step, with a checkpoint; Ctrl-C once more stops at once, without")
             return
         end_soon()
         self._trainer.discard()

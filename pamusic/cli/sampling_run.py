@@ -17,7 +17,7 @@ from pamusic.cli.midi_input import read_with_bytes
 from pamusic.cli.output import Output, check_kind, outputs
 from pamusic.cli.primes import MIDI_SUFFIXES, found_primes, is_many, place_of
 from pamusic.cli.reports.best_of import print_best_of
-from pamusic.cli.terminal import load_torch, progress, say
+from pamusic.cli.terminal import load_torch, log, progress
 from pamusic.errors import PamusicError, UsageError
 
 if TYPE_CHECKING:
@@ -68,14 +68,14 @@ def sample_files(
         run.announce()
     try:
         for number, prime in enumerate(found, start=1):
-            say(f"{prime} ({number} of {len(found)})")
+            log(f"{prime} ({number} of {len(found)})")
             try:
                 run.sample(prime, None, place(prime))
             except PrimeError as error:
                 failed.append(str(error))
     finally:
         for reason in failed:
-            say(f"failed: {reason}")
+            log(f"failed: {reason}")
     if failed:
         rest = "the others are written" if len(failed) < num else "nothing is written"
         raise PamusicError(f"{len(failed)} of {num} primes failed, as listed above; {rest}")
@@ -109,7 +109,7 @@ class SamplingRun:
         load_torch()
         from pamusic.compose.job import Composer
 
-        self._composer = Composer(request, replayed=replayed, is_live=port is not None, log=say)
+        self._composer = Composer(request, replayed=replayed, is_live=port is not None, log=log)
         self._live = port, ahead
         self._is_announced = False
 
@@ -119,9 +119,9 @@ class SamplingRun:
         title = composer.checkpoint.title
         if not self._is_announced:
             cost = composer.precision_cost
-            say(f"{title}, seed {composer.request.seed}")
+            log(f"{title}, seed {composer.request.seed}")
             if cost:
-                say(cost)
+                log(cost)
         self._is_announced = True
 
     def sample(self, prime_path: Path | None, out: Path | None, default: Path) -> bytes:
@@ -167,7 +167,7 @@ class SamplingRun:
             steps = composer.stream(prime, collector)
         self.announce()
         if unsupported := composer.unsupported_notes(prime):
-            say(unsupported)
+            log(unsupported)
         began = time.perf_counter()
         decoder = composer.decoder(prime)
         by_seconds = request.length is None
@@ -184,13 +184,13 @@ class SamplingRun:
         back = "let go" if detection.kind == "held" else f"back to second {intervention.back_to:.1f}"
         if intervention.gave_up:
             back += ", where it ends, for it came again and again; --temperature may be too low"
-        say(f"guard, seed {seed + piece}: {what}; {back}")
+        log(f"guard, seed {seed + piece}: {what}; {back}")
 
     def _report(self, result: GenerationResult, took: float) -> None:
         num_tokens, passed = sum(map(len, result.pieces)), self._composer.num_seconds(result)
-        say(f"{num_tokens:,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
+        log(f"{num_tokens:,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
         fast = f"{num_tokens / took:.0f} tokens/s, {passed / took:.1f} times real time"
-        say(fast if result.interruption is None else f"{fast}; interrupted")
+        log(fast if result.interruption is None else f"{fast}; interrupted")
 
 
 def _read(composer: Composer, path: Path | None) -> Prime:
@@ -208,11 +208,11 @@ def _read(composer: Composer, path: Path | None) -> Prime:
 def _select(composer: Composer, result: GenerationResult, prime: Prime) -> tuple[GenerationResult, list[int]]:
     """Return the places of the pieces that are kept; an interruption keeps the first ones."""
     if composer.is_ranking:
-        say(f"comparing {len(result.pieces)} pieces")
+        log(f"comparing {len(result.pieces)} pieces")
     try:
         best_of = composer.best_of(result, prime)
     except KeyboardInterrupt as interruption:
-        say("interrupted before they were compared; the first are kept")
+        log("interrupted before they were compared; the first are kept")
         return replace(result, interruption=interruption), composer.rows
     if best_of is None:
         return result, composer.rows
@@ -230,7 +230,7 @@ def _write(
         midi, is_kept = composer.midi(result.pieces[row], prime, record_of(row))
         file.write(midi)
     if prime.performance is not None and not is_kept and not composer.request.continuation_only:
-        say("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
+        log("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
     return midi
 
 
@@ -244,7 +244,7 @@ def _drop_empty(rows: list[int], result: GenerationResult, files: list[Output]) 
     for file in files[len(rows) :]:
         file.drop()
     if len(rows) < len(files):
-        say(f"of {len(files)} pieces {len(rows)} had begun")
+        log(f"of {len(files)} pieces {len(rows)} had begun")
     if not rows:
         raise KeyboardInterrupt
     return rows

@@ -32,15 +32,15 @@ def result_bytes(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def say(line: object) -> None:
+def log(line: object) -> None:
     """One line for the person at the keyboard."""
     print(one_line(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
-def said_if_slow(words: str, seconds: float = 1.0) -> Iterator[None]:
+def log_if_slow(words: str, seconds: float = 1.0) -> Iterator[None]:
     """Say what is going on if the block takes longer than so many seconds."""
-    timer = Timer(seconds, say, (words,))
+    timer = Timer(seconds, log, (words,))
     timer.daemon = True
     timer.start()
     try:
@@ -51,7 +51,7 @@ def said_if_slow(words: str, seconds: float = 1.0) -> Iterator[None]:
 
 def load_torch() -> None:
     """Import PyTorch, which takes seconds on some machines, and then say so."""
-    with said_if_slow("loading PyTorch"):
+    with log_if_slow("loading PyTorch"):
         import torch  # noqa: F401
 
 

@@ -102,8 +102,7 @@ def speed(
         bandwidth: of the memory, in bytes a second.
         prime_length: tokens before them; by default they fill the context.
         tokens: of each piece; by default as many as lie between two refills, so that each costs its share of one.
-        precision: of the weights.
-        kernel: computes steps in bytes, if weights are.
+        precision, kernel: as of `InferenceSession`.
 
     Raises:
         UsageError: the arguments do not fit together.
@@ -122,16 +121,10 @@ def speed(
     next(drawn)  # the first step makes what the others find: rotations, and weights laid out for a kernel
     ids, took, cpu = _timed(islice(drawn, tokens))
     vocabulary, device = checkpoint.tokenizer.vocabulary, checkpoint.model.head.weight.device
-    read = step_bytes(
-        config,
-        precision,
-        num_rows=num,
-        num_latents=(min(refill, len(prime)) + min(config.num_latents, len(prime) + tokens)) / 2,
-        num_seen=min(context_length, len(prime) + tokens // 2),
-        in_bytes=kernel is not None and precision == "int8",
-        recorded=device.type == "cuda",
-    )
-    read /= num
+    in_use = (min(refill, len(prime)) + min(config.num_latents, len(prime) + tokens)) / 2
+    seen, in_bytes = min(context_length, len(prime) + tokens // 2), kernel is not None and precision == "int8"
+    how = {"in_bytes": in_bytes, "recorded": device.type == "cuda"}
+    read = step_bytes(config, precision, num_rows=num, num_latents=in_use, num_seen=seen, **how) / num
     return Speed(
         context_length=context_length,
         prime_length=len(prime),

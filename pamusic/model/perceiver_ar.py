@@ -131,7 +131,7 @@ class PerceiverAR(nn.Module):
         self,
         tokens: Tensor,
         num_latents: int | None = None,
-        kept: Tensor | None = None,
+        prefix_indices: Tensor | None = None,
         recalled: Tensor | None = None,
         following: Tensor | None = None,
     ) -> Tensor:
@@ -141,7 +141,8 @@ class PerceiverAR(nn.Module):
             tokens: `[batch, m]` ids. Padding stands before the first token of a prefix, where nobody sees it, and
                 behind the last token of a piece too short to fill the latents, where nobody asks for its logits.
             num_latents: `n`; the configuration's by default, at most `m`.
-            kept: `[batch, k]`, the positions of the prefix that are seen, in order, -1 for none; all by default.
+            prefix_indices: `[batch, k]`, the positions of the prefix that are seen, in order, -1 for none; by default
+                all.
             recalled: `[batch, n, vocab]`, what `self.recall` gives for these tokens, where that was computed before.
             following: `[batch, n, fields]`, what follows each latent, where a position has several fields: each is
                 predicted given those before it.
@@ -149,13 +150,13 @@ class PerceiverAR(nn.Module):
         m = tokens.shape[1]
         n = min(num_latents or self.config.num_latents, m)
         positions = torch.arange(m, device=tokens.device)
-        if kept is None:
+        if prefix_indices is None:
             prefix, prefix_positions = tokens[:, : m - n], positions[: m - n]
             prefix_valid = self._is_there(prefix)
         else:
-            prefix_positions = kept.clamp(min=0)
-            prefix = _gathered(tokens, prefix_positions)
-            prefix_valid = (kept >= 0) & self._is_there(prefix)
+            prefix_positions = prefix_indices.clamp(min=0)
+            prefix = _gather(tokens, prefix_positions)
+            prefix_valid = (prefix_indices >= 0) & self._is_there(prefix)
 
         own_positions = positions[m - n :]
         if self.conv is None:
@@ -163,14 +164,14 @@ class PerceiverAR(nn.Module):
         else:
             every = self._embedded(tokens)
             embedded = every[:, m - n :]
-            before = every[:, : m - n] if kept is None else _gathered(every, prefix_positions)
+            before = every[:, : m - n] if prefix_indices is None else _gather(every, prefix_positions)
         context = torch.cat([before, embedded], dim=1)
         own_expanded = own_positions.expand(*prefix_positions.shape[:-1], n)
         times = own_times = None
         if self.clock is not None:
             every_time = self.clock(tokens)
             own_times = every_time[:, m - n :]
-            before_times = every_time[:, : m - n] if kept is None else _gathered(every_time, prefix_positions)
+            before_times = every_time[:, : m - n] if prefix_indices is None else _gather(every_time, prefix_positions)
             times = torch.cat([before_times, own_times], dim=1)
         keys_values = self._context_keys_values(context, torch.cat([prefix_positions, own_expanded], dim=-1), times)
         rotary = self._rotation(own_positions, self.cross.attention.head_dim, own_times)
@@ -332,7 +333,7 @@ class PerceiverAR(nn.Module):
         return both(rotary, (cos[:, None], sin[:, None]))
 
 
-def _gathered(rows: Tensor, positions: Tensor) -> Tensor:
+def _gather(rows: Tensor, positions: Tensor) -> Tensor:
     """What stands at positions `[batch, k]` of `[batch, m]` or `[batch, m, size]`."""
     index = positions if rows.dim() == 2 else positions[..., None].expand(-1, -1, rows.shape[2])
     return rows.gather(1, index)

@@ -47,5 +47,5 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     states = [each.model.state_dict() for each in checkpoints]
     model = PerceiverAR(first.model.config)
     model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
-    about = {"mean_of": [{"checkpoint": each.title, "step": each.about.get("step")} for each in checkpoints]}
+    about = {"mean_of": [{"checkpoint": each.title, "step": each.metadata.get("step")} for each in checkpoints]}
     return Checkpoint(first.path, model.eval(), first.tokenizer, about)

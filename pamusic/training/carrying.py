@@ -41,7 +41,7 @@ def transfer_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpo
         weights["ledger.weight"] = table[:, of_slot].flatten(1)
     model = PerceiverAR(_for_vocabulary(config, tokenizer))
     model.load_state_dict(weights)
-    return Checkpoint(checkpoint.path, model.eval(), tokenizer, checkpoint.about)
+    return Checkpoint(checkpoint.path, model.eval(), tokenizer, checkpoint.metadata)
 
 
 def _rows(table: Tensor, nearest: Tensor, *, otherwise: Tensor) -> Tensor:

@@ -32,12 +32,12 @@ class Batch:
         tokens: `[batch, context]`, int64; of several fields `[batch, context, fields]`.
         targets: `[batch, latents]`, the tokens that follow the latents; `NOT_SCORED` where there is none. Of several
             fields `[batch, latents, fields]`.
-        kept: `[batch, k]`, the positions of the prefix that are seen, -1 for none; None if all are.
+        prefix_indices: `[batch, k]`, the positions of the prefix that are seen, -1 for none; None if all are.
     """
 
     tokens: Tensor
     targets: Tensor
-    kept: Tensor | None
+    prefix_indices: Tensor | None
 
     @property
     def num_scored(self) -> Tensor:
@@ -45,13 +45,20 @@ class Batch:
         return (_of_position(self.targets) != NOT_SCORED).sum()
 
     def to(self, device: torch.device) -> Batch:
-        kept = None if self.kept is None else self.kept.to(device, non_blocking=True)
-        return Batch(self.tokens.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), kept)
+        prefix_indices = None if self.prefix_indices is None else self.prefix_indices.to(device, non_blocking=True)
+        return Batch(
+            self.tokens.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), prefix_indices
+        )
 
     def micro(self, size: int) -> list[Batch]:
         """The batch in parts of `size` windows."""
-        kept = [None] * (len(self.tokens) // size) if self.kept is None else self.kept.split(size)
-        return [Batch(*parts) for parts in zip(self.tokens.split(size), self.targets.split(size), kept, strict=True)]
+        prefix_indices = (
+            [None] * (len(self.tokens) // size) if self.prefix_indices is None else self.prefix_indices.split(size)
+        )
+        return [
+            Batch(*parts)
+            for parts in zip(self.tokens.split(size), self.targets.split(size), prefix_indices, strict=True)
+        ]
 
 
 class TrainingBatches:
@@ -173,8 +180,8 @@ def make_batch(
     shape = windows[0].shape[1:]
     tokens = np.full((len(windows), context, *shape), model.pad_id, np.int64)
     targets = np.full((len(windows), latents, *shape), NOT_SCORED, np.int64)
-    num_kept = round((context - latents) * (1 - prefix_dropout))
-    kept = np.full((len(windows), num_kept), -1, np.int64)
+    num_seen = round((context - latents) * (1 - prefix_dropout))
+    prefix_indices = np.full((len(windows), num_seen), -1, np.int64)
     for row, window in enumerate(windows):
         n = len(window) - 1
         if n >= latents:
@@ -182,15 +189,17 @@ def make_batch(
             targets[row] = window[-latents:]
             if prefix_dropout and rngs:
                 prefix = n - latents
-                count = min(num_kept, round(prefix * (1 - prefix_dropout)))
-                kept[row, num_kept - count :] = np.sort(rngs[row].choice(prefix, count, replace=False)) + (context - n)
+                count = min(num_seen, round(prefix * (1 - prefix_dropout)))
+                prefix_indices[row, num_seen - count :] = np.sort(rngs[row].choice(prefix, count, replace=False)) + (
+                    context - n
+                )
         else:
             tokens[row, context - latents : context - latents + n] = window[:-1]
             targets[row, :n] = window[1:]
     return Batch(
         torch.from_numpy(tokens),
         torch.from_numpy(targets),
-        torch.from_numpy(kept) if prefix_dropout and rngs else None,
+        torch.from_numpy(prefix_indices) if prefix_dropout and rngs else None,
     )
 
 

@@ -43,4 +43,4 @@ def grown(checkpoint: Checkpoint, num_layers: int) -> Checkpoint:
         return trained[f"layers.{source[layer]}.{part}"]
 
     model.load_state_dict({name: begins(name, weight) for name, weight in model.state_dict().items()})
-    return Checkpoint(checkpoint.path, model.eval(), checkpoint.tokenizer, checkpoint.about)
+    return Checkpoint(checkpoint.path, model.eval(), checkpoint.tokenizer, checkpoint.metadata)

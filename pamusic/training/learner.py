@@ -205,7 +205,7 @@ class Learner:
                 recalled = self._recalled(part.tokens)
                 with self.machine.autocast():
                     loss, part_nats = (self._compiled or self._eager_loss)(
-                        part.tokens, part.targets, part.kept, recalled
+                        part.tokens, part.targets, part.prefix_indices, recalled
                     )
                 # DDP averages over ranks what is to be summed over them.
                 self.scaler.scale(loss * self.ranks.size / scored).backward()
@@ -226,12 +226,12 @@ class Learner:
         return None if recall is None else recall(tokens, min(self.model.config.num_latents, tokens.shape[1]))
 
     def _eager_loss(
-        self, tokens: Tensor, targets: Tensor, kept: Tensor | None, recalled: Tensor | None
+        self, tokens: Tensor, targets: Tensor, prefix_indices: Tensor | None, recalled: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return two sums over scored tokens and their fields: the loss (with z-loss), and nats."""
         sizes = self.model.config.field_sizes
         following = targets.clamp(min=0) if sizes else None
-        logits = self._shared(tokens, kept=kept, recalled=recalled, following=following).float()
+        logits = self._shared(tokens, prefix_indices=prefix_indices, recalled=recalled, following=following).float()
         losses, costs = [], []
         for of_field, target in by_field(logits, targets, sizes):
             log_z = of_field.logsumexp(-1)

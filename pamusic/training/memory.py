@@ -79,7 +79,7 @@ def _kept_for_backward(model: PerceiverAR, training: TrainingConfig, machine: Ma
     seen = torch.zeros(windows, prefix, dtype=torch.long, device=machine.device) if training.prefix_dropout else None
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), machine.autocast():
         following = tokens[:, -config.num_latents :] if fields else None
-        model(tokens, kept=seen, following=following).float().logsumexp(-1).sum()
+        model(tokens, prefix_indices=seen, following=following).float().logsumexp(-1).sum()
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 

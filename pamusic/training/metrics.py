@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pamusic.errors import PamusicError
-from pamusic.files import REMEDIES, written_atomically
+from pamusic.files import ERRNO_ADVICE, written_atomically
 
 TRAIN, VALIDATION, AVERAGED = "train", "validation", "validation_ema"
 
@@ -77,7 +77,9 @@ class Metrics:
             with self._path.open("a", newline="") as file:
                 csv.writer(file).writerows(astuple(row) for row in rows)
         except OSError as error:
-            raise PamusicError(f"cannot write {self._path}: {REMEDIES.get(error.errno or 0, error.strerror)}") from None
+            raise PamusicError(
+                f"cannot write {self._path}: {ERRNO_ADVICE.get(error.errno or 0, error.strerror)}"
+            ) from None
         if self._tensorboard is None:
             return
         for row in rows:

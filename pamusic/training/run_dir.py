@@ -21,7 +21,7 @@ import torch
 
 from pamusic.checkpoint import BEST, LAST, RUNS
 from pamusic.errors import PamusicError
-from pamusic.files import REMEDIES, free_folder, locked, written_atomically
+from pamusic.files import ERRNO_ADVICE, free_folder, locked, written_atomically
 from pamusic.training.distributed import ProcessGroup
 from pamusic.training.metrics import Metrics
 
@@ -184,7 +184,7 @@ def _clear(out: Path) -> None:
             else:
                 each.unlink()
     except OSError as error:
-        raise PamusicError(f"cannot write {out}: {REMEDIES.get(error.errno or 0, error.strerror)}") from None
+        raise PamusicError(f"cannot write {out}: {ERRNO_ADVICE.get(error.errno or 0, error.strerror)}") from None
 
 
 def is_training(run: Path) -> bool:

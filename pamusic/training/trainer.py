@@ -360,7 +360,7 @@ class Trainer:
         weights = gather((averaged or self.model).state_dict())
         if self.ranks.first:
             about = {**trained, "run": self._record()}
-            save_checkpoint(self.run / which, self.model, self.corpus.tokenizer, about=about, weights=weights)
+            save_checkpoint(self.run / which, self.model, self.corpus.tokenizer, metadata=about, weights=weights)
 
     def _resume(self, run: Path) -> None:
         """Go on from the last state of a run; a branch keeps the best of its own.

@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch):
     """A folder with three checkpoints of one shape: a, b and c."""
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate("abc"):
-        save_checkpoint(tmp_path / name, tiny_model(seed=seed), load_tokenizer("performance"), about={"step": seed})
+        save_checkpoint(tmp_path / name, tiny_model(seed=seed), load_tokenizer("performance"), metadata={"step": seed})
     return tmp_path
 
 
@@ -33,7 +33,7 @@ def test_every_weight_is_the_mean_of_those_of_all(here):
     for name, weight in mean.model.state_dict().items():
         expected = sum(one.model.state_dict()[name].double() for one in each) / 3
         torch.testing.assert_close(weight.double(), expected, atol=1e-6, rtol=1e-5)
-    assert mean.about["mean_of"] == [{"checkpoint": name, "step": step} for step, name in enumerate("abc")]
+    assert mean.metadata["mean_of"] == [{"checkpoint": name, "step": step} for step, name in enumerate("abc")]
     assert mean.tokenizer.name == "performance"
 
 
@@ -59,10 +59,10 @@ def test_other_files_in_a_checkpoints_folder_are_left_alone(here):
 
 
 def test_what_has_no_mean_is_refused(here):
-    save_checkpoint(here / "deep", tiny_model(num_layers=3), load_tokenizer("performance"), about={})
+    save_checkpoint(here / "deep", tiny_model(num_layers=3), load_tokenizer("performance"), metadata={})
     piano = load_tokenizer("piano")
     ids = {"vocab_size": len(piano.vocabulary), "pad_id": piano.vocabulary.id("pad")}
-    save_checkpoint(here / "piano", tiny_model(**ids), piano, about={})
+    save_checkpoint(here / "piano", tiny_model(**ids), piano, metadata={})
 
     assert "models of other shapes (num_layers 2 and 3)" in one_line_error(run("a", "deep"))
     assert "only weights of the same have a mean" in one_line_error(run("a", "piano"))

@@ -31,7 +31,7 @@ from pamusic.tokens.tokenizer import load_tokenizer
 def who(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints") / "tiny"
     checkpoint = Checkpoint(path, tiny_model(), load_tokenizer("performance"), {})
-    save_checkpoint(path, checkpoint.model, checkpoint.tokenizer, about={})
+    save_checkpoint(path, checkpoint.model, checkpoint.tokenizer, metadata={})
     return checkpoint
 
 

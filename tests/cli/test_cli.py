@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import pamusic
 from pamusic.cli.app import PamusicGroup, app
-from pamusic.cli.terminal import one_line, said_if_slow
+from pamusic.cli.terminal import log_if_slow, one_line
 from pamusic.errors import PamusicError
 from pamusic.music.midi import midi_bytes
 
@@ -180,9 +180,9 @@ def test_a_dozen_options_at_most_stand_before_the_fold():
 
 
 def test_what_takes_long_is_announced_and_what_does_not_is_not(capsys):
-    with said_if_slow("loading PyTorch", seconds=0.05):
+    with log_if_slow("loading PyTorch", seconds=0.05):
         time.sleep(0.3)
-    with said_if_slow("counting", seconds=5):
+    with log_if_slow("counting", seconds=5):
         pass
 
     assert capsys.readouterr().err == "loading PyTorch\n"

@@ -180,7 +180,9 @@ def test_a_corpus(tmp_path):
 
 def test_a_checkpoint_by_path(tmp_path):
     model = tiny_model(vocab_size=len(TOKENIZER.vocabulary))
-    save_checkpoint(tmp_path / "mine", model, TOKENIZER, about={"step": 1234, "run": {"lr": 0.02}}, dtype=torch.float32)
+    save_checkpoint(
+        tmp_path / "mine", model, TOKENIZER, metadata={"step": 1234, "run": {"lr": 0.02}}, dtype=torch.float32
+    )
 
     about = told(tmp_path / "mine")
 

@@ -82,7 +82,7 @@ def test_it_stops_in_time_and_goes_on_with_resume(in_folder):
     stopped = pamusic("train", *TINY, "--steps", 100_000, "--max-minutes", 0.01, "--out", "mine")
     assert stopped.exit_code == 0, stopped.output
     assert "--resume mine" in stopped.stderr
-    step = load_checkpoint(in_folder / "mine" / "last").about["step"]
+    step = load_checkpoint(in_folder / "mine" / "last").metadata["step"]
 
     resumed = pamusic("train", "--resume", "mine", "--steps", step + 3)
     assert resumed.exit_code == 0, resumed.output
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_a_checkpoint(in_folder):
     assert "stopping after this step" in err
     assert "Traceback" not in err
     assert "Warning" not in err
-    assert load_checkpoint(in_folder / "run" / "last").about["step"] > 10
+    assert load_checkpoint(in_folder / "run" / "last").metadata["step"] > 10
 
 
 def test_bad_input_is_answered_in_one_line(in_folder):
@@ -186,7 +186,7 @@ def test_a_corpus_with_nothing_to_train_on_is_told(in_folder):
     outcome = pamusic("train", "only-train", *TINY, "--steps", 2)
     assert outcome.exit_code == 0, outcome.output
     assert "no validation pieces" in outcome.stderr
-    assert load_checkpoint(in_folder / "runs" / "tiny" / "last").about["step"] == 2
+    assert load_checkpoint(in_folder / "runs" / "tiny" / "last").metadata["step"] == 2
     assert "no test pieces" in refused("evaluate", "runs/tiny", "only-train")
 
 

@@ -72,7 +72,7 @@ def test_an_empty_split_is_told(tmp_path):
 
 def test_the_command_prints_a_line_each_or_json(tmp_path):
     small_corpus(tmp_path / "c")
-    save_checkpoint(tmp_path / "tiny", tiny_model(), load_tokenizer("performance"), about={})
+    save_checkpoint(tmp_path / "tiny", tiny_model(), load_tokenizer("performance"), metadata={})
     words = ["evaluate", str(tmp_path / "tiny"), str(tmp_path / "c"), "--split", "train", "--cache-drift"]
 
     plain = CliRunner().invoke(app, [*words, "--drift-tokens", "9", "--pieces", "1"])

@@ -126,7 +126,7 @@ def checkpoint(tmp_path):
     torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    save_checkpoint(tmp_path / "random", model, tokenizer, about={})
+    save_checkpoint(tmp_path / "random", model, tokenizer, metadata={})
     return tmp_path / "random"
 
 

@@ -170,12 +170,12 @@ def test_kept_positions_of_the_prefix_are_all_that_is_seen_of_it():
     model, tokens, following = model_of(), positions(1, 40), positions(1, 16, seed=1)
     kept = torch.tensor([[-1, 3, 7, 20]])
     with torch.inference_mode():
-        before = model(tokens, kept=kept, following=following)
+        before = model(tokens, prefix_indices=kept, following=following)
         other = tokens.clone()
         other[0, [0, 5, 21]] = positions(3, seed=9)
-        assert torch.equal(model(other, kept=kept, following=following), before)
+        assert torch.equal(model(other, prefix_indices=kept, following=following), before)
         other[0, 7] = positions(1, seed=9)[0]
-        assert not torch.equal(model(other, kept=kept, following=following), before)
+        assert not torch.equal(model(other, prefix_indices=kept, following=following), before)
 
 
 def test_a_convolution_gives_keys_of_the_prefix_the_positions_before_them():
@@ -183,13 +183,13 @@ def test_a_convolution_gives_keys_of_the_prefix_the_positions_before_them():
     model, tokens, following = model_of(conv_width=3), positions(1, 40), positions(1, 16, seed=1)
     kept = torch.tensor([[20]])
     with torch.inference_mode():
-        before = model(tokens, kept=kept, following=following)
+        before = model(tokens, prefix_indices=kept, following=following)
         for place, matters in ((20, True), (19, True), (18, True), (17, False), (21, False)):
             other = tokens.clone()
             other[0, place] = (tokens[0, place] - torch.tensor([0, 5, 9]) + 1) % torch.tensor([5, 4, 2]) + torch.tensor(
                 [0, 5, 9]
             )
-            assert torch.equal(model(other, kept=kept, following=following), before) != matters, place
+            assert torch.equal(model(other, prefix_indices=kept, following=following), before) != matters, place
 
 
 def test_what_still_lasts_is_reckoned_from_the_last_onset():
@@ -351,8 +351,8 @@ def test_the_loss_is_that_of_plain_arithmetic(corpus):
     batch = TrainingBatches(corpus, config, TrainingConfig(batch_size=2)).batch(0)
 
     with torch.no_grad():
-        _, nats = learner._eager_loss(batch.tokens, batch.targets, batch.kept, None)
-        logits = learner.model(batch.tokens, kept=batch.kept, following=batch.targets.clamp(min=0))
+        _, nats = learner._eager_loss(batch.tokens, batch.targets, batch.prefix_indices, None)
+        logits = learner.model(batch.tokens, prefix_indices=batch.prefix_indices, following=batch.targets.clamp(min=0))
     expected = 0.0
     for row in range(2):
         for place in range(8):
@@ -593,7 +593,7 @@ def test_logits_that_are_no_numbers_are_told(talker):
 
 
 def test_a_checkpoint_keeps_its_fields(talker, tmp_path):
-    save_checkpoint(tmp_path / "c", talker, NOTES, about={})
+    save_checkpoint(tmp_path / "c", talker, NOTES, metadata={})
     again = load_checkpoint(tmp_path / "c")
 
     assert again.model.config == talker.config
@@ -669,7 +669,7 @@ def test_a_new_model_of_fields_without_lengths_has_no_offsets(tmp_path):
 
 
 def test_weights_of_other_fields_are_not_carried_over(corpus, talker, tmp_path):
-    save_checkpoint(tmp_path / "notes", talker, NOTES, about={})
+    save_checkpoint(tmp_path / "notes", talker, NOTES, metadata={})
     events = small_corpus(tmp_path / "events")
     with pytest.raises(UsageError, match=r"reads notes \(4 ids a position\), .* has performance \(one a position\)"):
         new_run(events.path, init_from=str(tmp_path / "notes"), out=tmp_path / "run")
@@ -697,7 +697,7 @@ def pamusic(*words):
 @pytest.fixture(scope="module")
 def notes_checkpoint(talker, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints") / "notes"
-    save_checkpoint(path, talker, NOTES, about={})
+    save_checkpoint(path, talker, NOTES, metadata={})
     return path
 
 
@@ -768,7 +768,7 @@ def test_evaluate_tells_what_each_field_costs(notes_checkpoint, corpus):
 
 def test_edges_of_a_checkpoint_are_not_told_one_by_one(talker, notes_checkpoint, tmp_path):
     other = PerceiverAR(dataclasses.replace(talker.config, offsets=OffsetsConfig(**offset_edges(VOCABULARY), reach=2)))
-    save_checkpoint(tmp_path / "other", other, NOTES, about={})
+    save_checkpoint(tmp_path / "other", other, NOTES, metadata={})
 
     refused = pamusic("average", notes_checkpoint, tmp_path / "other", "-o", tmp_path / "mean")
     assert refused.exit_code == 1

@@ -103,9 +103,9 @@ def test_what_is_left_out_of_the_prefix_is_in_the_ledger_all_the_same():
     for other in (opened, closed):
         other[0, 4:32] = other[0, 4:32].clamp(min=10)  # no slot is opened or closed from there to the latents
 
-    assert not torch.allclose(model(opened, kept=nothing), model(closed, kept=nothing))
+    assert not torch.allclose(model(opened, prefix_indices=nothing), model(closed, prefix_indices=nothing))
     silent = outspoken_model(ledger=None)
-    assert torch.equal(silent(opened, kept=nothing), silent(closed, kept=nothing))
+    assert torch.equal(silent(opened, prefix_indices=nothing), silent(closed, prefix_indices=nothing))
 
 
 def test_a_reader_keeps_the_ledger_of_each_row():
@@ -149,7 +149,7 @@ def test_a_checkpoint_keeps_its_ledger(tmp_path):
     model = PerceiverAR(config).eval()
     torch.nn.init.normal_(model.ledger.weight)
 
-    save_checkpoint(tmp_path / "c", model, tokenizer, about={})
+    save_checkpoint(tmp_path / "c", model, tokenizer, metadata={})
     loaded = load_checkpoint(tmp_path / "c").model
 
     assert loaded.config == config == ModelConfig.from_json(asdict(config))

@@ -52,21 +52,21 @@ def test_padding_behind_a_short_piece_changes_nothing():
 def test_keeping_every_position_of_the_prefix_is_no_dropout():
     model, tokens = tiny_model(), random_tokens()
     kept = torch.arange(48).expand(2, 48)
-    torch.testing.assert_close(model(tokens, kept=kept), model(tokens), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(tokens, prefix_indices=kept), model(tokens), atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
 def test_a_dropped_position_is_not_seen_and_a_kept_one_is():
     model, tokens = tiny_model(), random_tokens()
     kept = torch.tensor([[-1, 3, 30], [5, 6, 47]])
-    logits = model(tokens, kept=kept)
+    logits = model(tokens, prefix_indices=kept)
 
     dropped = tokens.clone()
     dropped[:, 10] = (dropped[:, 10] + 1) % 390
-    assert torch.equal(model(dropped, kept=kept), logits)
+    assert torch.equal(model(dropped, prefix_indices=kept), logits)
     seen = tokens.clone()
     seen[0, 30] = (seen[0, 30] + 1) % 390
-    changed = model(seen, kept=kept)
+    changed = model(seen, prefix_indices=kept)
     assert not torch.allclose(changed[0], logits[0], atol=1e-6)
     assert torch.equal(changed[1], logits[1])
 

@@ -368,7 +368,7 @@ def test_weights_that_recall_are_kept_and_read_again(tmp_path):
     torch.manual_seed(0)
     model = PerceiverAR(config).eval()
     torch.nn.init.normal_(model.recall.gate.weight)
-    save_checkpoint(tmp_path / "c", model, tokenizer, about={})
+    save_checkpoint(tmp_path / "c", model, tokenizer, metadata={})
     again = load_checkpoint(tmp_path / "c").model
     assert again.config == config
     assert torch.equal(again.recall.gate.weight, model.recall.gate.weight)

@@ -33,7 +33,7 @@ def random_checkpoint(path, tokenizer):
     torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    save_checkpoint(path, model, tokenizer, about={})
+    save_checkpoint(path, model, tokenizer, metadata={})
     return path
 
 

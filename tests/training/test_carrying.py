@@ -152,7 +152,7 @@ def test_constants_that_training_does_not_set_stay(trained):
 
 
 def test_a_run_on_a_corpus_of_another_tokenizer_begins_with_what_is_carried_over(tmp_path, trained):
-    save_checkpoint(tmp_path / "trained", trained.model, trained.tokenizer, about={})
+    save_checkpoint(tmp_path / "trained", trained.model, trained.tokenizer, metadata={})
     corpus = small_corpus(tmp_path / "c", tokenizer="piano")
     trainer = new_run(
         corpus.path, init_from=str(tmp_path / "trained"), out=tmp_path / "run", steps=2, cooldown_steps=0,

@@ -54,7 +54,7 @@ def test_a_short_window_has_no_prefix_and_its_padding_is_not_scored():
 def test_prefix_dropout_keeps_a_share_of_each_rows_own_prefix_in_order():
     config = tiny_config(context_length=64, num_latents=16)
     batch = make_batch([np.arange(65), np.arange(37), np.arange(5)], config, 0.75, generators(3))
-    long, short, none = batch.kept.tolist()
+    long, short, none = batch.prefix_indices.tolist()
 
     assert len(long) == 12
     assert long == sorted(long)
@@ -69,9 +69,9 @@ def test_prefix_dropout_may_leave_nothing_of_a_prefix():
     batch = make_batch([np.arange(25), np.arange(5)], config, 0.99, generators(2))
     model = tiny_model(context_length=24)
 
-    assert batch.kept.shape == (2, 0)
+    assert batch.prefix_indices.shape == (2, 0)
     alone = model(batch.tokens[:, -16:])
-    assert torch.allclose(model(batch.tokens, kept=batch.kept), alone, atol=1e-5)
+    assert torch.allclose(model(batch.tokens, prefix_indices=batch.prefix_indices), alone, atol=1e-5)
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step(tmp_path):
@@ -81,7 +81,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(tmp_path):
     for one, other in zip(first.batch(7).micro(4), again.batch(7).micro(4), strict=True):
         assert torch.equal(one.tokens, other.tokens)
         assert torch.equal(one.targets, other.targets)
-        assert torch.equal(one.kept, other.kept)
+        assert torch.equal(one.prefix_indices, other.prefix_indices)
     assert not torch.equal(first.batch(7).tokens, first.batch(8).tokens)
     other_seed = TrainingBatches(corpus, config, TrainingConfig(batch_size=4, seed=2))
     assert not torch.equal(first.batch(7).tokens, other_seed.batch(7).tokens)
@@ -94,7 +94,7 @@ def test_windows_are_stretches_of_training_pieces_that_end_anywhere(tmp_path):
     lengths, starts, ends = set(), 0, 0
     for step in range(60):
         batch = batches.batch(step)
-        assert batch.kept is None
+        assert batch.prefix_indices is None
         for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
             window = [*(token for token in tokens if token != PAD), targets[-1]]
             assert window[-16:] == targets

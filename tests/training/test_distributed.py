@@ -96,8 +96,8 @@ def test_a_lost_process_ends_the_run_with_a_good_checkpoint(started, tmp_path):
     assert process.returncode != 0
     assert "another of the 2 processes is gone" in err
     assert "go on with --resume run" in err
-    assert load_checkpoint(tmp_path / "run" / "last").about["step"] >= 10
-    step = load_checkpoint(tmp_path / "run" / "last").about["step"]
+    assert load_checkpoint(tmp_path / "run" / "last").metadata["step"] >= 10
+    step = load_checkpoint(tmp_path / "run" / "last").metadata["step"]
     resume = [*ALONE, "train", "--resume", "run", "--steps", str(step + 2)]
     again = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True)
     assert f"done at step {step + 2}" in again.stderr

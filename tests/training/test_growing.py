@@ -48,7 +48,7 @@ def test_the_new_layers_stand_spread_among_the_old_and_begin_as_the_one_before_b
 
 def test_a_run_that_asks_for_more_layers_grows_the_weights_and_trains_all_of_them(tmp_path):
     checkpoint = trained(2)
-    save_checkpoint(tmp_path / "trained", checkpoint.model, checkpoint.tokenizer, about={})
+    save_checkpoint(tmp_path / "trained", checkpoint.model, checkpoint.tokenizer, metadata={})
     corpus = small_corpus(tmp_path / "c").path
     how = {"init_from": str(tmp_path / "trained"), "steps": 3, "cooldown_steps": 0, **HERE}
     trainer = new_run(corpus, out=tmp_path / "run", num_layers=3, **how)
@@ -68,7 +68,7 @@ def test_a_run_that_asks_for_more_layers_grows_the_weights_and_trains_all_of_the
 
 def test_layers_are_not_taken_away_nor_added_to_a_run_that_goes_on(tmp_path):
     checkpoint = trained(2)
-    save_checkpoint(tmp_path / "trained", checkpoint.model, checkpoint.tokenizer, about={})
+    save_checkpoint(tmp_path / "trained", checkpoint.model, checkpoint.tokenizer, metadata={})
     corpus = small_corpus(tmp_path / "c").path
     how = {"init_from": str(tmp_path / "trained"), "steps": 2, "cooldown_steps": 0, **HERE}
     new_run(corpus, out=tmp_path / "run", **how).train()

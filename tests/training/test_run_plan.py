@@ -52,7 +52,7 @@ def run(trained_run, corpus):
 @pytest.fixture
 def trained(tmp_path):
     """A checkpoint without a ledger."""
-    save_checkpoint(tmp_path / "trained", tiny_model(), load_tokenizer("performance"), about={})
+    save_checkpoint(tmp_path / "trained", tiny_model(), load_tokenizer("performance"), metadata={})
     return tmp_path / "trained"
 
 

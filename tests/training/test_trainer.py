@@ -156,7 +156,7 @@ def test_ctrl_c_stops_in_order(tmp_path):
 
     assert not outcome.complete
     assert outcome.step == 11
-    assert load_checkpoint(tmp_path / "run" / "last").about["step"] == 11
+    assert load_checkpoint(tmp_path / "run" / "last").metadata["step"] == 11
     assert signal.getsignal(signal.SIGINT) is handler
 
 

@@ -27,7 +27,7 @@ def settings_in(path):
 
 @pytest.fixture
 def trained(tmp_path):
-    save_checkpoint(tmp_path / "trained", tiny_model(), load_tokenizer("performance"), about={})
+    save_checkpoint(tmp_path / "trained", tiny_model(), load_tokenizer("performance"), metadata={})
     return tmp_path / "trained"
 
 
@@ -43,7 +43,7 @@ def test_tuning_begins_with_the_weights_and_brings_the_loss_down_on_the_new_corp
     outcome = trainer.train()
 
     assert outcome.best_nats < first - 0.3
-    assert load_checkpoint(tmp_path / "run" / "best").about["run"]["started_from"] == str(trained)
+    assert load_checkpoint(tmp_path / "run" / "best").metadata["run"]["started_from"] == str(trained)
 
 
 def test_a_branch_of_a_tuned_run_knows_what_that_began_with(tmp_path, trained):
@@ -54,7 +54,7 @@ def test_a_branch_of_a_tuned_run_knows_what_that_began_with(tmp_path, trained):
 
     assert not any("begins with" in line for line in plan_lines(branch))
     branch.train()
-    assert load_checkpoint(tmp_path / "branch" / "last").about["run"]["started_from"] == str(trained)
+    assert load_checkpoint(tmp_path / "branch" / "last").metadata["run"]["started_from"] == str(trained)
 
 
 def test_weights_without_a_ledger_can_be_given_one_that_says_nothing_until_it_has_learned_to(tmp_path, trained):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from pamusic.cli.terminal import load_torch, result, say
+from pamusic.cli.terminal import load_torch, log, result
 from pamusic.errors import PamusicError, UsageError
 
 
@@ -34,6 +34,6 @@ def average(
         if not force:
             raise PamusicError(f"{out}: there is a checkpoint; replace it with --force, or choose another --out")
     mean = average_checkpoints([load_checkpoint(find_checkpoint(name)) for name in checkpoints])
-    save_checkpoint(out, mean.model, mean.tokenizer, about=mean.about)
-    say(f"the mean of {', '.join(checkpoints)}; what it is worth tells pamusic evaluate {out}")
+    save_checkpoint(out, mean.model, mean.tokenizer, metadata=mean.metadata)
+    log(f"the mean of {', '.join(checkpoints)}; what it is worth tells pamusic evaluate {out}")
     result(out)

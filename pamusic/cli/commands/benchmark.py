@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from pamusic.cli.output import MAX_CONTEXT, MAX_SAMPLES
-from pamusic.cli.terminal import load_torch, progress, result, say, table
+from pamusic.cli.terminal import load_torch, log, progress, result, table
 
 AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
 
@@ -44,10 +44,10 @@ def benchmark(
     resolved(precision, where)
     who = load_checkpoint(find_checkpoint(checkpoint), where)
     check_events(who, "pamusic benchmark")
-    kernel = kernel_for(who.model, precision, say) if compile else None
+    kernel = kernel_for(who.model, precision, log) if compile else None
     precision = resolved(precision, where, kernel is not None)
     if told := cost_of(precision, where, kernel is not None):
-        say(told)
+        log(told)
     config = who.model.config
     contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
     bandwidth = read_bandwidth(where)
@@ -57,7 +57,7 @@ def benchmark(
         "num_latents": config.num_latents, "machine": machine(), "device": str(where),
         "threads": torch.get_num_threads(), "gb_per_second": round(bandwidth / 1e9, 1),
     }  # fmt: skip
-    say(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
+    log(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
     for context, rows in progress([(c, n) for c in contexts for n in num or (1, 4, 16)], what="benchmark"):
         how: dict[str, Any] = {"bandwidth": bandwidth, "tokens": tokens, "precision": precision, "kernel": kernel}
         found.append(speed(who, context_length=context, num=rows, **how))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from pamusic.cli.midi_input import tell_left_out
+from pamusic.cli.midi_input import print_left_out
 from pamusic.cli.output import picture
-from pamusic.cli.terminal import progress, say
+from pamusic.cli.terminal import log, progress
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -35,7 +35,7 @@ def compare(
     Yang and Lerch (2020) do: the area under both distributions, from 0 (nothing alike) to 1, and their divergence in
     nats. "At best" is the area for real pieces against others of the same set. The result is the mean area.
     """
-    from pamusic.cli.reports.evaluation import tell_comparison
+    from pamusic.cli.reports.evaluation import print_comparison
     from pamusic.evaluation.comparison import compare_statistics, measure_statistics
     from pamusic.music.midi import parsed_tracks
 
@@ -53,11 +53,11 @@ def compare(
         )
         for bar in bars:
             bar.close()
-        tell_left_out(found.left_out)
+        print_left_out(found.left_out)
         for refusal in found.refused[:MOST_TOLD]:
-            say(f"{refusal.name}: {refusal.reason}; left out")
+            log(f"{refusal.name}: {refusal.reason}; left out")
         if len(found.refused) > MOST_TOLD:
-            say(f"{len(found.refused):,} files of {path} are left out in all")
+            log(f"{len(found.refused):,} files of {path} are left out in all")
         return found
 
     with picture(plot) as drawn:  # opened first: told before the work
@@ -68,7 +68,7 @@ def compare(
             "seconds": seconds, "num_shorter": [each.num_short for each in sets],
         }  # fmt: skip
         rows = compare_statistics(*sets)
-        tell_comparison(rows, about, sets, as_json=as_json)
+        print_comparison(rows, about, sets, as_json=as_json)
         if drawn is not None:
             from pamusic.evaluation.plots import comparison_picture
 

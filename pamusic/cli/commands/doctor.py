@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Option
 
-from pamusic.cli.terminal import load_torch, result, say, table
+from pamusic.cli.terminal import load_torch, log, result, table
 from pamusic.errors import UsageError
 
 
@@ -25,7 +25,7 @@ def doctor(
     """Say what this machine has, what training takes in memory, and what fits."""
 
     def on_step(what: str) -> None:
-        say(f"measuring: {what}")
+        log(f"measuring: {what}")
 
     from pamusic.device import choose_machine
 
@@ -48,5 +48,5 @@ def doctor(
         result(json.dumps({"machine": found, "fits": fits}))
         return
     for name, value in found.items():
-        say(f"{name}: {value}")
+        log(f"{name}: {value}")
     table(fits, "Training, not compiled; compiled takes less")

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from pamusic.cli.output import MAX_CONTEXT, picture
-from pamusic.cli.reports.evaluation import Split, check_drift, check_keys, tell_drift, tell_scores
-from pamusic.cli.terminal import load_torch, progress, progress_callback, say
+from pamusic.cli.reports.evaluation import Split, check_drift, check_keys, print_drift, print_scores
+from pamusic.cli.terminal import load_torch, log, progress, progress_callback
 from pamusic.errors import UsageError
 
 Compute = partial(Option, rich_help_panel="Compute")
@@ -57,15 +57,15 @@ def evaluate(
     precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # of refills alone
     shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
     if told := cost_of(precision, machine.device):
-        say(told)
+        log(told)
     if opened.split(split):
-        say(f"{loaded.path} on {split} of {corpus}: {shape}")
+        log(f"{loaded.path} on {split} of {corpus}: {shape}")
     about: dict[str, Any] = {
         "checkpoint": str(loaded.path), "corpus": opened.fingerprint, "split": str(split), "precision": precision,
         "context_length": config.context_length, "num_latents": config.num_latents, "num_keys": keys,
     }  # fmt: skip
     if cache_drift:
-        tell_drift(loaded.model, opened, about, pieces or 2, drift_tokens, as_json=as_json)
+        print_drift(loaded.model, opened, about, pieces or 2, drift_tokens, as_json=as_json)
         return
     model = loaded.model.bfloat16() if precision == "bf16" else loaded.model.float()
     about["block"] = block or max(1, config.num_latents // 2)
@@ -89,6 +89,6 @@ def evaluate(
                 progress=lambda way, so_far, done, of: tell(so_far, done, of, way, len(ways)),
             )  # fmt: skip
         bar.close()
-        tell_scores(total, points, about, as_json=as_json)
+        print_scores(total, points, about, as_json=as_json)
         if drawn is not None:
             drawn.write_bytes(likelihood_picture(total, points, model.config.num_latents))

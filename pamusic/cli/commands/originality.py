@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from pamusic.cli.terminal import progress, progress_callback, say
+from pamusic.cli.terminal import log, progress, progress_callback
 from pamusic.errors import UsageError
 
 
@@ -26,7 +26,7 @@ def originality(
     Real pieces have such stretches as well: how long they are in pieces that were held out is told beside it.
     """
     from pamusic.cli.midi_input import read_all
-    from pamusic.cli.reports.originality import tell_matches
+    from pamusic.cli.reports.originality import print_matches
     from pamusic.corpus.corpus import open_corpus
     from pamusic.evaluation import originality as looking
     from pamusic.music.midi import parsed_tracks
@@ -39,7 +39,7 @@ def originality(
         for name, performance in read_all(files or [], taken)
     ]
     bar = progress(what="index", unit="piece")
-    index = looking.kept_index(opened, progress=progress_callback(bar), tell=say)
+    index = looking.kept_index(opened, progress=progress_callback(bar), tell=log)
     found = [(name, lasts, len(it), looking.longest_match(index, opened, it)) for name, lasts, it in heard]
     lengths = {looking.nearest_reference_seconds(lasts) for _, lasts, _ in heard}
     references = {}
@@ -48,4 +48,4 @@ def originality(
         bar.set_description(f"{length} s of real pieces")
         references[length] = looking.kept_reference(index, opened, length, progress=progress_callback(bar))
     bar.close()
-    tell_matches(found, references, about={"corpus": str(corpus), "fingerprint": opened.fingerprint}, as_json=as_json)
+    print_matches(found, references, about={"corpus": str(corpus), "fingerprint": opened.fingerprint}, as_json=as_json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from pamusic.cli.output import STREAM, check_apart, check_kind, output
-from pamusic.cli.terminal import progress, say
+from pamusic.cli.terminal import log, progress
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def page(
         made = document(_pieces(files, taken, lengths), title)
         place.write(made)
     what = "piece" if len(lengths) == 1 else "pieces"
-    say(f"{len(lengths)} {what}, {sum(lengths):.1f} seconds, {len(made) / 1000:,.0f} kB")
+    log(f"{len(lengths)} {what}, {sum(lengths):.1f} seconds, {len(made) / 1000:,.0f} kB")
 
 
 def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator[Piece]:
@@ -58,7 +58,7 @@ def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator
     Raises:
         PamusicError: a file that was named cannot be read, or there is no piece.
     """
-    from pamusic.cli.midi_input import read_with_bytes, tell_left_out
+    from pamusic.cli.midi_input import print_left_out, read_with_bytes
     from pamusic.cli.reports.provenance import piece_of
     from pamusic.corpus.sources import find_sources
     from pamusic.music.midi import read_midi
@@ -69,9 +69,9 @@ def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator
         yield piece_of("standard input", data, performance)
     named = [file for file in files if file != STREAM]
     sources, refused, left_out = find_sources(named) if named else ([], [], [])
-    tell_left_out(left_out)
+    print_left_out(left_out)
     for refusal in refused:
-        say(f"{refusal.name}: {refusal.reason}; left out")
+        log(f"{refusal.name}: {refusal.reason}; left out")
     before = len(lengths)
     for source in progress(sources, what="page", unit="file"):
         try:
@@ -80,7 +80,7 @@ def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator
         except PamusicError as error:
             if Path(source.path) in named:
                 raise
-            say(f"{error}; left out")
+            log(f"{error}; left out")
         else:
             lengths.append(piece.performance.duration)
             yield piece

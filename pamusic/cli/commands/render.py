@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pamusic.cli.output import STREAM, check_kind, output
-from pamusic.cli.terminal import say
+from pamusic.cli.terminal import log
 
 
 class Engine(StrEnum):
@@ -50,10 +50,10 @@ def render(
         sound = synthesize(performance, soundfont=soundfont, engine=engine.value, dry=dry)
         wav.write(wav_bytes(sound))
     for reason in sound.passed_over:
-        say(f"not taken: {reason}")
-    say(f"{sound.seconds:.1f} seconds, played by {sound.engine} on {sound.soundfont.name}")
+        log(f"not taken: {reason}")
+    log(f"{sound.seconds:.1f} seconds, played by {sound.engine} on {sound.soundfont.name}")
     if soundfont is None and sound.soundfont == default_soundfont() and not sound.passed_over:
-        say(
+        log(
             f"for a better piano install {BETTER[0]} (Debian, Ubuntu: apt install fluid-soundfont-gm; elsewhere put it"
             f" in {user_folder()}), or name a SoundFont with --soundfont"
         )

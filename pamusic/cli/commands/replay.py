@@ -11,7 +11,7 @@ from typer import Argument, Option
 from pamusic.cli.output import MAX_SAMPLES, STREAM, check_kind
 from pamusic.cli.primes import MIDI_SUFFIXES
 from pamusic.cli.sampling_run import SamplingRun
-from pamusic.cli.terminal import say
+from pamusic.cli.terminal import log
 from pamusic.compose.request import LEGACY_DEFAULTS, SampleRequest
 from pamusic.errors import PamusicError, UsageError
 
@@ -51,11 +51,11 @@ def replay(
     check_kind(out, "MIDI", MIDI_SUFFIXES)
     again = SamplingRun(request, replayed=record).sample(request.prime, out, file)
     if again == before:
-        say("the same, byte for byte")
+        log("the same, byte for byte")
     elif has_music_of(again, before):
-        say(f"the same music as {file}, and another record of how it was made")
+        log(f"the same music as {file}, and another record of how it was made")
     else:
-        say(f"not the same music as {file}")
+        log(f"not the same music as {file}")
 
 
 def _check(file: Path, request: SampleRequest, row: int) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from pamusic.cli.progress import duration
-from pamusic.cli.terminal import console, result, say
+from pamusic.cli.terminal import console, log, result
 from pamusic.errors import PamusicError
 
 
@@ -28,7 +28,7 @@ def runs(
         result(json.dumps([{**asdict(run), "path": str(run.path)} for run in found]))
         return
     if not found:
-        say(f"{folder}: no runs there; train one: pamusic train")
+        log(f"{folder}: no runs there; train one: pamusic train")
         return
     from rich.table import Table
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pamusic.cli.terminal import progress, result, say
+from pamusic.cli.terminal import log, progress, result
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
@@ -76,11 +76,11 @@ def tokenize(
     except (KeyboardInterrupt, SystemExit, PamusicError):
         if bars and (num_done := num_unfinished(out)):
             bars[0].close()
-            say(f"{num_done:,} of {bars[0].total:,} files are done; the same command goes on from there")
+            log(f"{num_done:,} of {bars[0].total:,} files are done; the same command goes on from there")
         raise
     finally:
         for bar in bars:
             bar.close()
     print_corpus(summary, out)
-    say(f"{time.perf_counter() - began:.1f} seconds")
+    log(f"{time.perf_counter() - began:.1f} seconds")
     result(out)

@@ -10,7 +10,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from pamusic.cli.interrupting import INTERRUPTED
-from pamusic.cli.terminal import result, said_if_slow
+from pamusic.cli.terminal import log_if_slow, result
 from pamusic.errors import UsageError
 
 Recipe = partial(Option, rich_help_panel="How it learns")
@@ -58,7 +58,7 @@ def train(
 ) -> None:
     """Train a model on a corpus. Stopped at any time, it leaves a checkpoint to sample from and to go on from."""
     options = {**locals()}
-    with said_if_slow("loading PyTorch and its compiler"):
+    with log_if_slow("loading PyTorch and its compiler"):
         from pamusic.cli.progress import TrainingProgress
         from pamusic.cli.reports.training import print_plan, print_result
         from pamusic.training.config_file import read_settings

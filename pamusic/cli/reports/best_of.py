@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pamusic.cli.terminal import say, table
+from pamusic.cli.terminal import log, table
 
 if TYPE_CHECKING:
     from pamusic.compose.best_of import BestOf
@@ -32,7 +32,7 @@ def print_best_of(best_of: BestOf, *, keep: int, seed: int) -> None:
     ]
     table(rows, f"The best of {len(rows)}")
     like = "the prime, or else of MAESTRO" if best_of.is_like_prime else "MAESTRO"
-    say(f"cost: the mean square of all deviations from minutes of {like}, in spreads; in nats a token from the batch")
+    log(f"cost: the mean square of all deviations from minutes of {like}, in spreads; in nats a token from the batch")
 
 
 def _format_deviations(standing: RankedPiece) -> str:

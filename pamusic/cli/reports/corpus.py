@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pamusic.cli.midi_input import tell_left_out
-from pamusic.cli.terminal import console, say
+from pamusic.cli.midi_input import print_left_out
+from pamusic.cli.terminal import console, log
 
 if TYPE_CHECKING:
     from pamusic.corpus.build import SplitCount, Summary
@@ -28,25 +28,25 @@ def print_corpus(summary: Summary, out: Path) -> None:
     console().print(table)
 
     if not summary.splits["train"].num_files:
-        say("there is nothing to train on: of few files, their contents may send none there; add some")
+        log("there is nothing to train on: of few files, their contents may send none there; add some")
     elif not summary.splits["validation"].num_files:
-        say(
+        log(
             f"warning: there is no validation piece, so training cannot tell which weights are best; {_remedy(summary)}"
         )
     if summary.num_resumed:
-        say(f"{summary.num_resumed:,} files had been done before an interruption")
-    tell_left_out(summary.left_out)
+        log(f"{summary.num_resumed:,} files had been done before an interruption")
+    print_left_out(summary.left_out)
     _print_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)
     _print_some([f"refused: {each.name}: {each.reason}" for each in summary.refused], out)
     crossing = [each for each in summary.duplicates if each.crosses_splits]
     if summary.duplicates:
         across = f", {len(crossing):,} of them in another split" if crossing else ""
-        say(f"{len(summary.duplicates):,} pieces have the same notes as another{across}; --drop-duplicates drops them")
+        log(f"{len(summary.duplicates):,} pieces have the same notes as another{across}; --drop-duplicates drops them")
     rest = [each for each in summary.duplicates if not each.crosses_splits]
     _print_some([f"same notes: {e.name} ({e.split}) and {e.of} ({e.of_split})" for e in crossing + rest], out)
     if summary.num_repairs:
         counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.num_repairs.most_common())
-        say(f"repaired in {len(summary.repaired):,} of {summary.in_all.num_files:,} files: {counts}")
+        log(f"repaired in {len(summary.repaired):,} of {summary.in_all.num_files:,} files: {counts}")
 
 
 def _remedy(summary: Summary) -> str:
@@ -63,9 +63,9 @@ def _remedy(summary: Summary) -> str:
 
 def _print_some(lines: list[str], out: Path) -> None:
     for line in lines[:MAX_LINES]:
-        say(line)
+        log(line)
     if len(lines) > MAX_LINES:
-        say(f"… and {len(lines) - MAX_LINES} more, in {out / 'corpus.json'}")
+        log(f"… and {len(lines) - MAX_LINES} more, in {out / 'corpus.json'}")
 
 
 def _columns(count: SplitCount) -> list[str]:

@@ -6,7 +6,7 @@ import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from pamusic.cli.terminal import progress, progress_callback, result, say, table
+from pamusic.cli.terminal import log, progress, progress_callback, result, table
 from pamusic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Split(StrEnum):
     test = "test"
 
 
-def tell_scores(total: Likelihood, points: list[SweepPoint], about: dict[str, Any], *, as_json: bool) -> None:
+def print_scores(total: Likelihood, points: list[SweepPoint], about: dict[str, Any], *, as_json: bool) -> None:
     """The likelihood of a split; the result is its nats per token, or all of it as JSON."""
     numbers: dict[str, Any] = {**total.numbers(), "by_position": total.by_position()}
     if as_json:
@@ -63,7 +63,7 @@ def check_keys(num_keys: int, sweep: bool) -> None:
         raise UsageError(f"--sweep scores each piece in its own key; leave out --sweep, or --keys {num_keys}")
 
 
-def tell_drift(
+def print_drift(
     model: PerceiverAR,
     corpus: Corpus,
     about: dict[str, Any],
@@ -97,7 +97,7 @@ def tell_drift(
         result(f"{each.refill} {each.nats_per_token:.4f}")
 
 
-def tell_comparison(
+def print_comparison(
     rows: list[StatisticComparison], about: dict[str, Any], sets: tuple[StatisticSet, StatisticSet], *, as_json: bool
 ) -> None:
     """How much alike two sets, the real one and the generated one, are; the result is the mean overlap, or JSON."""
@@ -135,11 +135,11 @@ def tell_comparison(
         ],
         "Figures of 8 notes in a row that occurred before in their piece, by how long ago",
     )
-    say("overlap: from 0 to 1; at best: that of the real pieces with each other; nats: how far the distances diverge")
-    say("the result is the mean overlap of all statistics but the four of repetition by lag")
+    log("overlap: from 0 to 1; at best: that of the real pieces with each other; nats: how far the distances diverge")
+    log("the result is the mean overlap of all statistics but the four of repetition by lag")
     for which, num_short in zip(("real", "generated"), about["num_shorter"], strict=True):
         if num_short:
-            say(f"{num_short} of the {which} pieces are shorter than that, and taken whole")
+            log(f"{num_short} of the {which} pieces are shorter than that, and taken whole")
     if not any(row.name == "sustain" for row in rows):
-        say("of the sustain pedal nothing is said, for one of the sets has none; its sound is in all of the rest")
+        log("of the sustain pedal nothing is said, for one of the sets has none; its sound is in all of the rest")
     result(f"{overlap:.4f}")

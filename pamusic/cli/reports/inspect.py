@@ -127,7 +127,7 @@ def about_corpus(corpus: Corpus) -> dict[str, Any]:
 def about_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a checkpoint is and how it came to be: all that its `config.json` says."""
     first = ("num_parameters", "model", "tokenizer", "tokenizer_fingerprint")
-    ordered = {name: checkpoint.about[name] for name in first} | checkpoint.about
+    ordered = {name: checkpoint.metadata[name] for name in first} | checkpoint.metadata
     return {"what": "checkpoint", "name": checkpoint.title, **ordered}
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pamusic.cli.terminal import result, say, table
+from pamusic.cli.terminal import log, result, table
 
 if TYPE_CHECKING:
     from pamusic.evaluation.originality import Match, Reference
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Found = tuple[str, float, int, "Match | None"]  # name, seconds and notes of a piece, and its longest match
 
 
-def tell_matches(
+def print_matches(
     found: list[Found], references: dict[int, Reference | None], *, about: dict[str, Any], as_json: bool
 ) -> None:
     """The result is a line for each piece: how many notes, and its name; or all of it as JSON."""
@@ -30,7 +30,7 @@ def tell_matches(
         _say(each, reference)
     table([_row(each) for each in tables], "Longest stretches of held-out real pieces: median / 90% / maximum")
     if not tables:
-        say("no held-out piece is long enough to compare with")
+        log("no held-out piece is long enough to compare with")
     for name, _, _, match in found:
         result(f"{match.notes if match else 0} {name}")
 
@@ -38,7 +38,7 @@ def tell_matches(
 def _say(found: Found, reference: Reference | None) -> None:
     name, _, _, match = found
     if match is None:
-        say(f"{name}: no nine notes in a row stand in the training split")
+        log(f"{name}: no nine notes in a row stand in the training split")
         return
     besides = [
         f"{number} {what}"
@@ -46,7 +46,7 @@ def _say(found: Found, reference: Reference | None) -> None:
         if number
     ]
     key = f", {abs(match.transposed)} semitones {'lower' if match.transposed > 0 else 'higher'}"
-    say(
+    log(
         f"{name}: {match.notes} notes from {_time(match.start)} to {_time(match.end)}"
         + (f" (besides {' and '.join(besides)})" if besides else "")
         + f" stand in {match.piece} from {_time(match.piece_start)} to {_time(match.piece_end)}"
@@ -56,7 +56,7 @@ def _say(found: Found, reference: Reference | None) -> None:
     if reference is not None:
         of, num = len(reference.notes), reference.num_at_least(match.notes)
         as_many = f"{num} of {of}" if num else f"none of {of}"
-        say(f"as many are found for {as_many} excerpts of {reference.excerpt_seconds} seconds from {reference.split}")
+        log(f"as many are found for {as_many} excerpts of {reference.excerpt_seconds} seconds from {reference.split}")
 
 
 def _row(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from pamusic.cli.terminal import say
+from pamusic.cli.terminal import log
 from pamusic.compose.request import DEFAULT_SECONDS, LEGACY_DEFAULTS, SampleRequest
 from pamusic.errors import PamusicError
 
@@ -30,7 +30,7 @@ def piece_of(name: str, data: bytes, performance: Performance) -> Piece:
     try:
         record = read_provenance(data, name)
     except PamusicError as error:
-        say(error)
+        log(error)
         return Piece(name, performance, data)
     commands = (
         ("It was made by", command(record.options)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from pamusic.cli.terminal import say
+from pamusic.cli.terminal import log
 
 if TYPE_CHECKING:
     from pamusic.training.reports import RunResult
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def print_plan(trainer: Trainer) -> None:
     """Print what a run is going to do."""
     for line in plan_lines(trainer):
-        say(line)
+        log(line)
 
 
 def plan_lines(trainer: Trainer) -> list[str]:
@@ -60,9 +60,9 @@ def print_result(trainer: Trainer, result: RunResult) -> None:
     from pamusic.checkpoint import LATEST, RUNS
 
     best = "" if result.best_nats is None else f", best validation {result.best_nats:.3f} nats per token"
-    say(f"{'done' if result.complete else 'stopped'} at step {result.step}{best}")
+    log(f"{'done' if result.complete else 'stopped'} at step {result.step}{best}")
     if not result.complete:
         cooldown = f"; to end it well, add --cooldown-steps {max(1, result.step // 2)}"
-        say(f"go on with --resume {trainer.run}{'' if trainer.in_cooldown else cooldown}")
+        log(f"go on with --resume {trainer.run}{'' if trainer.in_cooldown else cooldown}")
     newest = f" (or --checkpoint {LATEST}, the newest run)" if trainer.run.parent == RUNS else ""
-    say(f"sample from it with: pamusic sample --checkpoint {shlex.quote(str(trainer.run))}{newest}")
+    log(f"sample from it with: pamusic sample --checkpoint {shlex.quote(str(trainer.run))}{newest}")
