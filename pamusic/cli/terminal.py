@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from tqdm import tqdm
 
+MAX_LISTED = 20  # refusals and the like on a terminal; the rest is counted
+
 
 def result(line: object) -> None:
     """One line of result, such as a path: what another program may read."""

@@ -110,7 +110,7 @@ class Tokenizer:
         pitches = self.vocabulary.range("note_on")
         if not self._played:
             return Performance(_within(sustain_folded(performance).notes, pitches.first, pitches.last))
-        notes = _with_keys_let_go(_within(performance.notes, pitches.first, pitches.last))
+        notes = _end_at_next_onset(_within(performance.notes, pitches.first, pitches.last))
         controls = [CONTROLS[kind] for kind in self.vocabulary.pedals]
         pedal = performance.pedal[np.isin(performance.pedal["control"], controls)]
         the_end = Performance(notes, pedal).duration
@@ -369,7 +369,7 @@ def _within(notes: np.ndarray, lowest: int, highest: int) -> np.ndarray:
     return notes if within.all() else notes[within]
 
 
-def _with_keys_let_go(notes: np.ndarray) -> np.ndarray:
+def _end_at_next_onset(notes: np.ndarray) -> np.ndarray:
     """Each note ends at the latest where its key is struck anew; of strokes of a key at one instant the last stays."""
     notes = notes[np.lexsort((notes["onset"], notes["pitch"]))]
     again = (notes["pitch"][1:] == notes["pitch"][:-1]) & (notes["offset"][:-1] > notes["onset"][1:])

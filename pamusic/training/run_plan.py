@@ -20,7 +20,6 @@ from pamusic.errors import PamusicError, UsageError
 from pamusic.model.config import ModelConfig
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Vocabulary
-from pamusic.training.carrying import transfer_vocabulary
 from pamusic.training.config import TrainingConfig
 from pamusic.training.distributed import SINGLE_PROCESS, ProcessGroup, local_device, rank_from_environment
 from pamusic.training.growing import grown
@@ -36,6 +35,7 @@ from pamusic.training.run_dir import is_training, read_step, refuse_occupied
 from pamusic.training.run_record import RunRecord, read_record
 from pamusic.training.schedule import rate
 from pamusic.training.settings import RunRequest, RunSettings
+from pamusic.training.vocabulary_transfer import transfer_vocabulary
 
 DEFAULT_CORPUS = Path("corpus")
 COOLDOWN_SHARE = 0.4  # of a new run's steps: in trials the last third of a decay to zero still brought 0.15 nats

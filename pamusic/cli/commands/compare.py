@@ -9,14 +9,12 @@ from typer import Argument, Option
 
 from pamusic.cli.midi_input import print_left_out
 from pamusic.cli.output import picture
-from pamusic.cli.terminal import log, progress
+from pamusic.cli.terminal import MAX_LISTED, log, progress
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from pamusic.evaluation.comparison import StatisticSet
-
-MOST_TOLD = 20  # files that are left out
 
 
 def compare(
@@ -54,9 +52,9 @@ def compare(
         for bar in bars:
             bar.close()
         print_left_out(found.left_out)
-        for refusal in found.refused[:MOST_TOLD]:
+        for refusal in found.refused[:MAX_LISTED]:
             log(f"{refusal.name}: {refusal.reason}; left out")
-        if len(found.refused) > MOST_TOLD:
+        if len(found.refused) > MAX_LISTED:
             log(f"{len(found.refused):,} files of {path} are left out in all")
         return found
 

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pamusic.cli.midi_input import print_left_out
-from pamusic.cli.terminal import console, log
+from pamusic.cli.terminal import MAX_LISTED, console, log
 
 if TYPE_CHECKING:
     from pamusic.corpus.build import SplitCount, Summary
-
-MAX_LINES = 20  # of refusals, or of duplicates; the corpus lists all of them
 
 
 def print_corpus(summary: Summary, out: Path) -> None:
@@ -62,10 +60,10 @@ def _remedy(summary: Summary) -> str:
 
 
 def _print_some(lines: list[str], out: Path) -> None:
-    for line in lines[:MAX_LINES]:
+    for line in lines[:MAX_LISTED]:
         log(line)
-    if len(lines) > MAX_LINES:
-        log(f"… and {len(lines) - MAX_LINES} more, in {out / 'corpus.json'}")
+    if len(lines) > MAX_LISTED:
+        log(f"… and {len(lines) - MAX_LISTED} more, in {out / 'corpus.json'}")
 
 
 def _columns(count: SplitCount) -> list[str]:

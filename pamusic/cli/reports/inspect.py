@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pamusic.cli.midi_input import left_out_words
-from pamusic.cli.terminal import one_line, progress
+from pamusic.cli.terminal import MAX_LISTED, one_line, progress
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pamusic.music.midi import Tracks
     from pamusic.tokens.roundtrip import Errors, Pedal, RoundTrip
     from pamusic.tokens.tokenizer import Tokenizer
-
-MOST_TOLD = 20  # refusals in a table; all of them are in the JSON
 
 
 def about_midi(data: bytes, name: str, tokenizers: list[Tokenizer], tracks: Tracks) -> dict[str, Any]:
@@ -241,8 +239,8 @@ def _many_tables(about: dict[str, Any]) -> Iterator[Table]:
     yield _grid(None, rows)
     yield _trips_table(about["round_trips"])
     if about["refused"]:
-        more = len(about["refused"]) - MOST_TOLD
-        told = about["refused"][:MOST_TOLD] + ([["…", f"and {more:,} more; --json has them"]] if more > 0 else [])
+        more = len(about["refused"]) - MAX_LISTED
+        told = about["refused"][:MAX_LISTED] + ([["…", f"and {more:,} more; --json has them"]] if more > 0 else [])
         yield _grid(["refused", "why"], told)
 
 

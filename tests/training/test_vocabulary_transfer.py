@@ -16,7 +16,7 @@ from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 from pamusic.tokens.vocabulary_map import NOTHING, nearest_ids
-from pamusic.training.carrying import transfer_vocabulary
+from pamusic.training.vocabulary_transfer import transfer_vocabulary
 
 PERFORMANCE, PIANO = (load_tokenizer(name).vocabulary for name in ("performance", "piano"))
 
