@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pamusic.model.config import LedgerConfig
+from pamusic.model.slots import NoteSlots
 
 # The last mark stands at 127 times the first age: with ticks of 10 ms, at 5 s. Older is not told from older: half a
 # percent of MAESTRO's notes last so long, and of an age that is hardly ever seen nothing is learned.
@@ -67,16 +68,14 @@ class Ledger(nn.Module):
 
     def __init__(self, config: LedgerConfig, vocab_size: int, d_model: int) -> None:
         super().__init__()
-        slots = config.num_slots
-        opens, closes = (torch.full((vocab_size,), slots) for _ in range(2))
-        opens[config.first_opening : config.first_opening + slots] = torch.arange(slots)
-        closes[config.first_closing : config.first_closing + slots] = torch.arange(slots)
+        slots = NoteSlots.of(config)
+        opens, closes = slots.opened_by(vocab_size), slots.closed_by(vocab_size)
         ticks = torch.zeros(vocab_size, dtype=torch.int64)
         ticks[config.first_tick : config.first_tick + config.num_ticks] = torch.arange(1, config.num_ticks + 1)
         for name, table in {"opens": opens, "closes": closes, "ticks": ticks, "shares": shares_of_ages()}.items():
             self.register_buffer(name, table, persistent=False)
-        self.num_slots = slots
-        self.weight = nn.Parameter(torch.zeros(d_model, slots * NUM_AGES))
+        self.num_slots = config.num_slots
+        self.weight = nn.Parameter(torch.zeros(d_model, config.num_slots * NUM_AGES))
 
     def forward(self, ids: Tensor, n: int) -> Tensor:
         """`[batch, n, d]` of the last `n` of the ids `[batch, m]`, which are all that is visible."""

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from pamusic.model.cache import SlidingBuffer, context_headroom
 from pamusic.model.config import RecallConfig
+from pamusic.model.slots import NoteSlots
 
 FORGOTTEN = 1e-7  # of a state: openings that weigh less are more than float32 tells
 DOUBT = -4.0  # of the gate at first, as a logit
@@ -60,8 +61,7 @@ class Recall(nn.Module):
 
     def __init__(self, config: RecallConfig, vocab_size: int, d_model: int) -> None:
         super().__init__()
-        slot_of_id = torch.full((vocab_size,), config.num_slots)  # the last slot is nobody's
-        slot_of_id[config.first_opening : config.first_opening + config.num_slots] = torch.arange(config.num_slots)
+        slot_of_id = NoteSlots.of(config).opened_by(vocab_size)
         moved, beside = _moved(config, vocab_size).flatten(), _beside(config, vocab_size)
         parts = beside[:-1, :-1] / beside[:-1, :-1].sum(0)  # `[vocab, vocab copied]`
         tables = {"slot_of_id": slot_of_id, "moved": moved, "beside": beside, "parts": parts}

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from pamusic.errors import UsageError
+from pamusic.model.slots import NoteSlots
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,6 +63,11 @@ class GrammarTables:
     is_tick: np.ndarray
     needs_opening: np.ndarray
     needs_all_closed: np.ndarray
+
+    @property
+    def slots(self) -> NoteSlots:
+        """Which ids open and close which slot."""
+        return NoteSlots.of(self)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -144,8 +150,7 @@ class GrammarState:
         self._num_openings = self._num_open = self._last_closed = 0
         self._last_opened = -1
         self._forbidden = np.empty(len(grammar.column_of_id), bool)
-        self._openings = slice(grammar.first_opening, grammar.first_opening + grammar.num_slots)
-        self._closings = slice(grammar.first_closing, grammar.first_closing + grammar.num_slots)
+        self._openings, self._closings = grammar.slots.openings, grammar.slots.closings
         self._needs_opening, self._needs_all_closed = (
             np.flatnonzero(which) for which in (grammar.needs_opening, grammar.needs_all_closed)
         )
@@ -229,10 +234,8 @@ class BatchGrammarState:
         self._next_state, self._forbidden_columns = on_device(grammar.next_state), on_device(grammar.forbidden)
         self._pedal_level, self._needs_opening = on_device(grammar.pedal_level), on_device(grammar.needs_opening)
         self._needs_all_closed = on_device(grammar.needs_all_closed)
-        opens, closes = (torch.full((vocab,), slots, device=device) for _ in range(2))  # the last slot is nobody's
-        opens[grammar.first_opening : grammar.first_opening + slots] = torch.arange(slots, device=device)
-        closes[grammar.first_closing : grammar.first_closing + slots] = torch.arange(slots, device=device)
-        self._slot_of_id = torch.stack([opens, closes], dim=1)
+        of_ids = (grammar.slots.opened_by(vocab), grammar.slots.closed_by(vocab))
+        self._slot_of_id = torch.stack(of_ids, dim=1).to(device)
         self._slot = torch.arange(slots + 1, device=device)
         self._states = on_device(grammar.first_states).repeat(num_rows, 1)
         self._oldest = torch.zeros(num_rows, slots + 1, dtype=torch.int64, device=device)
@@ -308,8 +311,8 @@ class BatchGrammarState:
         cannot_open = (oldest if grammar.most_open == 1 else self._second[:, :slots]) > 0
         if grammar.ascending:
             cannot_open |= self._slot[:slots] <= self._last_opened
-        forbidden[:, grammar.first_opening : grammar.first_opening + slots].logical_or_(cannot_open)
-        forbidden[:, grammar.first_closing : grammar.first_closing + slots].logical_or_(oldest <= self._last_closed)
+        forbidden[:, grammar.slots.openings].logical_or_(cannot_open)
+        forbidden[:, grammar.slots.closings].logical_or_(oldest <= self._last_closed)
         forbidden |= self._needs_opening & cannot_open.all(1, keepdim=True)
         forbidden |= self._needs_all_closed & (oldest > 0).any(1, keepdim=True)
         return forbidden & ~(self._is_tick & forbidden.all(1, keepdim=True))

@@ -275,7 +275,7 @@ class Pauses:
         device: torch.device | str = "cpu",
     ) -> None:
         opens = np.zeros(len(grammar.column_of_id), dtype=bool)
-        opens[grammar.first_opening : grammar.first_opening + grammar.num_slots] = True
+        opens[grammar.slots.openings] = True
         prime, seconds = np.array(prime_ids, dtype=np.int64), np.array(seconds_of_id)
         passed = np.cumsum(seconds[prime])
         now, openings = passed[-1:].sum(), np.append(0.0, passed[opens[prime]])

@@ -130,9 +130,9 @@ class DegenerationDetector:
         self, guard: GuardConfig, grammar: GrammarTables, seconds_of_id: Sequence[float], prime_ids: Iterable[int]
     ) -> None:
         self._guard, self._seconds_of_id = guard, seconds_of_id
-        slots = range(grammar.num_slots)
-        self._opened_by = {grammar.first_opening + slot: slot for slot in slots}
-        self._closed_by = {grammar.first_closing + slot: slot for slot in slots}
+        slots, ids = range(grammar.num_slots), range(len(grammar.column_of_id))
+        self._opened_by = dict(zip(ids[grammar.slots.openings], slots, strict=True))
+        self._closed_by = dict(zip(ids[grammar.slots.closings], slots, strict=True))
         self.now = self._last_opening = 0.0
         self._num_openings = 0
         # Of each slot, when it was opened, and by the how manieth opening.

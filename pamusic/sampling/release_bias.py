@@ -36,9 +36,8 @@ class ReleaseBias:
         device: torch.device | str = "cpu",
     ) -> None:
         slots = grammar.num_slots
-        self._closings = slice(grammar.first_closing, grammar.first_closing + slots)
-        slot_of_id = np.full(len(grammar.column_of_id), slots)  # the last slot is nobody's
-        slot_of_id[grammar.first_opening : grammar.first_opening + slots] = np.arange(slots)
+        self._closings = grammar.slots.closings
+        slot_of_id = grammar.slots.opened_by(len(grammar.column_of_id)).numpy()
         prime = np.array(prime_ids, dtype=np.int64)
         passed, slot = np.cumsum(np.array(seconds_of_id)[prime]), slot_of_id[prime]
         opened = np.zeros(slots + 1)

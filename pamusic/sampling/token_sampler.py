@@ -222,8 +222,8 @@ class TokenSampler:
         """Return the ids that open slots, `[rows, slots]` -> `[rows, vocab]`; of all slots, also what needs one."""
         grammar = self._constraints.grammar
         assert grammar is not None
-        ids, first = self._needs_opening & slots.all(1, keepdim=True), grammar.first_opening
-        ids[:, first : first + grammar.num_slots] = slots
+        ids = self._needs_opening & slots.all(1, keepdim=True)
+        ids[:, grammar.slots.openings] = slots
         return ids
 
 
