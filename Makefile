@@ -30,7 +30,7 @@ demo:
 	$(call environment,.venv-demo,.)
 	@mkdir -p demo
 	@echo "composing a minute of music that continues $(PRIME)"
-	.venv-demo/bin/pamusic sample --checkpoint small --prime $(PRIME) --seconds 60 --end --seed 1 -o demo/demo.mid
+	.venv-demo/bin/pamusic sample --checkpoint small --prime $(PRIME) --seconds 60 --end-near-length --seed 1 -o demo/demo.mid
 	@echo "playing it into a WAV file"
 	.venv-demo/bin/pamusic render demo/demo.mid -o demo/demo.wav
 	@echo
@@ -43,7 +43,7 @@ demo:
 # The pieces of examples/ anew, from the bundled checkpoint, and the page that plays them; examples/README.md says by what
 # rule. With PAMUSIC=pamusic, or another command, it makes no environment but takes that one.
 PAMUSIC ?= .venv-examples/bin/pamusic
-EXAMPLE = $(PAMUSIC) sample --checkpoint small --precision fp32 --minutes 3 --end
+EXAMPLE = $(PAMUSIC) sample --checkpoint small --precision fp32 --minutes 3 --end-near-length
 
 examples:
 ifeq ($(PAMUSIC), .venv-examples/bin/pamusic)

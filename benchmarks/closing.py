@@ -1,4 +1,4 @@
-"""Where `--end` would bring pieces to a close, and where it brought some.
+"""Where `--end-near-length` would bring pieces to a close, and where it brought some.
 
     python benchmarks/closing.py CORPUS [--split validation] [--seconds 60 180]
     python benchmarks/closing.py SAMPLES --composed --seconds 60
@@ -8,8 +8,8 @@ a pause: how long it is, and how many pauses in the tolerated time after the wan
 how good a place that is. Beside it the first pause after the wanted length. Medians (and the middle eight of ten) over
 the pieces that go on for long enough, as Markdown.
 
-Of MIDI files that were composed with `--end` it tells where the last key is struck, where the sound ends, and how long
-the last stroke's sound, the longest of what goes on then, lasts; of the wanted length, and in seconds.
+Of MIDI files that were composed with `--end-near-length` it tells where the last key is struck, where the sound ends,
+and how long the last stroke's sound, the longest of what goes on then, lasts; of the wanted length, and in seconds.
 """
 
 from __future__ import annotations

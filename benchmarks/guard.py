@@ -1,4 +1,4 @@
-"""How often the guard takes real music for detection, and what it costs a token.
+"""How often the guard takes real music for degeneration, and what it costs a token.
 
     python benchmarks/guard.py CORPUS [--split validation] [--pieces 100]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/representations.py corpora maestro-v3.0.0-midi.zip FOLDER
     python benchmarks/representations.py train FOLDER ARM SEED [--seconds 1133] [--config plain.toml]
-    python benchmarks/representations.py sample FOLDER ARM SEED [--num 32]
+    python benchmarks/representations.py sample FOLDER ARM SEED [--num-samples 32]
     python benchmarks/representations.py table maestro-v3.0.0-midi.zip FOLDER
 
 There are six arms, in two groups. The arms of a group decode to the same music on a grid of 10 ms, in 32 velocity bins:
@@ -97,7 +97,7 @@ def train(folder: Path, arm: str, seed: int, seconds: float, config: Path | None
     more = [] if config is None else ["--config", config]
     pamusic(
         "train", folder / arm, "--out", run, "--size", "small", "--context-length", CONTEXT, "--num-latents", LATENTS,
-        "--batch-size", BATCH, "--seed", seed, "--mistakes", 0, "--steps", FIRST_STEPS, "--cooldown-steps", 0, *more,
+        "--batch-size", BATCH, "--seed", seed, "--corruption", 0, "--steps", FIRST_STEPS, "--cooldown-steps", 0, *more,
     )  # fmt: skip
     step = seconds_a_step(run)
     level, falling = round(LEVEL * seconds / step), round((1 - LEVEL) * seconds / step)
@@ -109,9 +109,10 @@ def sample(folder: Path, arm: str, seed: int, num: int) -> None:
     music = folder / f"{arm}-{seed}-music"
     music.mkdir(exist_ok=True)
     for first in range(0, num, SAMPLED_AT_ONCE):
+        num_samples = min(SAMPLED_AT_ONCE, num - first)
         pamusic(
-            "sample", "--checkpoint", folder / f"{arm}-{seed}", "--num", min(SAMPLED_AT_ONCE, num - first), "--minutes",
-            3, "--seed", FIRST_SEED * seed + first, "--let-go", 0, "--no-guard", "--out", music / f"from-{first}.mid",
+            "sample", "--checkpoint", folder / f"{arm}-{seed}", "--num-samples", num_samples, "--minutes", 3, "--seed",
+            FIRST_SEED * seed + first, "--release-bias", 0, "--no-guard", "--out", music / f"from-{first}.mid",
         )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def about(maestro: Path, folder: Path, run: Path) -> dict[str, object]:
     with (run / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
     scored = json.loads(
-        pamusic("evaluate", run, folder / arm, "--split", "validation", "--pieces", VALIDATION_PIECES, "--json")
+        pamusic("evaluate", run, folder / arm, "--split", "validation", "--max-pieces", VALIDATION_PIECES, "--json")
     )
     told: dict[str, object] = {
         "arm": arm,
@@ -185,7 +186,7 @@ def main() -> None:
             command.add_argument("--seconds", type=float, default=1133)
             command.add_argument("--config", type=Path)
         else:
-            command.add_argument("--num", type=int, default=32)
+            command.add_argument("--num-samples", type=int, default=32)
     asked = parser.parse_args()
     if asked.command == "corpora":
         make_corpora(asked.maestro, asked.folder)

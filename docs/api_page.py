@@ -14,7 +14,10 @@ Generated from the docstrings by `python docs/api_page.py`; the tests run its ex
 PyTorch: each name is loaded when it is first used. Every error that a caller can put right is a `pamusic.PamusicError`.
 """
 FUNCTIONS = ("load", "read_midi", "write_midi", "synthesize", "tokenize", "evaluate", "open_corpus", "load_tokenizer")
-CLASSES = ("Model", "Piece", "MidiFile", "Performance", "SampleRequest", "Likelihood", "Tokenizer", "Corpus")
+CLASSES = (
+    "Model", "Piece", "MidiFile", "Performance", "Event", "EventType", "SampleRequest", "Likelihood", "Tokenizer",
+    "Corpus", "PamusicError", "UsageError",
+)  # fmt: skip
 SECTION = re.compile(r"^(Args|Returns|Raises|Attributes|Yields):$")
 
 

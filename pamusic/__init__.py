@@ -14,52 +14,40 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    **dict.fromkeys(
-        (
-            "MidiFile",
-            "Model",
-            "Piece",
-            "evaluate",
-            "load",
-            "read_midi",
-            "synthesize",
-            "tokenize",
-            "write_midi",
-        ),
-        "pamusic.api",
-    ),
+    **dict.fromkeys(["MidiFile", "read_midi", "synthesize", "write_midi"], "pamusic.api.midi"),
+    **dict.fromkeys(["Model", "Piece", "load"], "pamusic.api.model"),
+    **dict.fromkeys(["evaluate", "load_tokenizer", "open_corpus", "tokenize"], "pamusic.api.corpora"),
+    **dict.fromkeys(["Event", "EventType"], "pamusic.music.events"),
+    **dict.fromkeys(["PamusicError", "UsageError"], "pamusic.errors"),
     "Corpus": "pamusic.corpus.corpus",
     "Likelihood": "pamusic.evaluation.likelihood",
-    "PamusicError": "pamusic.errors",
     "Performance": "pamusic.music.performance",
     "SampleRequest": "pamusic.compose.request",
-    "SamplingConfig": "pamusic.sampling.config",
     "Tokenizer": "pamusic.tokens.tokenizer",
-    "UsageError": "pamusic.errors",
-    "load_tokenizer": "pamusic.tokens.tokenizer",
-    "open_corpus": "pamusic.corpus.corpus",
 }
+__all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
-    from pamusic.api import MidiFile as MidiFile
-    from pamusic.api import Model as Model
-    from pamusic.api import Piece as Piece
-    from pamusic.api import evaluate as evaluate
-    from pamusic.api import load as load
-    from pamusic.api import read_midi as read_midi
-    from pamusic.api import synthesize as synthesize
-    from pamusic.api import tokenize as tokenize
-    from pamusic.api import write_midi as write_midi
+    from pamusic.api.corpora import evaluate as evaluate
+    from pamusic.api.corpora import load_tokenizer as load_tokenizer
+    from pamusic.api.corpora import open_corpus as open_corpus
+    from pamusic.api.corpora import tokenize as tokenize
+    from pamusic.api.midi import MidiFile as MidiFile
+    from pamusic.api.midi import read_midi as read_midi
+    from pamusic.api.midi import synthesize as synthesize
+    from pamusic.api.midi import write_midi as write_midi
+    from pamusic.api.model import Model as Model
+    from pamusic.api.model import Piece as Piece
+    from pamusic.api.model import load as load
     from pamusic.compose.request import SampleRequest as SampleRequest
     from pamusic.corpus.corpus import Corpus as Corpus
-    from pamusic.corpus.corpus import open_corpus as open_corpus
     from pamusic.errors import PamusicError as PamusicError
     from pamusic.errors import UsageError as UsageError
     from pamusic.evaluation.likelihood import Likelihood as Likelihood
+    from pamusic.music.events import Event as Event
+    from pamusic.music.events import EventType as EventType
     from pamusic.music.performance import Performance as Performance
-    from pamusic.sampling.config import SamplingConfig as SamplingConfig
     from pamusic.tokens.tokenizer import Tokenizer as Tokenizer
-    from pamusic.tokens.tokenizer import load_tokenizer as load_tokenizer
 
 
 def __getattr__(name: str) -> object:

@@ -37,6 +37,7 @@ from pamusic.cli.commands.runs import runs
 from pamusic.cli.commands.sample import sample
 from pamusic.cli.commands.tokenize import tokenize
 from pamusic.cli.commands.train import train
+from pamusic.cli.renamed import with_new_names
 from pamusic.cli.terminal import log, result
 from pamusic.errors import PamusicError, is_about_memory
 from pamusic.files import DISK_FULL_ERRNOS, ERRNO_ADVICE
@@ -56,7 +57,7 @@ class PamusicGroup(TyperGroup):
         if not args:  # the help
             return super().parse_args(ctx, args)
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, with_new_names(args))
         except ClickUsageError as error:
             raise _as_exit(error) from None
 

@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 
 def check_call(
-    request: SampleRequest, primes: Sequence[Path], *, out: Path | None, port: str | None, ahead: float | None
+    request: SampleRequest, primes: Sequence[Path], *, out: Path | None, port: str | None, buffer_seconds: float | None
 ) -> None:
     """Refuse what contradicts the options that are not of the request.
 
     Raises:
         UsageError: an option makes no sense, or two contradict each other.
     """
-    if ahead is not None and port is None:
-        raise UsageError("--ahead requires --port; name the port that plays the music")
+    if buffer_seconds is not None and port is None:
+        raise UsageError("--buffer-seconds requires --port; name the port that plays the music")
     if port is not None and not request.is_one_piece:
-        raise UsageError(f"--port plays one piece, not {request.num_drawn}; leave out --num and --best-of")
+        raise UsageError(f"--port plays one piece, not {request.num_drawn}; leave out --num-samples and --best-of")
     is_of_a_prime = request.tracks != "piano" or request.same_track or request.continuation_only
     if not primes and (is_of_a_prime or request.prime_start is not None or request.prime_end is not None):
         raise UsageError(
-            "--prime-from, --prime-to, --tracks, --one-track and --continuation-only are of a prime; give one with "
-            "--prime"
+            "--prime-start, --prime-end, --tracks, --same-track and --continuation-only need a prime; give one with"
+            " --prime"
         )
     if not is_many(primes):
         return

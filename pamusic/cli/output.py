@@ -13,8 +13,6 @@ from pamusic.errors import PamusicError, UsageError
 from pamusic.files import Draft, written_anew, written_atomically
 
 STREAM = Path("-")
-MAX_SAMPLES = 1024  # pieces of one batch: no machine of today holds the caches of more
-MAX_CONTEXT = 2**31 - 1  # tokens: a piece has a hundred thousand
 
 
 class Output:

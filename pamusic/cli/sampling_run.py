@@ -36,7 +36,7 @@ def sample_files(
     request: SampleRequest,
     *,
     port: str | None = None,
-    ahead: float = 0.0,
+    buffer_seconds: float = 0.0,
 ) -> None:
     """Compose from nothing, from one prime, or from each of several; every file records how it was made.
 
@@ -48,13 +48,13 @@ def sample_files(
         primes: MIDI files and folders of them.
         request: completed; its prime is none of these.
         port: a MIDI port that plays the new music while it is composed, or None.
-        ahead: seconds that are composed before the port plays them.
+        buffer_seconds: how far it is composed ahead of what the port plays.
 
     Raises:
         PamusicError: nothing can be composed, or not from every prime; or the port was not found, or was lost.
         typer.Exit: it was interrupted; what was composed is written.
     """
-    run = SamplingRun(request, port=port, ahead=ahead)
+    run = SamplingRun(request, port=port, buffer_seconds=buffer_seconds)
     if not is_many(primes):
         check_kind(out, "MIDI", MIDI_SUFFIXES)
         run.sample(primes[0] if primes else None, out, default)
@@ -94,14 +94,14 @@ class SamplingRun:
         *,
         replayed: Provenance | None = None,
         port: str | None = None,
-        ahead: float = 0.0,
+        buffer_seconds: float = 0.0,
     ) -> None:
         """Check the request; read nothing.
 
         Args:
             request: completed.
             replayed: the record of a file that is to be made again, without the others of its batch.
-            port, ahead: as for `sample_files`.
+            port, buffer_seconds: as for `sample_files`.
 
         Raises:
             UsageError: an option has a wrong value.
@@ -110,7 +110,7 @@ class SamplingRun:
         from pamusic.compose.job import Composer
 
         self._composer = Composer(request, replayed=replayed, is_live=port is not None, log=log)
-        self._live = port, ahead
+        self._live = port, buffer_seconds
         self._is_announced = False
 
     def announce(self) -> None:
@@ -207,9 +207,9 @@ def _read(composer: Composer, path: Path | None) -> Prime:
 
 def _select(composer: Composer, result: GenerationResult, prime: Prime) -> tuple[GenerationResult, list[int]]:
     """Return the places of the pieces that are kept; an interruption keeps the first ones."""
-    if composer.is_ranking:
-        log(f"comparing {len(result.pieces)} pieces")
     try:
+        if composer.is_ranking:
+            log(f"comparing {len(result.pieces)} pieces")
         best_of = composer.best_of(result, prime)
     except KeyboardInterrupt as interruption:
         log("interrupted before they were compared; the first are kept")

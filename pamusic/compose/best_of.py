@@ -16,7 +16,7 @@ from pamusic.tokens.continuation import Position, continuation
 
 @dataclass(frozen=True)
 class BestOf:
-    """Pieces, rank.
+    """Pieces, ranked.
 
     Attributes:
         standings: from best to worst; `row` is the place among the pieces that were drawn.

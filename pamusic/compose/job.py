@@ -348,12 +348,12 @@ class Composer:
         asked = {
             "--prime": prime.performance is not None,
             "--port": self._is_live,
-            "--end": request.end_near_length,
+            "--end-near-length": request.end_near_length,
             "--context-length": request.context_length is not None,
             "--num-latents": request.num_latents is not None,
             "--refill": request.refill != SampleRequest.refill,
             "--precision": request.precision not in ("auto", "fp32"),
-            "--let-go": request.release_bias not in (0, SamplingConfig.release_bias),
+            "--release-bias": request.release_bias not in (0, SamplingConfig.release_bias),
         }
         for name, temperature in zip(CLASSES, self._config.sampling.class_temperatures, strict=True):
             asked[f"--temperature-{name}"] = temperature != 1

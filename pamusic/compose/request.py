@@ -9,7 +9,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from functools import cache
 from math import inf
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args, get_type_hints
 
@@ -23,6 +26,18 @@ if TYPE_CHECKING:
     from pamusic.tokens.prime import PrimeRange
 
 DEFAULT_SECONDS = 60.0  # of new music, where no length is asked for
+MAX_SAMPLES = 1024  # pieces of one batch: no machine of today holds the caches of more
+MAX_CONTEXT = 2**31 - 1  # tokens: a piece has a hundred thousand
+BOUNDS: dict[str, tuple[int, int]] = {
+    "seed": (0, 2**63 - 1),
+    "num_samples": (1, MAX_SAMPLES),
+    "best_of": (1, MAX_SAMPLES),
+    "keep": (1, MAX_SAMPLES),
+    "length": (1, 2**62),
+    "context_length": (1, MAX_CONTEXT),
+    "num_latents": (1, MAX_CONTEXT),
+}
+"""The least and the most of each option that is a count, or a seed."""
 
 T = TypeVar("T")
 
@@ -108,13 +123,29 @@ class SampleRequest:
         names = {record_name: name for name, record_name in RECORD_NAMES.items()}
         if unknown := sorted(options.keys() - names.keys()):
             raise PamusicError(f"was made with options that we do not know ({', '.join(unknown)}); update pamusic")
-        hints = get_type_hints(cls)
-        values: dict[str, Any] = {names[name]: value for name, value in (defaults or {}).items()}
         for name, value in options.items():
-            hint = hints[names[name]]
-            if not _fits(value, hint):
+            if not _fits(value, _hints()[names[name]]):
                 raise PamusicError(f"its record was changed ({name} is {value!r}); take the original")
-            values[names[name]] = _as_hinted(value, hint)
+        return cls.from_options({names[name]: value for name, value in {**(defaults or {}), **options}.items()})
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object]) -> Self:
+        """Return the request that options are, by the names of fields.
+
+        Raises:
+            UsageError: a value is of another type.
+            TypeError: there is no such option.
+        """
+        hints = _hints()
+        values: dict[str, Any] = {}
+        for name, given in options.items():
+            value = str(given) if name == "refill" and isinstance(given, int) else given
+            if name not in hints:
+                close = get_close_matches(name, hints, 1)
+                raise TypeError(f"there is no option {name!r}{f'; do you mean {close[0]}?' if close else ''}")
+            if not _fits(value, hints[name]):
+                raise UsageError(f"--{name.replace('_', '-')} takes {_expected(hints[name])}, not {value!r}")
+            values[name] = _as_hinted(value, hints[name])
         return cls(**values)
 
     def to_record(self) -> dict[str, object]:
@@ -130,11 +161,10 @@ class SampleRequest:
         Raises:
             UsageError: an option makes no sense, or two contradict each other.
         """
+        self._check_bounds()
         self._check_pieces()
         if self.same_track and self.continuation_only:
-            raise UsageError(
-                "--one-track is of a file with the prime in it, --continuation-only leaves it out; take one"
-            )
+            raise UsageError("--same-track writes a file with the prime, --continuation-only leaves it out; take one")
         seconds = self._seconds()
         return replace(
             self,
@@ -213,12 +243,18 @@ class SampleRequest:
         """Where new music stands in a file."""
         return "alone" if self.continuation_only else "same track" if self.same_track else "new track"
 
+    def _check_bounds(self) -> None:
+        for name, (least, most) in BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise UsageError(f"--{name.replace('_', '-')} is {least} to {most}, not {value}")
+
     def _check_pieces(self) -> None:
         if self.best_of is not None and self.num_samples != 1:
-            raise UsageError("--num keeps all pieces, --best-of some of them; give one of the two")
+            raise UsageError("--num-samples keeps all pieces, --best-of some of them; give one of the two")
         if self.keep is not None and (self.best_of is None or self.keep > self.best_of):
             raise UsageError(
-                f"--keep {self.keep} is of the pieces that --best-of draws; say --best-of with as many or more"
+                f"--keep {self.keep} needs --best-of with {self.keep} or more; without it all pieces are kept"
             )
         if not self.is_one_piece and self.temperature == 0:
             raise UsageError(
@@ -238,17 +274,36 @@ RECORD_NAMES: dict[str, str] = {each.name: each.metadata.get("record", each.name
 LEGACY_DEFAULTS: dict[str, object] = {"precision": "fp32", "compile": False, "let_go": 0.0, "guard": False}
 
 
-def _as_hinted(value: object, hint: Any) -> object:
+@cache
+def _hints() -> dict[str, Any]:
+    """Return the type of each field, by name."""
+    return get_type_hints(SampleRequest)
+
+
+def _expected(hint: Any) -> str:
+    """Return in words what an option of this type takes."""
+    hints = get_args(hint) or (hint,)
+    words = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
+    return next(text for kind, text in words.items() if kind in hints)
+
+
+def _as_hinted(value: object, hint: Any) -> Any:
     """Return a value that fits, in the very type: a whole number may stand for a float, a text for a path."""
     hints = get_args(hint) or (hint,)
-    if type(value) is int and float in hints and int not in hints:
-        return float(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Real):
+        return int(value) if int in hints and isinstance(value, Integral) else float(value)
     return Path(value) if isinstance(value, str) and Path in hints else value
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Return whether an option of this type can have this value, as it stands in a file."""
+    """Return whether an option of this type can have this value; numbers of NumPy are numbers, texts can be paths."""
+    hints = get_args(hint) or (hint,)
     if isinstance(value, bool):
-        return hint is bool or bool in get_args(hint)  # and not int, of which it is one
-    like = [value, *([0.0] if isinstance(value, int) else [Path()] if isinstance(value, str) else [])]
-    return any(isinstance(each, hint) for each in like)
+        return bool in hints  # and not int, of which it is one
+    if isinstance(value, Integral):
+        return int in hints or float in hints
+    if isinstance(value, Real):
+        return float in hints
+    return isinstance(value, hints) or (isinstance(value, str) and Path in hints)

@@ -241,5 +241,5 @@ def check_corpus_place(path: Path, *, force: bool) -> None:
         )
     if not force and names:
         raise PamusicError(
-            f"{path}: there is a corpus already; replace it with --force, or choose another place with --out"
+            f"{path}: there is a corpus already; replace it with --overwrite, or choose another place with --out"
         )

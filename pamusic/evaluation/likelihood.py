@@ -229,6 +229,8 @@ def select_pieces(corpus: Corpus, split: str, num_pieces: int | None) -> list[in
     Raises:
         PamusicError: there are none.
     """
+    if num_pieces is not None and num_pieces < 1:
+        raise UsageError(f"--max-pieces is 1 or more, not {num_pieces}")
     pieces = corpus.split(split)
     if not pieces:
         raise PamusicError(f"{corpus.path}: has no {split} pieces to score; name another split or corpus")

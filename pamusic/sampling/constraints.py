@@ -40,7 +40,7 @@ class GrammarTables:
         first_states: `[machines]`, int64, where each machine begins; their states are counted through.
         next_state: `[states, columns]`, int64.
         forbidden: `[states, columns]`, bool.
-        pedal_level: `[states]`, int64, how much goes on in a state though no slot be open.
+        pedal_level: `[states]`, int64, how far down a pedal is in a state.
         first_opening, first_closing: the ids that open and close slot 0; the other slots' follow one by one.
         num_slots: how many there are.
         most_open: how many openings a slot holds at most, 1 or 2; one that is open once and opened anew begins anew.
@@ -100,13 +100,13 @@ class TokenConstraints:
         Raises:
             UsageError: that is all of them, or the constraints are of another vocabulary.
         """
-        forbidden = torch.zeros(vocab_size, dtype=torch.bool)
+        forbidden = np.zeros(vocab_size, bool)
         forbidden[list(self.forbidden_ids)] = True
-        if (forbidden.sum() + (self.end_id is not None and not forbidden[self.end_id])) == vocab_size:
-            raise UsageError("every id is barred")
+        if forbidden.sum() + (self.end_id is not None and not forbidden[self.end_id]) == vocab_size:
+            raise UsageError("every id is forbidden")
         if self.grammar is not None and len(self.grammar.column_of_id) != vocab_size:
-            raise UsageError(f"the rules are for {len(self.grammar.column_of_id)} ids, the model has {vocab_size}")
-        return forbidden
+            raise UsageError(f"the grammar is for {len(self.grammar.column_of_id)} ids, the model has {vocab_size}")
+        return torch.from_numpy(forbidden)
 
 
 @dataclass(frozen=True)
@@ -190,11 +190,11 @@ class GrammarState:
         return torch.from_numpy(self._oldest > 0)
 
     def is_done(self) -> Tensor:
-        """A bool: whether no slot is open and nothing pedal_level."""
+        """A bool: whether no slot is open and no pedal is down."""
         return torch.tensor(not self._num_open and not self._grammar.pedal_level[self._states].any())
 
     def raises_pedal(self) -> Tensor:
-        """`[vocab]`, bool: the ids after which more pedal_level than now."""
+        """`[vocab]`, bool: the ids that press a pedal further down."""
         more = (
             self._grammar.pedal_level[self._grammar.next_state[self._states]]
             > self._grammar.pedal_level[self._states][:, None]
@@ -294,11 +294,11 @@ class BatchGrammarState:
         return self._oldest[:, : self._grammar.num_slots] > 0
 
     def is_done(self) -> Tensor:
-        """`[rows]`, bool: whether no slot is open and nothing pedal_level."""
+        """`[rows]`, bool: whether no slot is open and no pedal is down."""
         return ~(self.is_open().any(1) | self._pedal_level[self._states].any(1))
 
     def raises_pedal(self) -> Tensor:
-        """`[rows, vocab]`, bool: the ids after which more pedal_level than now."""
+        """`[rows, vocab]`, bool: the ids that press a pedal further down."""
         more = self._pedal_level[self._next_state[self._states]] > self._pedal_level[self._states][:, :, None]
         return more.any(1).index_select(1, self._column)
 
@@ -356,7 +356,7 @@ class Grammar:
         return is_done[None] if isinstance(self._followed, GrammarState) else is_done
 
     def raises_pedal(self) -> Tensor:
-        """`[rows, vocab]`, bool: the ids after which more pedal_level than now."""
+        """`[rows, vocab]`, bool: the ids that press a pedal further down."""
         raises_pedal = self._followed.raises_pedal()
         return raises_pedal[None] if isinstance(self._followed, GrammarState) else raises_pedal
 

@@ -31,12 +31,13 @@ class PrimeRange:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < float("inf"):
-            raise UsageError(f"a prime begins at 0 seconds or later, not at {self.start:g}; see --prime-from")
+            raise UsageError(f"a prime begins at 0 seconds or later, not at {self.start:g}; see --prime-start")
         if self.end is not None and not isfinite(self.end):
-            raise UsageError(f"a prime ends at some second, not at {self.end:g}; see --prime-to")
+            raise UsageError(f"a prime ends at some second, not at {self.end:g}; see --prime-end")
         if self.end is not None and self.end <= self.start:
             raise UsageError(
-                f"a prime from second {self.start:g} to second {self.end:g} is empty; --prime-to is after --prime-from"
+                f"a prime from second {self.start:g} to second {self.end:g} is empty; --prime-end is after"
+                " --prime-start"
             )
 
 
@@ -78,8 +79,8 @@ def encode_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRan
     vocabulary = tokenizer.vocabulary
     if prime_range.end is not None and prime_range.end > prime.duration:
         raise PamusicError(
-            f"the prime lasts {prime.duration:.2f} seconds, not {prime_range.end:g}; leave --prime-to out to take it to"
-            " its end"
+            f"the prime lasts {prime.duration:.2f} seconds, not {prime_range.end:g}; leave --prime-end out to take it"
+            " to its end"
         )
     ids = tokenizer.ids_from_grid(tokenizer.to_grid(read_part(prime, prime_range), lifted=False)).astype(np.int64)
     cut_step, gap_steps = None, 0
@@ -146,11 +147,11 @@ def _nothing_to_read(tokenizer: Tokenizer, prime: Performance, prime_range: Prim
         return PamusicError(f"the prime has no note {known}; transpose it, or leave it out")
     if prime_range.start >= prime.duration:
         return PamusicError(
-            f"the prime ends at {prime.duration:.2f} seconds, before the {prime_range.start:g} of --prime-from; take"
+            f"the prime ends at {prime.duration:.2f} seconds, before the {prime_range.start:g} of --prime-start; take"
             " more of it"
         )
     to = prime.duration if prime_range.end is None else prime_range.end
     return PamusicError(
         f"of the prime's {prime.duration:.2f} seconds those from {prime_range.start:g} to {to:.2f} begin no note"
-        f" {known}; take more of it, with --prime-from and --prime-to"
+        f" {known}; take more of it, with --prime-start and --prime-end"
     )

@@ -90,7 +90,7 @@ def refuse_other_fields(source: Checkpoint, corpus: Corpus) -> None:
     if several and before.fingerprint != now.fingerprint:
         raise UsageError(
             f"{source.path} reads {_describe_fields(before)}, {corpus.path} has {_describe_fields(now)}; weights are"
-            " carried over between tokenizers of one id a position alone, so leave --from out"
+            " carried over between tokenizers of one id a position alone, so leave --init-from out"
         )
 
 

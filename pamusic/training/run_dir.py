@@ -146,7 +146,7 @@ def refuse_occupied(out: Path, *, overwrite: bool) -> None:
         raise PamusicError(f"{out}: exists and is not a run; choose another folder with --out")
     if any(out.iterdir()) and not overwrite:
         raise PamusicError(
-            f"{out}: there is a run already; go on with --resume {out}, replace it with --force, or choose another"
+            f"{out}: there is a run already; go on with --resume {out}, replace it with --overwrite, or choose another"
             " --out"
         )
 

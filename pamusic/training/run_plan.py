@@ -151,7 +151,7 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
     corpus = _open_same_corpus(record, request.corpus)
     refuse_foreign_parts(settings, corpus)
     if settings.only is not None and settings.only != record.training.get("only", TrainingConfig.only):
-        raise UsageError(f"a run keeps the part that it trains; begin another: --from {run}")
+        raise UsageError(f"a run keeps the part that it trains; begin another: --init-from {run}")
     try:
         model_before, training_before = ModelConfig.from_json({**record.model}), TrainingConfig(**record.training)
         model = resumed_shape(model_before, settings, corpus.tokenizer.vocabulary)
@@ -212,7 +212,7 @@ def _load_source(name: str, corpus: Corpus, settings: RunSettings) -> _Source:
     if settings.only:
         raise UsageError(
             f"{corpus.path} has events that {name} has yet to learn, with all of it, not its {settings.only} alone;"
-            " leave --only out"
+            " leave --train-only out"
         )
     title = f"{checkpoint.title}, carried over from {_describe_transfer(checkpoint.tokenizer, corpus.tokenizer)} events"
     checkpoint = transfer_vocabulary(checkpoint, corpus.tokenizer)

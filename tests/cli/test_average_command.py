@@ -44,17 +44,19 @@ def test_it_is_where_it_says_unless_it_is_told_where(here):
 
 def test_what_is_there_is_replaced_only_if_it_is_to_be_and_is_a_checkpoint(here):
     (here / "folder").mkdir()
-    assert "exists and is no checkpoint" in one_line_error(run("a", "b", "-o", "folder", "--force"))
+    assert "exists and is no checkpoint" in one_line_error(run("a", "b", "-o", "folder", "--overwrite"))
     before = (here / "c" / "model.safetensors").read_bytes()
-    assert "replace it with --force" in one_line_error(run("a", "b", "-o", "c"))
+    assert "replace it with --overwrite" in one_line_error(run("a", "b", "-o", "c"))
     assert (here / "c" / "model.safetensors").read_bytes() == before
-    assert run("a", "b", "-o", "c", "--force").exit_code == 0
+    assert run("a", "b", "-o", "c", "--overwrite").exit_code == 0
     assert (here / "c" / "model.safetensors").read_bytes() != before
 
 
 def test_other_files_in_a_checkpoints_folder_are_left_alone(here):
     (here / "c" / "notes.txt").write_text("mine")
-    assert "has other files in it than a checkpoint (notes.txt)" in one_line_error(run("a", "b", "-o", "c", "--force"))
+    assert "has other files in it than a checkpoint (notes.txt)" in one_line_error(
+        run("a", "b", "-o", "c", "--overwrite")
+    )
     assert (here / "c" / "notes.txt").read_text() == "mine"
 
 

@@ -126,7 +126,18 @@ def test_with_a_kernel_weights_are_in_bytes_on_every_processor(who, monkeypatch)
 
 
 def test_the_command_prints_a_line_for_each_context_and_number_of_pieces(who):
-    words = ["benchmark", str(who.path), "--context-length", "32", "--context-length", "64", "--num", "1", "--num", "2"]
+    words = [
+        "benchmark",
+        str(who.path),
+        "--context-length",
+        "32",
+        "--context-length",
+        "64",
+        "--num-samples",
+        "1",
+        "--num-samples",
+        "2",
+    ]
     done = CliRunner().invoke(app, [*words, "--tokens", "8", "--precision", "fp32"])
 
     assert done.exit_code == 0, done.stderr
@@ -138,7 +149,7 @@ def test_the_command_prints_a_line_for_each_context_and_number_of_pieces(who):
 
 def test_or_all_of_it_as_json(who):
     done = CliRunner().invoke(
-        app, ["benchmark", str(who.path), "--tokens", "4", "--num", "1", "--json", "--no-compile"]
+        app, ["benchmark", str(who.path), "--tokens", "4", "--num-samples", "1", "--json", "--no-compile"]
     )
 
     assert done.exit_code == 0, done.stderr
@@ -150,7 +161,7 @@ def test_or_all_of_it_as_json(who):
 
 def test_where_the_clock_of_cpu_time_has_not_moved_it_says_so(who, monkeypatch):
     monkeypatch.setattr(time, "process_time", lambda: 12.0)  # as on a system where it moves 64 times a second
-    words = ["benchmark", str(who.path), "--tokens", "1", "--num", "1", "--context-length", "8"]
+    words = ["benchmark", str(who.path), "--tokens", "1", "--num-samples", "1", "--context-length", "8"]
     plain, as_json = (CliRunner().invoke(app, [*words, *more]) for more in ([], ["--json"]))
 
     assert plain.exit_code == as_json.exit_code == 0, (plain.stderr, as_json.stderr)

@@ -134,7 +134,7 @@ def test_a_reader_that_went_away_is_no_matter():
     ("words", "told"),
     [
         (["sample", "--length", "0"], ("--length", "0", "pamusic sample --help")),
-        (["sample", "--num", "many"], ("--num", "many")),
+        (["sample", "--num-samples", "many"], ("--num-samples", "many")),
         (["sample", "--seconds"], ("--seconds", "requires an argument")),
         (["doctor", "--nope"], ("--nope", "pamusic doctor --help")),
         (["evaluate"], ("checkpoint", "pamusic evaluate --help")),

@@ -49,7 +49,7 @@ def in_file(path):
 @pytest.mark.slow
 def test_what_is_heard_is_what_is_in_the_file_and_the_file_is_as_without_a_port(sample, backend):
     how = ("--seconds", 2, "--seed", 1)
-    done = sample(*how, "--port", "organ", "--ahead", 0.5, "-o", "heard.mid")
+    done = sample(*how, "--port", "organ", "--buffer-seconds", 0.5, "-o", "heard.mid")
 
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "heard.mid\n"
@@ -69,8 +69,8 @@ def test_what_a_guard_lets_pass_is_what_is_heard(sample, backend, monkeypatch):
     monkeypatch.setattr(
         "pamusic.compose.job.GuardConfig", partial(GuardConfig, held=2.0, lookback_seconds=1.0, backoff_seconds=0.5)
     )
-    how = ("--seconds", 5, "--seed", 1, "--let-go", 0, "--guard")
-    done = sample(*how, "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
+    how = ("--seconds", 5, "--seed", 1, "--release-bias", 0, "--guard")
+    done = sample(*how, "--port", "Organ", "--buffer-seconds", 0.5, "-o", "out.mid")
 
     assert done.exit_code == 0, done.stderr
     assert "guard, seed 1: a key held from second" in done.stderr
@@ -78,7 +78,7 @@ def test_what_a_guard_lets_pass_is_what_is_heard(sample, backend, monkeypatch):
 
 
 def test_of_a_prime_only_what_follows_is_heard(sample, backend, prime):
-    how = ("--prime", prime, "--seconds", 1.5, "--seed", 2, "--port", "Organ", "--ahead", 0.5)
+    how = ("--prime", prime, "--seconds", 1.5, "--seed", 2, "--port", "Organ", "--buffer-seconds", 0.5)
     assert sample(*how, "-o", "both.mid").exit_code == 0
 
     both = read_midi(Path("both.mid")).notes
@@ -89,7 +89,7 @@ def test_of_a_prime_only_what_follows_is_heard(sample, backend, prime):
 @pytest.mark.slow
 def test_half_pedal_is_heard_and_every_pedal_is_up_in_the_end(sample, backend, prime, tmp_path):
     piano = random_checkpoint(tmp_path / "piano", load_tokenizer("piano"))
-    how = ("--prime", prime, "--prime-to", 1.2, "--seconds", 4, "--seed", 3, "--port", "Organ", "--ahead", 1)
+    how = ("--prime", prime, "--prime-end", 1.2, "--seconds", 4, "--seed", 3, "--port", "Organ", "--buffer-seconds", 1)
     done = sample(*how, "--checkpoint", piano, "--continuation-only", "-o", "new.mid")
 
     assert done.exit_code == 0, done.stderr
@@ -133,7 +133,7 @@ def test_a_port_that_is_not_there_is_told_before_anything_is_composed(sample, ba
     said = one_line_error(sample("--port", "Flute", "--length", 10**9))
 
     assert "there is Grand Piano; Upright Piano; Organ" in said
-    refused = sample("--port", "Organ", "--num", 2)
+    refused = sample("--port", "Organ", "--num-samples", 2)
     assert refused.exit_code == 2
     assert "--port plays one piece, not 2" in refused.stderr
 
@@ -141,7 +141,7 @@ def test_a_port_that_is_not_there_is_told_before_anything_is_composed(sample, ba
 @pytest.mark.slow
 def test_of_a_port_that_is_lost_what_was_made_is_kept(sample, backend, monkeypatch):
     monkeypatch.setenv("UNPLUGGED_AFTER", "20")
-    done = sample("--length", 10**6, "--seed", 1, "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
+    done = sample("--length", 10**6, "--seed", 1, "--port", "Organ", "--buffer-seconds", 0.5, "-o", "out.mid")
 
     assert done.exit_code == 1
     assert done.stdout == "out.mid\n"
@@ -154,7 +154,7 @@ def test_of_a_port_that_is_lost_what_was_made_is_kept(sample, backend, monkeypat
 @pytest.mark.slow
 def test_under_a_guard_a_lost_port_loses_nothing_that_was_held_back(sample, backend, monkeypatch):
     monkeypatch.setenv("UNPLUGGED_AFTER", "20")
-    how = ("--guard", "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
+    how = ("--guard", "--port", "Organ", "--buffer-seconds", 0.5, "-o", "out.mid")
     done = sample("--length", 10**6, "--seed", 1, *how)
 
     assert (done.exit_code, done.stdout) == (1, "out.mid\n")
@@ -203,7 +203,7 @@ def started(checkpoint, *words, **more):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupted_it_falls_silent(checkpoint, tmp_path, end):
-    how = ("--length", 10**6, "--seed", 1, "--port", "Organ", "--ahead", 0.5, "-o", "out.mid")
+    how = ("--length", 10**6, "--seed", 1, "--port", "Organ", "--buffer-seconds", 0.5, "-o", "out.mid")
     running = started(checkpoint, *how, MIDO_BACKEND="recording_backend", RECORDING="heard.txt")
     until = time.monotonic() + 60
     while not Path("heard.txt").exists() or len(Path("heard.txt").read_text().splitlines()) < 20:
@@ -281,7 +281,7 @@ def test_on_a_real_midi_system_what_is_received_is_what_was_made(checkpoint, jac
 
 def test_on_a_real_midi_system_a_port_that_goes_away_ends_the_work(checkpoint, jack):
     heard, close = jack
-    how = ("--length", 10**6, "--seed", 1, "--port", "listener", "--ahead", 0.5, "-o", "out.mid")
+    how = ("--length", 10**6, "--seed", 1, "--port", "listener", "--buffer-seconds", 0.5, "-o", "out.mid")
     running = started(checkpoint, *how, MIDO_BACKEND="mido.backends.rtmidi/UNIX_JACK")
     until = time.monotonic() + 60
     while len(heard) < 10:

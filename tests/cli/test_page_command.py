@@ -147,7 +147,7 @@ def sample(checkpoint, *words):
 
 
 @pytest.mark.parametrize(
-    "words", ["", "--one-track", "--prime-to 2.5", "--prime-to 2.5 --one-track", "--continuation-only"]
+    "words", ["", "--same-track", "--prime-end 2.5", "--prime-end 2.5 --same-track", "--continuation-only"]
 )
 def test_the_page_marks_where_new_music_begins_where_the_file_tells_it(checkpoint, tmp_path, words):
     (tmp_path / "prime.mid").write_bytes(tune(0))
@@ -156,7 +156,7 @@ def test_the_page_marks_where_new_music_begins_where_the_file_tells_it(checkpoin
     page("new.mid", "-o", "new.html")
 
     (piece,) = select_pieces((tmp_path / "new.html").read_bytes())
-    if "--prime-to" in words:
+    if "--prime-end" in words:
         assert piece["newFrom"] == 2.5
     elif words:
         assert piece["newFrom"] is None  # all of it is, or it does not tell
@@ -181,7 +181,7 @@ def test_what_is_begun_from_nothing_is_new_all_of_it(checkpoint, tmp_path):
         "--seed 5",
         "--seed 5 --minutes 0.05 --top-p 0.9 --no-guard",
         "--seed 5 --guard",
-        "--prime 'a prime.mid' --prime-to 2.5 --one-track --seed 5 --temperature 0.9",
+        "--prime 'a prime.mid' --prime-end 2.5 --same-track --seed 5 --temperature 0.9",
     ],
 )
 def test_the_command_that_a_page_tells_makes_the_same_file(checkpoint, tmp_path, words):
@@ -202,7 +202,7 @@ def test_the_command_that_a_page_tells_makes_the_same_file(checkpoint, tmp_path,
 
 
 def test_of_many_pieces_each_tells_its_seed(checkpoint, tmp_path):
-    sample(checkpoint, "--num", "2", "--seed", "5", "-o", "of-two.mid")
+    sample(checkpoint, "--num-samples", "2", "--seed", "5", "-o", "of-two.mid")
     sample(checkpoint, "--best-of", "3", "--keep", "2", "--seed", "7", "-o", "of-three.mid")
     sample(checkpoint, "--best-of", "2", "--seed", "7", "-o", "best.mid")
 
@@ -222,16 +222,16 @@ def test_defaults_are_left_out_of_a_command():
     assert command({**minute, "length": 500}) == "pamusic sample --seed 3 --length 500 --seconds 60"
     assert command({**now, "length": 4096}) == "pamusic sample --seed 3 --length 4096"  # once the default
     assert command({**now, "temperature": 0.95, "may_end": False}) == "pamusic sample --seed 3 --temperature 0.95"
-    assert command({**now, "num": 2, "guard": False}) == "pamusic sample --seed 3 --num 2"
+    assert command({**now, "num": 2, "guard": False}) == "pamusic sample --seed 3 --num-samples 2"
     assert command({**now, "length": None, "seconds": 180.0, "minutes": 3.0, "end": True}) == (
-        "pamusic sample --seed 3 --minutes 3 --end"
+        "pamusic sample --seed 3 --minutes 3 --end-near-length"
     )
     assert command({**now, "length": 4096, "seconds": 5.0}) == "pamusic sample --seed 3 --length 4096 --seconds 5"
     assert command({**now, "checkpoint": "./mine-1.0"}) == "pamusic sample --seed 3 --checkpoint ./mine-1.0"
 
 
 def test_what_a_record_is_too_old_to_tell_was_as_it_was_then():
-    assert command({"seed": 3}) == "pamusic sample --seed 3 --let-go 0 --no-guard --precision fp32"
+    assert command({"seed": 3}) == "pamusic sample --seed 3 --release-bias 0 --no-guard --precision fp32"
 
 
 def test_a_command_says_that_nothing_was_compiled_where_something_could_have_been():

@@ -76,12 +76,12 @@ PRIMES = {
 def test_a_prime_of_any_kind_stays_and_goes_on(sample, tmp_path, name, tokenizer):
     data, cut = PRIMES[name]
     (tmp_path / "prime.mid").write_bytes(data)
-    for words in ([], ["--one-track"], ["--continuation-only"], ["--prime-from", cut / 4]):
-        for to in ([], ["--prime-to", cut]):
+    for words in ([], ["--same-track"], ["--continuation-only"], ["--prime-start", cut / 4]):
+        for to in ([], ["--prime-end", cut]):
             done = sample("--prime", "prime.mid", *words, *to, "--seed", 1, "-o", "out.mid", tokenizer=tokenizer)
             if done.exit_code == 1:  # a prime of one note, read from behind it
                 assert "begin no note" in one_line_error(done)
-                assert "--prime-from" in words
+                assert "--prime-start" in words
                 continue
             assert done.exit_code == 0, (done.stderr, done.exception)
             out = (tmp_path / "out.mid").read_bytes()
@@ -110,22 +110,22 @@ def test_what_is_no_part_of_a_prime_is_told_in_a_line(sample, tmp_path):
     def told(*words, code=1):
         return one_line_error(sample("--prime", "prime.mid", *words), code)
 
-    assert "from second 3 to second 2 is empty" in told("--prime-from", 3, "--prime-to", 2, code=2)
-    assert "from second 3 to second 3 is empty" in told("--prime-from", 3, "--prime-to", 3, code=2)
-    assert "not at -1" in told("--prime-from", -1, code=2)
-    assert "the prime lasts 5.00 seconds, not 60" in told("--prime-to", 60)
-    assert "the prime ends at 5.00 seconds, before the 50 of --prime-from" in told("--prime-from", 50)
-    assert "ends at some second, not at inf" in told("--prime-to", "inf", code=2)
-    assert "begin no note" in told("--prime-from", 1.01, "--prime-to", 1.2)
-    assert "of a prime" in one_line_error(sample("--prime-to", 5), 2)
-    assert "of a prime" in one_line_error(sample("--one-track"), 2)
-    assert "take one" in told("--one-track", "--continuation-only", code=2)
+    assert "from second 3 to second 2 is empty" in told("--prime-start", 3, "--prime-end", 2, code=2)
+    assert "from second 3 to second 3 is empty" in told("--prime-start", 3, "--prime-end", 3, code=2)
+    assert "not at -1" in told("--prime-start", -1, code=2)
+    assert "the prime lasts 5.00 seconds, not 60" in told("--prime-end", 60)
+    assert "the prime ends at 5.00 seconds, before the 50 of --prime-start" in told("--prime-start", 50)
+    assert "ends at some second, not at inf" in told("--prime-end", "inf", code=2)
+    assert "begin no note" in told("--prime-start", 1.01, "--prime-end", 1.2)
+    assert "of a prime" in one_line_error(sample("--prime-end", 5), 2)
+    assert "of a prime" in one_line_error(sample("--same-track"), 2)
+    assert "take one" in told("--same-track", "--continuation-only", code=2)
     assert [path.name for path in tmp_path.iterdir()] == ["prime.mid"]
 
 
 def test_a_mended_prime_is_written_anew_and_that_is_said(sample, tmp_path):
     (tmp_path / "cut.mid").write_bytes(midi_file(scale(20))[:-30])
-    done = sample("--prime", "cut.mid", "--prime-to", 2.1, "-o", "out.mid")
+    done = sample("--prime", "cut.mid", "--prime-end", 2.1, "-o", "out.mid")
 
     assert done.exit_code == 0, done.stderr
     assert "is not plain, so its notes and pedals are written anew" in done.stderr
@@ -152,7 +152,7 @@ def test_a_pipe_from_a_file_to_sound(checkpoints, tmp_path):
     assert len(strokes(done.stdout)) > 8  # MIDI bytes and nothing else
 
 
-@pytest.mark.parametrize("words", [[], ["--prime", "p.mid", "--prime-from", "0.5", "--prime-to", "1.6"]])
+@pytest.mark.parametrize("words", [[], ["--prime", "p.mid", "--prime-start", "0.5", "--prime-end", "1.6"]])
 def test_a_file_is_made_again_byte_for_byte(sample, tmp_path, words):
     (tmp_path / "p.mid").write_bytes(midi_file([(0, control(127)), *scale(12)]))
     assert sample(*words, "--temperature", 1.2, "--top-k", 40, "-o", "out.mid").exit_code == 0  # a seed of its own

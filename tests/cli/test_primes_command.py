@@ -58,7 +58,7 @@ def test_the_checkpoint_is_loaded_once(sample, primes, monkeypatch):
 
 
 def test_a_folder_takes_files_that_are_called_as_their_primes_are(sample, primes, tmp_path):
-    done = sample("--prime", "songs", "--num", 2, *HOW, "-o", "new/ones")
+    done = sample("--prime", "songs", "--num-samples", 2, *HOW, "-o", "new/ones")
 
     assert done.exit_code == 0, done.stderr
     assert names(tmp_path / "new" / "ones") == ["0-2.mid", "0.mid", "1-2.mid", "1.mid", "2-2.mid", "2.mid"]
@@ -118,7 +118,7 @@ def test_what_a_folder_cannot_give_counts_as_a_failure(sample, primes, tmp_path)
 
 
 def test_a_failure_names_its_prime(sample, primes):
-    done = sample("--prime", "songs", "--prime-to", 1000, *HOW, "-o", "out")
+    done = sample("--prime", "songs", "--prime-end", 1000, *HOW, "-o", "out")
 
     failures = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert [line.split(": ")[1] for line in failures] == ["songs/0.mid", "songs/1.mid", "songs/2.mid"]
@@ -130,7 +130,7 @@ def test_an_empty_name_and_a_device_are_refused(sample, primes):
 
 
 def test_where_all_fail_nothing_is_left_behind(sample, primes, tmp_path):
-    done = sample("--prime", "songs", "--prime-to", 1000, *HOW, "-o", "out")
+    done = sample("--prime", "songs", "--prime-end", 1000, *HOW, "-o", "out")
 
     assert done.exit_code == 1
     assert done.stdout == ""

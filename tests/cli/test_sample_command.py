@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import mido
 import numpy as np
@@ -21,9 +22,10 @@ from models import random_checkpoint
 from typer.testing import CliRunner
 
 import pamusic.cli.commands.sample
+import pamusic.cli.sampling_run
 from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
-from pamusic.cli.commands.sample import NOT_RECORDED
+from pamusic.cli.commands.sample import NOT_REQUESTED
 from pamusic.compose.provenance import SIGN, read_provenance
 from pamusic.compose.request import DEFAULT_SECONDS, SampleRequest
 from pamusic.compose.token_stream import nats_per_token
@@ -45,10 +47,10 @@ def names(folder):
 
 def test_the_options_are_the_requests_with_its_defaults():
     parameters = inspect.signature(pamusic.cli.commands.sample.sample).parameters
-    defaults = {name: each.default for name, each in parameters.items() if name not in (*NOT_RECORDED, "prime")}
+    defaults = {name: each.default for name, each in parameters.items() if name not in NOT_REQUESTED}
 
-    assert SampleRequest.from_record(defaults) == SampleRequest()
-    assert [*defaults] == [name for name in SampleRequest().to_record() if name != "prime"]
+    assert SampleRequest.from_options(defaults) == SampleRequest()
+    assert [*defaults] == [each.name for each in fields(SampleRequest) if each.name != "prime"]
     assert f"(default: {DEFAULT_SECONDS:.0f})" in CliRunner().invoke(app, ["sample", "--help"]).stdout
 
 
@@ -129,7 +131,7 @@ def test_nothing_is_overwritten_that_was_not_named(sample, tmp_path):
 
 def test_many_pieces_are_numbered_and_have_the_seeds_that_follow(sample, prime, tmp_path):
     how = ("--prime", prime, "--length", 40)
-    done = sample(*how, "--seed", 3, "--num", 3, "-o", tmp_path / "out.mid")
+    done = sample(*how, "--seed", 3, "--num-samples", 3, "-o", tmp_path / "out.mid")
 
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines() == [str(tmp_path / f"out-{number}.mid") for number in (1, 2, 3)]
@@ -137,15 +139,15 @@ def test_many_pieces_are_numbered_and_have_the_seeds_that_follow(sample, prime, 
     for number in (1, 2, 3):
         alone = read_midi(sample(*how, "--seed", 2 + number, "-o", "-").stdout_bytes)
         assert read_midi(tmp_path / f"out-{number}.mid").equals(alone)
-    assert sample("--length", 5, "--num", 2).stdout == "sample.mid\nsample-2.mid\n"
-    refused = sample("--num", 2, "-o", "-")
+    assert sample("--length", 5, "--num-samples", 2).stdout == "sample.mid\nsample-2.mid\n"
+    refused = sample("--num-samples", 2, "-o", "-")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "standard output takes one file, not 2" in refused.stderr
 
 
 def test_numbered_files_take_free_names_for_nobody_named_them(sample, tmp_path):
     (tmp_path / "out-2.mid").write_bytes(b"dear to somebody")
-    done = sample("--length", 20, "--num", 2, "--seed", 1, "-o", "out.mid")
+    done = sample("--length", 20, "--num-samples", 2, "--seed", 1, "-o", "out.mid")
 
     assert done.stdout == "out-1.mid\nout-2-2.mid\n"
     assert (tmp_path / "out-2.mid").read_bytes() == b"dear to somebody"
@@ -187,7 +189,7 @@ def test_seconds_are_kept(sample, tmp_path):
 
 def test_of_many_pieces_the_best_are_kept_and_each_can_be_made_again(sample, prime, tmp_path):
     how = ("--prime", prime, "--length", 60, "--seed", 3)
-    assert sample(*how, "--num", 5, "-o", "all.mid").exit_code == 0
+    assert sample(*how, "--num-samples", 5, "-o", "all.mid").exit_code == 0
     done = sample(*how, "--best-of", 5, "--keep", 2, "-o", "best.mid")
 
     assert done.exit_code == 0, done.stderr
@@ -213,7 +215,7 @@ def test_pieces_are_compared_with_what_was_heard_of_the_prime(sample, tmp_path):
     (tmp_path / "short.mid").write_bytes(midi_file(played))
     (tmp_path / "long.mid").write_bytes(midi_file([*played, (60_000, control(127)), (60_100, control(0))]))
     told = [
-        sample("--prime", name, "--prime-to", 6, "--best-of", 3, "--length", 60, "--seed", 3).stderr.splitlines()
+        sample("--prime", name, "--prime-end", 6, "--best-of", 3, "--length", 60, "--seed", 3).stderr.splitlines()
         for name in ("short.mid", "long.mid")
     ]
     short, long = ([line for line in lines if line.startswith("│")] for lines in told)
@@ -245,7 +247,7 @@ def test_what_a_piece_costs_the_model_is_what_evaluation_says_of_it(checkpoint, 
 
 
 def test_a_guard_tells_what_it_takes_back_and_its_piece_can_be_made_again(sample, tmp_path):
-    done = sample("--guard", "--temperature", 0, "--let-go", 0, "--length", 700, "--seed", 1, "-o", "out.mid")
+    done = sample("--guard", "--temperature", 0, "--release-bias", 0, "--length", 700, "--seed", 1, "-o", "out.mid")
 
     assert done.exit_code == 0, done.stderr
     alarms = [line for line in done.stderr.splitlines() if line.startswith("guard, seed 1: a key held from second ")]
@@ -260,10 +262,10 @@ def test_a_guard_tells_what_it_takes_back_and_its_piece_can_be_made_again(sample
     ("words", "is_guarded"),
     [
         ([], True),
-        (["--num", 1, "-o", "-"], True),
+        (["--num-samples", 1, "-o", "-"], True),
         (["--no-guard"], False),
-        (["--num", 2], False),
-        (["--num", 2, "--guard"], True),
+        (["--num-samples", 2], False),
+        (["--num-samples", 2, "--guard"], True),
         (["--best-of", 2], False),
         (["--best-of", 1], True),
     ],
@@ -282,14 +284,14 @@ def test_the_piece_may_end_by_itself(sample, tmp_path):
     text = text.replace("= 100", "= 4").replace("= 32", "= 2")
     (tmp_path / "one-key.toml").write_text(text)
     one_key = random_checkpoint(tmp_path / "one-key", load_tokenizer(str(tmp_path / "one-key.toml")))
-    done = sample("--length", 1500, "--temperature", 1000, "--seed", 1, "--may-end", "--checkpoint", one_key)
+    done = sample("--length", 1500, "--temperature", 1000, "--seed", 1, "--allow-end", "--checkpoint", one_key)
 
     assert done.exit_code == 0
     assert int(done.stderr.splitlines()[1].split(" tokens")[0].replace(",", "")) < 1500
 
 
 def test_a_piece_comes_to_an_end_near_the_minutes_asked_for_with_all_it_struck_let_go(sample, tmp_path):
-    assert sample("--minutes", 0.2, "--end", "--seed", 1, "-o", "out.mid").exit_code == 0
+    assert sample("--minutes", 0.2, "--end-near-length", "--seed", 1, "-o", "out.mid").exit_code == 0
     stopped = sample("--minutes", 0.2, "--seed", 1, "-o", "stopped.mid")
 
     assert stopped.exit_code == 0
@@ -301,7 +303,9 @@ def test_a_piece_comes_to_an_end_near_the_minutes_asked_for_with_all_it_struck_l
 
 def test_with_a_vocabulary_of_pedals_the_file_has_pedals(sample, prime, tmp_path):
     piano = random_checkpoint(tmp_path / "piano", load_tokenizer("piano"))
-    done = sample("--prime", prime, "--seconds", 30, "--seed", 1, "--let-go", 0, "--checkpoint", piano, "-o", "out.mid")
+    done = sample(
+        "--prime", prime, "--seconds", 30, "--seed", 1, "--release-bias", 0, "--checkpoint", piano, "-o", "out.mid"
+    )
 
     assert done.exit_code == 0
     opening, music = read_midi(prime), read_midi(tmp_path / "out.mid")
@@ -370,20 +374,20 @@ def test_notes_that_the_model_has_no_keys_for_are_told(sample, tmp_path):
         (["--top-k", "-1"], "top_k is 1 or more"),
         (["--min-p", "2"], "min_p is 0"),
         (["--typical-p", "0"], "typical_p is above 0"),
-        (["--let-go", "-1"], "let_go is 0 to 20, not -1"),
+        (["--release-bias", "-1"], "let_go is 0 to 20, not -1"),
         (["--temperature-pitch", "-1"], "temperature of a class is 0"),
         (["--temperature", "-1"], "temperature is 0"),
         (["--temperature", "warm"], "--temperature"),
         (["--seed", str(2**63)], "--seed"),
-        (["--num", "0"], "--num"),
-        (["--num", "3", "--temperature", "0"], "leaves nothing to chance, so all 3 pieces would be one"),
+        (["--num-samples", "0"], "--num-samples"),
+        (["--num-samples", "3", "--temperature", "0"], "leaves nothing to chance, so all 3 pieces would be one"),
         (["--best-of", "3", "--temperature", "0"], "leaves nothing to chance"),
-        (["--num", "2", "--best-of", "4"], "--num keeps all pieces, --best-of some of them"),
+        (["--num-samples", "2", "--best-of", "4"], "--num-samples keeps all pieces, --best-of some of them"),
         (["--keep", "2"], "say --best-of with as many or more"),
         (["--best-of", "2", "--keep", "3"], "--keep 3 is of the pieces that --best-of draws"),
         (["--best-of", "0"], "--best-of"),
         (["--best-of", "2", "--port", "x"], "--port plays one piece, not 2"),
-        (["--ahead", "2"], "--ahead requires --port; name the port that plays the music"),
+        (["--buffer-seconds", "2"], "--buffer-seconds requires --port; name the port that plays the music"),
         (["--refill", "none"], "refill is half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents is 1 to"),
@@ -462,7 +466,7 @@ def test_interrupted_it_keeps_what_was_composed_so_far(started, tmp_path, end, s
 @pytest.mark.parametrize("num", [1, 3])
 def test_interrupted_under_a_guard_it_keeps_what_was_held_back(started, tmp_path, num):
     """Nothing passes the guard before 30 seconds of music were drawn; of many pieces the first is drawn until then."""
-    how = ("--length", "1000000", "--seed", "1", "--guard", "--num", str(num), "-o", "out.mid")
+    how = ("--length", "1000000", "--seed", "1", "--guard", "--num-samples", str(num), "-o", "out.mid")
     running = started(*how, stdout=subprocess.PIPE)
     wait_for("seed 1", running)
     time.sleep(0.2)
@@ -517,3 +521,15 @@ def test_a_reader_that_has_gone_away_is_no_error_of_ours(started):
 
     assert running.returncode == 141
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "total"),
+    [(["--length", 30], 30), (["--length", 30, "--num-samples", 2], 60), (["--seconds", 2, "--num-samples", 3], 6)],
+)
+def test_the_bar_counts_tokens_or_seconds_of_all_pieces(sample, monkeypatch, words, total):
+    bars, real = [], pamusic.cli.sampling_run.progress
+    monkeypatch.setattr(pamusic.cli.sampling_run, "progress", lambda **look: bars.append(look["total"]) or real(**look))
+    assert sample("--seed", 1, *words, "-o", "out.mid").exit_code == 0
+
+    assert bars == [total]

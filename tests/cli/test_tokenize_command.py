@@ -288,14 +288,14 @@ def test_a_corpus_is_replaced_only_when_told(tmp_path):
     folder = folder_of_tunes(tmp_path / "tunes", 2, start=5)
 
     done = pamusic("tokenize", folder, "-o", corpus)
-    assert "there is a corpus already; replace it with --force" in refusal(done, tmp_path)
+    assert "there is a corpus already; replace it with --overwrite" in refusal(done, tmp_path)
     assert about(corpus) == before
 
     (tmp_path / "bad.mid").write_bytes(b"bad")
-    assert "is not a MIDI" in refusal(pamusic("tokenize", tmp_path / "bad.mid", "-o", corpus, "--force"), tmp_path)
+    assert "is not a MIDI" in refusal(pamusic("tokenize", tmp_path / "bad.mid", "-o", corpus, "--overwrite"), tmp_path)
     assert about(corpus) == before
 
-    assert pamusic("tokenize", folder, "-o", corpus, "--force").exit_code == 0
+    assert pamusic("tokenize", folder, "-o", corpus, "--overwrite").exit_code == 0
     assert len(about(corpus)["pieces"]) == 2
 
 
@@ -311,7 +311,7 @@ def test_nothing_else_is_ever_replaced(tmp_path):
         (corpus, "has other files in it than a corpus (notes.txt)"),
         (tmp_path / "file" / "corpus", "part of its path is a file"),
     ):
-        assert says in refusal(pamusic("tokenize", folder, "-o", place, "--force"), tmp_path)
+        assert says in refusal(pamusic("tokenize", folder, "-o", place, "--overwrite"), tmp_path)
     assert (tmp_path / "file").read_text() == (corpus / "notes.txt").read_text() == "precious"
     assert names(folder) == ["0.mid"]
 
@@ -363,7 +363,7 @@ def at_work(tmp_path):
     corpus = made(tmp_path)
     piece = tune(0, 300)
     archive = zipped(tmp_path / "many.zip", {f"{number}.mid": piece for number in range(4000)})
-    process = started("tokenize", archive, "-o", corpus, "--force", "--workers", 2, start_new_session=True)
+    process = started("tokenize", archive, "-o", corpus, "--overwrite", "--workers", 2, start_new_session=True)
     deadline = time.monotonic() + 60
     while len(children(process)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -438,7 +438,7 @@ def test_killed_outright_it_leaves_no_workers_and_is_gone_on_with(tmp_path, at_w
     assert names(tmp_path) == [".corpus.unfinished", "corpus", "many.zip", "one.mid"]
     assert about(corpus) == before
 
-    done = pamusic("tokenize", tmp_path / "many.zip", "-o", corpus, "--force", "--workers", 2)
+    done = pamusic("tokenize", tmp_path / "many.zip", "-o", corpus, "--overwrite", "--workers", 2)
     assert done.exit_code == 0, done.stderr
     assert "files had been done before an interruption" in done.stderr
     assert "3,999 pieces have the same notes as another; --drop-duplicates drops them" in done.stderr

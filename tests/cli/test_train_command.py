@@ -103,7 +103,7 @@ def test_evaluate_gives_the_same_numbers_as_a_table_and_as_json(in_folder):
     assert numbers["num_pieces"] == 1
     assert numbers["block"] == 8
     assert numbers["num_keys"] == 1
-    keys = json.loads(pamusic("evaluate", "run", "--precision", "fp32", "--keys", 3, "--json").stdout)
+    keys = json.loads(pamusic("evaluate", "run", "--precision", "fp32", "--num-keys", 3, "--json").stdout)
     assert (keys["num_keys"], keys["num_tokens"]) == (3, numbers["num_tokens"])
     assert 0 < abs(keys["nats_per_token"] - numbers["nats_per_token"]) < 0.2
     fewer = json.loads(pamusic("evaluate", "run", "--precision", "fp32", "--num-latents", 4, "--json").stdout)
@@ -158,7 +158,7 @@ def test_bad_input_is_answered_in_one_line(in_folder):
     assert "tiny, small, medium, base" in misused("train", "--size", "huge")
     assert "num_latents is 1 to context_length" in misused("train", "--context-length", 64, "--num-latents", 65)
     assert "num_layers is 0 to 1,000" in misused("train", *TINY, "--num-layers", 1001)
-    assert "trained weights keep their num_layers" in misused("train", "--from", "small", "--num-layers", 2)
+    assert "trained weights keep their num_layers" in misused("train", "--init-from", "small", "--num-layers", 2)
     assert "lr is above 0" in misused("train", *TINY, "--lr", 0)
     assert "steps is at least 1" in misused("train", *TINY, "--steps", 0)
     assert "precision is one of" in misused("train", *TINY, "--precision", "int4")
@@ -173,8 +173,8 @@ def test_bad_input_is_answered_in_one_line(in_folder):
     assert "no corpus there" in refused("train", ".", *TINY)
     assert "keep their size" in misused("train", "--resume", "nowhere", "--size", "tiny")
     refused("evaluate", "small", "--split", "rest", code=2)
-    assert "a block is at most the latents" in misused("evaluate", "small", "--block", 4096)
-    assert "leave out --sweep, or --keys 3" in misused("evaluate", "small", "--sweep", "--keys", 3)
+    assert "a block is at most the latents" in misused("evaluate", "small", "--stride", 4096)
+    assert "leave out --sweep, or --num-keys 3" in misused("evaluate", "small", "--sweep", "--num-keys", 3)
     assert not (in_folder / "runs").exists()
 
 
@@ -249,4 +249,4 @@ def test_settings_in_a_file_give_way_to_options(in_folder):
     assert "steps 0 to 2 of 2 windows" in outcome.stderr
     (in_folder / "recipe.toml").write_text("batchsize = 2\n")
     assert "the nearest is batch_size" in refused("train", "--config", "recipe.toml")
-    assert "give one of them" in misused("train", "--resume", "runs/tiny", "--from", "small")
+    assert "give one of them" in misused("train", "--resume", "runs/tiny", "--init-from", "small")

@@ -76,17 +76,17 @@ SAMPLE = ("sample", "--checkpoint", "tiny", "--device", "cpu", "--length", "5")
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--num", str(10**12)], "less than or equal to 1024"),
+        (["--num-samples", str(10**12)], "less than or equal to 1024"),
         (["--best-of", str(10**12), "--keep", str(10**12)], "less than or equal to 1024"),
         (["--context-length", str(10**20)], "--context-length"),
         (["--seconds", "nan"], "--seconds is a number above 0, not nan"),
         (["--minutes", "1e308"], "--minutes is a number above 0, not 1e+308"),
         (["--minutes", "-2"], "--minutes is a number above 0, not -2"),
-        (["--ahead", "nan", "--port", "x"], "--ahead"),
-        (["--num", "2", "-o", "/"], "/: is no name for 2 files"),
-        (["--num", "2", "-o", ""], ".: is no name for 2 files"),
-        (["--num", "2", "-o", "songs"], "songs: is no name for 2 files"),
-        (["--num", "2", "-o", os.devnull], "is no name for 2 files"),
+        (["--buffer-seconds", "nan", "--port", "x"], "--buffer-seconds"),
+        (["--num-samples", "2", "-o", "/"], "/: is no name for 2 files"),
+        (["--num-samples", "2", "-o", ""], ".: is no name for 2 files"),
+        (["--num-samples", "2", "-o", "songs"], "songs: is no name for 2 files"),
+        (["--num-samples", "2", "-o", os.devnull], "is no name for 2 files"),
         (["--prime", "one.mid", "-o", "one.mid"], "is one.mid itself"),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_model_that_went_astray_has_no_score(words):
     assert "logits are not numbers" in refused("evaluate", "astray", "corpus", *words)
 
 
-@pytest.mark.parametrize("words", [["--pieces", str(10**14)], ["--cache-drift", "--pieces", str(10**14)]])
+@pytest.mark.parametrize("words", [["--max-pieces", str(10**14)], ["--cache-drift", "--max-pieces", str(10**14)]])
 def test_more_pieces_than_there_are_are_all_of_them(words):
     done = CliRunner().invoke(app, ["evaluate", "tiny", "corpus", "--split", "validation", "--json", *words])
 
@@ -274,7 +274,7 @@ TINY_SHAPE = "--size tiny --context-length 64 --num-latents 16 --device cpu"
         (f"train corpus {TINY_SHAPE} --steps 2 --no-compile --precision fp32 -o OUT", True),
         ("evaluate tiny corpus --split validation", False),
         ("compare songs songs --workers 1", False),
-        ("benchmark tiny --context-length 64 --num 1 --tokens 2 --no-compile --device cpu", False),
+        ("benchmark tiny --context-length 64 --num-samples 1 --tokens 2 --no-compile --device cpu", False),
         (f"doctor {TINY_SHAPE}", False),
     ],
     ids=lambda words: words.split()[0] if isinstance(words, str) else "",

@@ -75,8 +75,8 @@ def test_the_command_prints_a_line_each_or_json(tmp_path):
     save_checkpoint(tmp_path / "tiny", tiny_model(), load_tokenizer("performance"), metadata={})
     words = ["evaluate", str(tmp_path / "tiny"), str(tmp_path / "c"), "--split", "train", "--cache-drift"]
 
-    plain = CliRunner().invoke(app, [*words, "--drift-tokens", "9", "--pieces", "1"])
-    as_json = CliRunner().invoke(app, [*words, "--drift-tokens", "9", "--pieces", "1", "--json"])
+    plain = CliRunner().invoke(app, [*words, "--drift-tokens", "9", "--max-pieces", "1"])
+    as_json = CliRunner().invoke(app, [*words, "--drift-tokens", "9", "--max-pieces", "1", "--json"])
 
     assert plain.exit_code == as_json.exit_code == 0, (plain.stderr, as_json.stderr)
     told = json.loads(as_json.stdout)
@@ -92,9 +92,9 @@ def test_what_it_would_not_heed_is_refused(tmp_path):
     for others in (
         ["--sweep"],
         ["--plot", str(tmp_path / "x.png")],
-        ["--block", "4"],
+        ["--stride", "4"],
         ["--precision", "bf16"],
-        ["--keys", "2"],
+        ["--num-keys", "2"],
     ):
         done = CliRunner().invoke(app, [*words, "--cache-drift", *others])
         assert done.exit_code == 2

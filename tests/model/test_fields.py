@@ -635,7 +635,7 @@ def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
     for name in ("ledger", "recall"):
         with pytest.raises(UsageError, match=f"with 4 fields a position; --{name} is for events"):
             new_run(corpus.path, out=tmp_path / "run", size="tiny", **{name: True})
-    with pytest.raises(UsageError, match="--mistakes is for events"):
+    with pytest.raises(UsageError, match="--corruption is for events"):
         new_run(corpus.path, out=tmp_path / "run", size="tiny", mistakes=0.5)
     events = small_corpus(tmp_path / "events")
     for name, value in MORE.items():
@@ -647,7 +647,7 @@ def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
     assert len(run.model.config.offsets.length_edges) == NOTES_SIZES[-1] + 1
     assert (run.model.config.ledger, run.training.mistakes) == (None, 0.0)
     run.train()
-    with pytest.raises(UsageError, match="--mistakes is for events"):
+    with pytest.raises(UsageError, match="--corruption is for events"):
         resumed_run(tmp_path / "run", steps=20, mistakes=0.5)
 
 
@@ -717,7 +717,9 @@ def test_sample_and_replay_make_the_same_file(notes_checkpoint, elsewhere):
 
 
 def test_several_pieces_and_the_best_of_some(notes_checkpoint, elsewhere):
-    done = pamusic("sample", "--checkpoint", notes_checkpoint, "--num", 2, "--seconds", 60, "--seed", 3, "-o", "a.mid")
+    done = pamusic(
+        "sample", "--checkpoint", notes_checkpoint, "--num-samples", 2, "--seconds", 60, "--seed", 3, "-o", "a.mid"
+    )
     assert done.exit_code == 0, done.output
     alone = pamusic("sample", "--checkpoint", notes_checkpoint, "--seconds", 60, "--seed", 4, "-o", "b.mid")
     assert alone.exit_code == 0, alone.output
@@ -732,8 +734,8 @@ def test_several_pieces_and_the_best_of_some(notes_checkpoint, elsewhere):
 
 @pytest.mark.parametrize(
     "words",
-    [("--prime", "p.mid"), ("--end",), ("--context-length", 32), ("--num-latents", 4), ("--refill", "all"),
-     ("--precision", "bf16"), ("--temperature-pitch", 0.5), ("--let-go", 2)],
+    [("--prime", "p.mid"), ("--end-near-length",), ("--context-length", 32), ("--num-latents", 4), ("--refill", "all"),
+     ("--precision", "bf16"), ("--temperature-pitch", 0.5), ("--release-bias", 2)],
 )  # fmt: skip
 def test_what_is_not_done_for_several_fields_is_told_in_one_line(notes_checkpoint, elsewhere, words):
     (elsewhere / "p.mid").write_bytes(midi_bytes(performance((0, 1, 60, 64))))

@@ -49,10 +49,10 @@ ways = {
     "tokenize": ("tokenize", f"{folder}/music", "-o", corpus),
     "train": ("train", corpus, *tiny, "--steps", 4, "--recall", "--out", tuned, "--no-compile"),
     "resume": ("train", "--resume", tuned, "--steps", 6, "--no-compile"),
-    "evaluate": ("evaluate", tuned, corpus, "--split", "train", "--pieces", 1),
+    "evaluate": ("evaluate", tuned, corpus, "--split", "train", "--max-pieces", 1),
     "sample": ("sample", "--checkpoint", "small", "--length", 300, "-o", f"{folder}/a.mid"),
-    "sample without a compiler": (*eager, "--num", 5),
-    "sample int8 without a compiler": (*eager, "--num", 5, "--precision", "int8"),
+    "sample without a compiler": (*eager, "--num-samples", 5),
+    "sample int8 without a compiler": (*eager, "--num-samples", 5, "--precision", "int8"),
     "sample bf16": (*eager, "--precision", "bf16"),
     "doctor": ("doctor", "--size", "tiny"),
 }

@@ -24,7 +24,7 @@ ALONE = [sys.executable, "-m", "pamusic"]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pamusic"]
 TRAIN = [
     "train", "--size", "tiny", "--context-length", "64", "--num-latents", "16", "--batch-size", "4", "--no-compile",
-    "--precision", "fp32", "--device", "cpu", "--validate-every", "10", "--mistakes", "0",
+    "--precision", "fp32", "--device", "cpu", "--validate-every", "10", "--corruption", "0",
 ]  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def started(tmp_path):
 def test_two_processes_have_the_losses_of_one_with_weights_whole_or_spread(started, tmp_path):
     ways = {"one": ALONE, "two": TWO, "spread": TWO}
     for name, how in ways.items():
-        process = started(how, "--steps", "30", "--out", name, *(["--shard"] if name == "spread" else []))
+        process = started(how, "--steps", "30", "--out", name, *(["--fsdp"] if name == "spread" else []))
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         assert out == f"{name}\n"
@@ -75,7 +75,7 @@ def test_two_processes_have_the_losses_of_one_with_weights_whole_or_spread(start
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 def test_spread_weights_are_not_sampled_from_on_the_way(started):
-    process = started(TWO, "--steps", "10", "--shard", "--sample-every", "5")
+    process = started(TWO, "--steps", "10", "--fsdp", "--sample-every", "5")
     _, err = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "--sample-every needs the whole model in one process" in err

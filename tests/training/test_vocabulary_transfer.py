@@ -167,5 +167,5 @@ def test_a_run_on_a_corpus_of_another_tokenizer_begins_with_what_is_carried_over
     assert all(torch.equal(begun[name], expected[name]) for name in expected)
     assert any(not torch.equal(weight, begun[name]) for name, weight in trainer.model.state_dict().items())
     assert trainer.training.lr == pytest.approx(0.012)
-    with pytest.raises(UsageError, match=r"has events that .* has yet to learn, .*; leave --only out"):
+    with pytest.raises(UsageError, match=r"has events that .* has yet to learn, .*; leave --train-only out"):
         new_run(corpus.path, init_from=str(tmp_path / "trained"), only="recall")

@@ -12,11 +12,11 @@ from pamusic.errors import PamusicError, UsageError
 
 
 def average(
-    checkpoints: Annotated[list[str], Argument(help="Two or more: names, or folders of checkpoints or of runs.")],
-    out: Annotated[Path, Option("--out", "-o", help="The checkpoint's folder.")] = Path("average"),
-    force: Annotated[bool, Option("--force", help="Replace a checkpoint that is there.")] = False,
+    checkpoints: Annotated[list[str], Argument(help="Average these: names, or folders of checkpoints or runs.")],
+    out: Annotated[Path, Option("--out", "-o", help="Write the checkpoint to this folder.")] = Path("average"),
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the checkpoint in the output folder.")] = False,
 ) -> None:
-    """Take the mean of weights that began with the same ones; it may predict better than each of them."""
+    """Average the weights of checkpoints that share their initial weights (a model soup)."""
     load_torch()
     from pamusic.checkpoint import PARTS, find_checkpoint, load_checkpoint, save_checkpoint
     from pamusic.training.averaging import average_checkpoints
@@ -31,8 +31,8 @@ def average(
                 f"{out}: has other files in it than a checkpoint ({', '.join(others[:3])}); move them away, or choose"
                 " another folder with --out"
             )
-        if not force:
-            raise PamusicError(f"{out}: there is a checkpoint; replace it with --force, or choose another --out")
+        if not overwrite:
+            raise PamusicError(f"{out}: there is a checkpoint; replace it with --overwrite, or choose another --out")
     mean = average_checkpoints([load_checkpoint(find_checkpoint(name)) for name in checkpoints])
     save_checkpoint(out, mean.model, mean.tokenizer, metadata=mean.metadata)
     log(f"the mean of {', '.join(checkpoints)}; what it is worth tells pamusic evaluate {out}")

@@ -7,28 +7,33 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from pamusic.cli.output import MAX_CONTEXT, MAX_SAMPLES
 from pamusic.cli.terminal import load_torch, log, progress, result, table
+from pamusic.compose.request import MAX_CONTEXT, MAX_SAMPLES
 
 AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
 
 
 def benchmark(
-    checkpoint: Annotated[str | None, Argument(help="Name, folder, or latest. (default: small)")] = None,
+    checkpoint: Annotated[str | None, Argument(help="Measure this checkpoint. (default: small)")] = None,
     context_length: Annotated[
         list[int] | None,
-        Option(min=2, max=MAX_CONTEXT, help="Tokens it sees; repeatable. (default: a quarter, once, 4 times its own)"),
+        Option(
+            min=2, max=MAX_CONTEXT, help="Read N tokens of context; repeatable. (default: 1/4, 1 and 4 times its own)"
+        ),
     ] = None,
-    num: Annotated[
-        list[int] | None, Option(min=1, max=MAX_SAMPLES, help="Pieces at once; repeatable. (default: 1, 4, 16)")
+    num_samples: Annotated[
+        list[int] | None,
+        Option(min=1, max=MAX_SAMPLES, help="Generate N pieces at once; repeatable. (default: 1, 4, 16)"),
     ] = None,
-    tokens: Annotated[int | None, Option(min=1, help="Drawn of each. (default: from one refill to the next)")] = None,
-    precision: Annotated[str, Option(help="Of the weights: auto, fp32, bf16, int8.")] = "auto",
-    compile: Annotated[bool, Option("--compile/--no-compile", help="Faster, if a compiler is found.")] = True,
-    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    tokens: Annotated[
+        int | None, Option(min=1, help="Generate N tokens of each. (default: from refill to refill)")
+    ] = None,
+    precision: Annotated[str, Option(help="Hold weights in: auto, fp32, bf16, int8.")] = "auto",
+    compile: Annotated[bool, Option("--compile/--no-compile", help="Use a compiled C++ kernel.")] = True,
+    device: Annotated[str, Option(help="Compute on: auto, cpu, cuda, cuda:1, mps.")] = "auto",
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure how fast music is drawn, as pamusic sample draws it, and how near that is to the memory's limit."""
+    """Measure sampling speed, and compare it with the memory bandwidth limit."""
     from dataclasses import asdict
 
     load_torch()
@@ -58,7 +63,7 @@ def benchmark(
         "threads": torch.get_num_threads(), "gb_per_second": round(bandwidth / 1e9, 1),
     }  # fmt: skip
     log(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
-    for context, rows in progress([(c, n) for c in contexts for n in num or (1, 4, 16)], what="benchmark"):
+    for context, rows in progress([(c, n) for c in contexts for n in num_samples or (1, 4, 16)], what="benchmark"):
         how: dict[str, Any] = {"bandwidth": bandwidth, "tokens": tokens, "precision": precision, "kernel": kernel}
         found.append(speed(who, context_length=context, num=rows, **how))
     if as_json:

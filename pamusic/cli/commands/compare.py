@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 
 def compare(
-    real: Annotated[Path, Argument(help="Performances: a folder, a zip or a MIDI file.", show_default=False)],
-    generated: Annotated[Path, Argument(help="What is held against them, likewise.", show_default=False)],
-    split: Annotated[str | None, Option(help="Of REAL, if it is MAESTRO: such as test. (default: all)")] = None,
-    seconds: Annotated[float, Option(min=1, max=3600, help="So much of each file, from its first note on.")] = 60.0,
-    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    real: Annotated[
+        Path, Argument(help="Use these real performances: a folder, zip or MIDI file.", show_default=False)
+    ],
+    generated: Annotated[Path, Argument(help="Compare these with them.", show_default=False)],
+    split: Annotated[str | None, Option(help="Use this MAESTRO split of REAL. (default: all)")] = None,
+    seconds: Annotated[float, Option(min=1, max=3600, help="Use this much of each file, from its first note.")] = 60.0,
+    tracks: Annotated[str, Option(help="Read these tracks: piano, all (no drums), or numbers.")] = "piano",
     workers: Annotated[int | None, Option(min=1, help="Processes. (default: as many as there are cores)")] = None,
-    plot: Annotated[Path | None, Option(help="Draw both distributions of distances: a PNG file.")] = None,
+    plot: Annotated[Path | None, Option(help="Write a PNG figure of the distances here.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare two sets of MIDI files by what a listener would notice.

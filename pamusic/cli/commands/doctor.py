@@ -12,17 +12,19 @@ from pamusic.errors import UsageError
 
 
 def doctor(
-    size: Annotated[str | None, Option(help="Only this one. (default: all)")] = None,
-    context_length: Annotated[int | None, Option(help="Tokens the model sees. (default: as its size has)")] = None,
-    num_latents: Annotated[int | None, Option(help="Positions worked on. (default: as its size has)")] = None,
-    batch_size: Annotated[int, Option(min=1, help="Windows an update.")] = 8,
-    prefix_dropout: Annotated[float | None, Option(help="Share of the prefix left out. (default: 0.7)")] = None,
-    recompute: Annotated[bool, Option("--recompute", help="Spare memory by computing layers twice.")] = False,
-    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, Option(help="auto, bf16, fp16, fp32.")] = "auto",
+    size: Annotated[str | None, Option(help="Check only this model size. (default: all)")] = None,
+    context_length: Annotated[int | None, Option(help="Assume this context length. (default: the size's)")] = None,
+    num_latents: Annotated[int | None, Option(help="Assume this many latents. (default: the size's)")] = None,
+    batch_size: Annotated[int, Option(min=1, help="Assume this many windows per update.")] = 8,
+    prefix_dropout: Annotated[
+        float | None, Option(help="Assume this fraction of dropped prefix. (default: 0.7)")
+    ] = None,
+    recompute: Annotated[bool, Option("--activation-checkpointing", help="Assume recomputed layers.")] = False,
+    device: Annotated[str, Option(help="Compute on: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, Option(help="Compute in: auto, bf16, fp16, fp32.")] = "auto",
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what this machine has, what training takes in memory, and what fits."""
+    """Report hardware, the memory that training needs, and what fits."""
 
     def on_step(what: str) -> None:
         log(f"measuring: {what}")

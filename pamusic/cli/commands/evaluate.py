@@ -8,33 +8,38 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from pamusic.cli.output import MAX_CONTEXT, picture
+from pamusic.cli.output import picture
 from pamusic.cli.reports.evaluation import Split, check_drift, check_keys, print_drift, print_scores
 from pamusic.cli.terminal import load_torch, log, progress, progress_callback
+from pamusic.compose.request import MAX_CONTEXT
 from pamusic.errors import UsageError
 
 Compute = partial(Option, rich_help_panel="Compute")
-Shown = partial(Option, rich_help_panel="What is shown")
+Shown = partial(Option, rich_help_panel="Output")
 
 
 def evaluate(
-    checkpoint: Annotated[str, Argument(help="A checkpoint's name, or the folder of one or of a run.")],
-    corpus: Annotated[Path, Argument(help="The corpus' folder.")] = Path("corpus"),
-    split: Annotated[Split, Option(help="What to score.")] = Split.test,
-    pieces: Annotated[int | None, Option(min=1, help="Only so many, spread evenly. (default: all)")] = None,
-    block: Annotated[int | None, Compute(min=1, help="Tokens scored at a time (default: latents / 2).")] = None,
-    num_latents: Annotated[int | None, Compute(min=1, help="Use so many latents.")] = None,
-    keys: Annotated[int, Compute(min=1, max=12, help="Average over the piece in so many keys.")] = 1,
-    context_length: Annotated[int | None, Compute(min=2, max=MAX_CONTEXT, help="Use so much context.")] = None,
-    device: Annotated[str, Compute(help="auto, cpu, cuda, mps.")] = "auto",
-    precision: Annotated[str, Compute(help="auto, bf16, fp32.")] = "auto",
-    sweep: Annotated[bool, Shown("--sweep", help="Also with less and more context and latents.")] = False,
-    plot: Annotated[Path | None, Shown(help="Draw it: a PNG file.")] = None,
-    cache_drift: Annotated[bool, Shown("--cache-drift", help="Only what each --refill of sample costs.")] = False,
-    drift_tokens: Annotated[int | None, Shown(min=1, help="Of each piece. (default: latents; 2 pieces)")] = None,
+    checkpoint: Annotated[str, Argument(help="Evaluate this checkpoint: a name, or a folder of one or of a run.")],
+    corpus: Annotated[Path, Argument(help="Score this corpus folder.")] = Path("corpus"),
+    split: Annotated[Split, Option(help="Score this split.")] = Split.test,
+    max_pieces: Annotated[int | None, Option(min=1, help="Score N pieces, spread evenly. (default: all)")] = None,
+    stride: Annotated[int | None, Compute(min=1, help="Score N tokens at a time. (default: latents / 2)")] = None,
+    num_latents: Annotated[int | None, Compute(min=1, help="Use this many latents.")] = None,
+    num_keys: Annotated[int, Compute(min=1, max=12, help="Average predictions over N transpositions.")] = 1,
+    context_length: Annotated[
+        int | None, Compute(min=2, max=MAX_CONTEXT, help="Read this many tokens of context.")
+    ] = None,
+    device: Annotated[str, Compute(help="Compute on: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, Compute(help="Compute in: auto, bf16, fp32.")] = "auto",
+    sweep: Annotated[bool, Shown("--sweep", help="Score other contexts and latents, too.")] = False,
+    plot: Annotated[Path | None, Shown(help="Write a PNG figure here.")] = None,
+    cache_drift: Annotated[bool, Shown("--cache-drift", help="Measure only the cost of each sample --refill.")] = False,
+    drift_tokens: Annotated[
+        int | None, Shown(min=1, help="Use N tokens of each piece. (default: latents; 2 pieces)")
+    ] = None,
     as_json: Annotated[bool, Shown("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score every token of a split once, with all that precedes it up to the context."""
+    """Score every token of a split once, given all tokens before it up to the context length."""
     load_torch()
     from pamusic.checkpoint import check_corpus, check_events, find_checkpoint, load_checkpoint
     from pamusic.corpus.corpus import open_corpus
@@ -43,8 +48,8 @@ def evaluate(
     from pamusic.evaluation import sweep as sweeps
     from pamusic.evaluation.plots import likelihood_picture
 
-    check_drift(cache_drift, drift_tokens, unheeded=sweep or plot or block or keys > 1 or precision == "bf16")
-    check_keys(keys, sweep)
+    check_drift(cache_drift, drift_tokens, unheeded=sweep or plot or stride or num_keys > 1 or precision == "bf16")
+    check_keys(num_keys, sweep)
     machine = choose_machine(device, precision, compile=False)
     loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
     opened = open_corpus(corpus)
@@ -52,8 +57,8 @@ def evaluate(
     if cache_drift:
         check_events(loaded, "--cache-drift")
     config = loaded.model.config.resized(context_length=context_length, num_latents=num_latents)
-    if block is not None and block > config.num_latents:
-        raise UsageError(f"a block is at most the latents ({config.num_latents}), not {block}")
+    if stride is not None and stride > config.num_latents:
+        raise UsageError(f"a block is at most the latents ({config.num_latents}), not {stride}")
     precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # of refills alone
     shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
     if told := cost_of(precision, machine.device):
@@ -62,13 +67,13 @@ def evaluate(
         log(f"{loaded.path} on {split} of {corpus}: {shape}")
     about: dict[str, Any] = {
         "checkpoint": str(loaded.path), "corpus": opened.fingerprint, "split": str(split), "precision": precision,
-        "context_length": config.context_length, "num_latents": config.num_latents, "num_keys": keys,
+        "context_length": config.context_length, "num_latents": config.num_latents, "num_keys": num_keys,
     }  # fmt: skip
     if cache_drift:
-        print_drift(loaded.model, opened, about, pieces or 2, drift_tokens, as_json=as_json)
+        print_drift(loaded.model, opened, about, max_pieces or 2, drift_tokens, as_json=as_json)
         return
     model = loaded.model.bfloat16() if precision == "bf16" else loaded.model.float()
-    about["block"] = block or max(1, config.num_latents // 2)
+    about["block"] = stride or max(1, config.num_latents // 2)
     with picture(plot) as drawn:  # opened first: the scoring takes long
         bar = progress(what=split, unit="token")
         move = progress_callback(bar)
@@ -78,14 +83,14 @@ def evaluate(
             move(of * way + done, of * ways)
 
         total = likelihood.evaluate(
-            model, opened, split, block=block, num_latents=num_latents, context_length=context_length,
-            num_pieces=pieces, num_keys=keys, progress=tell,
+            model, opened, split, block=stride, num_latents=num_latents, context_length=context_length,
+            num_pieces=max_pieces, num_keys=num_keys, progress=tell,
         )  # fmt: skip
         points = []
         if sweep:
             ways = sweeps.contexts_and_latents(model)
             points = sweeps.sweep(
-                model, opened, split, ways, num_pieces=pieces,
+                model, opened, split, ways, num_pieces=max_pieces,
                 progress=lambda way, so_far, done, of: tell(so_far, done, of, way, len(ways)),
             )  # fmt: skip
         bar.close()

@@ -20,18 +20,18 @@ def inspect(
     path: Annotated[
         str,
         typer.Argument(
-            help="MIDI: a file (- is standard input), folder or zip; a corpus; or a checkpoint, by name or path.",
+            help="Inspect this MIDI file (- is stdin), folder, zip, corpus or checkpoint.",
             show_default=False,
         ),
     ],
     tokenizer: Annotated[
         list[str] | None,
-        typer.Option(help="Measure what this one keeps, or several, by names or .toml files. (default: all that ship)"),
+        typer.Option(help="Measure what this tokenizer keeps; repeatable. (default: all bundled)"),
     ] = None,
-    tracks: Annotated[str, typer.Option(help="Of MIDI: piano; all (but drums); or numbers, like 1,3.")] = PIANO,
+    tracks: Annotated[str, typer.Option(help="Read these tracks: piano, all (no drums), or numbers.")] = PIANO,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tells what is in a MIDI file and what each tokenizer keeps of it and loses; or what a corpus or checkpoint is."""
+    """Show what a MIDI file holds and what each tokenizer keeps of it, or describe a corpus or checkpoint."""
     about = _about(path, tokenizer, tracks)
     if as_json:
         result(json.dumps(about, indent=2))

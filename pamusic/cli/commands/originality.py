@@ -14,11 +14,11 @@ from pamusic.errors import UsageError
 def originality(
     files: Annotated[
         list[Path] | None,
-        Argument(help="MIDI files, or folders of them; - is stdin; none with --reference.", show_default=False),
+        Argument(help="Check these MIDI files or folders; - is stdin; none with --reference.", show_default=False),
     ] = None,
-    corpus: Annotated[Path, Option(help="The corpus' folder.")] = Path("corpus"),
-    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
-    reference: Annotated[bool, Option("--reference", help="Tell what real pieces that were held out have.")] = False,
+    corpus: Annotated[Path, Option(help="Search this corpus folder.")] = Path("corpus"),
+    tracks: Annotated[str, Option(help="Read these tracks: piano, all (no drums), or numbers.")] = "piano",
+    reference: Annotated[bool, Option("--reference", help="Measure held-out real pieces instead.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the longest stretch of music that stands in a corpus' training split too, in any key and at any tempo.

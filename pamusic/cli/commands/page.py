@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
 def page(
     files: Annotated[
-        list[Path], Argument(help="MIDI files, folders or zips of them; - is standard input.", show_default=False)
+        list[Path], Argument(help="Show these MIDI files, folders or zips; - is stdin.", show_default=False)
     ],
-    out: Annotated[Path | None, Option("--out", "-o", help="- is stdout. (default: page.html or a free name)")] = None,
-    title: Annotated[str, Option(help="What stands at its head.")] = "Piano music",
-    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Write here; - is stdout. (default: page.html or a free name)")
+    ] = None,
+    title: Annotated[str, Option(help="Set the title.")] = "Piano music",
+    tracks: Annotated[str, Option(help="Read these tracks: piano, all (no drums), or numbers.")] = "piano",
 ) -> None:
-    """Make one HTML file that shows MIDI files as piano rolls and plays them, in any browser, without a network.
+    """Make one HTML file that shows MIDI files as piano rolls and plays them in any browser, offline.
 
-    Of what pamusic composed it tells how it was made, by which command, and where the prime ends.
+    For files of pamusic sample it shows the command, and where the prime ends.
     """
     from pamusic.music.midi import parsed_tracks
     from pamusic.page.document import document

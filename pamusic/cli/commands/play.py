@@ -14,11 +14,11 @@ from pamusic.errors import UsageError
 
 
 def play(
-    port: Annotated[str, Option(help="A MIDI port, or part of its name; list: tells them; new: one more.")],
-    file: Annotated[Path | None, Argument(help="The MIDI file; - is stdin.", show_default=False)] = None,
-    tracks: Annotated[str, Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    port: Annotated[str, Option(help="Play on this MIDI port; list: print ports; new: open one.")],
+    file: Annotated[Path | None, Argument(help="Play this MIDI file; - is stdin.", show_default=False)] = None,
+    tracks: Annotated[str, Option(help="Read these tracks: piano, all (no drums), or numbers.")] = "piano",
 ) -> None:
-    """Play a MIDI file on a port, all on one channel; no key stays down at the end, and no pedal."""
+    """Play a MIDI file on a MIDI port, on one channel; at the end, release all keys and pedals."""
     from pamusic.music.events import events
     from pamusic.music.midi import parsed_tracks
 

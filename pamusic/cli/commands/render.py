@@ -19,25 +19,25 @@ class Engine(StrEnum):
 
 
 def render(
-    file: Annotated[Path, typer.Argument(help="A MIDI file; - is standard input.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Play this MIDI file; - is stdin.", show_default=False)],
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="The WAV file; - is standard output. By default beside FILE, under a name that is still free.",
+            help="Write the WAV file here; - is stdout. (default: beside FILE)",
             show_default=False,
         ),
     ] = None,
     soundfont: Annotated[
         Path | None,
-        typer.Option(help="An .sf2 file of your own.", show_default="the best that is installed, else TimGM6mb"),
+        typer.Option(help="Use this .sf2 file.", show_default="the best that is installed, else TimGM6mb"),
     ] = None,
-    tracks: Annotated[str, typer.Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
-    engine: Annotated[Engine, typer.Option(help="auto: FluidSynth where it is installed.")] = Engine.auto,
-    dry: Annotated[bool, typer.Option("--dry", help="Without the reverberation of a room.")] = False,
+    tracks: Annotated[str, typer.Option(help="Read these tracks: piano, all (no drums), or numbers.")] = "piano",
+    engine: Annotated[Engine, typer.Option(help="Synthesize with this engine.")] = Engine.auto,
+    dry: Annotated[bool, typer.Option("--dry", help="Leave out the reverb.")] = False,
 ) -> None:
-    """Play the piano part of a MIDI file, in a small room, into a 16-bit stereo WAV file whose peak is -1 dBFS."""
+    """Synthesize the piano part of a MIDI file to a 16-bit stereo WAV file with a peak of -1 dBFS."""
     from pamusic.cli.midi_input import read_telling
     from pamusic.music.midi import parsed_tracks
     from pamusic.music.soundfonts import BETTER, default_soundfont, user_folder

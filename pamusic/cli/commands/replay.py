@@ -8,25 +8,25 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from pamusic.cli.output import MAX_SAMPLES, STREAM, check_kind
+from pamusic.cli.output import STREAM, check_kind
 from pamusic.cli.primes import MIDI_SUFFIXES
 from pamusic.cli.sampling_run import SamplingRun
 from pamusic.cli.terminal import log
-from pamusic.compose.request import LEGACY_DEFAULTS, SampleRequest
+from pamusic.compose.request import LEGACY_DEFAULTS, MAX_SAMPLES, SampleRequest
 from pamusic.errors import PamusicError, UsageError
 
 MAX_THREADS = 1024  # of those a record may name: no machine has more, and to ask for too many ends the process
 
 
 def replay(
-    file: Annotated[Path, Argument(help="A MIDI file that pamusic sample wrote.", show_default=False)],
+    file: Annotated[Path, Argument(help="Replay this file of pamusic sample.", show_default=False)],
     out: Annotated[
-        Path | None, Option("--out", "-o", help="- is stdout. (default: beside FILE, under a free name)")
+        Path | None, Option("--out", "-o", help="Write here; - is stdout. (default: beside FILE, under a free name)")
     ] = None,
-    prime: Annotated[Path | None, Option(help="Where its prime is now; - is stdin. (default: where it was)")] = None,
-    checkpoint: Annotated[str | None, Option(help="Where its checkpoint is now. (default: where it was)")] = None,
+    prime: Annotated[Path | None, Option(help="Read the prime here; - is stdin. (default: where it was)")] = None,
+    checkpoint: Annotated[str | None, Option(help="Use this checkpoint. (default: the recorded one)")] = None,
 ) -> None:
-    """Make a file again, byte for byte where machine and versions are the same; what differs is told."""
+    """Generate a file again from its record: byte for byte on the same machine and versions."""
     import torch
 
     from pamusic.checkpoint import find_checkpoint

@@ -15,7 +15,7 @@ from pamusic.errors import PamusicError
 
 
 def runs(
-    folder: Annotated[Path, Argument(help="Where the runs lie.")] = Path("runs"),
+    folder: Annotated[Path, Argument(help="List the runs in this folder.")] = Path("runs"),
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List runs, the best validation first."""

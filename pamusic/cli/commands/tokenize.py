@@ -23,27 +23,25 @@ class Engine(StrEnum):
 def tokenize(
     sources: Annotated[
         list[Path],
-        typer.Argument(help="Folders, zip archives or MIDI files; MAESTRO keeps its splits.", show_default=False),
+        typer.Argument(help="Tokenize these folders, zip archives or MIDI files.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The corpus: a folder.")] = Path("corpus"),
-    tokenizer: Annotated[
-        str, typer.Option(help="One that ships, by name, or a .toml file of your own.")
-    ] = "performance",
-    tracks: Annotated[str, typer.Option(help="piano; all (but drums); or numbers, like 1,3.")] = "piano",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the corpus to this folder.")] = Path("corpus"),
+    tokenizer: Annotated[str, typer.Option(help="Use this tokenizer: a name or a .toml file.")] = "performance",
+    tracks: Annotated[str, typer.Option(help="Read these tracks: piano, all (no drums), or numbers.")] = "piano",
     engine: Annotated[
-        Engine, typer.Option(help="note-seq: the reference itself, a hundred times slower; tells where it differs.")
+        Engine, typer.Option(help="Tokenize by pamusic, or by note-seq, 100 times slower.")
     ] = Engine.pamusic,
     drop_duplicates: Annotated[
-        bool, typer.Option("--drop-duplicates", help="Leave out what has the same notes as a file before it.")
+        bool, typer.Option("--drop-duplicates", help="Skip files with the notes of an earlier file.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="as many as there are cores")
+        int | None, typer.Option(min=1, help="Use this many processes.", show_default="as many as there are cores")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a corpus that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the corpus in the output folder.")] = False,
 ) -> None:
-    """Turns MIDI files into a corpus of tokens to train on, split into train, validation and test.
+    """Turn MIDI files into a corpus of tokens, split into train, validation and test.
 
-    Interrupted, it goes on where it was when the same command is given again.
+    MAESTRO keeps its own splits. To resume an interrupted run, give the same command again.
     """
     import time
 
@@ -69,7 +67,7 @@ def tokenize(
             tracks=parsed_tracks(tracks),
             engine=engine.value,
             drop_duplicates=drop_duplicates,
-            force=force,
+            force=overwrite,
             num_workers=workers,
             progress=show,
         )

@@ -1,4 +1,4 @@
-"""`pamusic train`: corpus -> run. Knows options and words."""
+"""`pamusic train`: train a model on a corpus. Knows options and words."""
 
 from __future__ import annotations
 
@@ -13,50 +13,51 @@ from pamusic.cli.interrupting import INTERRUPTED
 from pamusic.cli.terminal import log_if_slow, result
 from pamusic.errors import UsageError
 
-Recipe = partial(Option, rich_help_panel="How it learns")
-Machine = partial(Option, rich_help_panel="This machine")
+Recipe = partial(Option, rich_help_panel="Training recipe")
+Parts = partial(Option, rich_help_panel="Model parts")
+Machine = partial(Option, rich_help_panel="Hardware")
 
 
 def train(
-    corpus: Annotated[Path | None, Argument(help="The corpus' folder. (default: corpus)")] = None,
-    out: Annotated[Path | None, Option("--out", "-o", help="The run's folder. (default: new, in runs/)")] = None,
-    size: Annotated[str | None, Option(help="tiny, small, medium or base. (default: what suits here)")] = None,
-    steps: Annotated[int | None, Option(help="Updates in all. (default: 6000)")] = None,
-    max_minutes: Annotated[float | None, Option(min=0.0, help="Stop in order after this long.")] = None,
-    resume: Annotated[Path | None, Option(help="Go on from this run; with --out, in a folder of its own.")] = None,
-    weights: Annotated[str | None, Option("--from", help="Tune this checkpoint: its name or folder.")] = None,
-    batch_size: Annotated[int | None, Option(help="Windows an update. (default: 8)")] = None,
-    context_length: Annotated[int | None, Option(help="Tokens the model sees.")] = None,
-    num_latents: Annotated[int | None, Option(help="Positions worked on and trained, at its end.")] = None,
-    seed: Annotated[int | None, Option(help="Of weights, windows and augmentation. (default: 1)")] = None,
-    force: Annotated[bool, Option("--force", help="Replace a run that is in the way.")] = False,
-    config: Annotated[Path | None, Recipe(help="A TOML file with any setting; options come before it.")] = None,
-    lr: Annotated[float | None, Recipe(help="Peak learning rate of the matrices. (default: 0.02)")] = None,
-    cooldown_steps: Annotated[
-        int | None, Recipe(help="Last updates, with a falling rate; with --resume: begin now.")
+    corpus: Annotated[Path | None, Argument(help="Train on this corpus folder. (default: corpus)")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Write the run here. (default: new, in runs/)")] = None,
+    size: Annotated[str | None, Option(help="Use tiny, small, medium or base. (default: by hardware)")] = None,
+    steps: Annotated[int | None, Option(help="Make this many updates in all. (default: 6000)")] = None,
+    max_minutes: Annotated[float | None, Option(min=0.0, help="Stop with a checkpoint after this long.")] = None,
+    resume: Annotated[Path | None, Option(help="Continue this run; with --out, as a branch.")] = None,
+    init_from: Annotated[str | None, Option(help="Fine-tune this checkpoint: a name or a folder.")] = None,
+    batch_size: Annotated[int | None, Option(help="Use this many windows per update. (default: 8)")] = None,
+    context_length: Annotated[int | None, Option(help="Read this many tokens of context.")] = None,
+    num_latents: Annotated[int | None, Option(help="Train on this many last positions.")] = None,
+    seed: Annotated[int | None, Option(help="Seed weights, windows and augmentation. (default: 1)")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a run in the output folder.")] = False,
+    config: Annotated[Path | None, Option(help="Read any setting from this TOML file; options win.")] = None,
+    lr: Annotated[float | None, Recipe(help="Set the peak learning rate of matrices. (default: 0.02)")] = None,
+    cooldown_steps: Annotated[int | None, Recipe(help="Decay the rate over the last N; resumed: now.")] = None,
+    warmup_steps: Annotated[int | None, Recipe(help="Raise the rate over the first N updates.")] = None,
+    ema_decay: Annotated[float | None, Recipe(help="Average weights with this EMA; 0: off. (default: 0.999)")] = None,
+    patience: Annotated[int | None, Recipe(help="Stop after N validations without a new best.")] = None,
+    prefix_dropout: Annotated[float | None, Recipe(help="Drop this fraction of each window's prefix.")] = None,
+    dropout: Annotated[float | None, Recipe(help="Drop this fraction of each layer's output.")] = None,
+    transpose: Annotated[int | None, Recipe(min=0, help="Transpose windows by up to N semitones.")] = None,
+    stretch: Annotated[float | None, Recipe(help="Change window tempo by up to this fraction.")] = None,
+    mistakes: Annotated[float | None, Recipe("--corruption", help="Corrupt this fraction in the cooldown.")] = None,
+    validate_every: Annotated[int | None, Recipe(help="Validate every N updates.")] = None,
+    sample_every: Annotated[int | None, Recipe(min=1, help="Write a sample every N updates.")] = None,
+    num_layers: Annotated[int | None, Parts(help="Set the layers; with --init-from: add layers.")] = None,
+    ledger: Annotated[bool | None, Parts(help="Embed the sounding notes and their ages. (default: yes)")] = None,
+    recall: Annotated[bool | None, Parts(help="Mix in copies from the context. (default: no)")] = None,
+    only: Annotated[str | None, Parts("--train-only", help="Train only: recall, ledger, head … (default: all)")] = None,
+    device: Annotated[str, Machine(help="Compute on: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str | None, Machine(help="Compute in: auto, bf16, fp16, fp32.")] = None,
+    micro_batch: Annotated[int | None, Machine(help="Compute this many windows at once.")] = None,
+    recompute: Annotated[
+        bool | None, Machine("--activation-checkpointing/--no-activation-checkpointing", help="Trade time for memory.")
     ] = None,
-    warmup_steps: Annotated[int | None, Recipe(help="First updates, with a rising rate.")] = None,
-    ema_decay: Annotated[float | None, Recipe(help="Of the averaged weights; 0: none. (default: 0.999)")] = None,
-    patience: Annotated[int | None, Recipe(help="End after so many validations without a new best.")] = None,
-    num_layers: Annotated[int | None, Recipe(help="Layers of the stack; with --from: more than there are.")] = None,
-    prefix_dropout: Annotated[float | None, Recipe(help="Share of the prefix left out of a window.")] = None,
-    dropout: Annotated[float | None, Recipe(help="Of what layers add to the stream.")] = None,
-    ledger: Annotated[bool | None, Recipe(help="Tell the model which keys are down. (default: yes)")] = None,
-    recall: Annotated[bool | None, Recipe(help="Copy what followed like music far back. (default: no)")] = None,
-    only: Annotated[str | None, Recipe(help="Train this part alone: recall, ledger, head … (default: all)")] = None,
-    transpose: Annotated[int | None, Recipe(min=0, help="Move windows by at most this many semitones.")] = None,
-    stretch: Annotated[float | None, Recipe(help="Play windows at most this share slower or faster.")] = None,
-    mistakes: Annotated[float | None, Recipe(help="Share of a cooldown's windows with mistakes to mend.")] = None,
-    validate_every: Annotated[int | None, Recipe(help="Updates between validations.")] = None,
-    sample_every: Annotated[int | None, Recipe(min=1, help="Updates between samples to listen to.")] = None,
-    device: Annotated[str, Machine(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str | None, Machine(help="auto, bf16, fp16, fp32.")] = None,
-    micro_batch: Annotated[int | None, Machine(help="Windows computed at once.")] = None,
-    recompute: Annotated[bool | None, Machine(help="Spare memory by computing layers twice.")] = None,
-    shard: Annotated[bool | None, Machine(help="Spread the weights over the processes of torchrun.")] = None,
-    compile: Annotated[bool | None, Machine(help="Compile the model first.")] = None,
+    shard: Annotated[bool | None, Machine("--fsdp/--no-fsdp", help="Shard weights over torchrun processes.")] = None,
+    compile: Annotated[bool | None, Machine(help="Compile the model.")] = None,
 ) -> None:
-    """Train a model on a corpus. Stopped at any time, it leaves a checkpoint to sample from and to go on from."""
+    """Train a model on a corpus. Stopped at any time, the run keeps a checkpoint to sample from and to resume."""
     options = {**locals()}
     with log_if_slow("loading PyTorch and its compiler"):
         from pamusic.cli.progress import TrainingProgress
@@ -69,12 +70,12 @@ def train(
     asked = RunSettings.from_options({**options, "transpose_down": transpose, "transpose_up": transpose})
     settings = asked if config is None else read_settings(config).updated(asked)
     request = RunRequest(
-        settings=settings, corpus=corpus, out=out, init_from=weights, resume_from=resume, device=device,
-        compile=compile, overwrite=force,
+        settings=settings, corpus=corpus, out=out, init_from=init_from, resume_from=resume, device=device,
+        compile=compile, overwrite=overwrite,
     )  # fmt: skip
     trainer = Trainer(plan_run(request))
     if sample_every is not None and trainer.training.shard and trainer.ranks.size > 1:
-        raise UsageError("--sample-every needs the whole model in one process; leave it out, or --shard")
+        raise UsageError("--sample-every needs the whole model in one process; leave it out, or --fsdp")
     if not trainer.ranks.first:  # of several processes, one speaks
         trainer.train(max_minutes=max_minutes)
         return

@@ -51,7 +51,7 @@ def check_drift(asked: bool, num_tokens: int | None, unheeded: object) -> None:
     """Refuses options that `--cache-drift` would not heed, or that are nothing without it."""
     if asked and unheeded:
         raise UsageError(
-            "--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --block, --keys and bf16"
+            "--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --stride, --num-keys and bf16"
         )
     if num_tokens is not None and not asked:
         raise UsageError("--drift-tokens is of --cache-drift; give both or none")
@@ -60,7 +60,7 @@ def check_drift(asked: bool, num_tokens: int | None, unheeded: object) -> None:
 def check_keys(num_keys: int, sweep: bool) -> None:
     """Refuses several keys where they would not be heeded."""
     if sweep and num_keys > 1:
-        raise UsageError(f"--sweep scores each piece in its own key; leave out --sweep, or --keys {num_keys}")
+        raise UsageError(f"--sweep scores each piece in its own key; leave out --sweep, or --num-keys {num_keys}")
 
 
 def print_drift(

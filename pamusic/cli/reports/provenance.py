@@ -8,7 +8,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from pamusic.cli.terminal import log
-from pamusic.compose.request import DEFAULT_SECONDS, LEGACY_DEFAULTS, SampleRequest
+from pamusic.compose.request import DEFAULT_SECONDS, LEGACY_DEFAULTS, RECORD_NAMES, SampleRequest
 from pamusic.errors import PamusicError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def piece_of(name: str, data: bytes, performance: Performance) -> Piece:
 def command(options: Mapping[str, object]) -> str:
     """Return the words that give `pamusic sample` the options of a record; those at their defaults are left out."""
     words = ["pamusic", "sample"]
+    flags = {record_name: "--" + field.replace("_", "-") for field, record_name in RECORD_NAMES.items()}
     for name, default in SampleRequest().to_record().items():
         value = options.get(name, LEGACY_DEFAULTS.get(name, default))
         implied = name == "seconds" and value == DEFAULT_SECONDS and options.get("length") is None
@@ -52,7 +53,7 @@ def command(options: Mapping[str, object]) -> str:
         implied = implied or (name == "guard" and value == is_one_piece)
         if value is None or value == default or implied:
             continue
-        option = "--" + name.replace("_", "-")
+        option = flags[name]
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option.removeprefix('--')}")
         else:
