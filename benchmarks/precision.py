@@ -21,7 +21,7 @@ from pamusic.compose.benchmark import machine
 from pamusic.corpus.corpus import open_corpus
 from pamusic.evaluation.cache_drift import costs_of, select_excerpts
 from pamusic.inference.native_kernel import kernel_for
-from pamusic.inference.precision import resolved
+from pamusic.inference.precision import resolve_precision
 from pamusic.inference.session import InferenceConfig, InferenceSession
 
 # Weights, and whether a kernel computes steps, with the layers' caches in bytes too.
@@ -62,7 +62,7 @@ def main() -> None:
             "",
             f"`python {shlex.join(sys.argv)}`, {datetime.date.today()}, {machine()}. {num_tokens:,} tokens from the"
             f" middle of {len(stretches)} pieces of the validation split, one by one, refill half; here auto is"
-            f" {resolved('auto', 'cpu', has_kernel=True)}.",
+            f" {resolve_precision('auto', 'cpu', has_kernel=True)}.",
             "",
             "| precision | nats per token | more than fp32 | standard error | tokens a second of CPU time |",
             "|---|---|---|---|---|",

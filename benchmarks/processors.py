@@ -70,11 +70,11 @@ def sampling() -> dict[str, float]:
     from pamusic.checkpoint import find_checkpoint, load_checkpoint
     from pamusic.compose.benchmark import speed
     from pamusic.inference.native_kernel import kernel_for
-    from pamusic.inference.precision import resolved
+    from pamusic.inference.precision import resolve_precision
 
     checkpoint = load_checkpoint(find_checkpoint("small"))
     kernel = kernel_for(checkpoint.model, "auto")
-    precision = resolved("auto", "cpu", kernel is not None)
+    precision = resolve_precision("auto", "cpu", kernel is not None)
     how = {"bandwidth": 1e10, "precision": precision, "kernel": kernel}
     found: dict[str, float] = {"precision": precision + (", kernel" if kernel else "")}
     for context, num in SPEEDS:

@@ -23,7 +23,7 @@ from pamusic.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from pamusic.compose.benchmark import Speed, Stretch, along, machine, read_bandwidth, speed
 from pamusic.inference import session as reader
 from pamusic.inference.native_kernel import CompiledKernel, kernel_for
-from pamusic.inference.precision import PRECISIONS, resolved
+from pamusic.inference.precision import PRECISIONS, resolve_precision
 from pamusic.model.config import PRESETS, LedgerConfig, preset
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.grammar import ledger_ranges
@@ -160,7 +160,7 @@ def main() -> None:
         name = who.path.name
     who.model.to(words.device)
     kernel = kernel_for(who.model, words.precision) if words.compile else None
-    precision = resolved(words.precision, words.device, kernel is not None)
+    precision = resolve_precision(words.precision, words.device, kernel is not None)
     text = report(name, who, precision, words.long, kernel)
     RESULTS.mkdir(exist_ok=True)
     stem = f"sampling-{datetime.date.today()}-{words.size or name}-{precision}"

@@ -23,7 +23,7 @@ from pamusic.compose.token_stream import constraints_of
 from pamusic.errors import UsageError
 from pamusic.inference.int8 import Kernel
 from pamusic.inference.memory_traffic import step_bytes
-from pamusic.inference.precision import resolved
+from pamusic.inference.precision import resolve_precision
 from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.sampling.constraints import PrimeTokens
 from pamusic.sampling.generate import generate
@@ -110,12 +110,12 @@ def speed(
     if tokens is not None and tokens < 1:
         raise UsageError(f"tokens is 1 or more, not {tokens}")
     config = checkpoint.model.config.resized(context_length=context_length)
-    precision = resolved(precision, checkpoint.model.head.weight.device, kernel is not None)
+    precision = resolve_precision(precision, checkpoint.model.head.weight.device, kernel is not None)
     prime = own_ids(checkpoint, prime_length or context_length, precision)
     refill = max(1, config.num_latents // 2)
     tokens = config.num_latents - refill + 1 if tokens is None else tokens
     begun = time.perf_counter()
-    drawn = _drawn(checkpoint, prime, num=num, context_length=context_length, precision=precision, kernel=kernel)
+    drawn = _sample(checkpoint, prime, num=num, context_length=context_length, precision=precision, kernel=kernel)
     next(drawn)
     first = time.perf_counter() - begun
     next(drawn)  # the first step makes what the others find: rotations, and weights laid out for a kernel
@@ -153,9 +153,9 @@ def along(
 ) -> Iterator[Stretch]:
     """Draws one long piece from nothing, and yields what the windows around some of its tokens cost."""
     start = checkpoint.tokenizer.vocabulary.id("start")
-    precision = resolved(precision, checkpoint.model.head.weight.device, kernel is not None)
+    precision = resolve_precision(precision, checkpoint.model.head.weight.device, kernel is not None)
     begun: dict[int, tuple[float, float]] = {}
-    for count, _ in enumerate(_drawn(checkpoint, [start], precision=precision, kernel=kernel), start=1):
+    for count, _ in enumerate(_sample(checkpoint, [start], precision=precision, kernel=kernel), start=1):
         for place in places:
             if count == place - window // 2:
                 begun[place] = time.perf_counter(), time.process_time()
@@ -171,7 +171,7 @@ def along(
 def own_ids(checkpoint: Checkpoint, length: int, precision: str = "fp32") -> list[int]:
     """A prime of some tokens, start included: a few that the model draws, over and over."""
     start = checkpoint.tokenizer.vocabulary.id("start")
-    drawn = islice(_drawn(checkpoint, [start], precision=precision), min(OWN_IDS, max(1, length - 1)))
+    drawn = islice(_sample(checkpoint, [start], precision=precision), min(OWN_IDS, max(1, length - 1)))
     own = [id for (id,) in drawn if id is not None]
     return [start, *(own * (length // len(own) + 1))[: length - 1]]
 
@@ -203,7 +203,7 @@ def machine() -> str:
     return f"{name}, {sys.platform}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def _drawn(
+def _sample(
     checkpoint: Checkpoint,
     prime: Iterable[int],
     *,

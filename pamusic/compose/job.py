@@ -21,7 +21,7 @@ from pamusic.compose.token_stream import StreamConfig, stream
 from pamusic.device import choose_machine, cost_of
 from pamusic.errors import PamusicError, UsageError
 from pamusic.inference.native_kernel import CompiledKernel, kernel_for
-from pamusic.inference.precision import resolved
+from pamusic.inference.precision import resolve_precision
 from pamusic.music.midi import parsed_tracks
 from pamusic.music.midi_contents import Repair
 from pamusic.music.performance import Performance
@@ -210,7 +210,9 @@ class Composer:
         """The precision that is computed in, never `auto`."""
         if self.has_fields:
             return "fp32"
-        return resolved(self.request.precision, self.checkpoint.model.head.weight.device, self.kernel is not None)
+        return resolve_precision(
+            self.request.precision, self.checkpoint.model.head.weight.device, self.kernel is not None
+        )
 
     def load(self) -> None:
         """Load what is needed to draw: the checkpoint, and what computes its steps.

@@ -100,94 +100,94 @@ class PerformanceFeatures:
         return max(1, int(self.seconds / length))
 
 
-def _density(heard: PerformanceFeatures) -> float:
-    return len(heard.onset) / heard.seconds
+def _density(features: PerformanceFeatures) -> float:
+    return len(features.onset) / features.seconds
 
 
-def _density_spread(heard: PerformanceFeatures) -> float:
-    window = heard.windows(SHORT_WINDOW)
-    counts = np.bincount(window[window >= 0], minlength=heard.num_windows(SHORT_WINDOW))
-    return float(counts.std() / min(SHORT_WINDOW, heard.seconds))
+def _density_spread(features: PerformanceFeatures) -> float:
+    window = features.windows(SHORT_WINDOW)
+    counts = np.bincount(window[window >= 0], minlength=features.num_windows(SHORT_WINDOW))
+    return float(counts.std() / min(SHORT_WINDOW, features.seconds))
 
 
-def _polyphony(heard: PerformanceFeatures) -> float:
-    strings = (heard.roll > 0).sum(1)
+def _polyphony(features: PerformanceFeatures) -> float:
+    strings = (features.roll > 0).sum(1)
     return float(strings[strings > 0].mean()) if strings.any() else 0.0
 
 
-def _silence(heard: PerformanceFeatures) -> float:
-    return float((heard.roll.sum(1) == 0).mean())
+def _silence(features: PerformanceFeatures) -> float:
+    return float((features.roll.sum(1) == 0).mean())
 
 
-def _pitch(heard: PerformanceFeatures) -> float:
-    return float(heard.pitch.mean()) if len(heard.pitch) else 0.0
+def _pitch(features: PerformanceFeatures) -> float:
+    return float(features.pitch.mean()) if len(features.pitch) else 0.0
 
 
-def _pitch_range(heard: PerformanceFeatures) -> float:
-    window = heard.windows(WINDOW)
-    ranges = [np.ptp(heard.pitch[window == each]) for each in np.unique(window[window >= 0])]
+def _pitch_range(features: PerformanceFeatures) -> float:
+    window = features.windows(WINDOW)
+    ranges = [np.ptp(features.pitch[window == each]) for each in np.unique(window[window >= 0])]
     return float(np.mean(ranges)) if ranges else 0.0
 
 
-def _pitch_classes(heard: PerformanceFeatures) -> np.ndarray:
-    return _shares(np.bincount(heard.pitch % 12, minlength=12))
+def _pitch_classes(features: PerformanceFeatures) -> np.ndarray:
+    return _shares(np.bincount(features.pitch % 12, minlength=12))
 
 
-def _pitch_class_entropy(heard: PerformanceFeatures) -> float:
-    window = heard.windows(WINDOW)
-    counts = np.zeros((heard.num_windows(WINDOW), 12))
-    np.add.at(counts, (window[window >= 0], heard.pitch[window >= 0] % 12), 1)
+def _pitch_class_entropy(features: PerformanceFeatures) -> float:
+    window = features.windows(WINDOW)
+    counts = np.zeros((features.num_windows(WINDOW), 12))
+    np.add.at(counts, (window[window >= 0], features.pitch[window >= 0] % 12), 1)
     counts = counts[counts.sum(1) > 0]
     shares = counts / counts.sum(1, keepdims=True)
     bits = -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1)
     return float(bits.mean()) if len(bits) else 0.0
 
 
-def _melody(heard: PerformanceFeatures) -> np.ndarray:
-    top = np.zeros(heard.chord[-1] + 1 if len(heard.chord) else 0, np.int64)
-    np.maximum.at(top, heard.chord, heard.pitch)
+def _melody(features: PerformanceFeatures) -> np.ndarray:
+    top = np.zeros(features.chord[-1] + 1 if len(features.chord) else 0, np.int64)
+    np.maximum.at(top, features.chord, features.pitch)
     return _shares(np.bincount(np.minimum(np.abs(np.diff(top)), LAST_INTERVAL + 1), minlength=LAST_INTERVAL + 2))
 
 
-def _harmony(heard: PerformanceFeatures) -> np.ndarray:
-    sounds = (heard.chroma > 0).astype(np.int64)
+def _harmony(features: PerformanceFeatures) -> np.ndarray:
+    sounds = (features.chroma > 0).astype(np.int64)
     both = [(sounds * np.roll(sounds, interval, axis=1)).sum() for interval in range(1, 7)]
     both[5] //= 2  # each tritone was met from both its ends
     return _shares(np.array(both))
 
 
-def _inter_onsets(heard: PerformanceFeatures) -> np.ndarray:
-    return _shares(np.bincount(np.digitize(np.diff(heard.onset), ONSET_EDGES), minlength=len(ONSET_EDGES) + 1))
+def _inter_onsets(features: PerformanceFeatures) -> np.ndarray:
+    return _shares(np.bincount(np.digitize(np.diff(features.onset), ONSET_EDGES), minlength=len(ONSET_EDGES) + 1))
 
 
-def _lengths(heard: PerformanceFeatures) -> np.ndarray:
-    lengths = heard.offset - heard.onset
+def _lengths(features: PerformanceFeatures) -> np.ndarray:
+    lengths = features.offset - features.onset
     return _shares(np.bincount(np.digitize(lengths, LENGTH_EDGES), minlength=len(LENGTH_EDGES) + 1))
 
 
-def _velocity(heard: PerformanceFeatures) -> float:
-    return float(heard.velocity.mean()) if len(heard.velocity) else 0.0
+def _velocity(features: PerformanceFeatures) -> float:
+    return float(features.velocity.mean()) if len(features.velocity) else 0.0
 
 
-def _velocity_spread(heard: PerformanceFeatures) -> float:
-    return float(heard.velocity.std()) if len(heard.velocity) else 0.0
+def _velocity_spread(features: PerformanceFeatures) -> float:
+    return float(features.velocity.std()) if len(features.velocity) else 0.0
 
 
-def _velocity_change(heard: PerformanceFeatures) -> float:
-    return float(np.abs(np.diff(heard.velocity)).mean()) if len(heard.velocity) > 1 else 0.0
+def _velocity_change(features: PerformanceFeatures) -> float:
+    return float(np.abs(np.diff(features.velocity)).mean()) if len(features.velocity) > 1 else 0.0
 
 
-def _sustain(heard: PerformanceFeatures) -> float:
-    down = np.concatenate([[False], heard.pedal["value"] >= DOWN])
-    lasts = np.diff(np.concatenate([[0.0], heard.pedal["time"], [heard.seconds]]))
-    return float(lasts[down].sum() / heard.seconds)
+def _sustain(features: PerformanceFeatures) -> float:
+    down = np.concatenate([[False], features.pedal["value"] >= DOWN])
+    lasts = np.diff(np.concatenate([[0.0], features.pedal["time"], [features.seconds]]))
+    return float(lasts[down].sum() / features.seconds)
 
 
-def _similarity(heard: PerformanceFeatures, seconds: float) -> float:
+def _similarity(features: PerformanceFeatures, seconds: float) -> float:
     """The mean correlation of the pitch classes of neighbouring windows; 1 is the same harmony, 0 an unrelated one."""
     steps = round(seconds / STEP)
-    num_windows = len(heard.chroma) // steps
-    windows = heard.chroma[: num_windows * steps].reshape(num_windows, steps, 12).sum(1).astype(np.float64)
+    num_windows = len(features.chroma) // steps
+    windows = features.chroma[: num_windows * steps].reshape(num_windows, steps, 12).sum(1).astype(np.float64)
     windows -= windows.mean(1, keepdims=True)
     size = np.linalg.norm(windows, axis=1)
     both = (size[:-1] > 0) & (size[1:] > 0)
@@ -195,15 +195,15 @@ def _similarity(heard: PerformanceFeatures, seconds: float) -> float:
     return float(products.mean()) if len(products) else 0.0
 
 
-def _self_repetition(heard: PerformanceFeatures) -> float:
+def _self_repetition(features: PerformanceFeatures) -> float:
     """The share of figures of `NGRAM` notes whose keys were struck in this order within the last `MEMORY` before."""
-    return float((heard.lags <= MEMORY).mean()) if len(heard.lags) else 0.0
+    return float((features.lags <= MEMORY).mean()) if len(features.lags) else 0.0
 
 
-def _repetition(heard: PerformanceFeatures, lag: str) -> float:
+def _repetition(features: PerformanceFeatures, lag: str) -> float:
     """The share of figures of `NGRAM` notes that occurred before, the last time so long ago."""
     after, until = LAGS[lag]
-    return float(((heard.lags > after) & (heard.lags <= until)).mean()) if len(heard.lags) else 0.0
+    return float(((features.lags > after) & (features.lags <= until)).mean()) if len(features.lags) else 0.0
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
@@ -231,10 +231,10 @@ class Statistic:
 def _repetition_at(lag: str) -> Statistic:
     after, until = LAGS[lag]
     ago = f"more than {after:g} s" if until == np.inf else f"at most {until:g} s"
-    words = f"8 notes in a row that were last heard {ago} ago"
+    words = f"8 notes in a row that were last features {ago} ago"
     if np.isfinite(after) and np.isfinite(until):
         words += f", and more than {after:g}"
-    return Statistic(words, "share", lambda heard: _repetition(heard, lag), in_mean=False)
+    return Statistic(words, "share", lambda features: _repetition(features, lag), in_mean=False)
 
 
 STATISTICS = {
@@ -257,15 +257,15 @@ STATISTICS = {
     "similarity_1s": Statistic("harmony of a second and of the next", "correlation", lambda h: _similarity(h, 1)),
     "similarity_4s": Statistic("harmony of 4 s and of the next 4", "correlation", lambda h: _similarity(h, 4)),
     "similarity_16s": Statistic("harmony of 16 s and of the next 16", "correlation", lambda h: _similarity(h, 16)),
-    "self_repetition": Statistic("8 notes in a row that were heard within the last 60 s", "share", _self_repetition),
+    "self_repetition": Statistic("8 notes in a row that were features within the last 60 s", "share", _self_repetition),
     **{f"repetition_{name}": _repetition_at(name) for name in LAGS},
 }
 
 
 def statistics(performance: Performance) -> Statistics:
     """All of `STATISTICS` of a performance, from second 0 to its end; without notes, zeros."""
-    heard = PerformanceFeatures(performance)
-    return {name: np.atleast_1d(np.asarray(each.of(heard), np.float64)) for name, each in STATISTICS.items()}
+    features = PerformanceFeatures(performance)
+    return {name: np.atleast_1d(np.asarray(each.of(features), np.float64)) for name, each in STATISTICS.items()}
 
 
 def excerpt(performance: Performance, seconds: float) -> Performance:

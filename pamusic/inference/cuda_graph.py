@@ -30,7 +30,7 @@ from pamusic.inference.precision import product
 from pamusic.inference.token_step import ROTARY_BLOCK, Addition, Norm, RotaryTable, StepOps, TokenStep, lookup
 from pamusic.model.cache import KeyValueCache
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
-from pamusic.model.rotary import rotated, rotation
+from pamusic.model.rotary import rotate, rotation
 
 WARMUP_RUNS = 2  # before a recording, so that libraries have what they allocate when first called
 
@@ -105,7 +105,7 @@ class CudaGraphStep(TokenStep):
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
         keys, values = (lookup(table, tokens).transpose(1, 2) for table in (self._keys, self._values))
         fraction = self._config.rotary_fraction
-        caches.cross.append(rotated(keys, rotation(positions, keys.shape[-1], fraction)), values)
+        caches.cross.append(rotate(keys, rotation(positions, keys.shape[-1], fraction)), values)
         caches.ids.append(tokens)
         caches.position += tokens.shape[1]
         if self._ledger is not None and caches.entries is not None:

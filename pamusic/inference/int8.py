@@ -145,7 +145,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def apply_rotary(heads: Tensor, rotary: Rotary) -> Tensor:
-    """`rotated` for queries and keys `[rows, 2, heads, head_dim]` of one position, times their gains."""
+    """`rotate` for queries and keys `[rows, 2, heads, head_dim]` of one position, times their gains."""
     own, partners, partner = rotary
     return torch.addcmul(heads * own, heads.index_select(-1, partner), partners)
 

@@ -255,10 +255,10 @@ def _matches_reference(found: Kernel, head_dim: int) -> bool:
         2, room - 5, torch.arange(rows * room).view(rows, room) % vocab, *quantize_rows(drawn(rows, heads, room, 6))
     )
     queries, of_ids = drawn(rows, heads, 6), drawn(rows, heads, vocab)
-    for who in (found, ReferenceKernel()):
+    for candidate in (found, ReferenceKernel()):
         own = [each.clone() for each in memory]
-        after = who.step(block, x.clone(), CacheView(3, room - 7, *own), rotary)
-        shares = who.share(queries, of_ids, context)
+        after = candidate.step(block, x.clone(), CacheView(3, room - 7, *own), rotary)
+        shares = candidate.share(queries, of_ids, context)
         results.append([after, own[0] * own[1][..., None], own[2] * own[3][..., None], shares])
     # A sum's last bit can turn a rounding, by which a byte is off by one.
     return all(torch.allclose(one, other, rtol=1e-3, atol=0.05) for one, other in zip(*results, strict=True))

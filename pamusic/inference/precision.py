@@ -33,7 +33,7 @@ MAX_BYTE_ROWS = 3  # rows up to which products with bytes are the faster ones: m
 Product = Callable[[Tensor], Tensor]  # [rows, in] -> [rows, out], which may be in bfloat16
 
 
-def resolved(precision: str, device: torch.device | str, has_kernel: bool = False) -> str:
+def resolve_precision(precision: str, device: torch.device | str, has_kernel: bool = False) -> str:
     """The precision that `auto` stands for on a device: int8 on a CPU with a kernel or bfloat16 products, else fp32.
 
     It depends on the machine alone, not on how busy that is: the same seed must give the same music tomorrow.

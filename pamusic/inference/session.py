@@ -33,7 +33,7 @@ from pamusic.device import has_fast_bf16
 from pamusic.errors import UsageError
 from pamusic.inference.cuda_graph import CudaGraphStep
 from pamusic.inference.int8 import Kernel
-from pamusic.inference.precision import resolved
+from pamusic.inference.precision import resolve_precision
 from pamusic.inference.threads import Threads
 from pamusic.inference.token_step import TokenStep
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
@@ -115,7 +115,7 @@ class InferenceSession:
         # Sliding moves what stays to the front of a cache when that is full: once in so many tokens.
         self._headroom = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
         device = model.head.weight.device
-        precision = resolved(inference.precision, device, kernel is not None)
+        precision = resolve_precision(inference.precision, device, kernel is not None)
         is_halved = precision != "fp32" and has_fast_bf16(device)
         self._parallel = deepcopy(model).to(torch.bfloat16) if is_halved else model
         self._stepper = (

@@ -29,7 +29,7 @@ from pamusic.model.cache import KeyValueCache, context_headroom
 from pamusic.model.ledger import LedgerState
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.recall import RecallCache
-from pamusic.model.rotary import rotated, rotation
+from pamusic.model.rotary import rotate, rotation
 
 Norm = Callable[[Tensor], Tensor]
 Addition = Callable[[Tensor, Tensor], Tensor]
@@ -131,7 +131,7 @@ class TokenStep:
         assert isinstance(caches.cross, ContextCache)
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
         keys = lookup(self._keys, tokens)[..., : self._num_turned].transpose(1, 2)
-        caches.cross.append(tokens, rotated(keys, rotation(positions, self._num_turned, 1.0)))
+        caches.cross.append(tokens, rotate(keys, rotation(positions, self._num_turned, 1.0)))
         caches.position += tokens.shape[1]
         if self._ledger is not None and caches.entries is not None:
             self._ledger.enter(tokens, caches.entries)

@@ -37,7 +37,7 @@ from pamusic.model.convolution import CausalConvolution
 from pamusic.model.fields import Clock, FieldHeads
 from pamusic.model.ledger import Ledger, LedgerState
 from pamusic.model.recall import Recall, RecallCache
-from pamusic.model.rotary import both, rotated, rotation
+from pamusic.model.rotary import both, rotate, rotation
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -398,11 +398,11 @@ class Attention(nn.Module):
 
     def queries(self, x: Tensor, rotary: Rotation) -> Tensor:
         """`[batch, n, d]` -> `[batch, num_heads, n, head_dim]`, normed and turned."""
-        return rotated(self.query_norm(self._split(self.query(x))), rotary)
+        return rotate(self.query_norm(self._split(self.query(x))), rotary)
 
     def keys_values(self, x: Tensor, rotary: Rotation) -> tuple[Tensor, Tensor]:
         """`[batch, n, d]` -> keys, normed and turned, and values, each `[batch, num_heads, n, head_dim]`."""
-        return rotated(self.key_norm(self._split(self.key(x))), rotary), self._split(self.value(x))
+        return rotate(self.key_norm(self._split(self.key(x))), rotary), self._split(self.value(x))
 
     def merged(self, heads: Tensor) -> Tensor:
         """`[batch, num_heads, n, head_dim]` -> `[batch, n, d]`."""

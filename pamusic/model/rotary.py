@@ -41,7 +41,7 @@ def both(by: tuple[Tensor, Tensor], also: tuple[Tensor, Tensor]) -> tuple[Tensor
     return cos, sin
 
 
-def rotated(heads: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(heads: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the first dimensions of each head; the rest passes unchanged.
 
     Args:

@@ -189,7 +189,7 @@ class GrammarState:
         """`[slots]`, bool."""
         return torch.from_numpy(self._oldest > 0)
 
-    def is_done(self) -> Tensor:
+    def is_silent(self) -> Tensor:
         """A bool: whether no slot is open and no pedal is down."""
         return torch.tensor(not self._num_open and not self._grammar.pedal_level[self._states].any())
 
@@ -293,7 +293,7 @@ class BatchGrammarState:
         """`[rows, slots]`, bool."""
         return self._oldest[:, : self._grammar.num_slots] > 0
 
-    def is_done(self) -> Tensor:
+    def is_silent(self) -> Tensor:
         """`[rows]`, bool: whether no slot is open and no pedal is down."""
         return ~(self.is_open().any(1) | self._pedal_level[self._states].any(1))
 
@@ -350,10 +350,10 @@ class Grammar:
         is_open = self._followed.is_open()
         return is_open[None] if isinstance(self._followed, GrammarState) else is_open
 
-    def is_done(self) -> Tensor:
+    def is_silent(self) -> Tensor:
         """`[rows]`, bool: in which nothing goes on."""
-        is_done = self._followed.is_done()
-        return is_done[None] if isinstance(self._followed, GrammarState) else is_done
+        is_silent = self._followed.is_silent()
+        return is_silent[None] if isinstance(self._followed, GrammarState) else is_silent
 
     def raises_pedal(self) -> Tensor:
         """`[rows, vocab]`, bool: the ids that press a pedal further down."""

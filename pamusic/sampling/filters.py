@@ -1,7 +1,7 @@
 """Temperatures, top-k, top-p, min-p, typical-p: logits -> logits.
 
 Knows logits; never what the ids mean. Every filter is a pure function of float logits `[batch, vocab]`; what it takes
-out becomes -inf, so that filters follow each other in any order. `filtered` has the one that we use.
+out becomes -inf, so that filters follow each other in any order. `apply_filters` has the one that we use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OUT = float("-inf")
 MIN_TEMPERATURE = 1e-6  # below it logits over the temperature can be more than float32 holds
 
 
-def filtered(logits: Tensor, config: SamplingConfig, class_of_id: Tensor | None = None) -> Tensor:
+def apply_filters(logits: Tensor, config: SamplingConfig, class_of_id: Tensor | None = None) -> Tensor:
     """Each of what is left by the one before: temperature, temperatures of classes, top-k, top-p, min-p, typical-p.
 
     What would keep all is skipped.

@@ -66,7 +66,7 @@ def _generate(
     if num_rows > 1:
         session.select([0] * num_rows)
         logits = logits.expand(num_rows, -1)
-    told = _Told(prime, decoding, num_rows)
+    host = _HostState(prime, decoding, num_rows)
     rows = list(range(num_rows))  # in the order in which they stand in the batch
     pending: deque[tuple[list[int], _Copy]] = deque()
     count = prime.num_resumed
@@ -76,21 +76,21 @@ def _generate(
         count += 1
         is_last = decoding.stop.share(count, 0.0) >= decoding.stop.deadline
         ahead = 0 if is_last else AHEAD.get(ids.device.type, 0)
-        while len(pending) > ahead and told.going:
-            drawn = told.take(*pending.popleft())
+        while len(pending) > ahead and host.going:
+            drawn = host.take(*pending.popleft())
             if any(id is not None for id in drawn):
                 yield drawn
-        if not told.going:
+        if not host.going:
             return
-        if len(told.going) < len(rows):
-            places = [place for place, row in enumerate(rows) if row in told.going]
+        if len(host.going) < len(rows):
+            places = [place for place, row in enumerate(rows) if row in host.going]
             rows, ids = [rows[place] for place in places], ids[places]
             session.select(places)
             sampler.select(places)
         logits = session.step(ids.clamp(min=0))
 
 
-class _Told:
+class _HostState:
     """What the host knows of the rows: which go on, and how long each is.
 
     Attributes:

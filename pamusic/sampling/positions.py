@@ -21,7 +21,7 @@ from pamusic.model.fields import field_slices
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
 from pamusic.sampling.config import SamplingConfig
 from pamusic.sampling.ending import StopCondition
-from pamusic.sampling.filters import OUT, filtered
+from pamusic.sampling.filters import OUT, apply_filters
 from pamusic.sampling.token_sampler import RANDOM_BLOCK
 
 
@@ -87,7 +87,7 @@ def generate_positions(
             drawn = [torch.rand(RANDOM_BLOCK, num_fields, generator=rng, dtype=torch.float64) for rng in rngs]
             numbers = torch.stack(drawn, dim=1).to(device)
         may = allowed if place >= (stop.min_tokens_before_end or 1) else before_end
-        position = _drawn(model, reading, numbers[place % RANDOM_BLOCK, rows], may, sampling)
+        position = _sample_position(model, reading, numbers[place % RANDOM_BLOCK, rows], may, sampling)
         now = now + passes[position].sum(-1)
         going = now <= (stop.seconds or inf)
         for end_id in end_ids:
@@ -117,7 +117,7 @@ class _Allowed:
         self.at_all = self.beside.any(0)
 
 
-def _drawn(
+def _sample_position(
     model: PerceiverAR, reading: _Reading, numbers: Tensor, allowed: _Allowed, sampling: Sequence[SamplingConfig]
 ) -> Tensor:
     """The ids `[rows, fields]` of the next position, field by field.
@@ -140,7 +140,7 @@ def _drawn(
         can_stand = allowed.at_all[ids].expand_as(logits)
         for before in chosen.unbind(-1):
             can_stand = can_stand & allowed.beside[before][:, ids]
-        left = filtered(logits.masked_fill(~can_stand, OUT), sampling[field]).double().softmax(-1)
+        left = apply_filters(logits.masked_fill(~can_stand, OUT), sampling[field]).double().softmax(-1)
         cumulative = left.cumsum(-1)
         wanted = numbers[:, field, None] * cumulative[:, -1:]
         place = torch.searchsorted(cumulative, wanted, right=True).clamp(max=left.shape[-1] - 1)

@@ -19,7 +19,7 @@ from pamusic.inference.cuda_graph import capture
 from pamusic.sampling.config import SamplingConfig
 from pamusic.sampling.constraints import Grammar, PrimeTokens, TokenConstraints
 from pamusic.sampling.ending import FORBIDDEN, EndingTracker, StopCondition
-from pamusic.sampling.filters import filtered
+from pamusic.sampling.filters import apply_filters
 from pamusic.sampling.release_bias import ReleaseBias
 
 NON_FINITE = -1  # in place of an id: the logits were not numbers
@@ -187,7 +187,7 @@ class TokenSampler:
         forbidden = self._forbidden.expand(len(logits), -1)
         forbidden = forbidden.clone() if self._grammar is None else forbidden | self._grammar.forbidden()
         if ending is not None:
-            state = ending.state(None if self._grammar is None else self._grammar.is_done())
+            state = ending.state(None if self._grammar is None else self._grammar.is_silent())
             end_bias = torch.maximum(self._end_bias, ending.end_bias(state))
             forbidden[:, end_id] |= end_bias == FORBIDDEN
         if at_first is not None:
@@ -209,7 +209,7 @@ class TokenSampler:
         if ending is not None:
             left = ending.penalize_waiting(left, state)
             left[:, end_id] += end_bias
-        kept = filtered(left, self._sampling, self._classes)
+        kept = apply_filters(left, self._sampling, self._classes)
         ids = inverse_cdf(kept, self._numbers.index_select(1, self._place))
         if ending is not None:
             ids = ending.override(ids, state)

@@ -22,7 +22,7 @@ from pamusic.inference.int8 import (
     quantize_rows,
 )
 from pamusic.inference.native_kernel import default_folder, kernel, kernel_for, kernel_path
-from pamusic.inference.precision import resolved
+from pamusic.inference.precision import resolve_precision
 from pamusic.inference.session import InferenceConfig, InferenceSession
 
 WHERE_COMPILED = pytest.mark.skipif(kernel(32) is None, reason="there is no C++ compiler")
@@ -256,9 +256,9 @@ def test_none_is_made_for_a_model_without_layers():
 @WHERE_COMPILED
 def test_with_one_weights_are_in_bytes_by_themselves():
     assert kernel_for(wide(), "auto") is not None
-    assert resolved("auto", "cpu", has_kernel=True) == "int8"
-    assert resolved("fp32", "cpu", has_kernel=True) == "fp32"
-    assert resolved("auto", "cuda", has_kernel=True) == "fp32"
+    assert resolve_precision("auto", "cpu", has_kernel=True) == "int8"
+    assert resolve_precision("fp32", "cpu", has_kernel=True) == "fp32"
+    assert resolve_precision("auto", "cuda", has_kernel=True) == "fp32"
 
 
 def test_where_bfloat16_is_slow_latents_are_made_anew_in_float32(monkeypatch):

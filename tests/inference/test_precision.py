@@ -13,7 +13,7 @@ from pamusic.cli.app import app
 from pamusic.compose.provenance import SIGN
 from pamusic.inference import precision as precisions
 from pamusic.inference.native_kernel import kernel
-from pamusic.inference.precision import MAX_BYTE_ROWS, num_bytes, product, resolved
+from pamusic.inference.precision import MAX_BYTE_ROWS, num_bytes, product, resolve_precision
 from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -101,13 +101,13 @@ def test_the_same_seed_gives_the_same_ids_in_any_precision(machine, precision):
 def test_auto_depends_on_the_processor_alone(monkeypatch):
     for native, expected in ((True, "int8"), (False, "fp32")):
         monkeypatch.setattr(precisions, "has_fast_bf16", lambda device, native=native: native)
-        assert resolved("auto", "cpu") == expected
-    assert resolved("auto", "cuda") == resolved("auto", "mps") == "fp32"
-    assert [resolved(name, "cpu") for name in ("fp32", "bf16", "int8")] == ["fp32", "bf16", "int8"]
+        assert resolve_precision("auto", "cpu") == expected
+    assert resolve_precision("auto", "cuda") == resolve_precision("auto", "mps") == "fp32"
+    assert [resolve_precision(name, "cpu") for name in ("fp32", "bf16", "int8")] == ["fp32", "bf16", "int8"]
     with pytest.raises(ValueError, match="is for CPUs"):
-        resolved("int8", "cuda")
+        resolve_precision("int8", "cuda")
     with pytest.raises(ValueError, match="precision is one of"):
-        resolved("fp8", "cpu")
+        resolve_precision("fp8", "cpu")
 
 
 def test_bytes_of_a_weight(monkeypatch):
@@ -140,7 +140,7 @@ def test_a_file_remembers_the_precision_and_is_made_again_byte_for_byte(checkpoi
     record = before[before.index(SIGN.encode()) + len(SIGN) :].split(b"\x00\xff")[0]
     options = json.JSONDecoder().raw_decode(record.decode("ascii", "ignore"))[0]["options"]
     has_kernel = kernel(16) is not None
-    assert options["precision"] == resolved(precision, "cpu", has_kernel)
+    assert options["precision"] == resolve_precision(precision, "cpu", has_kernel)
 
     # Somewhere where auto would be another: what was recorded counts.
     monkeypatch.setattr(precisions, "has_fast_bf16", lambda device: options["precision"] == "fp32")

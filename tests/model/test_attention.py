@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from pamusic.model.attention import QUERY_BLOCK, attend, causal_mask
-from pamusic.model.rotary import rotated, rotation
+from pamusic.model.rotary import rotate, rotation
 
 
 def test_a_latent_sees_its_past_and_nothing_after_it():
@@ -73,7 +73,7 @@ def test_rotary_attention_depends_on_distance_alone():
 
     def product(query_position, key_position):
         turned = [
-            rotated(heads, rotation(torch.tensor([position]), 16, 0.5))
+            rotate(heads, rotation(torch.tensor([position]), 16, 0.5))
             for heads, position in ((query, query_position), (key, key_position))
         ]
         return (turned[0] * turned[1]).sum().item()
@@ -84,6 +84,6 @@ def test_rotary_attention_depends_on_distance_alone():
 
 def test_only_a_fraction_of_the_head_is_turned():
     heads = torch.randn(1, 2, 3, 32)
-    turned = rotated(heads, rotation(torch.arange(3) + 1, 32, 0.25))
+    turned = rotate(heads, rotation(torch.arange(3) + 1, 32, 0.25))
     assert torch.equal(turned[..., 8:], heads[..., 8:])
     assert not torch.allclose(turned[..., :8], heads[..., :8])

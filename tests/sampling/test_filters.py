@@ -6,7 +6,6 @@ import torch
 from pamusic.sampling.config import SamplingConfig
 from pamusic.sampling.filters import (
     OUT,
-    filtered,
     with_min_p,
     with_temperature,
     with_temperature_within,
@@ -43,7 +42,7 @@ def test_temperature_zero_leaves_the_likeliest_alone(logits):
 @pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-7, 2e-6, 1000])
 def test_no_temperature_leads_out_of_the_numbers(temperature):
     logits = torch.tensor([[30.0, -30.0, OUT, 29.0]])
-    probabilities = filtered(logits, SamplingConfig(temperature=temperature, top_p=1.0)).softmax(-1)
+    probabilities = apply_filters(logits, SamplingConfig(temperature=temperature, top_p=1.0)).softmax(-1)
     assert probabilities.sum().item() == pytest.approx(1)
     assert probabilities[0, 2] == 0
     assert probabilities.argmax() == 0
@@ -130,8 +129,8 @@ def test_temperatures_of_classes_come_after_the_general_one_and_before_the_rest(
     config = SamplingConfig(temperature=0.5, class_temperatures=(2.0, 0.5), top_p=0.9)
 
     # At 0.5: 0.725, 0.181, 0.065, 0.029; the first two, at 2 within them: 0.604, 0.302; then those that reach 0.9.
-    assert left(filtered(logits, config, classes))[0] == [0.667, 0.333, 0, 0]
-    assert left(filtered(logits, config))[0] == [0.8, 0.2, 0, 0]
+    assert left(apply_filters(logits, config, classes))[0] == [0.667, 0.333, 0, 0]
+    assert left(apply_filters(logits, config))[0] == [0.8, 0.2, 0, 0]
 
 
 def test_what_is_out_stays_out(logits):
@@ -144,14 +143,19 @@ def test_what_is_out_stays_out(logits):
         SamplingConfig(top_p=1, min_p=1e-6),
         SamplingConfig(top_p=1, typical_p=0.99),
     ):
-        assert filtered(logits, config)[:, 1].tolist() == [float("-inf")] * 2
+        assert apply_filters(logits, config)[:, 1].tolist() == [float("-inf")] * 2
 
 
 def test_temperature_comes_first_then_top_k_then_top_p_then_min_p(logits):
     # At temperature 0.5 the probabilities are as 0.25 : 0.0625 : 0.0225 : 0.01; of three, 0.746, 0.187, 0.067.
-    assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94)))[0] == [0.746, 0.187, 0.067, 0]
-    assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.93)))[0] == [0.8, 0.2, 0, 0]
-    assert left(filtered(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94, min_p=0.2)))[0] == [
+    assert left(apply_filters(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94)))[0] == [
+        0.746,
+        0.187,
+        0.067,
+        0,
+    ]
+    assert left(apply_filters(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.93)))[0] == [0.8, 0.2, 0, 0]
+    assert left(apply_filters(logits, SamplingConfig(temperature=0.5, top_k=3, top_p=0.94, min_p=0.2)))[0] == [
         0.8,
         0.2,
         0,
@@ -161,7 +165,7 @@ def test_temperature_comes_first_then_top_k_then_top_p_then_min_p(logits):
 
 def test_a_filter_returns_new_logits(logits):
     before = logits.clone()
-    filtered(logits, SamplingConfig(temperature=0.5, top_k=2, top_p=0.5, min_p=0.5))
+    apply_filters(logits, SamplingConfig(temperature=0.5, top_k=2, top_p=0.5, min_p=0.5))
 
     assert torch.equal(logits, before)
 

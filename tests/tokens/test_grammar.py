@@ -141,7 +141,7 @@ class PlainGrammar:
     def may_soft(self, depth):
         return self.may_pedal("soft", depth)
 
-    def is_done(self):
+    def is_silent(self):
         return self.may_end(0)
 
     def raises_pedal(self):
@@ -185,7 +185,7 @@ def test_the_arrays_say_what_the_words_say(tokenizer, seed, recklessness):
             vocabulary.event(i) for i, (a, b) in enumerate(zip(barred, plain.forbidden(), strict=True)) if a != b
         ]
         assert not differing, [vocabulary.event(id) for id in ids[:place]]
-        assert (row.is_done().item(), row.raises_pedal().tolist()) == (plain.is_done(), plain.raises_pedal())
+        assert (row.is_silent().item(), row.raises_pedal().tolist()) == (plain.is_silent(), plain.raises_pedal())
         row.advance((id,))
         plain.follow(*vocabulary.event(id))
 
@@ -200,7 +200,7 @@ def test_many_rows_at_once_say_what_each_says_alone(tokenizer, seed, recklessnes
 
     for ids in zip(*pieces, strict=True):
         assert torch.equal(together.forbidden(), torch.stack([row.forbidden().clone() for row in each]))
-        assert torch.equal(together.is_done(), torch.stack([row.is_done() for row in each]))
+        assert torch.equal(together.is_silent(), torch.stack([row.is_silent() for row in each]))
         assert torch.equal(together.raises_pedal(), torch.stack([row.raises_pedal() for row in each]))
         together.advance(torch.tensor(ids))
         for row, id in zip(each, ids, strict=True):

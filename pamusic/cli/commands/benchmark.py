@@ -43,29 +43,29 @@ def benchmark(
     from pamusic.compose.benchmark import machine, read_bandwidth, speed
     from pamusic.device import choose_machine, cost_of
     from pamusic.inference.native_kernel import kernel_for
-    from pamusic.inference.precision import resolved
+    from pamusic.inference.precision import resolve_precision
 
     where = choose_machine(device, "fp32", compile=False).device
-    resolved(precision, where)
-    who = load_checkpoint(find_checkpoint(checkpoint), where)
-    check_events(who, "pamusic benchmark")
-    kernel = kernel_for(who.model, precision, log) if compile else None
-    precision = resolved(precision, where, kernel is not None)
-    if told := cost_of(precision, where, kernel is not None):
-        log(told)
-    config = who.model.config
+    resolve_precision(precision, where)
+    loaded = load_checkpoint(find_checkpoint(checkpoint), where)
+    check_events(loaded, "pamusic benchmark")
+    kernel = kernel_for(loaded.model, precision, log) if compile else None
+    precision = resolve_precision(precision, where, kernel is not None)
+    if cost := cost_of(precision, where, kernel is not None):
+        log(cost)
+    config = loaded.model.config
     contexts = context_length or [max(2, int(config.context_length * times)) for times in AROUND]
     bandwidth = read_bandwidth(where)
     found = []
     about: dict[str, Any] = {
-        "checkpoint": str(who.path), "num_parameters": who.model.num_parameters(), "precision": precision,
+        "checkpoint": str(loaded.path), "num_parameters": loaded.model.num_parameters(), "precision": precision,
         "num_latents": config.num_latents, "machine": machine(), "device": str(where),
         "threads": torch.get_num_threads(), "gb_per_second": round(bandwidth / 1e9, 1),
     }  # fmt: skip
-    log(f"{who.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
+    log(f"{loaded.title}, {precision}; {about['machine']}, {about['threads']} threads, {bandwidth / 1e9:.1f} GB/s")
     for context, rows in progress([(c, n) for c in contexts for n in num_samples or (1, 4, 16)], what="benchmark"):
         how: dict[str, Any] = {"bandwidth": bandwidth, "tokens": tokens, "precision": precision, "kernel": kernel}
-        found.append(speed(who, context_length=context, num=rows, **how))
+        found.append(speed(loaded, context_length=context, num=rows, **how))
     if as_json:
         result(json.dumps({**about, "speeds": [asdict(each) for each in found]}))
         return
