@@ -6,6 +6,7 @@ import torch
 from pamusic.sampling.config import SamplingConfig
 from pamusic.sampling.filters import (
     OUT,
+    apply_filters,
     with_min_p,
     with_temperature,
     with_temperature_within,
