@@ -29,10 +29,7 @@ RENAMED: dict[str, dict[str, str]] = {
         "--no-shard": "--no-fsdp",
         **_OVERWRITE,
     },
-    "doctor": {
-        "--recompute": "--activation-checkpointing",
-        "--no-recompute": "--no-activation-checkpointing",
-    },
+    "doctor": {"--recompute": "--activation-checkpointing"},
     "tokenize": _OVERWRITE,
     "average": _OVERWRITE,
     "evaluate": {"--keys": "--num-keys", "--block": "--stride", "--pieces": "--max-pieces"},

@@ -57,6 +57,6 @@ class SamplingConfig:
         if not 0 <= self.min_p <= 1:
             raise UsageError(f"min_p is 0, which keeps all, to 1, not {self.min_p}")
         if not 0 <= self.release_bias <= MAX_RELEASE_BIAS:
-            raise UsageError(f"release_bias is 0 to {MAX_RELEASE_BIAS}, not {self.release_bias}")
+            raise UsageError(f"release_bias is 0 to {MAX_RELEASE_BIAS}, not {self.release_bias:g}")
         if not 0 < self.typical_p <= 1:
             raise UsageError(f"typical_p is above 0 and at most 1, which keeps all, not {self.typical_p}")

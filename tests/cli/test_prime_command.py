@@ -117,8 +117,8 @@ def test_what_is_no_part_of_a_prime_is_told_in_a_line(sample, tmp_path):
     assert "the prime ends at 5.00 seconds, before the 50 of --prime-start" in told("--prime-start", 50)
     assert "ends at some second, not at inf" in told("--prime-end", "inf", code=2)
     assert "begin no note" in told("--prime-start", 1.01, "--prime-end", 1.2)
-    assert "of a prime" in one_line_error(sample("--prime-end", 5), 2)
-    assert "of a prime" in one_line_error(sample("--same-track"), 2)
+    assert "need a prime" in one_line_error(sample("--prime-end", 5), 2)
+    assert "need a prime" in one_line_error(sample("--same-track"), 2)
     assert "take one" in told("--same-track", "--continuation-only", code=2)
     assert [path.name for path in tmp_path.iterdir()] == ["prime.mid"]
 
