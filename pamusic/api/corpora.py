@@ -57,14 +57,14 @@ def tokenize(
 
 
 def open_corpus(path: StrPath) -> Corpus:
-    """Open a corpus that `tokenize` made: `.pieces`, `.split(name)`, and `.piece(index)`, ids `[n]` or `[n, fields]`.
+    """Open a corpus that `tokenize` made: `.pieces`, `.split(name)`, and `.piece(index)`, ids `[n]` or `[n, fields]`, uint16.
 
     Raises:
         PamusicError: there is none, or it is broken.
 
     >>> corpus = pamusic.open_corpus("corpus")
     >>> corpus.piece(0).dtype
-    dtype('int64')
+    dtype('uint16')
     """
     with in_python():
         return corpora.open_corpus(as_path(path))
