@@ -57,7 +57,10 @@ def tokenize(
 
 
 def open_corpus(path: StrPath) -> Corpus:
-    """Open a corpus that `tokenize` made: `.pieces`, `.split(name)`, and `.piece(index)`, ids `[n]` or `[n, fields]`, uint16.
+    """Open a corpus that `tokenize` made.
+
+    Returns:
+        `.pieces`, `.split(name)`, and `.piece(index)`, uint16 ids `[n]` or `[n, fields]`.
 
     Raises:
         PamusicError: there is none, or it is broken.
