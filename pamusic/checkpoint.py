@@ -66,7 +66,7 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Writes a checkpoint's folder, whole or not at all.
+    """Write a checkpoint's folder, whole or not at all.
 
     Args:
         path: the folder; one that is there is replaced.
@@ -100,7 +100,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Reads a checkpoint; weights become float32 on the device.
+    """Read a checkpoint; weights become float32 on the device.
 
     Raises:
         PamusicError: it is missing, broken, or its parts do not belong together.
@@ -164,7 +164,7 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
 
 
 def check_corpus(checkpoint: Checkpoint, corpus: Corpus) -> None:
-    """Refuses a corpus that the checkpoint cannot read.
+    """Refuse a corpus that the checkpoint cannot read.
 
     Raises:
         PamusicError: it was made with another tokenizer.
@@ -191,7 +191,7 @@ def check_events(checkpoint: Checkpoint, what: str) -> None:
 
 
 def shipped_checkpoints() -> list[Path]:
-    """The folders of the checkpoints that ship, by name."""
+    """Return the folders of the checkpoints that ship, by name."""
     return sorted(path.parent for path in checkpoints_folder().glob("*/config.json"))
 
 

@@ -51,7 +51,7 @@ class Machine:
     precision_reason: str
 
     def about(self) -> dict[str, str | bool | int]:
-        """What the arithmetic of a run depends on, for its record."""
+        """Return what the arithmetic of a run depends on, for its record."""
         return {
             "device": str(self.device),
             "precision": self.precision,
@@ -104,7 +104,7 @@ def choose_machine(
 
 
 def describe(machine: Machine) -> str:
-    """One line: what we train on."""
+    """Return one line: what we train on."""
     if machine.device.type == "cuda":
         what = torch.cuda.get_device_name(machine.device)
     else:
@@ -188,7 +188,7 @@ def product_rates(
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc not to give freed memory back: on a CPU, each step would fault it in again, page by page."""
+    """Print glibc not to give freed memory back: on a CPU, each step would fault it in again, page by page."""
     if sys.platform != "linux":
         return
     try:
@@ -215,7 +215,7 @@ def _checked(device: str) -> str:
 
 
 def has_compiler() -> bool:
-    """Whether `torch.compile` will find one for the CPU."""
+    """Return whether `torch.compile` will find one for the CPU."""
     return any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++", "cl"))
 
 

@@ -27,6 +27,6 @@ class UsageError(PamusicError, ValueError):
 
 
 def is_about_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch says so in words alone, on a CPU and on a GPU in different ones."""
+    """Return whether memory ran out: torch says so in words alone, on a CPU and on a GPU in different ones."""
     words = str(error)
     return isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words

@@ -54,7 +54,7 @@ class Draft:
 
 @contextmanager
 def written_atomically(path: str | Path) -> Iterator[Path]:
-    """Lends a temporary path to write to; when the block ends well, that file becomes `path`, at once and whole.
+    """Lend a temporary path to write to; when the block ends well, that file becomes `path`, at once and whole.
 
         with written_atomically("out.mid") as temporary:
             temporary.write_bytes(data)
@@ -72,7 +72,7 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def written_anew(path: str | Path) -> Iterator[Draft]:
-    """Lends a temporary path; when the block ends well, that file gets the name `path`, or the first free one after it.
+    """Lend a temporary path; when the block ends well, that file gets the name `path`, or the first free one after it.
 
     The name is taken at the end, in one step with finding it free: whoever else writes there meanwhile loses nothing.
 
@@ -147,7 +147,7 @@ def free_name(path: str | Path) -> Path:
 
 
 def free_folder(path: str | Path) -> Path:
-    """Makes an empty folder of this name, or of the first free one after it, and says which.
+    """Make an empty folder of this name, or of the first free one after it, and return which.
 
     Raises:
         PamusicError: it cannot be made.
@@ -164,14 +164,14 @@ def free_folder(path: str | Path) -> Path:
 
 
 def _make_folder(folder: Path) -> list[Path]:
-    """Makes a folder with its parents; returns those that were missing, outermost first."""
+    """Make a folder with its parents; returns those that were missing, outermost first."""
     missing = [each for each in [folder, *folder.parents] if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file's bytes are on the disk, so that a power cut after the renaming finds them there."""
+    """Wait until a file's bytes are on the disk, so that a power cut after the renaming finds them there."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -183,7 +183,7 @@ def _flush(path: Path) -> None:
 def folder_written_atomically(
     path: str | Path, *, unfinished: Path | None = None, worth_keeping: Callable[[], bool] = lambda: False
 ) -> Iterator[Path]:
-    """Lends a temporary folder; when the block ends well, it becomes `path`, in place of a folder there.
+    """Lend a temporary folder; when the block ends well, it becomes `path`, in place of a folder there.
 
     If the block raises, the temporary folder is removed and `path` is as it was. Between two renames `path` is away
     for an instant; a program killed just then leaves the old folder beside it as `.NAME.old`, and the next call, or

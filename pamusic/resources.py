@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def tokenizers_folder() -> Path:
-    """The folder of the vocabularies that ship."""
+    """Return the folder of the vocabularies that ship."""
     return _shipped("tokenizers")
 
 
 def checkpoints_folder() -> Path:
-    """The folder of the checkpoints that ship."""
+    """Return the folder of the checkpoints that ship."""
     return _shipped("checkpoints")
 
 

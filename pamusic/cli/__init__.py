@@ -11,7 +11,7 @@ from pamusic.cli.interrupting import INTERRUPTED, Interrupts, end_now
 
 
 def main() -> None:
-    """Runs `pamusic` with the words it was called with, and exits."""
+    """Run `pamusic` with the words it was called with, and exits."""
     _fill_closed_streams()
     if sys.stderr is None:  # closed (2>&-): nobody listens
         sys.stderr = os.fdopen(2, "w", closefd=False)
@@ -58,5 +58,5 @@ def _hung_up(number: int, frame: object) -> None:
 
 
 def _end(number: int, frame: object) -> None:
-    """Ends by an exception, so that what was half-written is taken away on the way out."""
+    """End by an exception, so that what was half-written is taken away on the way out."""
     raise SystemExit(128 + number)

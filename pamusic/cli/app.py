@@ -133,7 +133,7 @@ app.command()(doctor)
 
 
 def _as_exit(error: Any) -> typer.Exit:
-    """Says what is wrong with the words of a command, what we got where that does not, and where to look."""
+    """Say what is wrong with the words of a command, what we got where that does not, and where to look."""
     words = " ".join(error.format_message().split()).rstrip(".")
     details: list[Any] = getattr(error.__cause__, "errors", list)()  # of typers that check values by pydantic
     got = next((repr(detail["input"]) for detail in details if "input" in detail), "")
@@ -143,12 +143,12 @@ def _as_exit(error: Any) -> typer.Exit:
 
 
 def _named(error: OSError) -> str:
-    """The file that an error is about; without one, what was written was standard output."""
+    """Return the file that an error is about; without one, what was written was standard output."""
     return os.fsdecode(error.filename) if error.filename is not None else "standard output"
 
 
 def _let_go_of_output() -> None:
-    """Points standard output at nothing, so that flushing it on the way out does not fail again."""
+    """Point standard output at nothing, so that flushing it on the way out does not fail again."""
     with suppress(OSError, ValueError, AttributeError):  # closed, or a test runner's, which has no descriptor
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())

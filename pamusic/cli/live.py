@@ -20,7 +20,7 @@ LIST = "list"  # in place of a port's name
 
 
 def list_ports() -> None:
-    """Prints the names of the ports, one a line."""
+    """Print the names of the ports, one a line."""
     from pamusic.music.port import MAKES_ONE, port_names
 
     names = port_names()
@@ -55,7 +55,7 @@ class Live:
             player.finish()
 
     def play(self, events: Sequence[Event], seconds: float) -> None:
-        """Plays what is there already."""
+        """Play what is there already."""
         if self._player is not None:
             self._player.feed(events, seconds)
             self._player.finish()
@@ -88,7 +88,7 @@ class Live:
 
 @contextmanager
 def live(port: str | None, ahead: float) -> Iterator[Live]:
-    """Lends what plays on a port, which is opened first, so that one that is not there is told before the work.
+    """Lend what plays on a port, which is opened first, so that one that is not there is told before the work.
 
     Raises:
         PamusicError: there is no such port.

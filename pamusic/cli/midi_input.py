@@ -26,7 +26,7 @@ MAX_NAMED = 3  # files of other kinds, of those that are left out
 
 
 def read_telling(source: Path, tracks: Tracks) -> Performance:
-    """The performance in a file, or in what comes from standard input; one line says what was mended in it.
+    """Return the performance in a file, or in what comes from standard input; one line says what was mended in it.
 
     Raises:
         PamusicError: there is none.
@@ -47,7 +47,7 @@ def read_with_bytes(source: Path, tracks: Tracks) -> tuple[Performance, bytes, t
 
 
 def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performance]]:
-    """Each performance in files, folders and archives, and in standard input, with the place where it was found.
+    """Yield each performance in files, folders and archives, and in standard input, with the place where it was found.
 
     What cannot be read is told and left out; so is what was mended.
 

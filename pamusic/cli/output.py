@@ -23,14 +23,14 @@ class Output:
         self.is_dropped = False
 
     def write(self, data: bytes) -> None:
-        """Writes all there is."""
+        """Write all there is."""
         if self._draft is None:
             result_bytes(data)
         else:
             self._draft.file.write_bytes(data)
 
     def drop(self) -> None:
-        """Says that there will be no such file."""
+        """Say that there will be no such file."""
         self.is_dropped = True
 
 
@@ -40,7 +40,7 @@ class _DroppedError(Exception):
 
 @contextmanager
 def outputs(out: Path | None, default: Path, num: int, *, sources: Sequence[Path], kind: str) -> Iterator[list[Output]]:
-    """Lends places for some results: that of `output` for one; for more, `out` with a number behind its name each.
+    """Lend places for some results: that of `output` for one; for more, `out` with a number behind its name each.
 
     The user named none of those, so what is there stays, and the first free names after them are taken.
 
@@ -61,7 +61,7 @@ def outputs(out: Path | None, default: Path, num: int, *, sources: Sequence[Path
 
 @contextmanager
 def output(out: Path | None, default: Path, *, sources: Sequence[Path], kind: str) -> Iterator[Output]:
-    """Lends a place for a result, opened first, so that one cannot be written to is told before the work, not after it.
+    """Lend a place for a result, opened first, so that one cannot be written to is told before the work, not after it.
 
     When the block ends well, the file is there, whole, and its path is printed.
 
@@ -96,7 +96,7 @@ def output(out: Path | None, default: Path, *, sources: Sequence[Path], kind: st
 
 
 def check_kind(out: Path | None, kind: str, suffixes: Sequence[str]) -> None:
-    """Refuses a name that is not that of such a file: what lies there may be dear to somebody.
+    """Refuse a name that is not that of such a file: what lies there may be dear to somebody.
 
     Raises:
         PamusicError: it has another suffix, and is no pipe, device or folder.
@@ -107,7 +107,7 @@ def check_kind(out: Path | None, kind: str, suffixes: Sequence[str]) -> None:
 
 
 def check_apart(out: Path, source: Path) -> None:
-    """Refuses to write over what is read.
+    """Refuse to write over what is read.
 
     Raises:
         PamusicError: both are one file.
@@ -124,7 +124,7 @@ def _lent(draft: Draft) -> Iterator[Output]:
 
 
 def picture(path: Path | None) -> AbstractContextManager[Path | None]:
-    """Lends a place for a picture, or None where none is asked for; opened first, as for `output`.
+    """Lend a place for a picture, or None where none is asked for; opened first, as for `output`.
 
     Raises:
         UsageError: it is called otherwise than a picture: what lies there may be what the command reads.

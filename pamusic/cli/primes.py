@@ -24,7 +24,7 @@ def prime_path(word: str) -> Path:
 
 
 def is_many(primes: Sequence[Path]) -> bool:
-    """Whether the primes are several: more than one was named, or a folder."""
+    """Return whether the primes are several: more than one was named, or a folder."""
     return len(primes) > 1 or any(prime.is_dir() for prime in primes)
 
 
@@ -78,5 +78,5 @@ def place_of(out: Path | None, default: Path) -> Callable[[Path], Path]:
 
 
 def _stem(path: Path) -> str:
-    """The name without its endings: of `a.mid` and of `a.mid.gz` it is `a`."""
+    """Return the name without its endings: of `a.mid` and of `a.mid.gz` it is `a`."""
     return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem

@@ -46,7 +46,7 @@ class TrainingProgress:
             self._sample(report.step)
 
     def _sample(self, step: int) -> None:
-        """Leaves some seconds of the model's music in the run's folder; the training takes no notice."""
+        """Leave some seconds of the model's music in the run's folder; the training takes no notice."""
         from pamusic.checkpoint import Checkpoint
         from pamusic.compose.token_stream import StreamConfig, stream_piece
         from pamusic.files import written_atomically

@@ -64,7 +64,7 @@ def one_line(text: object) -> str:
 
 
 def console(*, stderr: bool = True) -> Console:
-    """A rich console for tables; made anew, so that it writes to what standard error (or output) is now."""
+    """Return a rich console for tables; made anew, so that it writes to what standard error (or output) is now."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
@@ -102,7 +102,7 @@ def progress(
     unit: str = "it",
     scaled: bool = False,
 ) -> tqdm:
-    """A progress bar, around `items` or to be moved with `update`; silent where nobody watches.
+    """Return a progress bar, around `items` or to be moved with `update`; silent where nobody watches.
 
     Watching is a terminal at standard error: a log file or a pipe gets nothing. Numbers that are not
     whole are `scaled`: rounded to three digits.

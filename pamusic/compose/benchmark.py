@@ -93,7 +93,7 @@ def speed(
     precision: str = "auto",
     kernel: Kernel | None = None,
 ) -> Speed:
-    """Draws some tokens after a prime.
+    """Draw some tokens after a prime.
 
     Args:
         checkpoint: who composes.
@@ -151,7 +151,7 @@ def _timed(drawn: Iterable[Sequence[int | None]]) -> tuple[list[int], float, flo
 def along(
     checkpoint: Checkpoint, places: Sequence[int], window: int, precision: str = "auto", kernel: Kernel | None = None
 ) -> Iterator[Stretch]:
-    """Draws one long piece from nothing, and yields what the windows around some of its tokens cost."""
+    """Draw one long piece from nothing, and yields what the windows around some of its tokens cost."""
     start = checkpoint.tokenizer.vocabulary.id("start")
     precision = resolve_precision(precision, checkpoint.model.head.weight.device, kernel is not None)
     begun: dict[int, tuple[float, float]] = {}
@@ -169,7 +169,7 @@ def along(
 
 
 def own_ids(checkpoint: Checkpoint, length: int, precision: str = "fp32") -> list[int]:
-    """A prime of some tokens, start included: a few that the model draws, over and over."""
+    """Return a prime of some tokens, start included: a few that the model draws, over and over."""
     start = checkpoint.tokenizer.vocabulary.id("start")
     drawn = islice(_sample(checkpoint, [start], precision=precision), min(OWN_IDS, max(1, length - 1)))
     own = [id for (id,) in drawn if id is not None]
@@ -177,7 +177,7 @@ def own_ids(checkpoint: Checkpoint, length: int, precision: str = "fp32") -> lis
 
 
 def read_bandwidth(device: torch.device | str = "cpu") -> float:
-    """Bytes of memory that can be read in a second, with all threads: the best of some sums over 256 MiB."""
+    """Return bytes of memory that can be read in a second, with all threads: the best of some sums over 256 MiB."""
     numbers, best = torch.ones(64 * 2**20, device=device), float("inf")
     for _ in range(8):
         begun = time.perf_counter()
@@ -195,7 +195,7 @@ def memory_mib(device: torch.device | str = "cpu") -> float:
 
 
 def machine() -> str:
-    """One line: what this was measured on."""
+    """Return one line: what this was measured on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

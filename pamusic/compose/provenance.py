@@ -56,12 +56,12 @@ class Provenance:
     stopped_after: int | None = None
 
     def text(self) -> str:
-        """The record as it stands in a file."""
+        """Return the record as it stands in a file."""
         return SIGN + json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"), default=str)
 
 
 def provenance(options: dict[str, object], checkpoint: Checkpoint, prime: bytes | None) -> Provenance:
-    """The record of what is about to be made."""
+    """Return the record of what is about to be made."""
     import torch  # here, for who reads a record needs none
 
     tokenizer = checkpoint.tokenizer
@@ -83,7 +83,7 @@ def provenance(options: dict[str, object], checkpoint: Checkpoint, prime: bytes 
 
 
 def read_provenance(data: bytes, name: str) -> Provenance:
-    """The record in a file, the last where there are several.
+    """Return the record in a file, the last where there are several.
 
     Raises:
         PamusicError: there is none, or none that we know how to read.
@@ -109,7 +109,7 @@ def read_provenance(data: bytes, name: str) -> Provenance:
 
 
 def check_weights(record: Provenance, path: Path) -> None:
-    """Refuses a checkpoint that is not the one of a record.
+    """Refuse a checkpoint that is not the one of a record.
 
     Raises:
         PamusicError: it is another, or has no weights.
@@ -126,7 +126,7 @@ def check_weights(record: Provenance, path: Path) -> None:
 
 
 def differences(before: Provenance, now: Provenance) -> list[str]:
-    """What the numbers may depend on and is not as it was, in words."""
+    """Return what the numbers may depend on and is not as it was, in words."""
     found = [
         f"{name} {now.made_on.get(name)}, then {before.made_on.get(name, 'unknown')}"
         for name in {**now.made_on, **before.made_on}
@@ -138,7 +138,7 @@ def differences(before: Provenance, now: Provenance) -> list[str]:
 
 
 def has_music_of(data: bytes, other: bytes) -> bool:
-    """Whether two files have the same messages, but for the records of how they were made."""
+    """Return whether two files have the same messages, but for the records of how they were made."""
     return without_texts(data, SIGN) == without_texts(other, SIGN)
 
 

@@ -83,7 +83,7 @@ class SplitCount:
     num_tokens: int = 0
 
     def add(self, piece: Piece, times: int = 1) -> None:
-        """Counts a piece, or with -1 takes it away again."""
+        """Count a piece, or with -1 takes it away again."""
         self.num_files += times
         self.num_notes += times * piece.num_notes
         self.seconds += times * piece.seconds
@@ -139,7 +139,7 @@ class Summary:
         )
 
     def _add_repairs(self, name: str, repairs: Iterable[tuple[str, int, str]]) -> None:
-        """Counts what was mended in a file."""
+        """Count what was mended in a file."""
         words = []
         for kind, count, said in repairs:
             self.num_repairs[kind] += count
@@ -148,7 +148,7 @@ class Summary:
             self.repaired.append((name, "; ".join(words)))
 
     def first_like(self, ids: np.ndarray) -> str | None:
-        """The name of a piece that has these ids already."""
+        """Return the name of a piece that has these ids already."""
         first = self._first.get(int(content_of(ids), 16))
         return first and first[0]
 
@@ -203,7 +203,7 @@ def tokenize(
     keep_after: float = KEEP_AFTER,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Summary:
-    """Makes a corpus of all MIDI files under `paths`.
+    """Make a corpus of all MIDI files under `paths`.
 
     Interrupted (Ctrl-C, SIGTERM, a kill, a full disk), it can be gone on with by the same call, as long as the files
     are the same: see `writing_corpus`. The corpus is then byte for byte what it would have been.
@@ -259,7 +259,7 @@ def tokenize(
 
 
 def _work_on(sources: list[Source], tokenizer: Tokenizer, *options: object) -> str:
-    """A line that is the same where the same files, unchanged, are to become the same corpus."""
+    """Return a line that is the same where the same files, unchanged, are to become the same corpus."""
     digest = hashlib.sha256(repr((__version__, tokenizer.name, tokenizer.fingerprint, options)).encode())
     archives: dict[str, tuple[int, int]] = {}
     for source in sources:
@@ -364,7 +364,7 @@ def _num_notes(ids: np.ndarray, tokenizer: Tokenizer) -> int:
 
 
 def _outside(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, int, str]]:
-    """How many notes the vocabulary has no keys for, as a repair; nothing where it has all."""
+    """Return how many notes the vocabulary has no keys for, as a repair; nothing where it has all."""
     pitch, keys = performance.notes["pitch"], tokenizer.vocabulary.range("note_on")
     num_outside = int(np.count_nonzero((pitch < keys.first) | (pitch > keys.last)))
     if not num_outside:

@@ -70,11 +70,11 @@ class Corpus:
     ids: np.ndarray
 
     def __len__(self) -> int:
-        """The number of pieces."""
+        """Return the number of pieces."""
         return len(self.pieces)
 
     def piece(self, index: int) -> np.ndarray:
-        """The ids of a piece, `[num_tokens]` or `[num_tokens, num_fields]`, uint16, without start and end.
+        """Return the ids of a piece, `[num_tokens]` or `[num_tokens, num_fields]`, uint16, without start and end.
 
         Raises:
             PamusicError: what stands there are no ids of its tokenizer.
@@ -99,7 +99,7 @@ class Corpus:
         return [index for index, piece in enumerate(self.pieces) if piece.split == name]
 
     def count_of_kinds(self) -> dict[str, int]:
-        """How many of its ids are of each kind of event."""
+        """Return how many of its ids are of each kind of event."""
         count = np.zeros(len(self.tokenizer.vocabulary), np.int64)
         for start in range(0, len(self.ids), AT_ONCE):
             count += np.bincount(self.ids[start : start + AT_ONCE].ravel(), minlength=len(count))
@@ -118,12 +118,12 @@ class Corpus:
 
 
 def content_of(ids: np.ndarray) -> str:
-    """A hash of ids, the same for the same ids."""
+    """Return a hash of ids, the same for the same ids."""
     return hashlib.blake2b(np.ascontiguousarray(ids, ID).tobytes(), digest_size=8).hexdigest()
 
 
 def open_corpus(path: Path) -> Corpus:
-    """Opens a corpus.
+    """Open a corpus.
 
     Raises:
         PamusicError: there is none, or it is broken or of another format.

@@ -28,7 +28,7 @@ Made = TypeVar("Made")
 def in_parallel(
     sources: list[Source], make: Callable[[Source], Made | Refusal], num_workers: int | None = None
 ) -> Generator[Made | Refusal, None, None]:
-    """Yields what is made of each source, in their order; never much more than was asked for is in memory.
+    """Yield what is made of each source, in their order; never much more than was asked for is in memory.
 
     Args:
         sources: what to work on.

@@ -245,7 +245,7 @@ def nearest_to_validation(hashes: Sequence[str], splits: Sequence[str]) -> int:
 
 
 def _position(sha256: str) -> float:
-    """A number from 0 to 1 that is as good as random, and depends on the content alone."""
+    """Return a number from 0 to 1 that is as good as random, and depends on the content alone."""
     return int(sha256[:16], 16) / 2**64
 
 
@@ -331,12 +331,12 @@ def _why_no_file(entry: os.DirEntry[str]) -> str:
 
 
 def _is_wanted(name: str) -> bool:
-    """Whether a file of this name is opened: a MIDI file, an archive or a table."""
+    """Return whether a file of this name is opened: a MIDI file, an archive or a table."""
     return bool(IS_MIDI.search(name)) or name.lower().endswith((".csv", ".zip"))
 
 
 def _in_archive(path: str, nested: str = "") -> _Finds:
-    """What is in an archive, or in an archive within it; what lies a level deeper is left out."""
+    """Return what is in an archive, or in an archive within it; what lies a level deeper is left out."""
     found = _Finds()
     members: dict[str, str] = {}
     for info in sorted(_open_archive(path, nested).infolist(), key=lambda info: info.filename):
@@ -394,7 +394,7 @@ def _open_archive(path: str, nested: str = "") -> zipfile.ZipFile:
 
 @lru_cache(maxsize=4)
 def _opened(path: str, nested: str, changed: int, process: int) -> zipfile.ZipFile:
-    """An archive, opened once in each process: a descriptor that two share would have one place to read at."""
+    """Return an archive, opened once in each process: a descriptor that two share would have one place to read at."""
     try:
         archive = zipfile.ZipFile(path)
     except BROKEN as error:

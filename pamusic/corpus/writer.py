@@ -36,7 +36,7 @@ class CorpusWriter:
     """
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, work: str = "") -> None:
-        """Opens the files of a folder, with whatever they hold; `work` says what is being done there."""
+        """Open the files of a folder, with whatever they hold; `work` says what is being done there."""
         self._folder, self._tokenizer, self._work = folder, tokenizer, work
         self._ids: IO[bytes] = (folder / "tokens.bin").open("a+b")
         self._journal: IO[bytes] = (folder / JOURNAL).open("a+b")
@@ -47,7 +47,7 @@ class CorpusWriter:
         self.alone = locked(self._journal)
 
     def resumed(self) -> Iterator[Piece | Refusal]:
-        """What an earlier writer took or refused, in its order, if it did the same work.
+        """Yield what an earlier writer took or refused, in its order, if it did the same work.
 
         To be read to its end before anything is added. It ends before the first line that is not whole, or whose ids
         are not those that the line was written for.
@@ -96,7 +96,7 @@ class CorpusWriter:
         sha256: str,
         repairs: Sequence[tuple[str, int, str]] = (),
     ) -> Piece:
-        """Takes a piece; its ids are `[num_tokens]` or `[num_tokens, num_fields]`."""
+        """Take a piece; its ids are `[num_tokens]` or `[num_tokens, num_fields]`."""
         assert split in SPLITS
         assert ids.shape[1:] == self._tokenizer.vocabulary.shape
         content = content_of(ids)
@@ -156,14 +156,14 @@ class CorpusWriter:
         (self._folder / JOURNAL).unlink()
 
     def abandon(self) -> None:
-        """Closes the files; what they hold stays."""
+        """Close the files; what they hold stays."""
         for file in (self._ids, self._journal):
             with suppress(OSError):
                 file.close()
 
 
 def _moved(entry: bytes, to_validation: Piece) -> bytes:
-    """A piece's line of the journal, with its new split if it is the piece that is moved."""
+    """Return a piece's line of the journal, with its new split if it is the piece that is moved."""
     fields = json.loads(entry)
     if fields["start"] == to_validation.start:
         fields["split"] = "validation"
@@ -174,7 +174,7 @@ def _moved(entry: bytes, to_validation: Piece) -> bytes:
 def writing_corpus(
     path: Path, tokenizer: Tokenizer, *, force: bool = False, work: str = "", keep_after: float = KEEP_AFTER
 ) -> Iterator[CorpusWriter]:
-    """Gives a writer; what it wrote becomes `path` when the block ends well, and vanishes when it does not.
+    """Give a writer; what it wrote becomes `path` when the block ends well, and vanishes when it does not.
 
     Args:
         path: the corpus' folder.
@@ -209,7 +209,7 @@ def writing_corpus(
 
 
 def num_unfinished(path: Path) -> int:
-    """How many sources an interrupted `writing_corpus` had done, that the same work would go on from."""
+    """Return how many sources an interrupted `writing_corpus` had done, that the same work would go on from."""
     try:
         with (_unfinished(path) / JOURNAL).open("rb") as journal:
             return max(0, sum(1 for _ in journal) - 1)
@@ -223,7 +223,7 @@ def _unfinished(path: Path) -> Path:
 
 
 def check_corpus_place(path: Path, *, force: bool) -> None:
-    """Refuses a place where something precious lies.
+    """Refuse a place where something precious lies.
 
     Raises:
         PamusicError: `path` exists and `force` is not given, or is no corpus at all, or has other files in it.

@@ -47,13 +47,13 @@ class CacheDrift:
     tokens_per_second: float
 
     def numbers(self) -> dict[str, float | int | str]:
-        """All of it by name, rounded."""
+        """Return all of it by name, rounded."""
         rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
         return {**rounded, "tokens_per_second": round(self.tokens_per_second, 1)}
 
 
 def policies(num_latents: int) -> list[str]:
-    """Those worth comparing, `BEST` first; `last-128` only where that is another than the rest."""
+    """Return those worth comparing, `BEST` first; `last-128` only where that is another than the rest."""
     return [BEST, "half", *(["last-128"] if num_latents > 256 else []), "slide"]
 
 
@@ -68,7 +68,7 @@ def drift(
     context_length: int | None = None,
     progress: Callable[[str, int, int], None] = lambda policy, done, of: None,
 ) -> list[CacheDrift]:
-    """Scores the same tokens under each policy.
+    """Score the same tokens under each policy.
 
     Args:
         model: in evaluation mode.

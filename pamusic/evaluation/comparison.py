@@ -58,7 +58,7 @@ class StatisticSet:
     left_out: list[str]
 
     def repetition(self) -> dict[str, float]:
-        """The share of all figures that occurred before in their piece, by how long ago (`statistics.LAGS`)."""
+        """Return the share of all figures that occurred before in their piece, by how long ago (`statistics.LAGS`)."""
         num_figures = max(1, int(self.num_figures.sum()))
         return {lag: float(self.values[f"repetition_{lag}"][:, 0] @ self.num_figures) / num_figures for lag in LAGS}
 
@@ -91,7 +91,7 @@ class StatisticComparison:
     densities: np.ndarray
 
     def numbers(self) -> dict[str, Any]:
-        """All but the densities, rounded."""
+        """Return all but the densities, rounded."""
 
         def rounded(value: float | None) -> float | None:
             return None if value is None else float(f"{value:.4g}")
@@ -123,7 +123,7 @@ def measure_statistics(
     num_workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> StatisticSet:
-    """The statistics of all MIDI files under some paths, computed on all cores.
+    """Return the statistics of all MIDI files under some paths, computed on all cores.
 
     Args:
         paths: folders, zip archives, MIDI files.
@@ -178,7 +178,7 @@ def compare_statistics(real: StatisticSet, generated: StatisticSet) -> list[Stat
 
 
 def mean_overlap(rows: list[StatisticComparison]) -> tuple[float, float]:
-    """The mean overlap, and the mean of what could be reached, over the statistics that enter it."""
+    """Return the mean overlap, and the mean of what could be reached, over the statistics that enter it."""
     entering = [row for row in rows if STATISTICS[row.name].in_mean]
     return float(np.mean([row.overlap for row in entering])), float(np.mean([row.reachable for row in entering]))
 
@@ -196,7 +196,7 @@ def overlap_and_divergence(within: np.ndarray, between: np.ndarray) -> tuple[flo
 
 
 def pairwise(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """`[n, m]`, Euclidean distances of values `[n, size]` to values `[m, size]`."""
+    """Return `[n, m]`, Euclidean distances of values `[n, size]` to values `[m, size]`."""
     squares = np.zeros((len(one), len(other)))
     for a, b in zip(one.T, other.T, strict=True):
         squares += (a[:, None] - b) ** 2
@@ -237,12 +237,12 @@ def _reachable(distances: np.ndarray) -> float:
 
 
 def _pairs(distances: np.ndarray) -> np.ndarray:
-    """`[n * (n - 1) / 2]`, each pair of distances `[n, n]` once."""
+    """Return `[n * (n - 1) / 2]`, each pair of distances `[n, n]` once."""
     return distances[np.triu_indices(len(distances), 1)]
 
 
 def _density(values: np.ndarray, edges: np.ndarray, width: float) -> np.ndarray:
-    """`[GRID]`, the density of values, smoothed by a Gaussian of a width; it sums up to 1."""
+    """Return `[GRID]`, the density of values, smoothed by a Gaussian of a width; it sums up to 1."""
     counts = np.histogram(values, edges)[0].astype(np.float64)
     cell = edges[1] - edges[0]
     reach = max(1, int(np.ceil(6 * width / cell)))

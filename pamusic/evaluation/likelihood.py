@@ -89,7 +89,7 @@ class Likelihood:
         return Likelihood(**added, nats_of_field=of_field)
 
     def numbers(self) -> dict[str, float | int]:
-        """What is told of it, by name, rounded."""
+        """Return what is told of it, by name, rounded."""
         parts = {**self.nats_of_field, "within_bins": self.nats_within_bins} if self.nats_of_field else {}
         of_parts = {
             f"bits_per_note_{name}": round(nats / math.log(2) / self.num_notes, 3) for name, nats in parts.items()
@@ -130,7 +130,7 @@ def evaluate(
     from_position: int = 0,
     progress: Callable[[Likelihood, int, int], None] = lambda so_far, done, of: None,
 ) -> Likelihood:
-    """Scores a split.
+    """Score a split.
 
     Args:
         model: in evaluation mode; computes in the type of its weights.
@@ -224,7 +224,7 @@ def _by_name(names: list[str], nats: np.ndarray, within: np.ndarray) -> dict[str
 
 
 def select_pieces(corpus: Corpus, split: str, num_pieces: int | None) -> list[int]:
-    """The pieces of a split, or only so many of them, spread evenly over it.
+    """Return the pieces of a split, or only so many of them, spread evenly over it.
 
     Raises:
         PamusicError: there are none.
@@ -241,7 +241,7 @@ def select_pieces(corpus: Corpus, split: str, num_pieces: int | None) -> list[in
 
 
 def transposition_maps(vocabulary: Vocabulary, num_keys: int) -> list[np.ndarray]:
-    """What becomes of each id, `[vocab]`, in each of so many keys, the piece's own first.
+    """Return what becomes of each id, `[vocab]`, in each of so many keys, the piece's own first.
 
     Pitches that leave the range at one end come in at the other. So no two ids become one, and what the model says in
     another key is a distribution over the ids of this one.
@@ -257,7 +257,7 @@ def transposition_maps(vocabulary: Vocabulary, num_keys: int) -> list[np.ndarray
 
 
 def require_finite(nats: np.ndarray) -> None:
-    """Refuses costs of tokens that are no numbers: all that is made of them would be none.
+    """Refuse costs of tokens that are no numbers: all that is made of them would be none.
 
     Raises:
         PamusicError: one of them is none.
@@ -275,7 +275,7 @@ def score(
     context_length: int | None = None,
     first: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What each token of a piece from `first` on costs, given those before it.
+    """Return what each token of a piece from `first` on costs, given those before it.
 
     Args:
         tokens: `[n]` or `[n, fields]` ids, `n > first`.
@@ -333,7 +333,7 @@ def costs(
 
 
 def _of_positions(logits: Tensor, targets: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Nats `[n]` or `[n, fields]` of targets, and whether all fields' most likely ids were right, `[n]`."""
+    """Return nats `[n]` or `[n, fields]` of targets, and whether all fields' most likely ids were right, `[n]`."""
     fields = list(by_field(logits, targets, sizes))
     nats = [F.cross_entropy(of_field, target, reduction="none") for of_field, target in fields]
     is_right = torch.stack([of_field.argmax(-1) == target for of_field, target in fields]).all(0)

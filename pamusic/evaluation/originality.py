@@ -54,7 +54,7 @@ class NoteSequence:
     pitch: np.ndarray
 
     def __len__(self) -> int:
-        """The number of notes."""
+        """Return the number of notes."""
         return len(self.pitch)
 
 
@@ -124,11 +124,11 @@ class Reference:
     seconds: tuple[float, ...]
 
     def num_at_least(self, notes: int) -> int:
-        """How many excerpts have a stretch of so many notes."""
+        """Return how many excerpts have a stretch of so many notes."""
         return sum(each >= notes for each in self.notes)
 
     def numbers(self) -> dict[str, Any]:
-        """What is told of it: of notes and of seconds the median, what one in ten reaches, and the most."""
+        """Return what is told of it: of notes and of seconds the median, what one in ten reaches, and the most."""
         return {
             "split": self.split,
             "excerpt_seconds": self.excerpt_seconds,
@@ -144,7 +144,7 @@ class Reference:
 
 
 def line(tokenizer: Tokenizer, performance: Performance) -> NoteSequence:
-    """A performance in the order in which it is compared, on the grid of a corpus' tokenizer."""
+    """Return a performance in the order in which it is compared, on the grid of a corpus' tokenizer."""
     return _line(tokenizer, tokenizer.to_grid(performance))
 
 
@@ -193,7 +193,7 @@ def longest_match(index: Index, corpus: Corpus, music: NoteSequence) -> Match | 
 
 
 def make_index(corpus: Corpus, progress: Callable[[int, int], None] = lambda done, of: None) -> Index:
-    """Makes the training split of a corpus ready for looking up.
+    """Make the training split of a corpus ready for looking up.
 
     Raises:
         PamusicError: there is no piece in it.
@@ -225,7 +225,7 @@ def kept_index(
     progress: Callable[[int, int], None] = lambda done, of: None,
     tell: Callable[[str], None] = lambda words: None,
 ) -> Index:
-    """The index that lies in a corpus' folder, made and put there where it is missing, or is another corpus'.
+    """Return the index that lies in a corpus' folder, made and put there where it is missing, or is another corpus'.
 
     Args:
         corpus: whose training split it is.
@@ -292,7 +292,7 @@ def make_reference(
 def kept_reference(
     index: Index, corpus: Corpus, seconds: int, progress: Callable[[int, int], None] = lambda done, of: None
 ) -> Reference | None:
-    """The reference that lies in a corpus' folder, made and put there where it is missing."""
+    """Return the reference that lies in a corpus' folder, made and put there where it is missing."""
     path = corpus.path / KEPT_REFERENCE
     kept: dict[str, Any] = {}
     try:
@@ -329,7 +329,7 @@ def _line(tokenizer: Tokenizer, grid: GridNotes) -> NoteSequence:
 
 
 def _grams(pitch: np.ndarray) -> np.ndarray:
-    """`[num_notes - STEPS]`, uint64: the steps between notes that follow one another, a byte each."""
+    """Return `[num_notes - STEPS]`, uint64: the steps between notes that follow one another, a byte each."""
     steps = (np.diff(pitch) + 128).astype(np.uint8)
     if len(steps) < STEPS:
         return np.empty(0, np.uint64)
@@ -337,7 +337,7 @@ def _grams(pitch: np.ndarray) -> np.ndarray:
 
 
 def _figures(pitch: np.ndarray) -> np.ndarray:
-    """`[num_notes]`, uint64: the last `FIGURE` steps up to each note; of the first notes, fewer."""
+    """Return `[num_notes]`, uint64: the last `FIGURE` steps up to each note; of the first notes, fewer."""
     steps = (np.diff(pitch, prepend=pitch[:1]) + 128).astype(np.uint64)
     figures = np.zeros(len(pitch), np.uint64)
     for back in range(min(FIGURE, len(pitch))):
@@ -362,7 +362,7 @@ def _seeds(index: Index, music: NoteSequence) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:
-    """Which of our notes agree from the beginnings on, and behind how many of theirs the last one stands."""
+    """Return which of our notes agree from the beginnings on, and behind how many of theirs the last one stands."""
     runs, i, j = [np.empty(0, np.int64)], 0, 0
     while True:
         run = _run(ours[i:], theirs[j:])
@@ -378,7 +378,7 @@ def _agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _run(ours: np.ndarray, theirs: np.ndarray, at_once: int = 64) -> int:
-    """How many notes agree before the first that does not."""
+    """Return how many notes agree before the first that does not."""
     length, run = min(len(ours), len(theirs)), 0
     while run < length:
         until = min(run + at_once, length)
@@ -390,5 +390,5 @@ def _run(ours: np.ndarray, theirs: np.ndarray, at_once: int = 64) -> int:
 
 
 def _of(corpus: Corpus) -> str:
-    """What an index and a reference depend on."""
+    """Return what an index and a reference depend on."""
     return f"{corpus.fingerprint} {FORMAT} {STEPS} {CHORD} {COMMON} {MAX_MISMATCHES} {FIGURE} {NUM_EXCERPTS}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def likelihood_picture(total: Likelihood | None, points: list[SweepPoint], num_latents: int) -> bytes:
-    """A PNG file of what there is.
+    """Return a PNG file of what there is.
 
     Args:
         total: of a split, for its stretches.
@@ -52,7 +52,7 @@ def likelihood_picture(total: Likelihood | None, points: list[SweepPoint], num_l
 
 
 def comparison_picture(rows: list[StatisticComparison]) -> bytes:
-    """A PNG file of the distances within the real set and those between the sets, for each statistic."""
+    """Return a PNG file of the distances within the real set and those between the sets, for each statistic."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -78,12 +78,12 @@ class RankedPiece:
 
 
 def can_be_measured(prime: Performance | None) -> bool:
-    """Whether a prime is long enough to say how it is played."""
+    """Return whether a prime is long enough to say how it is played."""
     return prime is not None and prime.duration >= MIN_PRIME_SECONDS and len(prime) >= MIN_PRIME_NOTES
 
 
 def targets(prime: Performance | None, *, with_pedal: bool) -> dict[str, tuple[float, float]]:
-    """What each statistic should be, and the spread around it.
+    """Return what each statistic should be, and the spread around it.
 
     Args:
         prime: what the pieces follow.
@@ -99,7 +99,7 @@ def targets(prime: Performance | None, *, with_pedal: bool) -> dict[str, tuple[f
 def rank(
     pieces: Sequence[Performance], nats: Sequence[float], wanted: dict[str, tuple[float, float]]
 ) -> list[RankedPiece]:
-    """Where each of some pieces stands, the best first.
+    """Return where each of some pieces stands, the best first.
 
     Args:
         pieces: what is new in them.

@@ -88,7 +88,7 @@ class PerformanceFeatures:
         return lags
 
     def windows(self, length: float) -> np.ndarray:
-        """`[notes]`, the number of the whole window in which each begins; -1 in what is left at the end.
+        """Return `[notes]`, the number of the whole window in which each begins; -1 in what is left at the end.
 
         A performance shorter than a window is one.
         """
@@ -201,7 +201,7 @@ def _self_repetition(features: PerformanceFeatures) -> float:
 
 
 def _repetition(features: PerformanceFeatures, lag: str) -> float:
-    """The share of figures of `NGRAM` notes that occurred before, the last time so long ago."""
+    """Return the share of figures of `NGRAM` notes that occurred before, the last time so long ago."""
     after, until = LAGS[lag]
     return float(((features.lags > after) & (features.lags <= until)).mean()) if len(features.lags) else 0.0
 
@@ -263,13 +263,13 @@ STATISTICS = {
 
 
 def statistics(performance: Performance) -> Statistics:
-    """All of `STATISTICS` of a performance, from second 0 to its end; without notes, zeros."""
+    """Return all of `STATISTICS` of a performance, from second 0 to its end; without notes, zeros."""
     features = PerformanceFeatures(performance)
     return {name: np.atleast_1d(np.asarray(each.of(features), np.float64)) for name, each in STATISTICS.items()}
 
 
 def excerpt(performance: Performance, seconds: float) -> Performance:
-    """The first seconds of a performance, counted from its first note."""
+    """Return the first seconds of a performance, counted from its first note."""
     start = float(performance.notes["onset"][0]) if len(performance) else 0.0
     return performance.cropped(start, start + seconds)
 

@@ -39,7 +39,7 @@ class SweepPoint:
     tokens_per_second: float
 
     def numbers(self) -> dict[str, float | int]:
-        """All of it by name, rounded."""
+        """Return all of it by name, rounded."""
         rounded = {"nats_per_token": round(self.nats_per_token, 4), "flops": round(self.flops)}
         return {**asdict(self), **rounded, "tokens_per_second": round(self.tokens_per_second)}
 
@@ -62,7 +62,7 @@ def sweep(
     num_pieces: int | None = None,
     progress: Callable[[int, Likelihood, int, int], None] = lambda way, so_far, done, of: None,
 ) -> list[SweepPoint]:
-    """Scores the same tokens in each way.
+    """Score the same tokens in each way.
 
     Args:
         model, corpus, split, num_pieces: as for `evaluate`.

@@ -34,16 +34,16 @@ class Int8Cache(KeyValueCache):
         self._kept = SlidingBuffer([keys, key_scales, values, value_scales], (2, 2, 2, 2), window)
 
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Takes `[batch, heads, n, head_dim]` keys and values of the next `n` positions."""
+        """Take `[batch, heads, n, head_dim]` keys and values of the next `n` positions."""
         self._kept.append(*quantize_rows(keys.float()), *quantize_rows(values.float()))
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
-        """The keys and values of the last `count` positions, `[batch, heads, count, head_dim]`, float32."""
+        """Return the keys and values of the last `count` positions, `[batch, heads, count, head_dim]`, float32."""
         keys, key_scales, values, value_scales = self._kept.last(count)
         return keys * key_scales[..., None], values * value_scales[..., None]
 
     def view(self) -> CacheView:
-        """What is visible with one position more, whose key and value the receiver writes."""
+        """Return what is visible with one position more, whose key and value the receiver writes."""
         self._kept.reserve(1)
         return CacheView(self._kept.stop - len(self), len(self), *self._kept.tensors)
 
@@ -60,7 +60,7 @@ class ContextCache:
     def __init__(
         self, keys: Tensor, values: Tensor, num_turned: int, batch: int, *, window: int, headroom: int
     ) -> None:
-        """Begins empty.
+        """Begin empty.
 
         Args:
             keys, values: `[vocab, heads, head_dim]` of each id, not turned.
@@ -77,19 +77,19 @@ class ContextCache:
         self._num_turned, self.window = num_turned, window
 
     def __len__(self) -> int:
-        """How many positions are visible."""
+        """Return how many positions are visible."""
         return len(self._kept)
 
     def ids(self) -> Tensor:
-        """Those of all that is visible, `[batch, n]`."""
+        """Return the ids of all visible positions, `[batch, n]`."""
         return self._kept.last(len(self))[0]
 
     def append(self, ids: Tensor, turned: Tensor) -> None:
-        """Takes ids `[batch, n]` of the next positions and what is turned of keys `[batch, heads, n, turned]`."""
+        """Take ids `[batch, n]` of the next positions and what is turned of keys `[batch, heads, n, turned]`."""
         self._kept.append(ids, turned.mT)
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
-        """The keys and values of the last `count` positions, `[batch, heads, count, head_dim]`, put together."""
+        """Return the keys and values of the last `count` positions, `[batch, heads, count, head_dim]`, put together."""
         ids, turned = self._kept.last(count)
         return self._whole(ids, turned.mT)
 
@@ -104,27 +104,27 @@ class ContextCache:
         return self._gathered_by_id(weights, ids) if ids.device.type == "cpu" else self._gathered(weights, ids)
 
     def _gathered_by_id(self, weights: Tensor, ids: Tensor) -> Tensor:
-        """Values with the weights of their positions, `[batch, heads, head_dim]`: each id's is read once."""
+        """Return values with the weights of their positions, `[batch, heads, head_dim]`: each id's is read once."""
         of_ids = weights.new_zeros(*weights.shape[:2], self._values.shape[1])
         return self._given(of_ids.scatter_add_(2, ids[:, None].expand_as(weights), weights))
 
     def _gathered(self, weights: Tensor, ids: Tensor) -> Tensor:
-        """The same, read once a position."""
+        """Return the same, read once a position."""
         return (weights[:, :, None] @ self._values[:, ids].transpose(0, 1))[:, :, 0]
 
     def _whole(self, ids: Tensor, turned: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, each `[batch, heads, n, head_dim]`, of ids and what is turned of keys."""
+        """Return keys and values, each `[batch, heads, n, head_dim]`, of ids and what is turned of keys."""
         keys, values = (table[:, ids].transpose(0, 1) for table in (self._keys, self._values))
         keys[..., : self._num_turned] = turned
         return keys, values
 
     def _asked(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """What is turned of queries, and the scores of the rest of each id's key, `[batch, heads, vocab]`."""
+        """Return what is turned of queries, and the scores of the rest of each id's key, `[batch, heads, vocab]`."""
         own, still = queries.split([self._num_turned, queries.shape[-1] - self._num_turned], dim=-1)
         return own, (still.transpose(0, 1) @ self._still).transpose(0, 1)
 
     def _given(self, shares: Tensor) -> Tensor:
-        """Values with the weights of ids, `[batch, heads, vocab]` -> `[batch, heads, head_dim]`."""
+        """Return values with the weights of ids, `[batch, heads, vocab]` -> `[batch, heads, head_dim]`."""
         return (shares.transpose(0, 1) @ self._values).transpose(0, 1)
 
     def select(self, rows: Tensor) -> None:
@@ -138,7 +138,7 @@ class Int8ContextCache(ContextCache):
     def __init__(
         self, keys: Tensor, values: Tensor, num_turned: int, batch: int, kernel: Kernel, *, window: int, headroom: int
     ) -> None:
-        """Begins empty; `kernel` looks, and the rest is as for `ContextCache`."""
+        """Begin empty; `kernel` looks, and the rest is as for `ContextCache`."""
         super().__init__(keys, values, num_turned, batch, window=window, headroom=headroom)
         ids, turned = self._kept.tensors
         turned, scales = quantize_rows(turned.mT)

@@ -81,7 +81,7 @@ class CudaGraphStep(TokenStep):
         precision: str = "fp32",
         record: Callable[[Callable[[], Tensor], torch.device, Sequence[Tensor]], Callable[[], Tensor]] | None = None,
     ) -> None:
-        """Copies weights; `record` is `capture` by default."""
+        """Copy weights; `record` is `capture` by default."""
         super().__init__(model, precision)
         self.record = record or capture
         self.cross_rotary = self._cross_rotary
@@ -99,7 +99,7 @@ class CudaGraphStep(TokenStep):
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, caches: Caches) -> None:
-        """Takes `[batch, n]` tokens into the context alone."""
+        """Take `[batch, n]` tokens into the context alone."""
         assert isinstance(caches.cross, KeyValueCache)
         assert caches.ids is not None
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
@@ -135,7 +135,7 @@ class CudaGraphStep(TokenStep):
         return caches.recording.logits(x, max(places, default=0))
 
     def latents_of(self, at: StaticInputs, caches: CudaGraphCaches) -> Tensor:
-        """What is recorded of `latents`: `[rows, d]` of the ids there are."""
+        """Return what is recorded of `latents`: `[rows, d]` of the ids there are."""
         cross = caches.cross
         assert isinstance(cross, KeyValueCache)
         queries, keys = apply_rotary(lookup(self._queries_keys, at.ids), at.rotary_of_cross()).unbind(1)
@@ -149,7 +149,7 @@ class CudaGraphStep(TokenStep):
         return x + self._ledger.step(at.ids, caches.entries, cross.window)
 
     def logits_of(self, x: Tensor, at: StaticInputs, caches: CudaGraphCaches) -> Tensor:
-        """What is recorded of `logits`: `[rows, vocab]` of `[rows, d]`."""
+        """Return what is recorded of `logits`: `[rows, vocab]` of `[rows, d]`."""
         x = x.clone()  # which is overwritten
         if caches.layers:
             unseen = hidden(caches.layers[0], at.places_of_layers, at.in_layers)
@@ -197,7 +197,7 @@ class StaticInputs:
         return own.index_select(0, self._in_table)[0], of_partners.index_select(0, self._in_table)[0], partner
 
     def rotary_of_layers(self) -> list[Rotary]:
-        """Those of the layers, one after another."""
+        """Return the rotations of the layers, one after another."""
         if len(self._tables) < 2:
             return []
         own, of_partners, partner = self._tables[1]
@@ -209,14 +209,14 @@ class CapturedStep:
     """A step on some caches."""
 
     def __init__(self, stepper: CudaGraphStep, caches: CudaGraphCaches, ids: Tensor) -> None:
-        """Records nothing yet; `ids` `[rows]` are like those that will be given."""
+        """Record nothing yet; `ids` `[rows]` are like those that will be given."""
         self._stepper, self._caches, self._at = stepper, caches, StaticInputs(stepper, caches, ids)
         self._x: Tensor | None = None
         self._play_latents: Callable[[], Tensor] | None = None
         self._play_logits: Callable[[], Tensor] | None = None
 
     def latents(self, ids: Tensor, place: int, position: int) -> Tensor:
-        """Of ids `[rows]` at a position, which stand at a place of the context's cache."""
+        """Return latents of ids `[rows]` at a position, which stand at a place of the context's cache."""
         self._at.ids.copy_(ids)
         self._at.in_context.fill_(place)
         self._at.move_to(position)
@@ -231,7 +231,7 @@ class CapturedStep:
         return self._play_latents()
 
     def logits(self, x: Tensor, place: int) -> Tensor:
-        """Of what `latents` gave, which stands at a place of the layers' caches."""
+        """Return logits of what `latents` gave, which stands at a place of the layers' caches."""
         self._x = x.clone() if self._x is None else self._x.copy_(x)
         self._at.in_layers.fill_(place)
         if self._play_logits is None:
@@ -268,7 +268,7 @@ def hidden(cache: KeyValueCache, places: Tensor, place: Tensor) -> Tensor:
 
 
 def capture(work: Callable[[], Tensor], device: torch.device, changed: Sequence[Tensor]) -> Callable[[], Tensor]:
-    """What does some work at each call and tells where its result lies: on CUDA by playing a recording of it.
+    """Return a function that does some work at each call and returns where its result lies: on CUDA by playing a recording of it.
 
     Args:
         work: of fixed shapes, at fixed addresses; it looks at no number.

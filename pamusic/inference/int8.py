@@ -34,7 +34,7 @@ class Int8Matrix:
         return cls(*(each.contiguous() for each in quantize_rows(weight)))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`[rows, in]` -> `[rows, out]`."""
+        """Return `[rows, in]` -> `[rows, out]`."""
         return F.linear(x, self.bytes * self.scales[:, None])
 
 
@@ -96,13 +96,13 @@ class Kernel(Protocol):
     """Who computes blocks in bytes. Threads are as many as torch has."""
 
     def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
-        """The stream `[rows, d]`, float32, after a block. `x` may be overwritten, and is contiguous."""
+        """Return the stream `[rows, d]`, float32, after a block. `x` may be overwritten, and is contiguous."""
 
     def finish(self, block: Int8Block, x: Tensor, heads: Tensor) -> Tensor:
-        """The same from what the heads gathered, `[rows, d]`, on; `x` as for `step`."""
+        """Return the same from what the heads gathered, `[rows, d]`, on; `x` as for `step`."""
 
     def share(self, queries: Tensor, of_ids: Tensor, context: ContextCacheView) -> Tensor:
-        """How much of what they gather heads take of each id, `[rows, heads, vocab]`; all of it is 1.
+        """Return how much of what they gather heads take of each id, `[rows, heads, vocab]`; all of it is 1.
 
         Args:
             queries: what is turned of them, `[rows, heads, num_turned]`.

@@ -26,7 +26,7 @@ def step_bytes(
     in_bytes: bool = False,
     recorded: bool = False,
 ) -> float:
-    """Bytes of one step.
+    """Return bytes of one step.
 
     Args:
         config: the model's shape; its context and latents enter where steps are recorded.

@@ -49,7 +49,7 @@ PATIENCE = 60.0  # seconds until a compiler that has not finished is given up
 def kernel_for(
     model: PerceiverAR, precision: str, told: Callable[[str], None] = lambda text: None
 ) -> CompiledKernel | None:
-    """The kernel that a model's steps are taken with in a precision, `auto` included; None where they are not.
+    """Return the kernel that a model's steps are taken with in a precision, `auto` included; None where they are not.
 
     Its making is told of, as for `kernel`.
     """
@@ -63,7 +63,7 @@ def kernel_for(
 def kernel(
     head_dim: int, folder: Path | None = None, told: Callable[[str], None] = lambda text: None
 ) -> CompiledKernel | None:
-    """The kernel for heads of a width: found, or compiled now; None if there can be none here.
+    """Return the kernel for heads of a width: found, or compiled now; None if there can be none here.
 
     Args:
         head_dim: of the layers' heads.
@@ -87,13 +87,13 @@ def kernel(
 
 
 def kernel_path(head_dim: int, folder: Path) -> Path:
-    """Where the kernel for a width is kept, or will be."""
+    """Return where the kernel for a width is kept, or will be."""
     told = [SOURCE.read_text(encoding="utf-8"), *map(str, (FLAGS, MORE_FLAGS, _compiler(), head_dim)), _processor()]
     return folder / f"{hashlib.sha256('|'.join(told).encode()).hexdigest()[:24]}.so"
 
 
 def default_folder() -> Path:
-    """The user's own, for what can be made again.
+    """Return the user's own, for what can be made again.
 
     Raises:
         PamusicError: this user has no home.
@@ -199,7 +199,7 @@ def _compiler() -> list[str] | None:
 
 
 def _compile(compiler: list[str], head_dim: int, path: Path) -> None:
-    """Compiles the kernel into a file, or leaves none.
+    """Compile the kernel into a file, or leaves none.
 
     Raises:
         PamusicError: the file cannot be written, or the compiler not be called, or it does not come to an end.
@@ -223,7 +223,7 @@ class _CompilerError(Exception):
 
 
 def _load_verified(path: Path, head_dim: int) -> CompiledKernel | None:
-    """The kernel in a file, if there is one that computes what its twin does."""
+    """Return the kernel in a file, if there is one that computes what its twin does."""
     try:
         found = CompiledKernel(ctypes.CDLL(str(path)))
     except (OSError, AttributeError):
@@ -233,7 +233,7 @@ def _load_verified(path: Path, head_dim: int) -> CompiledKernel | None:
 
 @torch.inference_mode()
 def _matches_reference(found: Kernel, head_dim: int) -> bool:
-    """Whether it computes for a small block what its twin does."""
+    """Return whether it computes for a small block what its twin does."""
     rows, heads, room, draws = 5, 2, 40, torch.Generator().manual_seed(0)
     width = heads * head_dim
 
@@ -265,7 +265,7 @@ def _matches_reference(found: Kernel, head_dim: int) -> bool:
 
 
 def _processor() -> str:
-    """What this machine can compute with: a kernel made for another may not run here."""
+    """Return what this machine can compute with: a kernel made for another may not run here."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "|".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

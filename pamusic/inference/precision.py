@@ -57,7 +57,7 @@ def resolve_precision(precision: str, device: torch.device | str, has_kernel: bo
 
 
 def product(weight: Tensor, precision: str) -> Product:
-    """Multiplies with a weight `[out, in]`, of which a copy is held in a resolved precision."""
+    """Multiply with a weight `[out, in]`, of which a copy is held in a resolved precision."""
     if precision == "fp32":
         laid_out = _wide(weight)
         return lambda x: F.linear(x, laid_out)
@@ -94,7 +94,7 @@ class _Bytes:
 
 
 def _wide(weight: Tensor) -> Tensor:
-    """A copy of a weight `[out, in]` for `F.linear`, laid out so that its longer side is contiguous."""
+    """Return a copy of a weight `[out, in]` for `F.linear`, laid out so that its longer side is contiguous."""
     is_tall = weight.shape[0] > weight.shape[1]
     laid_out = (weight.t() if is_tall else weight).clone(memory_format=torch.contiguous_format)
     return laid_out.t() if is_tall else laid_out

@@ -186,7 +186,7 @@ class InferenceSession:
 
     @contextmanager
     def _threads(self, num_rows: int) -> Iterator[None]:
-        """Lets torch use as many CPU threads meanwhile as pay."""
+        """Let torch use as many CPU threads meanwhile as pay."""
         if num_rows == 1 and self._width > ONE_ROW_UP_TO:
             with self._chooser.chosen():
                 yield

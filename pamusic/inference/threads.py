@@ -32,7 +32,7 @@ class Threads:
 
     @contextmanager
     def chosen(self) -> Iterator[None]:
-        """Lets torch use so many threads meanwhile."""
+        """Let torch use so many threads meanwhile."""
         before = torch.get_num_threads()
         if before == 1:
             yield
@@ -47,7 +47,7 @@ class Threads:
             self.took(self._clock() - begun)
 
     def took(self, seconds: float) -> None:
-        """Learns from a step."""
+        """Learn from a step."""
         times = self._single if self.is_single else self._many
         times.append(seconds)
         del times[:-TRIAL]

@@ -61,7 +61,7 @@ class TokenStep:
 
     @torch.inference_mode()
     def __init__(self, model: PerceiverAR, precision: str = "fp32", kernel: Kernel | None = None) -> None:
-        """Copies weights.
+        """Copy weights.
 
         Args:
             model: whose.
@@ -127,7 +127,7 @@ class TokenStep:
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, caches: Caches) -> None:
-        """Takes `[batch, n]` tokens into the context alone: all that is computed is the turn of their keys."""
+        """Take `[batch, n]` tokens into the context alone: all that is computed is the turn of their keys."""
         assert isinstance(caches.cross, ContextCache)
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
         keys = lookup(self._keys, tokens)[..., : self._num_turned].transpose(1, 2)
@@ -140,7 +140,7 @@ class TokenStep:
 
     @torch.inference_mode()
     def latents(self, ids: Tensor, caches: Caches) -> Tensor:
-        """Takes the next ids `[batch]` into the context; what the layers begin with there, `[batch, d]`."""
+        """Take the next ids `[batch]` into the context; what the layers begin with there, `[batch, d]`."""
         assert isinstance(caches.cross, ContextCache)
         queries, keys = apply_rotary(lookup(self._queries_keys, ids), self._cross_rotary.at(caches.position)).unbind(1)
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
@@ -236,13 +236,13 @@ def _in_bytes(block: Block, eps: float) -> Int8Block:
 
 
 def _projection(block: Block) -> Tensor:
-    """The weights of queries, keys and values behind a norm without gain, `[3 * d, d]`."""
+    """Return the weights of queries, keys and values behind a norm without gain, `[3 * d, d]`."""
     attention, gain = block.attention, block.attention_norm.weight * len(block.attention_norm.weight) ** 0.5
     return torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]) * gain
 
 
 def _up(block: Block) -> Tensor:
-    """Those of the MLP's first layer behind such a norm."""
+    """Return the weights of the MLP's first layer behind such a norm."""
     return block.mlp.up.weight * block.mlp_norm.weight * len(block.mlp_norm.weight) ** 0.5
 
 
@@ -299,7 +299,7 @@ def factors(positions: Tensor, head_dim: int, fraction: float) -> Factors:
 
 
 def num_turned(head_dim: int, fraction: float) -> int:
-    """How many dimensions of a head are turned by position: the first ones."""
+    """Return how many dimensions of a head are turned by position: the first ones."""
     return 2 * rotation(torch.zeros(1), head_dim, fraction)[0].shape[-1]
 
 

@@ -15,7 +15,7 @@ QUERY_BLOCK = 256  # queries at a time on CPU: measured best of 128, 256, 512 on
 
 
 def causal_mask(num_queries: int, num_keys: int, device: torch.device | None = None) -> Tensor:
-    """`[num_queries, num_keys]`, True where a query sees a key."""
+    """Return `[num_queries, num_keys]`, True where a query sees a key."""
     return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
 
 

@@ -59,20 +59,20 @@ class KeyValueCache:
         self._kept = SlidingBuffer([torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)], (2, 2), window)
 
     def __len__(self) -> int:
-        """How many positions are visible."""
+        """Return how many positions are visible."""
         return len(self._kept)
 
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Takes `[batch, heads, n, head_dim]` keys and values of the next `n` positions."""
+        """Take `[batch, heads, n, head_dim]` keys and values of the next `n` positions."""
         self._kept.append(keys, values)
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
-        """Views of the keys and values of the last `count` positions, `[batch, heads, count, head_dim]`."""
+        """Return views of the keys and values of the last `count` positions, `[batch, heads, count, head_dim]`."""
         keys, values = self._kept.last(count)
         return keys, values
 
     def attend(self, queries: Tensor) -> Tensor:
-        """What scaled queries of one position, `[batch, heads, head_dim]`, gather from all that is visible."""
+        """Return what scaled queries of one position, `[batch, heads, head_dim]`, gather from all that is visible."""
         keys, values = (each.flatten(0, 1) for each in self._kept.last(len(self)))  # as products want them: fewer steps
         scores = torch.bmm(queries.reshape(keys.shape[0], 1, -1), keys.mT)
         return torch.bmm(scores.softmax(-1), values).view(queries.shape)
@@ -89,16 +89,16 @@ class KeyValueCache:
         return keys, values
 
     def reserve(self) -> int:
-        """Counts one more position, which the receiver writes; its place in `memory`."""
+        """Count one more position, which the receiver writes; its place in `memory`."""
         self._kept.reserve(1)
         return self._kept.stop - 1
 
     def clear(self) -> None:
-        """Forgets all positions."""
+        """Forget all positions."""
         self._kept.stop = 0
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
+        """Go on with these rows of the batch, `[n]`; one can be taken more than once."""
         self._kept.select(rows)
 
     def rows(self, rows: slice) -> KeyValueCache:
@@ -108,7 +108,7 @@ class KeyValueCache:
         return some
 
     def advance(self, n: int) -> None:
-        """Counts `n` positions that its rows were given apart."""
+        """Count `n` positions that its rows were given apart."""
         self._kept.stop += n
 
 
@@ -125,7 +125,7 @@ class SlidingBuffer:
         return min(self.stop, self.window)
 
     def append(self, *new: Tensor) -> None:
-        """Takes the next positions of each tensor."""
+        """Take the next positions of each tensor."""
         n = new[0].shape[self.axes[0]]
         if n > self.window:
             ends = zip(new, self.axes, strict=True)
@@ -135,7 +135,7 @@ class SlidingBuffer:
             tensor.narrow(axis, self.stop - n, n).copy_(each)
 
     def reserve(self, n: int) -> None:
-        """Counts `n` more positions, at most `window`, which are still to be written."""
+        """Count `n` more positions, at most `window`, which are still to be written."""
         if self.stop + n > self.tensors[0].shape[self.axes[0]]:
             stays = self.window - n
             for tensor, axis in zip(self.tensors, self.axes, strict=True):
@@ -144,17 +144,17 @@ class SlidingBuffer:
         self.stop += n
 
     def last(self, count: int) -> list[Tensor]:
-        """Views of the last `count` positions."""
+        """Return views of the last `count` positions."""
         return [
             tensor.narrow(axis, self.stop - count, count) for tensor, axis in zip(self.tensors, self.axes, strict=True)
         ]
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows, `[n]`."""
+        """Go on with these rows, `[n]`."""
         self.tensors = [tensor[rows] for tensor in self.tensors]
 
     def rows(self, rows: slice) -> SlidingBuffer:
-        """Some rows in the same memory, standing where this stands."""
+        """Return some rows in the same memory, standing where this stands."""
         some = SlidingBuffer([tensor[rows] for tensor in self.tensors], self.axes, self.window)
         some.stop = self.stop
         return some

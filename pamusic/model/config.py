@@ -168,7 +168,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
-        """The configuration whose `dataclasses.asdict` this is, as JSON keeps it.
+        """Return the configuration whose `dataclasses.asdict` this is, as JSON keeps it.
 
         Raises:
             TypeError, ValueError: it is none.
@@ -234,7 +234,7 @@ class ModelConfig:
                 raise UsageError(f"numbers of recall are of ids 0 to {self.vocab_size - 1}, not {self.recall.numbers}")
 
     def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
-        """The same weights at another context or number of latents; latents never exceed the context."""
+        """Return the same weights at another context or number of latents; latents never exceed the context."""
         context_length = context_length or self.context_length
         num_latents = num_latents or min(self.num_latents, context_length)
         return replace(self, context_length=context_length, num_latents=num_latents)
@@ -263,7 +263,7 @@ def preset(
     clock: ClockConfig | None = None,
     **changes: int | float | None,
 ) -> ModelConfig:
-    """The configuration of a named size, with changes; a change of None leaves the preset's value.
+    """Return the configuration of a named size, with changes; a change of None leaves the preset's value.
 
     Raises:
         UsageError: there is no such size, or the changes do not fit together.

@@ -23,7 +23,7 @@ class CausalConvolution(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width - 1, d_model))  # of the position before, of that before it, …
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, n, d]` -> `[batch, n, d]`; before the first position there is nothing."""
+        """Return `[batch, n, d]` -> `[batch, n, d]`; before the first position there is nothing."""
         y = x
         for back, weight in enumerate(self.weight, start=1):
             y = y + F.pad(x, (0, 0, back, 0))[:, : x.shape[1]] * weight.to(x.dtype)

@@ -33,7 +33,7 @@ class FieldHeads(nn.Module):
         nn.init.normal_(self.chosen.weight)
 
     def forward(self, latents: Tensor, following: Tensor, head: Tensor, lasting: Tensor | None = None) -> Tensor:
-        """Logits `[batch, n, vocab]` of each field, given the right ids of the fields before it.
+        """Return logits `[batch, n, vocab]` of each field, given the right ids of the fields before it.
 
         Args:
             latents: `[batch, n, d]`, normed.
@@ -47,7 +47,7 @@ class FieldHeads(nn.Module):
     def logits(
         self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, lasting: Tensor | None = None
     ) -> Tensor:
-        """Logits `[..., size]` of one field by its number, given `[..., field]` ids of the fields before it."""
+        """Return logits `[..., size]` of one field by its number, given `[..., field]` ids of the fields before it."""
         if field:
             latents = self.mlps[field - 1](latents + self.chosen(chosen).sum(-2).to(latents.dtype))
         logits = F.linear(latents, head[self.slices[field]])
@@ -109,7 +109,7 @@ class Offsets(nn.Module):
         self.kernels = nn.ModuleList(kernels)
 
     def lasting(self, tokens: Tensor, n: int) -> Tensor:
-        """`[batch, n, num_positions]`, ticks from each of the last `n` onsets to the ends of the last positions.
+        """Return `[batch, n, num_positions]`, ticks from each of the last `n` onsets to the ends of the last positions.
 
         Those that have ended, and those that are not there, have 0 or less.
 
@@ -123,7 +123,7 @@ class Offsets(nn.Module):
         return end.unfold(1, self.config.num_positions, 1) - onset[:, -n:, None]
 
     def forward(self, latents: Tensor, lasting: Tensor, shift: Tensor | None) -> Tensor:
-        """`[..., size]`, what is added to the logits of a shift, or of a length after a shift `[...]`."""
+        """Return `[..., size]`, what is added to the logits of a shift, or of a length after a shift `[...]`."""
         if shift is None:
             bins, kernel, size = self.shift_of_ticks, 0, len(self.config.shift_edges) - 1
         else:
@@ -152,7 +152,7 @@ class _FieldMLP(nn.Module):
 
 
 def field_slices(sizes: Sequence[int], vocab_size: int) -> list[slice]:
-    """The ids of each field; all of them where there are no sizes, which is one field."""
+    """Return the ids of each field; all of them where there are no sizes, which is one field."""
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))] or [vocab_size]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 

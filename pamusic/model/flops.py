@@ -45,6 +45,6 @@ def scoring_flops(config: ModelConfig, *, block: int) -> float:
 
 
 def _attention(d: int, queries: int, keys: int) -> int:
-    """Scores and weighted sums of queries that stand at the end of the keys."""
+    """Score and weighted sums of queries that stand at the end of the keys."""
     seen = queries * keys - queries * (queries - 1) // 2
     return 4 * d * seen

@@ -49,7 +49,7 @@ class LedgerState:
     opened_at: Tensor
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows, `[n]`."""
+        """Go on with these rows, `[n]`."""
         self.now, self.opened, self.opened_at = self.now[rows], self.opened[rows], self.opened_at[rows]
 
     def ages(self, window: int) -> Tensor:
@@ -78,12 +78,12 @@ class Ledger(nn.Module):
         self.weight = nn.Parameter(torch.zeros(d_model, config.num_slots * NUM_AGES))
 
     def forward(self, ids: Tensor, n: int) -> Tensor:
-        """`[batch, n, d]` of the last `n` of the ids `[batch, m]`, which are all that is visible."""
+        """Return `[batch, n, d]` of the last `n` of the ids `[batch, m]`, which are all that is visible."""
         return self._vectors(self.ages(ids, n))
 
     @torch.no_grad()
     def ages(self, ids: Tensor, n: int) -> Tensor:
-        """`[batch, n, slots]`, int64: ticks since each slot was opened, -1 where it is not open."""
+        """Return `[batch, n, slots]`, int64: ticks since each slot was opened, -1 where it is not open."""
         batch, m = ids.shape
         now = self.ticks[ids].cumsum(1)
         places = torch.arange(1, m + 1, device=ids.device).expand(batch, m)
@@ -92,13 +92,13 @@ class Ledger(nn.Module):
         return torch.where(opened > closed, now[:, m - n :, None] - opened_at, -1)
 
     def new_entries(self, batch: int) -> LedgerState:
-        """Those of a ledger in which nothing stands yet."""
+        """Return the state of a ledger in which nothing stands yet."""
         opened = self.ticks.new_zeros(batch, self.num_slots + 1)
         return LedgerState(self.ticks.new_zeros(1), self.ticks.new_zeros(batch, 1), opened, opened.clone())
 
     @torch.no_grad()
     def enter(self, ids: Tensor, entries: LedgerState) -> None:
-        """Takes the next ids, `[batch, m]`, all at once."""
+        """Take the next ids, `[batch, m]`, all at once."""
         batch, m = ids.shape
         first = entries.position + 1
         now = entries.now + self.ticks[ids].cumsum(1)
@@ -113,7 +113,7 @@ class Ledger(nn.Module):
 
     @torch.no_grad()
     def step(self, ids: Tensor, entries: LedgerState, window: int) -> Tensor:
-        """Takes one more id a row, `[batch]`; gives `[batch, d]` at its place, the last `window` ids being visible.
+        """Take one more id a row, `[batch]`; gives `[batch, d]` at its place, the last `window` ids being visible.
 
         All that it changes it changes in place, and it looks at no number.
         """

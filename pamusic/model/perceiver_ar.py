@@ -89,7 +89,7 @@ class Caches:
         return len(self.layers[0]) if self.layers else 0
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows of the batch, `[n]`; one can be taken more than once."""
+        """Go on with these rows of the batch, `[n]`; one can be taken more than once."""
         for cache in (self.cross, *self.layers, self.ids, self.entries, self.memory):
             if cache is not None:
                 cache.select(rows)
@@ -97,7 +97,7 @@ class Caches:
             self.now = self.now[rows]
 
     def visible_ids(self) -> Tensor:
-        """The ids of the visible context, `[batch, m]` or `[batch, m, fields]`."""
+        """Return the ids of the visible context, `[batch, m]` or `[batch, m, fields]`."""
         if self.ids is None:
             assert isinstance(self.cross, KnowsIds)
             return self.cross.ids()
@@ -135,7 +135,7 @@ class PerceiverAR(nn.Module):
         recalled: Tensor | None = None,
         following: Tensor | None = None,
     ) -> Tensor:
-        """Logits `[batch, n, vocab]` of the tokens that follow each of the last `n` positions.
+        """Return logits `[batch, n, vocab]` of the tokens that follow each of the last `n` positions.
 
         Args:
             tokens: `[batch, m]` ids. Padding stands before the first token of a prefix, where nobody sees it, and
@@ -198,7 +198,7 @@ class PerceiverAR(nn.Module):
         return Caches.empty(config, batch, headroom, self.embedding.weight)
 
     def read(self, tokens: Tensor, caches: Caches) -> None:
-        """Takes `[batch, n]` tokens into the context alone: their keys and values, no latents."""
+        """Take `[batch, n]` tokens into the context alone: their keys and values, no latents."""
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
         assert isinstance(caches.cross, KeyValueCache), "made by a TokenStep, which then reads, too"
         assert caches.ids is not None
@@ -217,7 +217,7 @@ class PerceiverAR(nn.Module):
     def extend(
         self, tokens: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
     ) -> Tensor:
-        """Logits `[batch, n, vocab]` after each of the last `n` tokens read, as latents behind those cached.
+        """Return logits `[batch, n, vocab]` after each of the last `n` tokens read, as latents behind those cached.
 
         Args:
             tokens: `[batch, n]`, the last `n` tokens that `read` took.
@@ -229,7 +229,7 @@ class PerceiverAR(nn.Module):
         return self.logits(self.latents(tokens, caches), caches, last_only, following)
 
     def latents(self, tokens: Tensor, caches: Caches) -> Tensor:
-        """What the layers begin with at each of the last `n` tokens read, `[batch, n]` -> `[batch, n, d]`.
+        """Return what the layers begin with at each of the last `n` tokens read, `[batch, n]` -> `[batch, n, d]`.
 
         That depends on the tokens up to each alone, never on which other positions are latents.
         """
@@ -243,7 +243,7 @@ class PerceiverAR(nn.Module):
     def logits(
         self, latents: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
     ) -> Tensor:
-        """The layers and the head: logits as of `extend`, of what `latents` gave, `[batch, n, d]`."""
+        """Return the layers and the head: logits as of `extend`, of what `latents` gave, `[batch, n, d]`."""
         latents = self.states(latents, caches, last_only)
         if self.recall is None:
             lasting = None if self.fields is None else self._lasting(caches.visible_ids(), latents.shape[1])
@@ -284,7 +284,7 @@ class PerceiverAR(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        """What `[batch, m]` or `[batch, m, fields]` ids are read as, `[batch, m, d]`."""
+        """Return what `[batch, m]` or `[batch, m, fields]` ids are read as, `[batch, m, d]`."""
         embedded: Tensor = self.embedding(tokens)
         if self.fields is None:
             return embedded
@@ -292,7 +292,7 @@ class PerceiverAR(nn.Module):
         return embedded if self.conv is None else self.conv(embedded * self._is_there(tokens)[..., None])
 
     def _embedded_last(self, tokens: Tensor, n: int) -> Tensor:
-        """What the last `n` of tokens are read as, `[batch, n, d]`."""
+        """Return what the last `n` of tokens are read as, `[batch, n, d]`."""
         return self._embedded(tokens[:, -(n + self.config.conv_width - 1) :])[:, -n:]
 
     def _lasting(self, tokens: Tensor, n: int) -> Tensor | None:
@@ -302,7 +302,7 @@ class PerceiverAR(nn.Module):
         return self.fields.offsets.lasting(tokens, n)
 
     def _is_there(self, tokens: Tensor) -> Tensor:
-        """Which positions `[batch, m]` are no padding; that has its id in all fields."""
+        """Return which positions `[batch, m]` are no padding; that has its id in all fields."""
         return (tokens if self.fields is None else tokens[..., 0]) != self.config.pad_id
 
     def _context_keys_values(
@@ -334,7 +334,7 @@ class PerceiverAR(nn.Module):
 
 
 def _gather(rows: Tensor, positions: Tensor) -> Tensor:
-    """What stands at positions `[batch, k]` of `[batch, m]` or `[batch, m, size]`."""
+    """Return what stands at positions `[batch, k]` of `[batch, m]` or `[batch, m, size]`."""
     index = positions if rows.dim() == 2 else positions[..., None].expand(-1, -1, rows.shape[2])
     return rows.gather(1, index)
 
@@ -359,7 +359,7 @@ class Block(nn.Module):
         cache: KeyValueCache | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """The residual stream `[batch, n, d]` after this block.
+        """Return the residual stream `[batch, n, d]` after this block.
 
         Args:
             x: the stream before it.
@@ -397,15 +397,15 @@ class Attention(nn.Module):
         nn.init.zeros_(self.output.weight)
 
     def queries(self, x: Tensor, rotary: Rotation) -> Tensor:
-        """`[batch, n, d]` -> `[batch, num_heads, n, head_dim]`, normed and turned."""
+        """Return `[batch, n, d]` -> `[batch, num_heads, n, head_dim]`, normed and turned."""
         return rotate(self.query_norm(self._split(self.query(x))), rotary)
 
     def keys_values(self, x: Tensor, rotary: Rotation) -> tuple[Tensor, Tensor]:
-        """`[batch, n, d]` -> keys, normed and turned, and values, each `[batch, num_heads, n, head_dim]`."""
+        """Return `[batch, n, d]` -> keys, normed and turned, and values, each `[batch, num_heads, n, head_dim]`."""
         return rotate(self.key_norm(self._split(self.key(x))), rotary), self._split(self.value(x))
 
     def merged(self, heads: Tensor) -> Tensor:
-        """`[batch, num_heads, n, head_dim]` -> `[batch, n, d]`."""
+        """Return `[batch, num_heads, n, head_dim]` -> `[batch, n, d]`."""
         return self.output(heads.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

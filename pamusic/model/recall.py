@@ -129,18 +129,18 @@ class Recall(nn.Module):
         return shares
 
     def weights(self, like: Tensor) -> Tensor:
-        """Of copies by the cosines of states, in their place."""
+        """Return the weights of copies by the cosines of states, in their place."""
         return like.sub_(self.config.like).mul_(self.config.sharp).clamp_(min=MIN_LOG_WEIGHT).exp_()
 
     def told(self, ids: Tensor, last: Tensor) -> Tensor:
-        """What `shared` is told of ids and of the slots opened last there, all int64 of one shape.
+        """Return what `shared` is told of ids and of the slots opened last there, all int64 of one shape.
 
         With the slot opened last now added, it is where in `moved` stands what becomes of an id.
         """
         return ids * (2 * self.num_slots - 1) + (self.num_slots - 1) - last
 
     def shared(self, before: Tensor, told: Tensor, ids: Tensor, last: Tensor, weights: Tensor, *, look: bool) -> Tensor:
-        """`[n, vocab]`: what each id has of all that its copies and doubt weigh together.
+        """Return `[n, vocab]`: what each id has of all that its copies and doubt weigh together.
 
         Args:
             before: `[n, k]` or `[k]`, of the ids after which copies came, as of `told`.
@@ -171,7 +171,7 @@ class Recall(nn.Module):
         return summed / (1 + summed.sum(1, keepdim=True))
 
     def states(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the slots weigh after each number of openings in a row, which was opened last, and those numbers.
+        """Return what the slots weigh after each number of openings in a row, which was opened last, and those numbers.
 
         Args:
             ids: `[m]`.
@@ -204,7 +204,7 @@ class RecallCache:
     """
 
     def __init__(self, recall: Recall, batch: int, window: int) -> None:
-        """Begins empty; the last `window` ids are visible."""
+        """Begin empty; the last `window` ids are visible."""
         device, room = recall.slot_of_id.device, window + context_headroom(window)
         self._recall = recall
         states = torch.zeros(batch, room, recall.width, device=device)
@@ -219,7 +219,7 @@ class RecallCache:
 
     @torch.no_grad()
     def enter(self, ids: Tensor) -> None:
-        """Takes the next ids, `[batch, m]`, all at once."""
+        """Take the next ids, `[batch, m]`, all at once."""
         recall = self._recall
         before, all_states, told, slots, lasts = torch.cat([self._id, ids[:, :-1]], dim=1), [], [], [], []
         for row, before_row, own, last_slot in zip(ids, before, self._slots, self._last, strict=True):
@@ -241,7 +241,7 @@ class RecallCache:
 
     @torch.no_grad()
     def step(self, ids: Tensor) -> None:
-        """Takes one more id a row, `[batch]`."""
+        """Take one more id a row, `[batch]`."""
         place = torch.tensor([self.reserve()], device=ids.device)
         state, norm = self._state()
         opens = self._write(place, ids, state, norm)
@@ -254,7 +254,7 @@ class RecallCache:
 
     @torch.no_grad()
     def copy_probs(self) -> Tensor:
-        """`[batch, vocab]`, of what follows now, as of `Recall`."""
+        """Return `[batch, vocab]`, of what follows now, as of `Recall`."""
         num = len(self._kept) - (self._recall.config.far - 1)
         if num <= 0:
             return torch.zeros(len(self._slots), self._recall.vocab_size, device=self._slots.device)
@@ -263,7 +263,7 @@ class RecallCache:
         return self._shares(seen, self._state()[1])
 
     def reserve(self) -> int:
-        """Counts one more entry, which `step_at` writes; its place."""
+        """Count one more entry, which `step_at` writes; its place."""
         self._kept.reserve(1)
         return self._kept.stop - 1
 
@@ -279,7 +279,7 @@ class RecallCache:
         self._compare((states, products), self._fresh_state()[0])
 
     def _write(self, place: Tensor, ids: Tensor, state: Tensor, norm: Tensor) -> Tensor:
-        """Writes the entry of the next ids, `[batch]`, and follows them; which of them are openings, `[batch, 1]`."""
+        """Write the entry of the next ids, `[batch]`, and follows them; which of them are openings, `[batch, 1]`."""
         recall = self._recall
         told = (recall.told(each, self._last) for each in (self._id, ids[:, None]))
         entry = (state[:, None], norm, norm.square(), *told)
@@ -301,7 +301,7 @@ class RecallCache:
         return self._shares(self._kept.tensors[1:], self._fresh_state()[1], hidden)
 
     def changing(self) -> list[Tensor]:
-        """What `step_at` changes in such a way that to do it twice is not to do it once."""
+        """Return what `step_at` changes in such a way that to do it twice is not to do it once."""
         return [self._slots, self._last, self._id]
 
     def _state(self) -> tuple[Tensor, Tensor]:
@@ -315,13 +315,13 @@ class RecallCache:
         return state, torch.linalg.vector_norm(state, dim=1, keepdim=True)
 
     def _states_and_products(self) -> tuple[Tensor, Tensor]:
-        """Of all visible entries."""
+        """Return what all visible entries weigh."""
         first, num = self._kept.stop - len(self._kept), len(self._kept)
         states, _, products, *_ = self._kept.tensors
         return states.narrow(1, first, num), products.narrow(1, first, num)
 
     def _compare(self, entries: tuple[Tensor, Tensor], state: Tensor, rows: list[int] | None = None) -> None:
-        """Writes the products of the state `[batch, width]` and those of entries; of some rows, or of all."""
+        """Write the products of the state `[batch, width]` and those of entries; of some rows, or of all."""
         states, products = entries
         state = state[:, :, None]
         if rows is None or len(rows) == len(states):
@@ -339,13 +339,13 @@ class RecallCache:
         return self._recall.shared(before, told, self._id, self._last, weights, look=look)
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows, `[n]`."""
+        """Go on with these rows, `[n]`."""
         self._kept.select(rows)
         self._slots, self._last, self._id = self._slots[rows], self._last[rows], self._id[rows]
         self._current = None
 
     def rows(self, rows: slice) -> RecallCache:
-        """Some rows, in the same memory, to be asked."""
+        """Return some rows, in the same memory, to be asked."""
         some = copy(self)
         some._kept, some._id = self._kept.rows(rows), self._id[rows]
         some._slots, some._last = self._slots[rows], self._last[rows]

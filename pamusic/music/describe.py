@@ -133,7 +133,7 @@ def describe_file(contents: Contents, taken: list[Part]) -> File:
 
 
 def describe_performance(performance: Performance) -> PerformanceSummary:
-    """What is played in a performance that has notes."""
+    """Return what is played in a performance that has notes."""
     notes, seconds = performance.notes, performance.duration
     times = np.concatenate([notes["offset"], notes["onset"]])  # at one instant keys go up before others go down
     order = np.argsort(times, kind="stable")

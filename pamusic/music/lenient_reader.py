@@ -47,7 +47,7 @@ LENGTHS_OF_COMMON = {0xF1: 2, 0xF2: 3, 0xF3: 2}  # messages of live MIDI that ha
 
 
 def read_leniently(data: bytes, name: str) -> Contents:
-    """What a file holds, however it is broken.
+    """Return what a file holds, however it is broken.
 
     Args:
         data: the file.
@@ -153,7 +153,7 @@ class _Track:
         self._end_what_is_open()
 
     def played(self) -> Played:
-        """What the track holds."""
+        """Return what the track holds."""
         return Played(
             self._name,
             *(
@@ -227,7 +227,7 @@ class _Track:
         return data[at], at
 
     def _after_system_message(self, data: bytes, at: int, tick: int) -> int:
-        """Takes the tempo or the name from a message that is no channel's; says where the next one begins.
+        """Take the tempo or the name from a message that is no channel's; says where the next one begins.
 
         Raises:
             IndexError: it is longer than what is there.
@@ -315,7 +315,7 @@ def _add_note(notes: dict[int, array[int]], line: int, pitch: int, stroke: int, 
 
 
 def _variable_length(data: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends; of an endless one, the last 49 bits."""
+    """Return a number of seven bits a byte, and where it ends; of an endless one, the last 49 bits."""
     value = 0
     while True:
         byte = data[at]

@@ -47,14 +47,14 @@ TICKS_PER_QUARTER, MICROSECONDS_PER_QUARTER = 500, 500_000  # what we write: a t
 
 
 def read_midi(source: Path | bytes, name: str | None = None, *, tracks: Tracks = "piano") -> Performance:
-    """Reads the piano part of a Standard MIDI File, mended where it is broken; the arguments are `read_and_mend`'s."""
+    """Read the piano part of a Standard MIDI File, mended where it is broken; the arguments are `read_and_mend`'s."""
     return read_and_mend(source, name, tracks=tracks)[0]
 
 
 def read_and_mend(
     source: Path | bytes, name: str | None = None, *, tracks: Tracks = "piano"
 ) -> tuple[Performance, tuple[Repair, ...]]:
-    """Reads the piano part of a Standard MIDI File, and says what was mended and left out.
+    """Read the piano part of a Standard MIDI File, and return what was mended and left out.
 
     A part is what one track plays on one channel with one program. The parts taken are merged. Where a sustain pedal
     holds the notes of one channel alone, one piano cannot do that: they get their sounding lengths instead.
@@ -145,7 +145,7 @@ def _chosen(parts: list[Part], tracks: Tracks, name: str) -> list[Part]:
 
 
 def parsed_tracks(text: str) -> Tracks:
-    """What `read_and_mend` takes, from what a person writes: piano, all, or numbers like 1,3.
+    """Return what `read_and_mend` takes, from what a person writes: piano, all, or numbers like 1,3.
 
     Raises:
         UsageError: it is none of these.
@@ -160,7 +160,7 @@ def parsed_tracks(text: str) -> Tracks:
 
 
 def midi_bytes(performance: Performance) -> bytes:
-    """A Standard MIDI File (format 0, 1,000 ticks a second) of a performance.
+    """Return a Standard MIDI File (format 0, 1,000 ticks a second) of a performance.
 
     At one tick what ends comes first, then the pedals, then what begins. Pedals that are down at the end are let up,
     so that nothing rings on in a sequencer.
@@ -227,7 +227,7 @@ def _checked(data: bytes, name: str) -> bytes:
 
 
 def _told(parts: list[Part]) -> str:
-    """The parts of a file, numbered as `read_and_mend` counts them."""
+    """Return the parts of a file, numbered as `read_and_mend` counts them."""
     from pretty_midi.constants import INSTRUMENT_MAP
 
     told = []
@@ -247,7 +247,7 @@ def _with_second(repair: Repair, seconds_at: SecondsAt) -> Repair:
 
 
 def tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> SecondsAt:
-    """A function from ticks `[n]` to seconds `[n]`, operation for operation pretty_midi's table."""
+    """Return a function from ticks `[n]` to seconds `[n]`, operation for operation pretty_midi's table."""
     scales = [(0, 60.0 / (120.0 * ticks_per_quarter))]
     for tick, tempo in tempos:
         scale = 60.0 / ((6e7 / tempo) * ticks_per_quarter)
@@ -272,7 +272,7 @@ def tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> SecondsA
 
 
 def _by_line(parts: list[Part], contents: Contents, seconds_at: SecondsAt) -> list[Performance]:
-    """What is played on each port and channel, with its pedals."""
+    """Return what is played on each port and channel, with its pedals."""
     lines: dict[int, list[Part]] = {}
     for part in parts:
         lines.setdefault(part.line, []).append(part)

@@ -108,7 +108,7 @@ class Part:
         return self.port * NUM_CHANNELS + self.channel
 
     def __len__(self) -> int:
-        """The number of notes."""
+        """Return the number of notes."""
         return len(self.onset)
 
 

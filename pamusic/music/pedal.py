@@ -51,7 +51,7 @@ def merged(channels: list[Performance]) -> tuple[Performance, int]:
 
 
 def _has_one_sustain(channels: list[Performance]) -> bool:
-    """Whether all channels move the sustain pedal alike."""
+    """Return whether all channels move the sustain pedal alike."""
     first, *others = (each.pedal[each.pedal["control"] == SUSTAIN] for each in channels)
     return all(np.array_equal(each, first) for each in others)
 
@@ -68,7 +68,7 @@ def _until_struck_again(notes: np.ndarray, sounding: np.ndarray) -> np.ndarray:
 
 
 def _with_one_pedal(notes: np.ndarray, sounding: np.ndarray, sustain: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """The notes and the movements of one pedal that sound as they should, and how many presses were removed.
+    """Return the notes and the movements of one pedal that sound as they should, and how many presses were removed.
 
     Args:
         notes: in order, with the offsets of keys.
@@ -95,7 +95,7 @@ def _with_one_pedal(notes: np.ndarray, sounding: np.ndarray, sustain: np.ndarray
 
 
 def _deepest(streams: list[np.ndarray]) -> np.ndarray:
-    """The movements of one pedal that is always as deep as the deepest of several.
+    """Return the movements of one pedal that is always as deep as the deepest of several.
 
     Where only one of them moves, or all move alike, they are that one's, as they came.
     """
@@ -110,12 +110,12 @@ def _deepest(streams: list[np.ndarray]) -> np.ndarray:
 
 
 def _changes(moves: np.ndarray) -> np.ndarray:
-    """Those movements of a pedal, up at first, that change its position."""
+    """Return those movements of a pedal, up at first, that change its position."""
     return moves[np.diff(moves["value"].astype(np.int64), prepend=0) != 0]
 
 
 def sustain_folded(performance: Performance) -> Performance:
-    """The same sound without a sustain pedal: each note lasts as long as its string does.
+    """Return the same sound without a sustain pedal: each note lasts as long as its string does.
 
     A note released while the pedal is down sounds on until the pedal goes up or its key is struck anew, whichever
     comes first; a note struck anew with the pedal down ends there even if its key was never seen to rise. Of two
@@ -138,7 +138,7 @@ def sounding_offsets(performance: Performance) -> np.ndarray:
 
 
 def _sounding(performance: Performance, the_end: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """The sounding offset of each note, and whether its key ended it, struck anew.
+    """Return the sounding offset of each note, and whether its key ended it, struck anew.
 
     What the pedal holds at the end sounds until the last thing that happens, or until `the_end` if that is later.
     """

@@ -69,13 +69,13 @@ class Performance:
         velocity: np.ndarray,
         pedal: np.ndarray | None = None,
     ) -> Performance:
-        """Builds a performance from parallel arrays `[num_notes]`, in any order."""
+        """Build a performance from parallel arrays `[num_notes]`, in any order."""
         notes = np.empty(len(onset), NOTE)
         notes["onset"], notes["offset"], notes["pitch"], notes["velocity"] = onset, offset, pitch, velocity
         return cls(notes_in_order(notes), pedal_in_order(empty_pedal() if pedal is None else pedal))
 
     def __len__(self) -> int:
-        """The number of notes."""
+        """Return the number of notes."""
         return len(self.notes)
 
     @property
@@ -86,11 +86,11 @@ class Performance:
         return max(last_offset, last_pedal)
 
     def equals(self, other: Performance) -> bool:
-        """Whether both have exactly the same notes and the same pedal."""
+        """Return whether both have exactly the same notes and the same pedal."""
         return np.array_equal(self.notes, other.notes) and np.array_equal(self.pedal, other.pedal)
 
     def transposed(self, semitones: int) -> Performance:
-        """The same music, higher or lower.
+        """Return the same music, higher or lower.
 
         Raises:
             ValueError: a note would leave MIDI's 0 to 127.
@@ -105,7 +105,7 @@ class Performance:
         return Performance(notes, self.pedal)
 
     def stretched(self, factor: float) -> Performance:
-        """The same music, `factor` times as long.
+        """Return the same music, `factor` times as long.
 
         Raises:
             ValueError: the factor is not a positive number.
@@ -119,7 +119,7 @@ class Performance:
         return Performance(notes, pedal)
 
     def shifted(self, seconds: float) -> Performance:
-        """The same music, later (or, for a negative number, earlier) by `seconds`."""
+        """Return the same music, later (or, for a negative number, earlier) by `seconds`."""
         notes, pedal = self.notes.copy(), self.pedal.copy()
         notes["onset"] += seconds
         notes["offset"] += seconds

@@ -86,12 +86,12 @@ class Player:
         return self._second if zero is None else self._clock() - zero
 
     def feed(self, events: Iterable[Event], until: float) -> None:
-        """Takes more music: all that happens before a second has come now."""
+        """Take more music: all that happens before a second has come now."""
         self._coming.extend(events)
         self._until = until
 
     def throttle(self) -> None:
-        """Returns when the music that came is no more than `ahead` seconds before what is heard."""
+        """Return when the music that came is no more than `ahead` seconds before what is heard."""
         while not self._stopped and self._until - self.second > self._ahead:
             self._sleep(MAX_NAP_SECONDS)
 
@@ -109,7 +109,7 @@ class Player:
             self._sleep(MAX_NAP_SECONDS)
 
     def stop(self) -> None:
-        """Ends `play` now, with the port quiet."""
+        """End `play` now, with the port quiet."""
         self._stopped = True
 
     @property
@@ -118,7 +118,7 @@ class Player:
         return self._stopped
 
     def play(self) -> None:
-        """Plays all that comes; returns when it has ended or is stopped, or the port is lost."""
+        """Play all that comes; returns when it has ended or is stopped, or the port is lost."""
         looked = self._clock()
         try:
             self._wait_for_more()
@@ -185,7 +185,7 @@ class Player:
 
 
 def port_names() -> list[str]:
-    """The names of the ports that take messages.
+    """Return the names of the ports that take messages.
 
     Raises:
         PamusicError: python-rtmidi is missing, or the system has no MIDI.
@@ -198,7 +198,7 @@ def port_names() -> list[str]:
 
 @contextmanager
 def opened_port(name: str) -> Iterator[tuple[mido.ports.BaseOutput, Callable[[], bool]]]:
-    """Lends the port of a name, or the only one in whose name that is a part, and what tells whether it is still there.
+    """Lend the port of a name, or the only one in whose name that is a part, and what tells whether it is still there.
 
     Args:
         name: upper and lower case are the same; `NEW` makes a port that others connect to.
@@ -254,7 +254,7 @@ def _no_midi(error: Exception) -> PamusicError:
 
 @contextmanager
 def playing(player: Player) -> Iterator[Player]:
-    """Plays in a thread of its own while the block runs; however that ends, the port is quiet.
+    """Play in a thread of its own while the block runs; however that ends, the port is quiet.
 
     A driver that hangs is left behind: its thread does not keep the program.
     """

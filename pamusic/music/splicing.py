@@ -58,7 +58,7 @@ class Seam:
     pedal: np.ndarray = field(default_factory=lambda: np.empty(0, PEDAL))
 
     def merged(self) -> Seam:
-        """The same for one piano that plays both: the music's pedals are then among those of what was played.
+        """Return the same for one piano that plays both: the music's pedals are then among those of what was played.
 
         A key is let go at the latest where the music strikes it, a pedal that the music does not know at the latest
         with its first note.
@@ -84,7 +84,7 @@ def spliced(
     one_track: bool = False,
     text: str = "",
 ) -> bytes | None:
-    """A Standard MIDI File: the messages of another one before a cut, then the music of a seam.
+    """Return a Standard MIDI File: the messages of another one before a cut, then the music of a seam.
 
     None for a file that had to be mended, or that mido does not read as we do: its messages cannot be kept.
 
@@ -164,7 +164,7 @@ def _ticks(contents: Contents, start: float, cut: float | None) -> tuple[int, in
 
 
 def _appended(file: mido.MidiFile, kept: list[list[tuple[int, mido.Message]]], after: list[Timed]) -> mido.MidiFile:
-    """A file whose tracks hold what is kept, then what comes after."""
+    """Return a file whose tracks hold what is kept, then what comes after."""
     out = mido.MidiFile(type=file.type, ticks_per_beat=file.ticks_per_beat)
     for track, timed in zip(kept, after, strict=True):
         now = track[-1][0] if track else 0
@@ -180,7 +180,7 @@ def with_text(data: bytes, text: str) -> bytes:
 
 
 def texts(data: bytes) -> list[str]:
-    """The texts (meta message 1) at tick 0 of a file's first track; none where mido cannot read the file."""
+    """Return the texts (meta message 1) at tick 0 of a file's first track; none where mido cannot read the file."""
     file = _read(data)
     if file is None or not file.tracks:
         return []
@@ -238,7 +238,7 @@ class _Ends:
     struck: frozenset[tuple[int, int]]
 
     def of(self, place: tuple[int, int], state: State) -> Timed:
-        """The messages that end what is open at a place."""
+        """Return the messages that end what is open at a place."""
         releases = self.seam.releases if place in self.places else {}
         pedal = self.seam.pedal if place in self.channels else self.seam.pedal[:0]
         timed: Timed = []
@@ -266,7 +266,7 @@ class _Ends:
 
 
 def _read(data: bytes) -> mido.MidiFile | None:
-    """What mido makes of a file, without the messages of live MIDI, which have no place in one."""
+    """Return what mido makes of a file, without the messages of live MIDI, which have no place in one."""
     try:
         file = mido.MidiFile(file=io.BytesIO(data))
     except (OSError, EOFError, ValueError, KeyError, IndexError, mido.KeySignatureError):
@@ -282,12 +282,12 @@ def _read(data: bytes) -> mido.MidiFile | None:
 
 
 def _is_live(message: mido.Message) -> bool:
-    """Whether it is a message of the system that is no sysex: a clock, a start, a request to tune."""
+    """Return whether it is a message of the system that is no sysex: a clock, a start, a request to tune."""
     return not (message.is_meta or message.type == "sysex" or hasattr(message, "channel"))
 
 
 def _keeps(file: mido.MidiFile, contents: Contents) -> bool:
-    """Whether what mido writes again is what we have read; it takes a status behind a sysex for another, say."""
+    """Return whether what mido writes again is what we have read; it takes a status behind a sysex for another, say."""
     again = read_leniently(_bytes(file), "the prime")
     is_alike = again.repairs == contents.repairs and len(again.parts) == len(contents.parts)
     is_alike = is_alike and again.pedals.keys() == contents.pedals.keys()
@@ -303,14 +303,14 @@ def _keeps(file: mido.MidiFile, contents: Contents) -> bool:
 
 
 def _timed(track: mido.MidiTrack, with_end: bool = False) -> list[tuple[int, mido.Message]]:
-    """The messages of a track at their ticks, by default without its end."""
+    """Return the messages of a track at their ticks, by default without its end."""
     ticks = np.cumsum([message.time for message in track], dtype=np.int64).tolist()
     timed = zip(ticks, track, strict=True)
     return [(tick, message) for tick, message in timed if with_end or message.type != "end_of_track"]
 
 
 def _strokes(seam: Seam, tick_of: Callable[[float], int], channel: int) -> Iterator[tuple[int, int, mido.Message]]:
-    """The new notes; where ticks are so long that two strokes of a key fall on one, the later of them stays."""
+    """Yield the new notes; where ticks are so long that two strokes of a key fall on one, the later of them stays."""
     notes = notes_in_order(seam.music.notes)
     next_tick: dict[int, int] = {}
     for onset, offset, pitch, velocity in reversed(notes.tolist()):
@@ -324,7 +324,7 @@ def _strokes(seam: Seam, tick_of: Callable[[float], int], channel: int) -> Itera
 
 
 def _moves(pedal: np.ndarray, channel: int, tick_of: Callable[[float], int]) -> Timed:
-    """Records of `PEDAL` as messages."""
+    """Record of `PEDAL` as messages."""
     return [(tick_of(time), MOVES, _moved(channel, control, value)) for time, control, value in pedal.tolist()]
 
 
@@ -333,12 +333,12 @@ def _moved(channel: int, control: int, value: int) -> mido.Message:
 
 
 def _port(track: list[tuple[int, mido.Message]]) -> int:
-    """The port that a track names, the last if several; 0 where it names none."""
+    """Return the port that a track names, the last if several; 0 where it names none."""
     return next((message.port for _, message in reversed(track) if message.type == "midi_port"), 0)
 
 
 def _head(sound: State, channel: int, port: int) -> list[mido.Message]:
-    """What a new track begins with, to sound as another."""
+    """Return what a new track begins with, to sound as another."""
     controls = [
         mido.Message("control_change", control=control, value=sound.sound[control], channel=channel)
         for control in SOUND

@@ -133,7 +133,7 @@ def _played_on_the_best(midi: bytes, engine: str) -> tuple[Path, np.ndarray, tup
 
 
 def _played(midi: bytes, engine: str, soundfont: Path) -> np.ndarray:
-    """What an engine makes of a MIDI file: samples `[num_frames, 2]`, as they come."""
+    """Return what an engine makes of a MIDI file: samples `[num_frames, 2]`, as they come."""
     check_soundfont(soundfont)
     samples = _samples((_play_with_fluidsynth if engine == "fluidsynth" else _play_with_midirenderer)(midi, soundfont))
     if not samples.any():
@@ -142,7 +142,7 @@ def _played(midi: bytes, engine: str, soundfont: Path) -> np.ndarray:
 
 
 def _ringing_out(performance: Performance) -> Performance:
-    """The same, and long enough for its last strings to die away: an engine stops at the last message."""
+    """Return the same, and long enough for its last strings to die away: an engine stops at the last message."""
     up = np.array([(performance.duration + RING_OUT, SUSTAIN, 0)], PEDAL)
     return Performance(performance.notes, np.concatenate([performance.pedal, up]))
 
@@ -163,7 +163,7 @@ def _play_with_midirenderer(midi: bytes, soundfont: Path) -> bytes:
 
 @contextmanager
 def _standard_error_silenced() -> Iterator[None]:
-    """Keeps off the terminal what a panic in Rust writes to descriptor 2 past Python, 35 lines in all."""
+    """Keep off the terminal what a panic in Rust writes to descriptor 2 past Python, 35 lines in all."""
     with suppress(OSError, ValueError, AttributeError):  # closed, or none at all, as under pythonw
         sys.stderr.flush()
     try:
@@ -198,7 +198,7 @@ def _first_line(text: str) -> str:
 
 
 def _samples(waveform: bytes) -> np.ndarray:
-    """The samples `[num_frames, 2]` of an engine's WAV file, which is 16-bit and stereo; a view, not a copy."""
+    """Return the samples `[num_frames, 2]` of an engine's WAV file, which is 16-bit and stereo; a view, not a copy."""
     with wave.open(io.BytesIO(waveform)) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (2, 2, SAMPLE_RATE)
         num_frames = file.getnframes()
@@ -208,7 +208,7 @@ def _samples(waveform: bytes) -> np.ndarray:
 
 
 def _levelled(samples: np.ndarray, *, dry: bool) -> np.ndarray:
-    """The samples, in a room unless they stay dry, with a gain that makes the loudest `PEAK`.
+    """Return the samples, in a room unless they stay dry, with a gain that makes the loudest `PEAK`.
 
     Blocks are computed twice, first for the peak: all of them as floats would take four times the memory.
     """

@@ -54,7 +54,7 @@ class Piece:
 
 
 def document(pieces: Iterable[Piece], title: str) -> bytes:
-    """The HTML file, UTF-8; the same for the same pieces.
+    """Return the HTML file, UTF-8; the same for the same pieces.
 
     Raises:
         PamusicError: it would be larger than browsers like.
@@ -81,7 +81,7 @@ def document(pieces: Iterable[Piece], title: str) -> bytes:
 
 
 def packed_notes(performance: Performance) -> bytes:
-    """The notes in their order, five numbers each: milliseconds, pitch, velocity.
+    """Return the notes in their order, five numbers each: milliseconds, pitch, velocity.
 
     The milliseconds are those since the last onset, those that the key is down, and those that the string sounds, none
     where it is struck anew at once.

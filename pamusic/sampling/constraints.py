@@ -186,15 +186,15 @@ class GrammarState:
             self._num_open -= not self._oldest[slot]
 
     def is_open(self) -> Tensor:
-        """`[slots]`, bool."""
+        """Return `[slots]`, bool."""
         return torch.from_numpy(self._oldest > 0)
 
     def is_silent(self) -> Tensor:
-        """A bool: whether no slot is open and no pedal is down."""
+        """Return a bool: whether no slot is open and no pedal is down."""
         return torch.tensor(not self._num_open and not self._grammar.pedal_level[self._states].any())
 
     def raises_pedal(self) -> Tensor:
-        """`[vocab]`, bool: the ids that press a pedal further down."""
+        """Return `[vocab]`, bool: the ids that press a pedal further down."""
         more = (
             self._grammar.pedal_level[self._grammar.next_state[self._states]]
             > self._grammar.pedal_level[self._states][:, None]
@@ -202,7 +202,7 @@ class GrammarState:
         return torch.from_numpy(more.any(0)[self._grammar.column_of_id])
 
     def forbidden(self) -> Tensor:
-        """`[vocab]`, bool; it is overwritten by the next call."""
+        """Return `[vocab]`, bool; it is overwritten by the next call."""
         forbidden = self._forbidden
         self._grammar.forbidden[self._states].any(0).take(self._grammar.column_of_id, out=forbidden)
         cannot_open = (self._oldest if self._grammar.most_open == 1 else self._second) > 0
@@ -256,7 +256,7 @@ class BatchGrammarState:
         return rows
 
     def states(self) -> list[Tensor]:
-        """What changes as ids are followed, `[rows, ...]` each."""
+        """Return what changes as ids are followed, `[rows, ...]` each."""
         return [getattr(self, name) for name in self._STATES]
 
     def select(self, rows: Tensor) -> None:
@@ -290,21 +290,21 @@ class BatchGrammarState:
         self._last_opened.copy_(torch.where(opened != nobody, opened, self._last_opened)).masked_fill_(tick, -1)
 
     def is_open(self) -> Tensor:
-        """`[rows, slots]`, bool."""
+        """Return `[rows, slots]`, bool."""
         return self._oldest[:, : self._grammar.num_slots] > 0
 
     def is_silent(self) -> Tensor:
-        """`[rows]`, bool: whether no slot is open and no pedal is down."""
+        """Return `[rows]`, bool: whether no slot is open and no pedal is down."""
         return ~(self.is_open().any(1) | self._pedal_level[self._states].any(1))
 
     def raises_pedal(self) -> Tensor:
-        """`[rows, vocab]`, bool: the ids that press a pedal further down."""
+        """Return `[rows, vocab]`, bool: the ids that press a pedal further down."""
         more = self._pedal_level[self._next_state[self._states]] > self._pedal_level[self._states][:, :, None]
         return more.any(1).index_select(1, self._column)
 
     @torch.inference_mode()
     def forbidden(self) -> Tensor:
-        """`[rows, vocab]`, bool."""
+        """Return `[rows, vocab]`, bool."""
         grammar, slots = self._grammar, self._grammar.num_slots
         forbidden = self._forbidden_columns[self._states].any(1).index_select(1, self._column)
         oldest = self._oldest[:, :slots]
@@ -337,7 +337,7 @@ class Grammar:
             self._followed.advance(ids)
 
     def states(self) -> list[Tensor]:
-        """The tensors that change as ids are taken."""
+        """Return the tensors that change as ids are taken."""
         return [] if isinstance(self._followed, GrammarState) else self._followed.states()
 
     def select(self, rows: Tensor) -> None:
@@ -346,21 +346,21 @@ class Grammar:
         self._followed.select(rows)
 
     def is_open(self) -> Tensor:
-        """`[rows, slots]`, bool: which slots are open."""
+        """Return `[rows, slots]`, bool: which slots are open."""
         is_open = self._followed.is_open()
         return is_open[None] if isinstance(self._followed, GrammarState) else is_open
 
     def is_silent(self) -> Tensor:
-        """`[rows]`, bool: in which nothing goes on."""
+        """Return `[rows]`, bool: in which nothing goes on."""
         is_silent = self._followed.is_silent()
         return is_silent[None] if isinstance(self._followed, GrammarState) else is_silent
 
     def raises_pedal(self) -> Tensor:
-        """`[rows, vocab]`, bool: the ids that press a pedal further down."""
+        """Return `[rows, vocab]`, bool: the ids that press a pedal further down."""
         raises_pedal = self._followed.raises_pedal()
         return raises_pedal[None] if isinstance(self._followed, GrammarState) else raises_pedal
 
     def forbidden(self) -> Tensor:
-        """`[rows, vocab]`, bool; it may be overwritten by the next call."""
+        """Return `[rows, vocab]`, bool; it may be overwritten by the next call."""
         forbidden = self._followed.forbidden()
         return forbidden[None] if isinstance(self._followed, GrammarState) else forbidden

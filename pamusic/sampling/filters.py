@@ -43,7 +43,7 @@ def apply_filters(logits: Tensor, config: SamplingConfig, class_of_id: Tensor | 
 
 
 def with_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Logits over the temperature; at 0 the likeliest id alone stays, of equals the lowest."""
+    """Return logits over the temperature; at 0 the likeliest id alone stays, of equals the lowest."""
     if temperature > MIN_TEMPERATURE:
         return logits / temperature
     likeliest = logits.argmax(-1, keepdim=True)
@@ -51,7 +51,7 @@ def with_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 
 def with_temperature_within(logits: Tensor, temperature: float, inside: Tensor) -> Tensor:
-    """Logits of the ids `inside` (`[vocab]`, bool) over a temperature, shifted: together they stay as likely."""
+    """Return logits of the ids `inside` (`[vocab]`, bool) over a temperature, shifted: together they stay as likely."""
     within = logits.masked_fill(~inside, OUT)
     together = within.logsumexp(-1, keepdim=True)
     tempered = with_temperature(within, temperature)
@@ -60,13 +60,13 @@ def with_temperature_within(logits: Tensor, temperature: float, inside: Tensor) 
 
 
 def with_top_k(logits: Tensor, k: int) -> Tensor:
-    """The `k` likeliest ids stay, and those that equal the last of them."""
+    """Return the `k` likeliest ids stay, and those that equal the last of them."""
     least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
     return logits.masked_fill(logits < least, OUT)
 
 
 def with_top_p(logits: Tensor, p: float) -> Tensor:
-    """The fewest ids stay that have a probability of `p` together, the likeliest always."""
+    """Return the fewest ids stay that have a probability of `p` together, the likeliest always."""
     descending, ids = logits.sort(descending=True, stable=True)
     probabilities = descending.softmax(-1)
     likelier = probabilities.cumsum(-1) - probabilities  # the probability of all ids before this one
@@ -76,7 +76,7 @@ def with_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def with_min_p(logits: Tensor, p: float) -> Tensor:
-    """The ids stay whose probability is at least `p` times that of the likeliest."""
+    """Return the ids stay whose probability is at least `p` times that of the likeliest."""
     if p <= 0:
         return logits
     probabilities = logits.softmax(-1)

@@ -120,7 +120,7 @@ class _Allowed:
 def _sample_position(
     model: PerceiverAR, reading: _Reading, numbers: Tensor, allowed: _Allowed, sampling: Sequence[SamplingConfig]
 ) -> Tensor:
-    """The ids `[rows, fields]` of the next position, field by field.
+    """Return the ids `[rows, fields]` of the next position, field by field.
 
     Args:
         reading: what has been read.
@@ -161,7 +161,7 @@ class _Reading:
         self._states = self._of(self._recent)
 
     def take(self, position: Tensor) -> None:
-        """Reads the next position `[rows, 1, fields]`."""
+        """Read the next position `[rows, 1, fields]`."""
         self._recent = torch.cat([self._recent[:, 1 - self._num_latents :], position], dim=1)
         self._model.read(position, self._caches)
         if self._caches.num_latents == self._num_latents:
@@ -176,7 +176,7 @@ class _Reading:
         self._recent, self._states = self._recent[rows], self._states[rows]
 
     def states(self) -> Tensor:
-        """What the heads read after the last position, `[rows, d]`."""
+        """Return what the heads read after the last position, `[rows, d]`."""
         return self._states
 
     def lasting(self) -> Tensor | None:

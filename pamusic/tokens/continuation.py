@@ -133,7 +133,7 @@ def decode_continuation(
     prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
 ) -> Seam:
-    """The music of new ids, and what becomes of what the prime left open; the arguments are `continuation`'s."""
+    """Return the music of new ids, and what becomes of what the prime left open; the arguments are `continuation`'s."""
     new = np.array(ids, np.int64)
     if prime is None:
         return Seam(0.0, _stopped(_truncate_overlaps(tokenizer.decode(new)), seconds))
@@ -176,7 +176,7 @@ def streaming(
     prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
 ) -> StreamingDecoder:
-    """Takes the new ids while they are drawn and gives the events of `continuation`, whose arguments it has."""
+    """Take the new ids while they are drawn and give the events of `continuation`, whose arguments it has."""
     if prime is None:
         return StreamingDecoder(tokenizer.vocabulary, seconds=seconds)
     encoded = encode_prime(tokenizer, prime, prime_range)
@@ -191,7 +191,7 @@ def _pedals_after_cut(
     music: Performance,
     releases: dict[int, float],
 ) -> np.ndarray:
-    """What the prime's own pedals do from the cut on; records of `PEDAL`.
+    """Return what the prime's own pedals do from the cut on; records of `PEDAL`.
 
     Where the ids know pedals they do what the music's do, until they are up and no key of the prime is down. Elsewhere
     they go up with the last string that they alone hold.
@@ -219,7 +219,7 @@ def _pedals_after_cut(
 
 
 def _stopped(music: Performance, seconds: float | None) -> Performance:
-    """The music up to a second, even within a note, with its pedals up."""
+    """Return the music up to a second, even within a note, with its pedals up."""
     if seconds is None or music.duration <= seconds:
         return music
     cut = music.cropped(0, seconds)
@@ -227,7 +227,7 @@ def _stopped(music: Performance, seconds: float | None) -> Performance:
 
 
 def _in_force(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """Of ids `[n]` the last velocity and the last depth of each pedal, which still hold when they end; int64."""
+    """Return the last velocity and the last depth of each pedal in ids `[n]`, which still hold when they end; int64."""
     kind = tokenizer.vocabulary.kind_of_id[ids]
     last = [ids[kind == KINDS.index(name)][-1:] for name in ("velocity", *tokenizer.vocabulary.pedals)]
     return np.concatenate(last).astype(np.int64)

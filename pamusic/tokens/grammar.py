@@ -66,7 +66,7 @@ class _Columns:
         return len(self._classes)
 
     def of(self, *kinds: str) -> list[int]:
-        """All columns of these kinds."""
+        """Return all columns of these kinds."""
         return [column for (kind, _), column in self._classes.items() if kind in kinds]
 
     def items(self, *kinds: str) -> list[tuple[int, int]]:
@@ -127,7 +127,7 @@ def grammar_arrays(vocabulary: Vocabulary) -> GrammarArrays:
 
 
 def ledger_ranges(vocabulary: Vocabulary) -> dict[str, int]:
-    """Where keys go down and up and time passes, as the fields of `model.config.LedgerConfig`."""
+    """Return where keys go down and up and time passes, as the fields of `model.config.LedgerConfig`."""
     presses, shifts = vocabulary.range("note_on"), vocabulary.range("time_shift")
     return {
         "num_slots": len(presses),
@@ -139,7 +139,7 @@ def ledger_ranges(vocabulary: Vocabulary) -> dict[str, int]:
 
 
 def recall_ranges(vocabulary: Vocabulary) -> RecallRanges:
-    """Where keys go down and up, and which ids are numbers, as the fields of `model.config.RecallConfig`."""
+    """Return where keys go down and up, and which ids are numbers, as the fields of `model.config.RecallConfig`."""
     presses, releases, *numbers = (vocabulary.range(kind) for kind in ("note_on", "note_off", "time_shift", "velocity"))
     return {
         "num_slots": len(presses),

@@ -32,7 +32,7 @@ class GridNotes:
     pedal: np.ndarray = field(default_factory=lambda: np.empty(0, GRID_PEDAL))
 
     def __len__(self) -> int:
-        """The number of notes."""
+        """Return the number of notes."""
         return len(self.onset)
 
     @property
@@ -41,7 +41,7 @@ class GridNotes:
         return int(max(self.offset.max(initial=0), self.pedal["step"].max(initial=0)))
 
     def stretched(self, factor: float) -> GridNotes:
-        """The same music `factor` times as long, on the grid again; `Tokenizer.settled` makes it canonical."""
+        """Return the same music `factor` times as long, on the grid again; `Tokenizer.settled` makes it canonical."""
         onset = rounded(self.onset * factor)
         offset = np.maximum(rounded(self.offset * factor), onset + 1)
         pedal = self.pedal.copy()
@@ -49,7 +49,7 @@ class GridNotes:
         return GridNotes(onset, offset, self.pitch, self.velocity_bin, pedal)
 
     def transposed(self, semitones: int) -> GridNotes:
-        """The same notes higher or lower; the caller sees to it that they stay on the keyboard."""
+        """Return the same notes higher or lower; the caller sees to it that they stay on the keyboard."""
         return GridNotes(self.onset, self.offset, self.pitch + semitones, self.velocity_bin, self.pedal)
 
 
@@ -76,7 +76,7 @@ def depth_changes(pedal: np.ndarray) -> np.ndarray:
 
 
 def without_short_ways(pedal: np.ndarray, deepest: int, shortest: int) -> np.ndarray:
-    """One pedal's records without depths that lasted fewer than `shortest` steps and were not meant.
+    """Return one pedal's records without depths that lasted fewer than `shortest` steps and were not meant.
 
     Not meant is a depth on the way to another (from up over half to down: dated in the middle of the way), and a tremor
     (one depth up and back, or down and back). A turning point further out is meant however short it is: a quick lift

@@ -24,7 +24,7 @@ INSTALL = "pip install 'pamusic[magenta]'"
 
 
 def check_reference(tokenizer: Tokenizer) -> None:
-    """Refuses what note-seq cannot do.
+    """Refuse what note-seq cannot do.
 
     Raises:
         PamusicError: it is not installed, or the tokenizer's vocabulary is none that it has.
@@ -38,7 +38,7 @@ def check_reference(tokenizer: Tokenizer) -> None:
 
 
 def ids_by_note_seq(data: bytes) -> np.ndarray:
-    """The ids `[num_tokens]`, uint16, that note-seq gives the bytes of a MIDI file.
+    """Return the ids `[num_tokens]`, uint16, that note-seq gives the bytes of a MIDI file.
 
     Read; fold the sustain pedal; quantise; performance events; one-hot. All instruments of the file are read.
 
@@ -76,7 +76,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 def _is_note_seqs(vocabulary: Vocabulary) -> bool:
-    """Whether the vocabulary means what note-seq's events mean, by the same ids."""
+    """Return whether the vocabulary means what note-seq's events mean, by the same ids."""
     start, ranges = 0, []
     for kind, first, last in EVENTS:
         ranges.append(EventRange(kind, first, last, start))

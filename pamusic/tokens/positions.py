@@ -51,14 +51,14 @@ def events_in_order(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def event_positions(grid: GridNotes, vocabulary: Vocabulary) -> np.ndarray:
-    """Ids `[num_events, 3]`, uint16: of each event the shift to it, its key or pedal, and its velocity."""
+    """Return ids `[num_events, 3]`, uint16: of each event the shift to it, its key or pedal, and its velocity."""
     step, kind, value, velocity_bin = events_in_order(grid)
     shift, _ = _shifts(step, vocabulary.range("time_shift"))
     return _columns(vocabulary, shift, kind, value, velocity_bin)
 
 
 def note_positions(grid: GridNotes, vocabulary: Vocabulary) -> np.ndarray:
-    """Ids `[num_positions, 4]`, uint16: of each note or press its shift, key or pedal, velocity and length.
+    """Return ids `[num_positions, 4]`, uint16: of each note or press its shift, key or pedal, velocity and length.
 
     They stand by onset; within a step pedals come first (soft, sostenuto, sustain), then notes from low to high.
     """
@@ -73,7 +73,7 @@ def note_positions(grid: GridNotes, vocabulary: Vocabulary) -> np.ndarray:
 
 
 def grid_of_positions(ids: np.ndarray, vocabulary: Vocabulary) -> tuple[GridNotes, int]:
-    """What ids `[num_positions, 4]` say, and how many borders stand among them.
+    """Return what ids `[num_positions, 4]` say, and how many borders stand among them.
 
     A note, or a depth of a pedal, ends at the latest where its key or pedal is next. Notes of no length and depths that
     change nothing are still among them.
@@ -132,7 +132,7 @@ def _presses(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarray]:
-    """Ids that lead from each step to the next, and the steps that they are read as, `[n]` each."""
+    """Return ids that lead from each step to the next, and the steps that they are read as, `[n]` each."""
     shift = np.diff(step, prepend=0)
     read_as, behind = shift.copy(), 0  # behind: by how much what is read is too early
     exact = shifts.last if shifts.exact is None else shifts.exact
@@ -154,7 +154,7 @@ def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarra
 
 
 def _lengths(length: np.ndarray, gap: np.ndarray, apart: np.ndarray, lengths: EventRange) -> np.ndarray:
-    """Ids of lengths in steps.
+    """Return ids of lengths in steps.
 
     Args:
         length: `[n]`.
@@ -169,7 +169,7 @@ def _lengths(length: np.ndarray, gap: np.ndarray, apart: np.ndarray, lengths: Ev
 
 
 def _next_of_same(key: np.ndarray) -> np.ndarray:
-    """`[n]`, where each key stands next; `n` where it does not."""
+    """Return `[n]`, where each key stands next; `n` where it does not."""
     by_key = np.argsort(key, kind="stable")
     following = np.full(len(key), len(key))
     same = key[by_key][1:] == key[by_key][:-1]

@@ -62,7 +62,7 @@ class EncodedPrime:
 
 
 def prime_ids(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange = WHOLE) -> np.ndarray:
-    """The ids of a prime `[num_tokens]`, without start; pedals that are down at its end stay down.
+    """Return the ids of a prime `[num_tokens]`, without start; pedals that are down at its end stay down.
 
     Raises:
         PamusicError: there is no note in them.
@@ -71,7 +71,7 @@ def prime_ids(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange 
 
 
 def encode_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange = WHOLE) -> EncodedPrime:
-    """A prime as the model reads it.
+    """Return a prime as the model reads it.
 
     Raises:
         PamusicError: there is no note in it.
@@ -102,7 +102,7 @@ def encode_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRan
 
 
 def read_part(prime: Performance, prime_range: PrimeRange) -> Performance:
-    """What of a prime is read, as long as it sounds, from time 0 on."""
+    """Return what of a prime is read, as long as it sounds, from time 0 on."""
     if prime_range.end is not None:
         prime = Performance(prime.notes[prime.notes["onset"] < prime_range.end], prime.pedal)
     return prime.cropped(prime_range.start, float("inf")) if prime_range.start else prime
@@ -121,7 +121,7 @@ def describe_unsupported_notes(tokenizer: Tokenizer, prime: Performance, prime_r
 
 
 def end_of_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange) -> float:
-    """Seconds at which the prime's ids end; a key that is let go a little later, off the grid, is waited for."""
+    """Return seconds at which the prime's ids end; a key that is let go a little later, off the grid, is waited for."""
     read = read_part(prime, prime_range)
     end_on_grid = tokenizer.to_grid(read, lifted=False).last_step * tokenizer.vocabulary.time_step_ms / 1000
     return prime_range.start + max(end_on_grid, float(read.notes["offset"].max()))
@@ -135,7 +135,7 @@ def ids_before(tokenizer: Tokenizer, gap_steps: int) -> list[int]:
 
 
 def steps_passed(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """`[n]`, steps that have passed with each of the ids."""
+    """Return `[n]`, steps that have passed with each of the ids."""
     vocabulary = tokenizer.vocabulary
     return np.cumsum(np.where(vocabulary.kind_of_id[ids] == TIME_SHIFT, vocabulary.value_of_id[ids], 0))
 

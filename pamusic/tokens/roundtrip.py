@@ -45,7 +45,7 @@ class Errors:
 
     @classmethod
     def of(cls, differences: np.ndarray) -> Errors:
-        """Of differences `[n]`, whatever their sign."""
+        """Return the sizes of differences `[n]`, whatever their sign."""
         sizes = np.abs(differences)
         rounded = np.where(sizes < COARSE, np.rint(sizes / RESOLUTION), np.rint(sizes) / RESOLUTION)
         return cls(*np.unique(np.rint(rounded).astype(np.int64), return_counts=True))
@@ -56,11 +56,11 @@ class Errors:
         return Errors(sizes, counts)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return how many there are."""
         return int(self.counts.sum())
 
     def within(self, share: float) -> float:
-        """The smallest size that at least this share of the errors does not exceed; 0 where there are none."""
+        """Return the smallest size that at least this share of the errors does not exceed; 0 where there are none."""
         if not len(self):
             return 0.0
         place = np.searchsorted(np.cumsum(self.counts), share * len(self) - 1e-9)
@@ -214,7 +214,7 @@ def round_trip(performance: Performance, tokenizer: Tokenizer) -> RoundTrip:
 
 
 def aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of two rising series of times belong together.
+    """Return which of two rising series of times belong together.
 
     Each of the shorter one gets its own of the longer one, in order, so that the distances add up to the least.
 
@@ -278,7 +278,7 @@ def _strokes(notes: np.ndarray) -> np.ndarray:
 
 
 def _why_lost(notes: np.ndarray, lost: np.ndarray, tokenizer: Tokenizer) -> Counter[str]:
-    """How many of `notes[lost]` went for which reason, told from the notes alone."""
+    """Return how many of `notes[lost]` went for which reason, told from the notes alone."""
     pitches = tokenizer.vocabulary.range("note_on")
     step = np.floor(notes["onset"] * 1000 / tokenizer.vocabulary.time_step_ms + 0.5)
     strokes = Counter(zip(notes["pitch"].tolist(), step.tolist(), strict=True))
@@ -323,7 +323,7 @@ def _pedal_compared(before: Performance, after: Performance, control: int) -> Pe
 
 
 def _value_at(moves: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """A pedal's value from each time on: that of the last movement until then, 0 before the first."""
+    """Return a pedal's value from each time on: that of the last movement until then, 0 before the first."""
     values = np.concatenate([[0], moves["value"].astype(np.int64)])
     return values[np.searchsorted(moves["time"], times, side="right")]
 

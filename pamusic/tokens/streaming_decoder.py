@@ -68,7 +68,7 @@ class StreamingDecoder:
         return min(max(self._step, 0) * self._step_seconds, self._stop)
 
     def follow(self, id: int) -> list[Event]:
-        """The events that are sure with one more id: those of a step, when it is over."""
+        """Return the events that are sure with one more id: those of a step, when it is over."""
         kind, value = self._kind[id], self._value[id]
         if kind == TIME_SHIFT:
             given = self._events_of_step()
@@ -89,7 +89,7 @@ class StreamingDecoder:
         return []
 
     def end(self) -> list[Event]:
-        """The rest, when no more ids come: what is open is let go, and the pedals go up."""
+        """Return the rest, when no more ids come: what is open is let go, and the pedals go up."""
         last = self._step + bool(self._struck)  # what was struck in the last step lasts one more
         if last == self._step:
             self._moved = dict.fromkeys(self._deepest, 0)
@@ -110,7 +110,7 @@ class StreamingDecoder:
             del self._struck[pitch]  # it has no length
 
     def _events_of_step(self) -> list[Event]:
-        """What the step came to, which is over."""
+        """Return what the step came to, which is over."""
         time = max(self._step, 0) * self._step_seconds
         if time >= self._stop:
             self._struck, self._released, self._moved = {}, set(), {}
@@ -142,5 +142,5 @@ class StreamingDecoder:
         return given
 
     def _velocity(self, bin: int) -> int:
-        """The middle of a velocity bin, as `Tokenizer.from_grid` has it."""
+        """Return the middle of a velocity bin, as `Tokenizer.from_grid` has it."""
         return min(max((bin - 1) * self._bin_width + 1 + self._bin_width // 2, 1), 127)

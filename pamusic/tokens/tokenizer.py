@@ -60,7 +60,7 @@ class Repairs:
     borders: int = 0
 
     def __bool__(self) -> bool:
-        """Whether there were any."""
+        """Return whether there were any."""
         return any(getattr(self, each.name) for each in fields(self))
 
 
@@ -92,12 +92,12 @@ class Tokenizer:
         return self.decode_counted(ids)[0]
 
     def decode_counted(self, ids: np.ndarray) -> tuple[Performance, Repairs]:
-        """A valid performance, whatever the ids, and what they had to be forgiven."""
+        """Return a valid performance, whatever the ids, and what they had to be forgiven."""
         grid, repairs = self._read(ids)
         return self.from_grid(grid), repairs
 
     def normalised(self, performance: Performance) -> Performance:
-        """What `encode` means to keep, before the grid: the performance that decoding is to be compared with.
+        """Return what `encode` means to keep, before the grid: the performance that decoding is to be compared with.
 
         Where the pedal is folded: the notes within the vocabulary's pitches, as long as their strings sound, without
         pedal. Where it is played: these notes as long as their keys are down, each let go at the latest where its key
@@ -118,7 +118,7 @@ class Tokenizer:
         return Performance(notes, pedal_in_order(np.concatenate(moves)))
 
     def to_grid(self, performance: Performance, *, lifted: bool = True) -> GridNotes:
-        """A performance on the grid.
+        """Return a performance on the grid.
 
         Args:
             performance: in any form.
@@ -150,7 +150,7 @@ class Tokenizer:
         )
 
     def settled(self, grid: GridNotes, *, lifted: bool = True) -> GridNotes:
-        """The grid as the encoder writes it, which is what decoding gives back.
+        """Return the grid as the encoder writes it, which is what decoding gives back.
 
         Where keys and pedals are played: onsets of one step by pitch; a key is let go at the latest where it is struck
         anew; pedals rid of short ways and tremor, and, if `lifted`, up at the end. So it is with the notes, too, where
@@ -220,7 +220,7 @@ class Tokenizer:
         return ids
 
     def grid_from_ids(self, ids: np.ndarray) -> GridNotes:
-        """The notes and pedals that ids stand for, whatever the ids.
+        """Return the notes and pedals that ids stand for, whatever the ids.
 
         A release closes its key's oldest open note, as in note-seq; where keys are played, so does an onset.
         """
@@ -305,7 +305,7 @@ class Tokenizer:
     def _pedals_read(
         self, kind: np.ndarray, value: np.ndarray, step: np.ndarray, the_end: int
     ) -> tuple[np.ndarray, int, int]:
-        """Records of `GRID_PEDAL`; how many events moved nothing; how many pedals were left down."""
+        """Record of `GRID_PEDAL`; how many events moved nothing; how many pedals were left down."""
         pedals, num_idle, num_down = [np.empty(0, GRID_PEDAL)], 0, 0
         for name in self.vocabulary.pedals:
             places = np.flatnonzero(kind == KINDS.index(name))
@@ -318,7 +318,7 @@ class Tokenizer:
         return pedal_in_step_order(pedals), num_idle, num_down
 
     def _depths(self, moves: np.ndarray) -> np.ndarray:
-        """Records of `PEDAL` as records of `GRID_PEDAL`: the last depth of each step, where it changes."""
+        """Record of `PEDAL` as records of `GRID_PEDAL`: the last depth of each step, where it changes."""
         pedals = [np.empty(0, GRID_PEDAL)]
         steps_per_second = 1000 / self.vocabulary.time_step_ms
         for kind, deepest in self.vocabulary.pedals.items():
@@ -330,7 +330,7 @@ class Tokenizer:
 
 
 def depths(values: np.ndarray, deepest: int, hysteresis: float) -> np.ndarray:
-    """The depth of a pedal, 0 to `deepest`, after each of its control's values `[n]`; it was up before.
+    """Return the depth of a pedal, 0 to `deepest`, after each of its control's values `[n]`; it was up before.
 
     Depths are of equal width, around the values `127 k / deepest`. A border is passed where a value is `hysteresis`
     beyond it, so that a foot that rests near a border does not tremble between two depths.
@@ -345,7 +345,7 @@ def depths(values: np.ndarray, deepest: int, hysteresis: float) -> np.ndarray:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer that ships, by name, or one's own, by the path of its TOML file.
+    """Return a tokenizer that ships, by name, or one's own, by the path of its TOML file.
 
     Raises:
         PamusicError: there is none.
@@ -360,7 +360,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def shipped_tokenizers() -> list[str]:
-    """The names of the tokenizers that ship."""
+    """Return the names of the tokenizers that ship."""
     return sorted(file.stem for file in tokenizers_folder().glob("*.toml"))
 
 
@@ -380,7 +380,7 @@ def _end_at_next_onset(notes: np.ndarray) -> np.ndarray:
 
 
 def _moves(pedal: np.ndarray, lifted_at: float | None) -> np.ndarray:
-    """Of one pedal's records of `PEDAL` the last value of each instant, where it changes; it was up before."""
+    """Return the last value of each instant in one pedal's records, where it changes; the pedal was up before."""
     if lifted_at is not None and len(pedal) and pedal["value"][-1] != 0:
         pedal = np.append(pedal, np.array([(lifted_at, pedal["control"][-1], 0)], PEDAL))
     pedal = pedal[np.append(pedal["time"][1:] != pedal["time"][:-1], True)[: len(pedal)]]

@@ -124,7 +124,7 @@ class Vocabulary:
     shortest_ms: float = 0
 
     def __len__(self) -> int:
-        """The number of ids, of all fields together."""
+        """Return the number of ids, of all fields together."""
         return sum(len(events) for events in self.ranges)
 
     def range(self, kind: str) -> EventRange:
@@ -171,7 +171,7 @@ class Vocabulary:
         return round(self.shortest_ms / self.time_step_ms)
 
     def id(self, kind: str, value: int = 0) -> int:
-        """The id of an event.
+        """Return the id of an event.
 
         Raises:
             ValueError: the kind has no such value.
@@ -182,7 +182,7 @@ class Vocabulary:
         return events.start + int(events.place(np.array(value)))
 
     def event(self, id: int) -> tuple[str, int]:
-        """The kind and value of an id."""
+        """Return the kind and value of an id."""
         for events in self.ranges:
             if events.start <= id < events.start + len(events):
                 return events.kind, int(events.middle[id - events.start])
@@ -258,7 +258,7 @@ class Vocabulary:
         return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]
 
     def toml(self) -> str:
-        """The vocabulary as the text of a TOML file that `load_vocabulary` reads."""
+        """Return the vocabulary as the text of a TOML file that `load_vocabulary` reads."""
         lines = [
             f"name = {json.dumps(self.name, ensure_ascii=False)}",
             f"version = {self.version}",
@@ -282,7 +282,7 @@ class Vocabulary:
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
-    """Reads a vocabulary.
+    """Read a vocabulary.
 
     Raises:
         PamusicError: the file is missing, is no TOML, or does not describe a vocabulary.

@@ -28,7 +28,7 @@ def nearest_ids(vocabulary: Vocabulary, among: Vocabulary) -> np.ndarray:
 
 
 def _measures(events: EventRange, vocabulary: Vocabulary) -> np.ndarray:
-    """`[k]`, float64, ascending: what the values of a range measure, in units that all vocabularies share."""
+    """Return `[k]`, float64, ascending: what the values of a range measure, in units that all vocabularies share."""
     values = np.arange(events.first, events.last + 1, dtype=np.float64)
     if events.kind == "time_shift":
         return values * vocabulary.time_step_ms

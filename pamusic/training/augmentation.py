@@ -19,7 +19,7 @@ def stretched_ids(notes: GridNotes, tokenizer: Tokenizer, most: float, rng: np.r
 
 
 def transposed_ids(ids: np.ndarray, tokenizer: Tokenizer, down: int, up: int, rng: np.random.Generator) -> np.ndarray:
-    """The ids `[n]` of a window moved by a number of semitones drawn from those that keep it on the keyboard."""
+    """Return the ids `[n]` of a window moved by a number of semitones drawn from those that keep it on the keyboard."""
     kind = tokenizer.vocabulary.kind_of_id[ids]
     is_note = (kind == NOTE_ON) | (kind == NOTE_OFF)
     pitch = tokenizer.vocabulary.value_of_id[ids[is_note]]

@@ -51,7 +51,7 @@ class Batch:
         )
 
     def micro(self, size: int) -> list[Batch]:
-        """The batch in parts of `size` windows."""
+        """Return the batch in parts of `size` windows."""
         prefix_indices = (
             [None] * (len(self.tokens) // size) if self.prefix_indices is None else self.prefix_indices.split(size)
         )
@@ -82,7 +82,7 @@ class TrainingBatches:
         self._grid = lru_cache(maxsize=2048)(self._decoded)
 
     def batch(self, step: int, rows: range | None = None) -> Batch:
-        """The batch of update number `step`, from 0; all its rows, or only those that are asked for."""
+        """Return the batch of update number `step`, from 0; all its rows, or only those that are asked for."""
         rows = range(self._training.batch_size) if rows is None else rows
         rngs = [np.random.default_rng([self._training.seed, step, row]) for row in rows]
         drawn = [self._recovery(rng) if self._has_mistakes(step, rng) else (self._window(rng), None) for rng in rngs]
@@ -101,7 +101,7 @@ class TrainingBatches:
         return rng.random() < self._training.mistakes
 
     def _recovery(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """A window with mistakes, and how many of its last tokens are scored: those from where they end on."""
+        """Return a window with mistakes, and how many of its last tokens are scored: those from where they end on."""
         tokenizer = self._corpus.tokenizer
         grid = self._grid(self._drawn(rng))
         others = None if rng.random() < 0.5 else self._grid(self._drawn(rng))
@@ -133,7 +133,7 @@ class TrainingBatches:
         return int(self._pieces[min(draw, len(self._pieces) - 1)])
 
     def _ids(self, piece: int, rng: np.random.Generator) -> np.ndarray:
-        """A piece between its borders, played a little slower or faster."""
+        """Return a piece between its borders, played a little slower or faster."""
         stretch, tokenizer = self._training.stretch, self._corpus.tokenizer
         ids = stretched_ids(self._grid(piece), tokenizer, stretch, rng) if stretch else self._corpus.piece(piece)
         return with_borders(ids, self._corpus)
@@ -209,6 +209,6 @@ def _of_position(targets: Tensor) -> Tensor:
 
 
 def with_borders(ids: np.ndarray, corpus: Corpus) -> np.ndarray:
-    """Ids `[n]` or `[n, fields]` of a piece with its start and its end, `[n + 2]` or `[n + 2, fields]`."""
+    """Return ids `[n]` or `[n, fields]` of a piece with its start and its end, `[n + 2]` or `[n + 2, fields]`."""
     vocabulary = corpus.tokenizer.vocabulary
     return np.concatenate([vocabulary.border("start")[None], ids, vocabulary.border("end")[None]])

@@ -18,7 +18,7 @@ ADDS_TO_STREAM = ("attention.output.weight", "mlp.down.weight")  # of a block: a
 
 
 def grown(checkpoint: Checkpoint, num_layers: int) -> Checkpoint:
-    """A checkpoint with more self-attention layers than it had, in memory, and the same logits.
+    """Return a checkpoint with more self-attention layers than it had, in memory, and the same logits.
 
     The new layers stand spread among the old. Each begins as the one before it, so that it attends to something and
     finds something from the first step on (stacking: Gong et al. 2019), but adds nothing to the residual stream: its

@@ -27,7 +27,7 @@ SECONDS_ASTRAY = (4.0, 60.0)  # that either lasts
 def with_mistakes(
     notes: GridNotes, others: GridNotes | None, steps_a_second: float, rng: np.random.Generator
 ) -> tuple[GridNotes, int]:
-    """The same music, hurried, laid over with other notes, and with keys left down, up to some step.
+    """Return the same music, hurried, laid over with other notes, and with keys left down, up to some step.
 
     Args:
         notes: a piece; one without notes stays as it is.
@@ -57,13 +57,13 @@ def with_mistakes(
 
 
 def before(notes: GridNotes, step: int) -> GridNotes:
-    """The notes that are struck before a step, without pedals."""
+    """Return the notes that are struck before a step, without pedals."""
     early = notes.onset < step
     return GridNotes(*(column[early] for column in (notes.onset, notes.offset, notes.pitch, notes.velocity_bin)))
 
 
 def hurried(notes: GridNotes, step: int, duration: int, factor: float) -> tuple[GridNotes, int]:
-    """The same music, `factor` times as fast in the `duration` steps before a step; and where that then is."""
+    """Return the same music, `factor` times as fast in the `duration` steps before a step; and where that then is."""
     begin = max(0, step - duration)
     gained = round((step - begin) * (1 - 1 / factor))
 
@@ -120,7 +120,7 @@ def laid_over(
 def with_stuck_keys(
     notes: GridNotes, step: int, share: float, mean_events: float, rng: np.random.Generator
 ) -> GridNotes:
-    """The same music with keys left down up to a step, from which on they are let go.
+    """Return the same music with keys left down up to a step, from which on they are let go.
 
     A key is let go as another note ends: chords end together, and so do notes that a pedal has held.
 
@@ -142,7 +142,7 @@ def with_stuck_keys(
 
 
 def struck_again(notes: GridNotes) -> np.ndarray:
-    """`[num_notes]`, the step at which the key of each is struck next; beyond all steps where it is not."""
+    """Return `[num_notes]`, the step at which the key of each is struck next; beyond all steps where it is not."""
     by_key = np.lexsort((notes.onset, notes.pitch))
     same_key = notes.pitch[by_key][1:] == notes.pitch[by_key][:-1]
     again = np.full(len(notes), np.iinfo(np.int64).max)

@@ -82,7 +82,7 @@ def _refuse_options_of_midi(what: str, tokenizers: list[str] | None, tracks: str
 
 
 def _is_checkpoint(path: str) -> bool:
-    """Whether `find_checkpoint` would find something there: told without loading torch."""
+    """Return whether `find_checkpoint` would find something there: told without loading torch."""
     from pamusic.resources import checkpoints_folder
 
     place = Path(path)

@@ -48,7 +48,7 @@ def print_scores(total: Likelihood, points: list[SweepPoint], about: dict[str, A
 
 
 def check_drift(asked: bool, num_tokens: int | None, unheeded: object) -> None:
-    """Refuses options that `--cache-drift` would not heed, or that are nothing without it."""
+    """Refuse options that `--cache-drift` would not heed, or that are nothing without it."""
     if asked and unheeded:
         raise UsageError(
             "--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --stride, --num-keys and bf16"
@@ -58,7 +58,7 @@ def check_drift(asked: bool, num_tokens: int | None, unheeded: object) -> None:
 
 
 def check_keys(num_keys: int, sweep: bool) -> None:
-    """Refuses several keys where they would not be heeded."""
+    """Refuse several keys where they would not be heeded."""
     if sweep and num_keys > 1:
         raise UsageError(f"--sweep scores each piece in its own key; leave out --sweep, or --num-keys {num_keys}")
 

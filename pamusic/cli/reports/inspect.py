@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def about_midi(data: bytes, name: str, tokenizers: list[Tokenizer], tracks: Tracks) -> dict[str, Any]:
-    """One MIDI file, and what each tokenizer keeps of it."""
+    """Return one MIDI file, and what each tokenizer keeps of it."""
     from pamusic.music.describe import describe_file, describe_performance
     from pamusic.music.midi import chosen_parts, read_and_mend, read_contents
     from pamusic.tokens.roundtrip import round_trip
@@ -92,7 +92,7 @@ def _refusal(name: str, error: PamusicError) -> Refusal:
 
 
 def about_corpus(corpus: Corpus) -> dict[str, Any]:
-    """What a corpus holds, by splits, lengths and kinds of events."""
+    """Return what a corpus holds, by splits, lengths and kinds of events."""
     from pamusic.corpus.sources import SPLITS
 
     by_length = sorted(corpus.pieces, key=lambda piece: piece.num_tokens)
@@ -123,7 +123,7 @@ def about_corpus(corpus: Corpus) -> dict[str, Any]:
 
 
 def about_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint is and how it came to be: all that its `config.json` says."""
+    """Return what a checkpoint is and how it came to be: all that its `config.json` says."""
     first = ("num_parameters", "model", "tokenizer", "tokenizer_fingerprint")
     ordered = {name: checkpoint.metadata[name] for name in first} | checkpoint.metadata
     return {"what": "checkpoint", "name": checkpoint.title, **ordered}
@@ -179,7 +179,7 @@ def _pedal(pedal: Pedal, folded: bool) -> dict[str, Any]:
 
 
 def tables(about: dict[str, Any]) -> Iterator[Table]:
-    """What to print, readable without colour and in 80 columns."""
+    """Yield what to print, readable without colour and in 80 columns."""
     yield from {
         "MIDI file": _midi_tables,
         "MIDI files": _many_tables,

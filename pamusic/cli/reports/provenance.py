@@ -20,7 +20,7 @@ HASH = 12  # letters of a hash that a person is shown
 
 
 def piece_of(name: str, data: bytes, performance: Performance) -> Piece:
-    """A piece of a page, with all that its file tells; what cannot be read of that is said and left out."""
+    """Return a piece of a page, with all that its file tells; what cannot be read of that is said and left out."""
     from pamusic.compose.provenance import read_provenance
     from pamusic.music.midi import read_contents
     from pamusic.page.document import Piece
@@ -62,7 +62,7 @@ def command(options: Mapping[str, object]) -> str:
 
 
 def facts(record: Provenance) -> tuple[tuple[str, str], ...]:
-    """What a record says, (what, how it is) each."""
+    """Return what a record says, (what, how it is) each."""
     options, on = record.options, record.made_on
     begun = "nothing"
     if record.prime_sha256 is not None:
