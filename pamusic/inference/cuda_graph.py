@@ -268,7 +268,7 @@ def hidden(cache: KeyValueCache, places: Tensor, place: Tensor) -> Tensor:
 
 
 def capture(work: Callable[[], Tensor], device: torch.device, changed: Sequence[Tensor]) -> Callable[[], Tensor]:
-    """Return a function that does some work and returns where its result lies; on CUDA it plays a recording of the work.
+    """Return a function that does some work and returns where its result lies; on CUDA it plays a recording.
 
     Args:
         work: of fixed shapes, at fixed addresses; it looks at no number.
