@@ -28,7 +28,7 @@ def tokenize(
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Corpus:
-    """Make a corpus of tokens of MIDI files, split into train, validation and test. Interrupted, the same call goes on.
+    """Make a corpus of tokens of MIDI files, with splits. The same call resumes an interrupted one.
 
     Args:
         paths: folders, zip archives or MIDI files; MAESTRO keeps its splits.

@@ -56,7 +56,7 @@ class Piece:
         return write_file(path, self.midi, MIDI_SUFFIXES)
 
     def synthesize(self, path: StrPath, *, soundfont: StrPath | None = None) -> Path:
-        """Write `performance` as a WAV file; arguments and errors as of `pamusic.synthesize`."""
+        """Write `performance` as a WAV file; arguments and errors as in `pamusic.synthesize`."""
         return synthesize(self.performance, path, soundfont=soundfont)
 
 

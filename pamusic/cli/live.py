@@ -88,7 +88,7 @@ class Live:
 
 @contextmanager
 def live(port: str | None, ahead: float) -> Iterator[Live]:
-    """Lend what plays on a port, which is opened first, so that one that is not there is told before the work.
+    """Lend what plays on a port, which is opened first, so that an error comes before the work.
 
     Raises:
         PamusicError: there is no such port.

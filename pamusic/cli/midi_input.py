@@ -49,7 +49,7 @@ def read_with_bytes(source: Path, tracks: Tracks) -> tuple[Performance, bytes, t
 def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performance]]:
     """Yield each performance in files, folders and archives, and in standard input, with the place where it was found.
 
-    What cannot be read is told and left out; so is what was mended.
+    Log and skip what cannot be read; log what was mended.
 
     Raises:
         PamusicError: a path does not exist, or nothing at all can be read.

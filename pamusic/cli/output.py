@@ -61,7 +61,7 @@ def outputs(out: Path | None, default: Path, num: int, *, sources: Sequence[Path
 
 @contextmanager
 def output(out: Path | None, default: Path, *, sources: Sequence[Path], kind: str) -> Iterator[Output]:
-    """Lend a place for a result, opened first, so that one cannot be written to is told before the work, not after it.
+    """Lend a place for a result, opened first, so that an error comes before the work, not after it.
 
     When the block ends well, the file is there, whole, and its path is printed.
 

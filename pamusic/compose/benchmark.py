@@ -96,13 +96,13 @@ def speed(
     """Draw some tokens after a prime.
 
     Args:
-        checkpoint: who composes.
+        checkpoint: the model that composes.
         context_length: tokens it sees.
         num: pieces at once.
         bandwidth: of the memory, in bytes a second.
         prime_length: tokens before them; by default they fill the context.
         tokens: of each piece; by default as many as lie between two refills, so that each costs its share of one.
-        precision, kernel: as of `InferenceSession`.
+        precision, kernel: as in `InferenceSession`.
 
     Raises:
         UsageError: the arguments do not fit together.

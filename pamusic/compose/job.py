@@ -109,7 +109,7 @@ class Collector:
         """Return what is drawn until the end or an interruption.
 
         Args:
-            drawn: as of `token_stream.stream`, of which this is the monitor.
+            drawn: as in `token_stream.stream`, of which this is the monitor.
 
         Raises:
             KeyboardInterrupt, SystemExit: the work was interrupted, and there is nothing yet.

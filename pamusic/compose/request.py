@@ -55,7 +55,7 @@ class SampleRequest:
         prime: the MIDI file that is continued; None begins from nothing.
         seed: the same seed gives the same music; None draws one.
         num_samples: pieces, with this seed and the next ones.
-        best_of: candidates of which the best are kept, in place of `num_samples`.
+        best_of: generate this many candidates and keep the best, in place of `num_samples`.
         keep: how many of them; 1 by default.
         length: new tokens at most, or positions; None as `seconds` need.
         seconds, minutes: of new music; give one. 60 seconds where there is no length either.
@@ -65,12 +65,12 @@ class SampleRequest:
         prime_start, prime_end: seconds of the prime between which it is read.
         same_track: write the new music where the prime was played, not on a track of its own.
         continuation_only: leave the prime out of the file.
-        temperature, top_p, top_k, min_p, typical_p, release_bias: as of `SamplingConfig`.
+        temperature, top_p, top_k, min_p, typical_p, release_bias: as in `SamplingConfig`.
         temperature_time, temperature_pitch, temperature_velocity: one more temperature among time shifts, among keys
             and among velocities.
         guard: take back loops and silences, release stuck keys; None for single pieces that no port plays.
         checkpoint: a name or a folder; None for the default one.
-        context_length, num_latents, refill: as of `InferenceConfig`.
+        context_length, num_latents, refill: as in `InferenceConfig`.
         precision: of the weights: fp32, bf16, int8, or auto for the fastest.
         compile: use the C++ kernel if a compiler is found.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -301,7 +301,7 @@ def _fits(value: object, hint: Any) -> bool:
     """Return whether an option of this type can have this value; numbers of NumPy are numbers, texts can be paths."""
     hints = get_args(hint) or (hint,)
     if isinstance(value, bool):
-        return bool in hints  # and not int, of which it is one
+        return bool in hints  # and not int, though bool is a subclass
     if isinstance(value, Integral):
         return int in hints or float in hints
     if isinstance(value, Real):

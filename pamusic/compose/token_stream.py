@@ -65,7 +65,7 @@ class StreamConfig:
 
 
 class GuardMonitor(Protocol):
-    """What is told of guarded pieces, by the number of the piece."""
+    """Receives the events of guarded pieces, by the number of the piece."""
 
     def on_intervention(self, piece: int, intervention: Intervention) -> None:
         """Take what the guard did."""
@@ -99,11 +99,11 @@ def stream(
     of pieces, sampling and stop enter.
 
     Args:
-        checkpoint: who composes.
+        checkpoint: the model that composes.
         prime: what was played so far, or None.
         config: how.
         kernel: computes steps in int8 (`inference.session`, `inference.native_kernel`).
-        monitor: is told what a guard does.
+        monitor: receives what a guard does.
 
     Raises:
         UsageError: the arguments do not fit together or to the checkpoint.
@@ -193,7 +193,7 @@ def _bounded(stop: StopCondition) -> StopCondition:
 
 
 def constraints_of(vocabulary: Vocabulary) -> TokenConstraints:
-    """Return what the sampler is told of a vocabulary of one id a position."""
+    """Return the constraints of a vocabulary with one id a position."""
     return TokenConstraints(
         grammar=GrammarTables(**grammar_arrays(vocabulary)),
         seconds_of_id=vocabulary.seconds_of_id.tolist(),

@@ -43,7 +43,7 @@ class StatisticSet:
 
     Attributes:
         num_pieces: those that could be read.
-        num_short: of which are shorter than the excerpt that was asked for.
+        num_short: those shorter than the excerpt that was asked for.
         values: `[pieces, size]` of each of `STATISTICS`, by name.
         num_figures: `[pieces]`, figures of `statistics.NGRAM` notes in a row.
         refused: the others.

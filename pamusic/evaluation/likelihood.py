@@ -42,7 +42,7 @@ class Likelihood:
     Attributes:
         nats: in all.
         num_tokens: predicted, end tokens included; where a position has several fields, positions.
-        num_correct: of which the most likely token was the right one, in the piece's own key.
+        num_correct: tokens whose most likely prediction was right, in the piece's own key.
         num_notes, seconds: of the music as it was read, before it was tokenized.
         num_pieces: scored.
         nats_of_stretch, tokens_of_stretch: `[stretches]`, by where in its piece a token stands (`STRETCHES`).
@@ -68,7 +68,7 @@ class Likelihood:
 
     @property
     def accuracy(self) -> float:
-        """Share of tokens of which the most likely one was right."""
+        """Share of tokens whose most likely prediction was right."""
         return self.num_correct / self.num_tokens
 
     @property
@@ -89,7 +89,7 @@ class Likelihood:
         return Likelihood(**added, nats_of_field=of_field)
 
     def numbers(self) -> dict[str, float | int]:
-        """Return what is told of it, by name, rounded."""
+        """Return the figures to report, by name, rounded."""
         parts = {**self.nats_of_field, "within_bins": self.nats_within_bins} if self.nats_of_field else {}
         of_parts = {
             f"bits_per_note_{name}": round(nats / math.log(2) / self.num_notes, 3) for name, nats in parts.items()
@@ -184,7 +184,7 @@ def score_piece(
         vocabulary: what the ids mean.
         ids: `[n]` or `[n, fields]`, without start and end.
         num_notes, seconds: of the music, before it was tokenized.
-        keys: as of `transposition_maps`; the piece's own alone by default.
+        keys: as in `transposition_maps`; the piece's own alone by default.
         from_position: as for `evaluate`.
 
     Raises:

@@ -128,7 +128,7 @@ class Reference:
         return sum(each >= notes for each in self.notes)
 
     def numbers(self) -> dict[str, Any]:
-        """Return what is told of it: of notes and of seconds the median, what one in ten reaches, and the most."""
+        """Return the figures to report: median, 90th percentile and maximum of notes and of seconds."""
         return {
             "split": self.split,
             "excerpt_seconds": self.excerpt_seconds,

@@ -57,7 +57,7 @@ def resolve_precision(precision: str, device: torch.device | str, has_kernel: bo
 
 
 def product(weight: Tensor, precision: str) -> Product:
-    """Multiply with a weight `[out, in]`, of which a copy is held in a resolved precision."""
+    """Return a product with a weight `[out, in]`, whose copy is held in a resolved precision."""
     if precision == "fp32":
         laid_out = _wide(weight)
         return lambda x: F.linear(x, laid_out)

@@ -138,7 +138,7 @@ class ModelConfig:
         rotary_fraction: how much of each head is turned by position.
         mlp_ratio: width of the hidden layer of an MLP over `d_model`.
         dropout: of what is added to the residual stream, in training.
-        ledger: what the model is told of open slots (`model.ledger`); None for nothing.
+        ledger: how the model sees open slots (`model.ledger`); None for not at all.
         recall: by what it finds in its context what is like the present (`model.recall`); None for not at all.
         field_sizes: where a position has several fields, how many ids each has (`model.fields`); empty where it is one
             id. The ids of a field follow those of the field before it.

@@ -19,7 +19,7 @@ def forward_flops(config: ModelConfig, *, num_keys: int, num_latents: int, new_k
     Args:
         config: the model's shape; its context and latents do not enter.
         num_keys: positions that the cross-attention sees, those of the latents among them.
-        num_latents: of which this many are worked on.
+        num_latents: this many of its last positions are latents.
         new_keys: positions whose keys and values are computed; the others' come from a cache. All by default.
     """
     d, n = config.d_model, num_latents

@@ -9,7 +9,7 @@ Where we depart from the paper:
 - The cross-attention has heads of at most 128 instead of one of the full width: fused attention needs that.
 - Of the prefix, cross-attend dropout drops positions of one row alone, and by leaving them out rather than by masking
   them: what is dropped costs nothing. A latent's own key and those of the other latents always stay.
-- Behind the cross-attention each latent is told which slots are open and for how long (`model.ledger`).
+- Behind the cross-attention each latent gets an embedding of the open slots and their ages (`model.ledger`).
 - What followed in the context where it was like the present can be copied (`model.recall`).
 - A position can have several ids, which are read as the sum of their embeddings and predicted one by one
   (`model.fields`); neither ledger nor recall is for those.
@@ -66,7 +66,7 @@ class Caches:
 
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, headroom: int, like: Tensor) -> Self:
-        """Return empty caches for so many rows; `headroom` as of `PerceiverAR.new_caches`; numbers as of a tensor."""
+        """Return empty caches for so many rows; `headroom` as in `PerceiverAR.new_caches`; numbers as of a tensor."""
 
         def cache(num_heads: int, window: int, headroom: int) -> KeyValueCache:
             head_dim = config.d_model // num_heads
@@ -243,7 +243,7 @@ class PerceiverAR(nn.Module):
     def logits(
         self, latents: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
     ) -> Tensor:
-        """Return the layers and the head: logits as of `extend`, of what `latents` gave, `[batch, n, d]`."""
+        """Return the layers and the head: logits as in `extend`, of what `latents` gave, `[batch, n, d]`."""
         latents = self.states(latents, caches, last_only)
         if self.recall is None:
             lasting = None if self.fields is None else self._lasting(caches.visible_ids(), latents.shape[1])
@@ -367,7 +367,7 @@ class Block(nn.Module):
             context: keys and values to attend to, whose last `n` are those of `x`; made from `x` if None.
             prefix_valid: which keys before the last `n` are seen.
             cache: takes the keys and values made from `x`, and gives those before them.
-            last_only: goes on with the last position alone, `[batch, 1, d]`.
+            last_only: continue with the last position alone, `[batch, 1, d]`.
         """
         normed = self.attention_norm(x)
         keys, values = context or self.attention.keys_values(normed, rotary)

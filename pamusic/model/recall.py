@@ -143,7 +143,7 @@ class Recall(nn.Module):
         """Return `[n, vocab]`: what each id has of all that its copies and doubt weigh together.
 
         Args:
-            before: `[n, k]` or `[k]`, of the ids after which copies came, as of `told`.
+            before: `[n, k]` or `[k]`, of the ids after which copies came, as in `told`.
             told: the same of the ids that came.
             ids: `[n, 1]`, the last ones now.
             last: `[n, 1]`, the slots opened last now.
@@ -254,7 +254,7 @@ class RecallCache:
 
     @torch.no_grad()
     def copy_probs(self) -> Tensor:
-        """Return `[batch, vocab]`, of what follows now, as of `Recall`."""
+        """Return `[batch, vocab]`, of what follows now, as in `Recall`."""
         num = len(self._kept) - (self._recall.config.far - 1)
         if num <= 0:
             return torch.zeros(len(self._slots), self._recall.vocab_size, device=self._slots.device)

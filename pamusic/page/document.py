@@ -41,7 +41,7 @@ class Piece:
         performance: what is shown and heard.
         midi: the file that it is from, which can be downloaded.
         new_from: second from which on it is new, where what precedes was a prime; None where nobody knows.
-        facts: what else is told of it, (what, how it is) each.
+        facts: more about it, (what, how it is) each.
         commands: those that make it again, (what for, command) each.
     """
 

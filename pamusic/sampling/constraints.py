@@ -1,6 +1,6 @@
 """Constrained decoding: ids drawn so far -> which ids may not follow.
 
-Knows arrays; never what the ids mean. `TokenConstraints` is all that the sampler is told of a vocabulary. Its grammar
+Knows arrays; never what the ids mean. `TokenConstraints` is all that the sampler knows of a vocabulary. Its grammar
 is made elsewhere (`tokens/grammar.py`) and comes as `GrammarTables`, in two forms that are run together:
 
 Machines. A few finite machines run side by side. Each id has a column; it moves every machine to the state that its
@@ -72,7 +72,7 @@ class GrammarTables:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenConstraints:
-    """What the sampler is told of a vocabulary with one id a position; nothing is a vocabulary of plain numbers.
+    """What the sampler knows of a vocabulary with one id a position; by default nothing.
 
     Attributes:
         grammar: what may follow what. The prime's ids are followed even where they break it. A sounding note is never
@@ -245,7 +245,7 @@ class BatchGrammarState:
 
     @classmethod
     def after(cls, row: GrammarState, num_rows: int, device: torch.device | str = "cpu") -> BatchGrammarState:
-        """So many rows, each of which goes on where one stands."""
+        """Return a batch of rows that all continue one row."""
         rows = cls(row._grammar, num_rows, device)
         rows._states.copy_(torch.tensor(row._states))
         rows._oldest[:, :-1] = torch.from_numpy(row._oldest)
@@ -351,7 +351,7 @@ class Grammar:
         return is_open[None] if isinstance(self._followed, GrammarState) else is_open
 
     def is_silent(self) -> Tensor:
-        """Return `[rows]`, bool: in which nothing goes on."""
+        """Return `[rows]`, bool: whether nothing sounds."""
         is_silent = self._followed.is_silent()
         return is_silent[None] if isinstance(self._followed, GrammarState) else is_silent
 

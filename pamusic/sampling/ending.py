@@ -74,7 +74,7 @@ class EndingConfig:
 
         Args:
             shares: of the wanted length that have passed, `[rows]`.
-            waited, longest: as of `Pauses`, `[rows]`.
+            waited, longest: as in `Pauses`, `[rows]`.
         """
         return (shares >= 1) & (waited >= longest * (self.closing - shares) / (self.closing - 1))
 

@@ -44,7 +44,7 @@ class GuardConfig:
         held: seconds for which a slot stays open; then it is closed.
         repeated: seconds for which the same chords come again, not counting the first time.
         times: how often they come again at least in these.
-        longest: chords of which a loop may consist.
+        longest: a loop has at most this many chords.
         lookback_seconds: that are held back and may be forgotten.
         backoff_seconds: it is taken back to so long before the trouble began; twice as long the second time, and so on,
             until it is over.
@@ -208,7 +208,7 @@ def generate_guarded(
 ) -> Iterator[int]:
     """Return an iterator over the ids of one row, as `generate_row` does, but later, and without what was taken back.
 
-    The id that was drawn where it goes on is forbidden there, so that even the likeliest way is another one.
+    The id that was drawn at that place is forbidden there, so that even the likeliest way is another one.
 
     Args:
         session: its settings and weights are taken; it reads nothing itself.

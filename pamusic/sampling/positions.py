@@ -27,7 +27,7 @@ from pamusic.sampling.token_sampler import RANDOM_BLOCK
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PositionConstraints:
-    """What the sampler is told of a vocabulary with several ids a position.
+    """What the sampler knows of a vocabulary with several ids a position.
 
     Attributes:
         fits: `[vocab, vocab]`, bool, which ids of different fields can stand in one position.

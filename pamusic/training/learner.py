@@ -193,7 +193,7 @@ class Learner:
         if self.ranks.size > 1:  # the others are waiting for gradients that were not computed
             raise PamusicError(f"the model cannot be compiled here ({why}); train it with --no-compile")
         self._compiled, self.machine = None, replace(self.machine, compile=False)
-        return f"the model cannot be compiled here, so it goes on more slowly without ({why})"
+        return f"the model cannot be compiled here, so it trains more slowly without ({why})"
 
     def _accumulated(self, batch: Batch) -> Tensor:
         scored = self.ranks.sum(batch.num_scored.to(self.machine.device))

@@ -158,7 +158,7 @@ def claim_folder(out: Path | None, name: str, *, clear: bool, ranks: ProcessGrou
         out: the folder, or None for a free name under `runs/`.
         name: where that name begins.
         clear: whether what is in `out` is removed.
-        ranks: of which only the first one changes anything on disk.
+        ranks: only the first one changes anything on disk.
 
     Raises:
         PamusicError: it cannot be written.

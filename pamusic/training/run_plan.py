@@ -137,7 +137,7 @@ def plan_new_run(request: RunRequest) -> RunPlan:
 
 
 def plan_resumed_run(request: RunRequest) -> RunPlan:
-    """Return the plan of a run that goes on from the last state of another, in its folder or as a branch in `out`.
+    """Return the plan of a run that resumes the last state of another, in its folder or as a branch in `out`.
 
     `cooldown_steps` without `steps` begins a cooldown now.
 

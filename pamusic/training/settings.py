@@ -117,8 +117,6 @@ class RunRequest:
 
     def __post_init__(self) -> None:
         if self.resume_from is not None and self.init_from is not None:
-            raise UsageError(
-                "--resume goes on with a run, --init-from begins one with another's weights; give one of them"
-            )
+            raise UsageError("--resume continues a run, --init-from starts one from other weights; give one of them")
         if (self.resume_from is not None or self.init_from is not None) and self.settings.size is not None:
             raise UsageError("trained weights keep their size; leave --size out")

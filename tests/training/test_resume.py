@@ -124,7 +124,7 @@ def test_a_branch_from_a_run_that_still_goes_on_says_from_where_it_begins(tmp_pa
     corpus, run = small_corpus(tmp_path / "c"), tmp_path / "run"
     begun_or_resumed(run, corpus)
     more = {"out": tmp_path / "branch", "steps": SETTINGS.steps + 5}
-    told = f"{run} is still being trained; this goes on from what it saved last, at step {SETTINGS.steps}"
+    told = f"{run} is still being trained; this resumes from its last state, at step {SETTINGS.steps}"
     assert told not in plan_lines(resumed_run(run, **more))
     with trained_in_elsewhere(run):
         assert told in plan_lines(resumed_run(run, **more))

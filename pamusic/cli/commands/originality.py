@@ -23,7 +23,7 @@ def originality(
 ) -> None:
     """Find the longest stretch of music that stands in a corpus' training split too, in any key and at any tempo.
 
-    Real pieces have such stretches as well: how long they are in pieces that were held out is told beside it.
+    Real pieces have such stretches as well: the output says how long they are in held-out pieces.
     """
     from pamusic.cli.midi_input import read_all
     from pamusic.cli.reports.originality import print_matches
@@ -34,7 +34,7 @@ def originality(
     if not files and not reference:
         raise UsageError("name a MIDI file or a folder, or ask for --reference alone")
     taken, opened = parsed_tracks(tracks), open_corpus(corpus)
-    heard = [  # all of it first: what cannot be read is told before an index is made
+    heard = [  # all of it first: errors come before an index is made
         (name, performance.duration, looking.line(opened.tokenizer, performance))
         for name, performance in read_all(files or [], taken)
     ]

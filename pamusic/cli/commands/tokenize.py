@@ -74,7 +74,7 @@ def tokenize(
     except (KeyboardInterrupt, SystemExit, PamusicError):
         if bars and (num_done := num_unfinished(out)):
             bars[0].close()
-            log(f"{num_done:,} of {bars[0].total:,} files are done; the same command goes on from there")
+            log(f"{num_done:,} of {bars[0].total:,} files are done; give the same command to resume")
         raise
     finally:
         for bar in bars:

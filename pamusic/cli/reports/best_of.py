@@ -26,7 +26,7 @@ def print_best_of(best_of: BestOf, *, keep: int, seed: int) -> None:
             "kept": "yes" if place < keep else "",
             "seed": str(seed + each.row),
             "cost": f"{each.cost:.2f}",
-            "farthest off in (by so many spreads)": _format_deviations(each),
+            "farthest off in (spreads)": _format_deviations(each),
         }
         for place, each in enumerate(best_of.standings)
     ]

@@ -51,7 +51,7 @@ def check_drift(asked: bool, num_tokens: int | None, unheeded: object) -> None:
     """Refuse options that `--cache-drift` would not heed, or that are nothing without it."""
     if asked and unheeded:
         raise UsageError(
-            "--cache-drift is all that is told, in fp32; leave out --sweep, --plot, --stride, --num-keys and bf16"
+            "--cache-drift reports nothing else, in fp32; leave out --sweep, --plot, --stride, --num-keys and bf16"
         )
     if num_tokens is not None and not asked:
         raise UsageError("--drift-tokens is of --cache-drift; give both or none")

@@ -48,7 +48,7 @@ def plan_lines(trainer: Trainer) -> list[str]:
         lines.append(f"otherwise than before: {', '.join(plan.differences)}")
     if plan.resumes_live_run:
         lines.append(
-            f"{plan.resume_from} is still being trained; this goes on from what it saved last, at step {trainer.step}"
+            f"{plan.resume_from} is still being trained; this resumes from its last state, at step {trainer.step}"
         )
     if not trainer.has_validation:
         lines.append("the corpus has no validation pieces: the last weights are kept, not the best")
