@@ -16,7 +16,7 @@ OF_CORPUS = {"vocab_size", "pad_id", "field_sizes"}  # of the model's shape, wha
 PARTS = {"ledger", "recall", "offsets", "clock"}  # whether there is one; the vocabulary decides how it looks
 # Options of the command that are no settings; --transpose is two of them.
 NO_SETTINGS = {
-    "corpus", "out", "max_minutes", "resume", "weights", "force", "config", "transpose", "sample_every", "device",
+    "corpus", "out", "max_minutes", "resume", "init_from", "overwrite", "config", "transpose", "sample_every", "device",
     "compile",
 }  # fmt: skip
 
