@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class Metrics:
         """Draw the table anew as `curves.png`, and flush TensorBoard's files."""
         if self._tensorboard is not None:
             self._tensorboard.flush()
-        draw_curves(read_metrics(self._path), self._picture)
+        draw_curves({"": read_metrics(self._path)}, self._picture)
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -109,32 +109,59 @@ def read_metrics(path: Path) -> list[Row]:
     return rows
 
 
-def draw_curves(rows: list[Row], path: Path) -> None:
-    """Draw loss and rate over latent tokens as a PNG picture."""
+def draw_curves(runs: Mapping[str, list[Row]], path: Path) -> None:
+    """Draw loss and rate over latent tokens as a PNG picture.
+
+    Args:
+        runs: the rows of each run, by its name. One run has a curve for each split; several have validation alone.
+        path: the picture.
+    """
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    styles = {TRAIN: ("train", "0.7", ""), VALIDATION: ("validation", "C0", "."), AVERAGED: ("averaged", "C1", ".")}
-    for split, (label, color, marker) in styles.items():
-        of_split = [row for row in rows if row.split == split and math.isfinite(row.nats_per_token)]
-        if of_split:
-            millions = [row.latent_tokens / 1e6 for row in of_split]
-            nats = [row.nats_per_token for row in of_split]
-            losses.plot(millions, nats, color=color, marker=marker, label=f"{label}, {nats[-1]:.3f} at the end")
-    train = [row for row in rows if row.split == TRAIN]
-    rates.plot([row.latent_tokens / 1e6 for row in train], [row.rate for row in train], color="0.4")
-    if train:
-        later = sorted(row.nats_per_token for row in train[len(train) // 20 :])
-        losses.set_ylim(top=later[-1] + 0.1)  # the first steps would flatten all the rest
+    if len(runs) == 1:
+        (rows,) = runs.values()
+        _draw_splits(losses, rows)
+        _draw_rate(rates, rows, "0.4")
+    else:
+        colors = colormaps["turbo"].resampled(max(2, len(runs)))
+        for place, (name, rows) in enumerate(runs.items()):
+            averaged = [row for row in rows if row.split == AVERAGED]
+            _draw_loss(losses, averaged or [row for row in rows if row.split == VALIDATION], name, colors(place), ".")
+            _draw_rate(rates, rows, colors(place))
+    if losses.lines:
         losses.legend(frameon=False)
-    losses.set_ylabel("nats per token")
+    losses.set_ylabel("nats per token" if len(runs) == 1 else "validation, nats per token")
     rates.set_ylabel("rate / peak")
     rates.set_xlabel("latent tokens, millions")
     with written_atomically(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+
+
+def _draw_splits(ax: Any, rows: list[Row]) -> None:
+    """Draw a curve for each split of a run."""
+    styles = {TRAIN: ("train", "0.7", ""), VALIDATION: ("validation", "C0", "."), AVERAGED: ("averaged", "C1", ".")}
+    for split, (label, color, marker) in styles.items():
+        _draw_loss(ax, [row for row in rows if row.split == split], label, color, marker)
+    train = [row.nats_per_token for row in rows if row.split == TRAIN]
+    if train:
+        ax.set_ylim(top=max(train[len(train) // 20 :]) + 0.1)  # the first steps would flatten all the rest
+
+
+def _draw_loss(ax: Any, rows: list[Row], label: str, color: Any, marker: str) -> None:
+    rows = [row for row in rows if math.isfinite(row.nats_per_token)]
+    if rows:
+        millions, nats = [row.latent_tokens / 1e6 for row in rows], [row.nats_per_token for row in rows]
+        ax.plot(millions, nats, color=color, marker=marker, label=f"{label}, {nats[-1]:.3f} at the end")
+
+
+def _draw_rate(ax: Any, rows: list[Row], color: Any) -> None:
+    train = [row for row in rows if row.split == TRAIN]
+    ax.plot([row.latent_tokens / 1e6 for row in train], [row.rate for row in train], color=color)
 
 
 def _number(text: str) -> float | str:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from pamusic.training.metrics import AVERAGED, VALIDATION, read_metrics
+from pamusic.training.metrics import AVERAGED, VALIDATION, draw_curves, read_metrics
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class RunSummary:
 
 
 def list_runs(folder: Path) -> list[RunSummary]:
-    """Return the runs in a folder, the best first; broken ones are left out."""
+    """Return the runs in a folder, the best first, or the one run that it is; broken ones are left out."""
     summaries = []
-    for path in sorted(folder.glob("*/run.json")):
+    is_run = (folder / "run.json").is_file()
+    for path in [folder / "run.json"] if is_run else sorted(folder.glob("*/run.json")):
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
             rows = read_metrics(path.parent / "metrics.csv")
@@ -65,3 +66,8 @@ def list_runs(folder: Path) -> list[RunSummary]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return sorted(summaries, key=lambda summary: math.inf if summary.best_nats is None else summary.best_nats)
+
+
+def draw_runs(runs: list[RunSummary], path: Path) -> None:
+    """Draw the curves of runs from their metrics, as a PNG picture."""
+    draw_curves({run.path.name: read_metrics(run.path / "metrics.csv") for run in runs}, path)

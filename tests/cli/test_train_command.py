@@ -1,9 +1,11 @@
 """`pamusic train` and `pamusic evaluate` as a person uses them."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from corpora import small_corpus
@@ -12,7 +14,9 @@ from typer.testing import CliRunner
 from pamusic.checkpoint import load_checkpoint
 from pamusic.cli.app import app
 from pamusic.compose.provenance import read_provenance
+from pamusic.training.metrics import COLUMNS, draw_curves, read_metrics
 
+KEPT_RUN = Path(__file__).parents[2] / "docs" / "runs" / "small-24"
 TINY = ["--size", "tiny", "--context-length", "64", "--num-latents", "16", "--batch-size", "2", "--no-compile"]
 
 
@@ -221,6 +225,30 @@ def test_runs_are_listed_the_best_first(in_folder):
     long, _ = json.loads(pamusic("runs", "--json").stdout)
     assert long["state"] == "finished"
     assert long["latent_tokens"] == 30 * 2 * 16
+
+
+def test_runs_are_plotted_from_their_metrics(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, nats in (("first", 2.0), ("second", 3.0)):
+        shutil.copytree(KEPT_RUN, Path("kept", name))
+        Path("kept", name, "metrics.csv").write_text(
+            f"{','.join(COLUMNS)}\n10,1000,1.0,train,{nats},1.0,,,\n10,1000,1.0,validation,{nats},1.0,,,\n"
+        )
+
+    for folder, listed in (("kept", "kept/first\nkept/second\n"), ("kept/second", "kept/second\n")):
+        outcome = pamusic("runs", folder, "--plot", "curves.png")
+        assert outcome.exit_code == 0, outcome.output
+        assert outcome.stdout == listed
+        assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
+    draw_curves({"": read_metrics(Path("kept", "second", "metrics.csv"))}, Path("trainer.png"))
+    assert Path("curves.png").read_bytes() == Path("trainer.png").read_bytes()
+
+
+def test_a_plot_without_runs_is_refused_and_leaves_no_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "nothing to plot" in refused("runs", "--plot", "curves.png")
+    assert "name one that ends in .png" in misused("runs", "--plot", "curves.svg")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`pamusic runs`: what was trained, and how well. Knows options and words."""
+"""`pamusic runs`: list runs, and plot their curves. Knows options and words."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from pamusic.cli.output import picture
 from pamusic.cli.progress import duration
 from pamusic.cli.terminal import console, log, result
 from pamusic.errors import PamusicError
 
 
 def runs(
-    folder: Annotated[Path, Argument(help="List the runs in this folder.")] = Path("runs"),
+    folder: Annotated[Path, Argument(help="List the runs in this folder, or this run.")] = Path("runs"),
+    plot: Annotated[Path | None, Option(help="Write a PNG figure of their curves here.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List runs, the best validation first."""
-    from pamusic.training.run_list import list_runs
+    from pamusic.training.run_list import draw_runs, list_runs
 
     if not folder.is_dir() and folder != Path("runs"):
         raise PamusicError(f"{folder}: is no folder; name the one in which runs lie")
-    found = list_runs(folder)
+    with picture(plot) as drawn:
+        found = list_runs(folder)
+        if drawn is not None:
+            if not found:
+                raise PamusicError(f"{folder}: no runs there, so there is nothing to plot")
+            draw_runs(found, drawn)
     if as_json:
         result(json.dumps([{**asdict(run), "path": str(run.path)} for run in found]))
         return
