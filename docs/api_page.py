@@ -1,4 +1,4 @@
-"""Write the reference page of the Python API from its docstrings: `python docs/api_page.py > docs/api.md`."""
+"""Write the reference page of the Python API from its docstrings: `python docs/api_page.py > docs/reference/api.md`."""
 
 from __future__ import annotations
 

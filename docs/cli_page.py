@@ -1,4 +1,4 @@
-"""Write the reference page of the command line from its commands: `python docs/cli_page.py > docs/cli.md`."""
+"""Write the reference page of the command line from its commands: `python docs/cli_page.py > docs/reference/cli.md`."""
 
 from __future__ import annotations
 

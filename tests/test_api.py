@@ -19,7 +19,7 @@ from pamusic.music.events import events
 from pamusic.music.midi import midi_bytes
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "api.md"
+PAGE = ROOT / "docs" / "reference" / "api.md"
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def page_module():
 
 
 def test_the_page_is_what_the_docstrings_say():
-    assert PAGE.read_text(encoding="utf-8") == page_module().page(), "run: python docs/api_page.py > docs/api.md"
+    assert PAGE.read_text(encoding="utf-8") == page_module().page(), (
+        "run: python docs/api_page.py > docs/reference/api.md"
+    )
 
 
 @pytest.mark.slow

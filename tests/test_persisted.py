@@ -56,8 +56,8 @@ def test_the_command_line_has_the_options_that_its_page_lists():
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert page == module.page(), "run: python docs/cli_page.py > docs/cli.md"
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert page == module.page(), "run: python docs/cli_page.py > docs/reference/cli.md"
 
 
 def test_a_record_has_its_keys_in_its_order(sample):
