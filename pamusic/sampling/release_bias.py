@@ -37,7 +37,8 @@ class ReleaseBias:
     ) -> None:
         slots = grammar.num_slots
         self._closings = grammar.slots.closings
-        slot_of_id = grammar.slots.opened_by(len(grammar.column_of_id)).numpy()
+        slot_of_id = np.full(len(grammar.column_of_id), slots)  # the last slot is nobody's
+        slot_of_id[grammar.slots.openings] = np.arange(slots)
         prime = np.array(prime_ids, dtype=np.int64)
         passed, slot = np.cumsum(np.array(seconds_of_id)[prime]), slot_of_id[prime]
         opened = np.zeros(slots + 1)

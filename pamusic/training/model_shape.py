@@ -65,11 +65,12 @@ def refuse_foreign_parts(settings: RunSettings, corpus: Corpus) -> None:
     """
     tokenizer = corpus.tokenizer
     if tokenizer.vocabulary.shape:
-        of_events = next((name for name in ("ledger", "recall", "mistakes") if getattr(settings, name)), None)
+        flags = {"ledger": "--ledger", "recall": "--recall", "mistakes": "--corruption"}
+        of_events = next((flag for name, flag in flags.items() if getattr(settings, name)), None)
         if of_events is not None:
             raise UsageError(
                 f"{corpus.path} has {tokenizer.name}, with {len(tokenizer.vocabulary.fields)} fields a position;"
-                f" --{of_events} is for events, one id a position, so leave it out"
+                f" {of_events} is for events, one id a position, so leave it out"
             )
     if settings.offsets and not tokenizer.vocabulary.has("length"):
         raise UsageError(f"{corpus.path} has {tokenizer.name}, which has no lengths; leave offsets out")
