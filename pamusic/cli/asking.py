@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pamusic.cli.option_values import read_values
 from pamusic.cli.output import STREAM
 from pamusic.cli.primes import is_many
 from pamusic.errors import UsageError
 
 if TYPE_CHECKING:
+    from typer import Context
+
     from pamusic.compose.request import SampleRequest
+
+
+def request_of(
+    context: Context, options: Mapping[str, object], config: Path | None, assignments: Sequence[str]
+) -> SampleRequest:
+    """Return the request of a command line: options that were given, then `--set`, then `--config`, then defaults.
+
+    Raises:
+        PamusicError: the file cannot be read.
+        UsageError: an option is unknown, or has a value of another type.
+    """
+    from pamusic.compose.request import SampleRequest
+
+    given = {name: value for name, value in options.items() if _is_given(context, name)}
+    values = read_values(config, assignments)
+    if "prime" in values:
+        raise UsageError("a prime is no setting; name it with --prime")
+    try:
+        return SampleRequest.from_options({**values, **given})
+    except TypeError as error:
+        raise UsageError(f"{error}; see pamusic sample --help") from None
+
+
+def _is_given(context: Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def check_call(

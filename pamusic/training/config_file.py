@@ -1,4 +1,4 @@
-"""Read a run's settings from a TOML file. Knows names and types of settings; knows no run.
+"""Check a run's settings as a TOML file has them. Knows names and types of settings; knows no file and no run.
 
     size = "small"
     steps = 8000
@@ -11,9 +11,8 @@ Every field of `RunSettings` may stand there: `size`, those of `TrainingConfig`,
 from __future__ import annotations
 
 import difflib
-import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 
 from pamusic.errors import PamusicError
 from pamusic.training.settings import RunSettings
@@ -26,27 +25,23 @@ KINDS: dict[str, tuple[str, tuple[type, ...]]] = {  # type of a field -> its nam
 }
 
 
-def read_settings(path: Path) -> RunSettings:
-    """Return the settings in a file.
+def settings_of(values: Mapping[str, object], where: str) -> RunSettings:
+    """Return the settings that values are, by name.
+
+    Args:
+        values: as TOML has them.
+        where: they stand, for errors.
 
     Raises:
-        PamusicError: it cannot be read, or has an unknown name in it, or a value of the wrong type.
+        PamusicError: a name is unknown, or a value of the wrong type.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PamusicError(f"{path}: no such file; check the path") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PamusicError(
-            f"{path}: is not a TOML file of settings ({error}); write lines such as: steps = 8000"
-        ) from None
     types = {field.name: str(field.type).removesuffix(" | None") for field in fields(RunSettings)}
     for name, value in values.items():
         if name not in types:
             near = difflib.get_close_matches(name, types, n=1)
             hint = f"; the nearest is {near[0]}" if near else f"; there is {', '.join(sorted(types))}"
-            raise PamusicError(f"{path}: no setting is called {name!r}{hint}")
+            raise PamusicError(f"{where}: no setting is called {name!r}{hint}")
         words, kinds = KINDS[types[name]]
         if type(value) not in kinds:
-            raise PamusicError(f"{path}: {name} is {words}, not {value!r}")
-    return RunSettings(**values)
+            raise PamusicError(f"{where}: {name} is {words}, not {value!r}")
+    return RunSettings.from_options(values)

@@ -7,17 +7,18 @@ from typing import get_args, get_type_hints
 import pytest
 
 from pamusic.cli.commands.train import train
+from pamusic.cli.option_values import read_values
 from pamusic.model.config import ModelConfig
 from pamusic.training.config import TrainingConfig
-from pamusic.training.config_file import KINDS, read_settings
+from pamusic.training.config_file import KINDS, settings_of
 from pamusic.training.settings import RunSettings
 
 OF_CORPUS = {"vocab_size", "pad_id", "field_sizes"}  # of the model's shape, what comes with the corpus
 PARTS = {"ledger", "recall", "offsets", "clock"}  # whether there is one; the vocabulary decides how it looks
 # Options of the command that are no settings; --transpose is two of them.
 NO_SETTINGS = {
-    "corpus", "out", "max_minutes", "resume", "init_from", "overwrite", "config", "transpose", "sample_every", "device",
-    "compile",
+    "corpus", "out", "max_minutes", "resume", "init_from", "overwrite", "config", "set_", "transpose", "sample_every",
+    "device", "compile",
 }  # fmt: skip
 
 
@@ -67,4 +68,6 @@ def test_settings_change_a_configuration_and_leave_what_is_open():
 def test_settings_are_taken_out_of_options_and_of_files_by_name(tmp_path):
     assert RunSettings.from_options({"steps": 3, "out": "here", "lr": None}) == RunSettings(steps=3)
     (tmp_path / "recipe.toml").write_text("size = 'tiny'\nlr = 1\nledger = false\ncooldown_from = 0.5\n")
-    assert read_settings(tmp_path / "recipe.toml") == RunSettings(size="tiny", lr=1, ledger=False, cooldown_from=0.5)
+    assert settings_of(read_values(tmp_path / "recipe.toml", []), "recipe.toml") == RunSettings(
+        size="tiny", lr=1, ledger=False, cooldown_from=0.5
+    )

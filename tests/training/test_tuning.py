@@ -9,12 +9,13 @@ from models import tiny_config, tiny_model
 from trainers import make_trainer, new_run, resumed_run
 
 from pamusic.checkpoint import load_checkpoint, save_checkpoint
+from pamusic.cli.option_values import read_values
 from pamusic.cli.reports.training import plan_lines
 from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
-from pamusic.training.config_file import read_settings
+from pamusic.training.config_file import settings_of
 from pamusic.training.metrics import read_metrics
 
 HERE = {"device": "cpu", "precision": "fp32", "compile": False}
@@ -22,7 +23,11 @@ HERE = {"device": "cpu", "precision": "fp32", "compile": False}
 
 def settings_in(path):
     """The settings that a file has, by name."""
-    return {name: value for name, value in asdict(read_settings(path)).items() if value is not None}
+    return {
+        name: value
+        for name, value in asdict(settings_of(read_values(path, []), str(path))).items()
+        if value is not None
+    }
 
 
 @pytest.fixture
@@ -167,15 +172,15 @@ def test_settings_come_from_a_file(tmp_path):
         ("patience = true", "patience is a whole number, not True"),
         ("recompute = 1", "recompute is true or false, not 1"),
         ("precision = 16", "precision is a word, not 16"),
-        ("steps 3", "is not a TOML file of settings"),
+        ("steps 3", "is not a TOML file"),
     ],
 )
 def test_a_file_of_settings_that_is_none(tmp_path, text, reason):
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(PamusicError, match=reason):
-        read_settings(tmp_path / "recipe.toml")
+        settings_of(read_values(tmp_path / "recipe.toml", []), str(tmp_path / "recipe.toml"))
     with pytest.raises(PamusicError, match="no such file"):
-        read_settings(tmp_path / "missing.toml")
+        read_values(tmp_path / "missing.toml", [])
 
 
 def test_memory_that_runs_out_halves_what_is_computed_at_once_and_the_result_is_the_same(tmp_path):

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from typer import Context, Option
 
-from pamusic.cli.asking import check_call, refuse_words
+from pamusic.cli.asking import check_call, refuse_words, request_of
 from pamusic.cli.live import LIST, list_ports
 from pamusic.cli.primes import prime_path
 from pamusic.cli.sampling_run import sample_files
-from pamusic.compose.request import MAX_CONTEXT, MAX_SAMPLES, SampleRequest
+from pamusic.compose.request import MAX_CONTEXT, MAX_SAMPLES
 from pamusic.compose.request import SampleRequest as Default
 
 DEFAULT_BUFFER_SECONDS = 4.0  # the caches' refills take part of a second on a CPU
@@ -22,7 +22,7 @@ Prime = partial(Option, rich_help_panel="Prime")
 Live = partial(Option, rich_help_panel="Live playback")
 Draw = partial(Option, rich_help_panel="Sampling")
 Model = partial(Option, rich_help_panel="Model and speed")
-NOT_REQUESTED = ("words", "prime", "out", "port", "buffer_seconds")  # what the music does not depend on
+NOT_REQUESTED = ("words", "prime", "out", "config", "set_", "port", "buffer_seconds")  # what is no setting
 
 
 def sample(
@@ -32,6 +32,8 @@ def sample(
         Option(parser=prime_path, metavar="PATH", help="Continue this MIDI file or folder; repeatable; - is stdin."),
     ] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="A file, -, or a folder. (default: sample.mid)")] = None,
+    config: Annotated[Path | None, Option(help="Read any option from this TOML file; options win.")] = None,
+    set_: Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="Set any option; repeatable.")] = None,
     seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
     num_samples: Annotated[
         int, Many(help="Generate N pieces, with this seed and the next ones.")
@@ -89,7 +91,7 @@ def sample(
         list_ports()
         return
     refuse_words(words.args)
-    request = SampleRequest.from_options(options)
+    request = request_of(words, options, config, set_ or [])
     check_call(request, prime or [], out=out, port=port, buffer_seconds=buffer_seconds)
     request = request.completed(is_live=port is not None)
     ahead = buffer_seconds or DEFAULT_BUFFER_SECONDS

@@ -10,6 +10,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from pamusic.cli.interrupting import INTERRUPTED
+from pamusic.cli.option_values import read_values
 from pamusic.cli.terminal import log_if_slow, result
 from pamusic.errors import UsageError
 
@@ -32,6 +33,9 @@ def train(
     seed: Annotated[int | None, Option(help="Seed weights, windows and augmentation. (default: 1)")] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a run in the output folder.")] = False,
     config: Annotated[Path | None, Option(help="Read any setting from this TOML file; options win.")] = None,
+    set_: Annotated[
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="Set any setting; repeatable.")
+    ] = None,
     lr: Annotated[float | None, Recipe(help="Set the peak learning rate of matrices. (default: 0.02)")] = None,
     cooldown_steps: Annotated[int | None, Recipe(help="Decay the rate over the last N; resumed: now.")] = None,
     warmup_steps: Annotated[int | None, Recipe(help="Raise the rate over the first N updates.")] = None,
@@ -62,13 +66,14 @@ def train(
     with log_if_slow("loading PyTorch and its compiler"):
         from pamusic.cli.progress import TrainingProgress
         from pamusic.cli.reports.training import print_plan, print_result
-        from pamusic.training.config_file import read_settings
+        from pamusic.training.config_file import settings_of
         from pamusic.training.run_plan import plan_run
         from pamusic.training.settings import RunRequest, RunSettings
         from pamusic.training.trainer import Trainer
 
     asked = RunSettings.from_options({**options, "transpose_down": transpose, "transpose_up": transpose})
-    settings = asked if config is None else read_settings(config).updated(asked)
+    where = "--set" if config is None else str(config)
+    settings = settings_of(read_values(config, set_ or []), where).updated(asked)
     request = RunRequest(
         settings=settings, corpus=corpus, out=out, init_from=init_from, resume_from=resume, device=device,
         compile=compile, overwrite=overwrite,
