@@ -90,9 +90,8 @@ def test_commands_are_found_and_shortened():
 
 
 @pytest.fixture
-def workplace(elsewhere, backend, monkeypatch):
+def workplace(elsewhere, backend, no_better_soundfont):
     """A folder with what the pages assume: MAESTRO (its table, with our examples), a prime, some songs."""
-    monkeypatch.setenv("PAMUSIC_SOUNDFONT", "")
     (elsewhere / "maestro" / "2004").mkdir(parents=True)
     rows = []
     pieces = [(EXAMPLES[0], "train"), (EXAMPLES[1], "validation"), *((path, "test") for path in EXAMPLES)]
