@@ -121,3 +121,17 @@ def test_every_command_runs_as_written(page, workplace):
         ran.append(parts)
 
     assert ran or page.name == "several-gpus.md"
+
+
+def test_the_python_example_runs(workplace, capsys):
+    (code,) = re.findall(r"^```python\n(.*?)^```", text_of(ROOT / "README.md"), re.MULTILINE | re.DOTALL)
+    code, times = re.subn(
+        r"seconds=60|(?<=stream\(prime)", lambda found: "seconds=1" if found[0] else ", seconds=1", code
+    )
+
+    exec(compile(code, "README.md", "exec"), {})
+
+    assert times == 2
+    assert Path("out.mid").read_bytes().startswith(b"MThd")
+    assert Path("out.wav").read_bytes().startswith(b"RIFF")
+    assert float(capsys.readouterr().out) < 6
