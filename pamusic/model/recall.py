@@ -78,7 +78,7 @@ class Recall(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """As of any module, but shares are of float32 whatever weights are: their tables change no more than place."""
         exact = {"beside": self.beside, "parts": self.parts}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, table in exact.items():
             setattr(self, name, table.to(self.slot_of_id.device))
         return self

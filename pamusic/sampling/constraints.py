@@ -345,22 +345,22 @@ class Grammar:
         assert isinstance(self._followed, BatchGrammarState)
         self._followed.select(rows)
 
+    def _as_rows(self, found: Tensor) -> Tensor:
+        """Return `[rows, n]` of what the grammar says: `[n]` where it follows one row."""
+        return found[None] if isinstance(self._followed, GrammarState) else found
+
     def is_open(self) -> Tensor:
         """Return `[rows, slots]`, bool: which slots are open."""
-        is_open = self._followed.is_open()
-        return is_open[None] if isinstance(self._followed, GrammarState) else is_open
+        return self._as_rows(self._followed.is_open())
 
     def is_silent(self) -> Tensor:
         """Return `[rows]`, bool: whether nothing sounds."""
-        is_silent = self._followed.is_silent()
-        return is_silent[None] if isinstance(self._followed, GrammarState) else is_silent
+        return self._as_rows(self._followed.is_silent())
 
     def raises_pedal(self) -> Tensor:
         """Return `[rows, vocab]`, bool: the ids that press a pedal further down."""
-        raises_pedal = self._followed.raises_pedal()
-        return raises_pedal[None] if isinstance(self._followed, GrammarState) else raises_pedal
+        return self._as_rows(self._followed.raises_pedal())
 
     def forbidden(self) -> Tensor:
         """Return `[rows, vocab]`, bool; it may be overwritten by the next call."""
-        forbidden = self._followed.forbidden()
-        return forbidden[None] if isinstance(self._followed, GrammarState) else forbidden
+        return self._as_rows(self._followed.forbidden())

@@ -212,7 +212,7 @@ class Learner:
             nats += part_nats.detach()
         return self.ranks.sum(nats) / scored
 
-    def _gradients_shared(self, now: bool) -> AbstractContextManager:
+    def _gradients_shared(self, now: bool) -> AbstractContextManager[object]:
         """Within the block sum gradients over the ranks if `now`; else each rank keeps its own until it does."""
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(now)

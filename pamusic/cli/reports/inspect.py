@@ -6,7 +6,7 @@ Knows words and the shapes of tables; measures nothing itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -321,15 +321,16 @@ def _pedal_rows(name: str, pedals: list[dict[str, Any] | None]) -> list[list[str
         return []
     rows = [[name, *(pedal["fate"] if pedal else "–" for pedal in pedals)]]
     if any(pedal and pedal["fate"] == "kept" for pedal in pedals):
-        for label, told in (
-            ("presses kept", lambda p: f"{p['num_presses'] - p['num_lost']:,} of {p['num_presses']:,}"),
-            ("presses added", lambda p: f"{p['num_added']:,}"),
-            ("press error, ms", lambda p: _three(p["press_ms"])),
-            ("release error, ms", lambda p: _three(p["release_ms"])),
-            ("down on one side", lambda p: f"{p['share_of_time_apart']:.2%} of the time"),
-            ("value error, mean", lambda p: f"{p['mean_value_error']:.1f} of 127"),
-        ):
-            rows.append([f"  {label}", *(told(p) if p and p["fate"] == "kept" else "–" for p in pedals)])
+        cells: dict[str, Callable[[dict[str, Any]], str]] = {
+            "presses kept": lambda p: f"{p['num_presses'] - p['num_lost']:,} of {p['num_presses']:,}",
+            "presses added": lambda p: f"{p['num_added']:,}",
+            "press error, ms": lambda p: _three(p["press_ms"]),
+            "release error, ms": lambda p: _three(p["release_ms"]),
+            "down on one side": lambda p: f"{p['share_of_time_apart']:.2%} of the time",
+            "value error, mean": lambda p: f"{p['mean_value_error']:.1f} of 127",
+        }
+        for label, cell in cells.items():
+            rows.append([f"  {label}", *(cell(p) if p and p["fate"] == "kept" else "–" for p in pedals)])
     return rows
 
 
