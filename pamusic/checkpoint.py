@@ -158,7 +158,9 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
     if _of_run(path).is_dir():
         return _of_run(path)
     if Path(name).is_dir():
-        raise PamusicError(f"{name}: is neither a checkpoint (no config.json in it) nor a run (no {BEST}/ or {LAST}/)")
+        raise PamusicError(
+            f"{name}: is neither a checkpoint (no config.json in it) nor a run (no {BEST}/ or {LAST}/); give one"
+        )
     names = [path.name for path in shipped_checkpoints()] + [str(run) for run in _runs(runs)]
     raise PamusicError(f"no checkpoint is called {name!r}; there is {', '.join(names) or 'none'}; or give a folder")
 

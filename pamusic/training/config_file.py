@@ -14,7 +14,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 
-from pamusic.errors import PamusicError
+from pamusic.errors import UsageError
 from pamusic.training.settings import RunSettings
 
 KINDS: dict[str, tuple[str, tuple[type, ...]]] = {  # type of a field -> its name in words, types of TOML it takes
@@ -33,15 +33,15 @@ def settings_of(values: Mapping[str, object], where: str) -> RunSettings:
         where: they stand, for errors.
 
     Raises:
-        PamusicError: a name is unknown, or a value of the wrong type.
+        UsageError: a name is unknown, or a value of the wrong type.
     """
     types = {field.name: str(field.type).removesuffix(" | None") for field in fields(RunSettings)}
     for name, value in values.items():
         if name not in types:
             near = difflib.get_close_matches(name, types, n=1)
             hint = f"; the nearest is {near[0]}" if near else f"; there is {', '.join(sorted(types))}"
-            raise PamusicError(f"{where}: no setting is called {name!r}{hint}")
+            raise UsageError(f"{where}: no setting is called {name!r}{hint}")
         words, kinds = KINDS[types[name]]
         if type(value) not in kinds:
-            raise PamusicError(f"{where}: {name} is {words}, not {value!r}")
+            raise UsageError(f"{where}: {name} is {words}, not {value!r}")
     return RunSettings.from_options(values)

@@ -59,7 +59,11 @@ def test_what_cannot_be_set_is_refused_in_a_line(sample, words, said):
 def test_a_setting_of_train_can_be_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["train", "none", "--set", "stepss=5"])
-    assert "--set: no setting is called 'stepss'; the nearest is steps" in one_line_error(done)
+    assert "--set: no setting is called 'stepss'; the nearest is steps" in one_line_error(done, 2)
+
+    Path("mine.toml").write_text("steps = 5")
+    done = CliRunner().invoke(app, ["train", "none", "--config", "mine.toml", "--set", "lr=high"])
+    assert "--set: lr is a number, not 'high'" in one_line_error(done, 2)
 
     done = CliRunner().invoke(app, ["train", "none", "--set", "steps=5"])
     assert "none: no corpus there" in one_line_error(done)

@@ -72,8 +72,8 @@ def train(
         from pamusic.training.trainer import Trainer
 
     asked = RunSettings.from_options({**options, "transpose_down": transpose, "transpose_up": transpose})
-    where = "--set" if config is None else str(config)
-    settings = settings_of(read_values(config, set_ or []), where).updated(asked)
+    of_file = settings_of(read_values(config, []), str(config))
+    settings = of_file.updated(settings_of(read_values(None, set_ or []), "--set")).updated(asked)
     request = RunRequest(
         settings=settings, corpus=corpus, out=out, init_from=init_from, resume_from=resume, device=device,
         compile=compile, overwrite=overwrite,
