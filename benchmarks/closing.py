@@ -8,8 +8,8 @@ a pause: how long it is, and how many pauses in the tolerated time after the wan
 how good a place that is. Beside it the first pause after the wanted length. Medians (and the middle eight of ten) over
 the pieces that go on for long enough, as Markdown.
 
-Of MIDI files that were composed with `--end-near-length` it tells where the last key is struck, where the sound ends,
-and how long the last stroke's sound, the longest of what goes on then, lasts; of the wanted length, and in seconds.
+For MIDI files that were composed with `--end-near-length` it prints where the last onset is and where the sound ends,
+as shares of the wanted length, and how many seconds the sound lasts after the last onset.
 """
 
 from __future__ import annotations

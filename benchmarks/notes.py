@@ -2,8 +2,8 @@
 
 For a GPU that is there for some minutes, or a core that works for hours. It measures the time of a step on the first
 150 steps. Then it trains for as many steps as fit into the seconds that are left: three quarters at a constant rate,
-one quarter decaying (`--decay`). Then it scores the averaged weights on the validation split. The model is that of
-`notes.toml`.
+one quarter decaying (`--decay`). Then it scores the averaged weights on the validation split. `notes.toml` describes
+the model.
 
     pamusic tokenize maestro-v3.0.0-midi.zip --tokenizer notes --out notes
     python -m pytest -q -m gpu && python benchmarks/notes.py notes runs/notes --seconds 480
