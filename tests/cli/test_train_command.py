@@ -276,5 +276,5 @@ def test_settings_in_a_file_give_way_to_options(in_folder):
     assert outcome.exit_code == 0, outcome.output
     assert "steps 0 to 2 of 2 windows" in outcome.stderr
     (in_folder / "recipe.toml").write_text("batchsize = 2\n")
-    assert "the nearest is batch_size" in refused("train", "--config", "recipe.toml")
+    assert "the nearest is batch_size" in refused("train", "--config", "recipe.toml", code=2)
     assert "give one of them" in misused("train", "--resume", "runs/tiny", "--init-from", "small")
