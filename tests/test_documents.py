@@ -29,7 +29,12 @@ README = ROOT / "README.md"
 GUIDES = sorted((DOCS / "guides").glob("*.md"))
 LINKED = [README, *sorted(DOCS.rglob("*.md"))]
 WITH_COMMANDS = [README, DOCS / "tutorial.md", *GUIDES]
-PLAIN = [README, DOCS / "README.md", DOCS / "tutorial.md", *GUIDES]
+PLAIN = sorted(
+    {
+        *LINKED,
+        *(page for folder in (".", "checkpoints/*", "tokenizers", "examples") for page in ROOT.glob(f"{folder}/*.md")),
+    }
+)
 
 MAX_MEAN_WORDS = 18
 BANNED = (
