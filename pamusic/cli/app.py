@@ -37,6 +37,7 @@ from pamusic.cli.commands.runs import runs
 from pamusic.cli.commands.sample import sample
 from pamusic.cli.commands.tokenize import tokenize
 from pamusic.cli.commands.train import train
+from pamusic.cli.narrow_help import NarrowHelp, PamusicCommand
 from pamusic.cli.renamed import with_new_names
 from pamusic.cli.terminal import log, result
 from pamusic.errors import PamusicError, is_about_memory
@@ -50,14 +51,12 @@ ClickUsageError: type[Exception] = typer.BadParameter.__mro__[
 ]  # what a parser raises: click's, or that of typer's copy of it
 
 
-class PamusicGroup(TyperGroup):
+class PamusicGroup(NarrowHelp, TyperGroup):
     """Turns what a person can put right into one line, in the shell and in a test runner alike."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args:  # the help
-            return super().parse_args(ctx, args)
         try:
-            return super().parse_args(ctx, with_new_names(args))
+            return super().parse_args(ctx, with_new_names(args or ["--help"]))
         except ClickUsageError as error:
             raise _as_exit(error) from None
 
@@ -93,7 +92,6 @@ class PamusicGroup(TyperGroup):
 app = typer.Typer(
     name="pamusic",
     cls=PamusicGroup,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -115,21 +113,21 @@ def pamusic(
 
 
 # In the order in which one needs them.
-app.command()(inspect)
-app.command()(tokenize)
-app.command()(train)
-app.command()(runs)
-app.command()(average)
-app.command()(evaluate)
-app.command(context_settings={"allow_extra_args": True})(sample)  # to refuse them with an example
-app.command()(replay)
-app.command()(render)
-app.command()(page)
-app.command()(play)
-app.command()(originality)
-app.command()(compare)
-app.command()(benchmark)
-app.command()(doctor)
+app.command(cls=PamusicCommand)(inspect)
+app.command(cls=PamusicCommand)(tokenize)
+app.command(cls=PamusicCommand)(train)
+app.command(cls=PamusicCommand)(runs)
+app.command(cls=PamusicCommand)(average)
+app.command(cls=PamusicCommand)(evaluate)
+app.command(cls=PamusicCommand, context_settings={"allow_extra_args": True})(sample)  # to refuse them with an example
+app.command(cls=PamusicCommand)(replay)
+app.command(cls=PamusicCommand)(render)
+app.command(cls=PamusicCommand)(page)
+app.command(cls=PamusicCommand)(play)
+app.command(cls=PamusicCommand)(originality)
+app.command(cls=PamusicCommand)(compare)
+app.command(cls=PamusicCommand)(benchmark)
+app.command(cls=PamusicCommand)(doctor)
 
 
 def _as_exit(error: Any) -> typer.Exit:
