@@ -1,8 +1,10 @@
-"""Attention on a CPU, forward and backward, ours compiled and PyTorch's fused: `python benchmarks/attention.py`.
+"""Compare attention on a CPU, forward and backward: ours, compiled, and PyTorch's fused one.
 
-The shapes are those of training: 512 latents on themselves and on a context, 8 windows at a time, in bfloat16. Prints a
-table in Markdown and keeps it in `benchmarks/results/`. Operations are those that causality leaves, forward once and
-backward twice: 12 x batch x heads x head_dim x (queries x keys - queries² / 2).
+    python benchmarks/attention.py
+
+The shapes are those of training: 512 latents attend to themselves and to a context, 8 windows at a time, in bfloat16.
+Prints a table in Markdown and writes it to `benchmarks/results/`. Operations are those that causality leaves, forward
+once and backward twice: 12 x batch x heads x head_dim x (queries x keys - queries² / 2).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def milliseconds(step: Callable[[], None]) -> float:
-    """The median of some runs, after two that do not count."""
+    """Return the median of several runs, after two warm-up runs."""
     step(), step()
     times = []
     for _ in range(REPEATS):

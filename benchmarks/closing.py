@@ -1,15 +1,15 @@
-"""Where `--end-near-length` would bring pieces to a close, and where it brought some.
+"""Measure where `--end-near-length` would close real pieces, and where it closed sampled ones.
 
     python benchmarks/closing.py CORPUS [--split validation] [--seconds 60 180]
     python benchmarks/closing.py SAMPLES --composed --seconds 60
 
-Pieces of a split are followed as if they were being sampled with a wanted length. Where closing begins, the piece is in
-a pause: how long it is, and how many pauses in the tolerated time after the wanted length are as long or longer, tells
-how good a place that is. Beside it the first pause after the wanted length. Medians (and the middle eight of ten) over
-the pieces that go on for long enough, as Markdown.
+Pieces of a split are followed as if they were sampled with a wanted length. Closing begins in a pause. The length of
+this pause, and the number of pauses of the same length or longer in the tolerated time after the wanted length, show
+how good the place is. The first pause after the wanted length is printed for comparison. Prints medians (and the
+middle 80 %) over the pieces that are long enough, as Markdown.
 
-For MIDI files that were composed with `--end-near-length` it prints where the last onset is and where the sound ends,
-as shares of the wanted length, and how many seconds the sound lasts after the last onset.
+For MIDI files that were sampled with `--end-near-length` it prints the last onset and the end of the sound, as shares
+of the wanted length, and the seconds of sound after the last onset.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pamusic.tokens.grammar import grammar_arrays
 def closing_at(
     ids: np.ndarray, pauses: Pauses, seconds_of_id: np.ndarray, ending: EndingConfig, wanted: float
 ) -> float:
-    """The second in which closing begins; infinite if the piece is over before."""
+    """Return the second in which closing begins; infinite if the piece ends before."""
     now = 0.0
     for id in ids.tolist():
         pauses.advance(torch.tensor([id]))
@@ -44,7 +44,7 @@ def closing_at(
 
 
 def table(corpus: Corpus, split: str, wanted: float) -> list[str]:
-    """The rows of one wanted length."""
+    """Return the rows of one wanted length."""
     vocabulary, ending = corpus.tokenizer.vocabulary, EndingConfig()
     rules, seconds_of_id = GrammarTables(**grammar_arrays(vocabulary)), vocabulary.seconds_of_id
     found: dict[str, list[tuple[float, float, float]]] = {"at a breath": [], "at the first pause": []}
@@ -69,7 +69,7 @@ def table(corpus: Corpus, split: str, wanted: float) -> list[str]:
 
 
 def cells(rows: np.ndarray, digits: tuple[int, ...]) -> list[str]:
-    """Of each column of `[pieces, columns]` the median, and the middle eight of ten."""
+    """Return the median of each column of `[pieces, columns]`, and its middle 80 %."""
     return [
         f"{middle:.{n}f} ({low:.{n}f} to {high:.{n}f})"
         for (low, middle, high), n in zip(np.quantile(rows, [0.1, 0.5, 0.9], axis=0).T, digits, strict=True)
@@ -77,7 +77,7 @@ def cells(rows: np.ndarray, digits: tuple[int, ...]) -> list[str]:
 
 
 def composed(folder: Path, wanted: float) -> str:
-    """The row of the files of a folder."""
+    """Return the row of the files of a folder."""
     found = []
     for source in find_sources([folder])[0]:
         heard = PerformanceFeatures(read_midi(source.read(), source.name))
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--split", default="validation")
     parser.add_argument("--seconds", type=float, nargs="+", default=[60.0, 180.0])
-    parser.add_argument("--composed", action="store_true", help="what is given are composed MIDI files")
+    parser.add_argument("--composed", action="store_true", help="the inputs are sampled MIDI files")
     words = parser.parse_args()
     if words.composed:
         print("| seconds wanted | pieces | last stroke, share | end of sound, share | seconds it rings |")

@@ -1,11 +1,11 @@
-"""Whether any file, however odd, is either read or refused in one line: no crash, no hang, no memory beyond a bound.
+"""Check that any file, however damaged, is read or refused in one line: no crash, no hang, bounded memory.
 
     python benchmarks/fuzz.py --inputs 200000 --processes 2 maestro-v3.0.0-midi.zip
 
-An input is a number: `--seed` and it make the file (`tests/support/corrupt_midi.py`). Files are read in child
-processes, a batch each, so that a crash in C++ is found; the inputs of a batch that died are read anew, one a process.
-With MAESTRO's zip, some of the inputs are damaged files of it. Exits with 1 if anything but a performance or a
-`PamusicError` came out.
+An input is a number. The number and `--seed` generate the file (`tests/support/corrupt_midi.py`). Files are read in
+child processes, one batch each, so that a crash in C++ is found. If a batch crashes, its inputs are read again, one in
+each process. With MAESTRO's zip, some of the inputs are damaged files of it. Exits with 1 if a result is neither a
+performance nor a `PamusicError`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ NUM_REAL = 8
 
 @dataclass
 class Count:
-    """What came of inputs."""
+    """Results of inputs."""
 
     inputs: int = 0
     parsed: int = 0
@@ -80,7 +80,7 @@ def read(data: bytes, count: Count) -> None:
 
 
 def read_batch(seed: int, numbers: list[int], real: tuple[bytes, ...], out: multiprocessing.Queue) -> None:
-    """In a child: reads inputs and sends what came of them."""
+    """Read inputs in a child process and send the results."""
     from corrupt_midi import hostile
 
     count = Count()
@@ -120,7 +120,7 @@ def counted(seed: int, numbers: list[int], real: tuple[bytes, ...]) -> Count:
 
 
 def real_files(archive: str | None) -> tuple[bytes, ...]:
-    """The smallest files of an archive."""
+    """Return the smallest files of an archive."""
     from pamusic.corpus.sources import find_sources
 
     if not archive:

@@ -1,10 +1,10 @@
-"""All that is to be measured on a GPU, in one go: `python benchmarks/gpu.py`.
+"""Run everything that is to be measured on a GPU: `python benchmarks/gpu.py`.
 
-First whether it computes what the CPU computes, in float32 without TF32: logits of a whole pass and of a pass with part
-of the prefix left out, gradients, and logits out of caches (of recorded steps, on CUDA), of two rows, token by token,
-over refills and beyond the context. Then the speed and memory
-of training (`training.py`) and of sampling (`sampling.py`) for each size. Says on what it ran; exits with 1 where the
-two differ by more than rounding, and then measures no speed. `--device cpu` compares the CPU with itself.
+First it compares the GPU with the CPU, in float32 without TF32: logits of a whole pass and of a pass with prefix
+dropout, gradients, and logits from caches (from recorded steps on CUDA) of two rows, token by token, over refills and
+beyond the context. Then it measures speed and memory of training (`training.py`) and sampling (`sampling.py`) for each
+size. Prints the device. If the two differ by more than rounding, it exits with 1 and measures no speed. `--device cpu`
+compares the CPU with itself.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def random_model(device: torch.device) -> PerceiverAR:
 
 
 def computed(device: torch.device) -> dict[str, torch.Tensor]:
-    """What is compared, by name, on the CPU."""
+    """Return the compared values by name, on the CPU."""
     model = random_model(device)
     randomness = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, 388, (2, 2048), generator=randomness).to(device)

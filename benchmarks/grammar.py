@@ -1,12 +1,12 @@
-"""Whether the grammar allows every sequence that the encoder writes for MAESTRO, and what it costs a token.
+"""Check that the grammar allows every sequence that the encoder writes for MAESTRO, and measure its cost a token.
 
     python benchmarks/grammar.py maestro-v3.0.0-midi.zip
 
-Every piece is encoded by both vocabularies and followed by the grammar, its end included, many pieces at a time; an id
-that is barred where it stands is a violation and is told. Then the time a token takes, one row and sixteen, on one
-thread, in the sampler's way: which ids are barred, then on by one id; in CPU time, the best of several runs, for other
-programs may be running. Prints a table in Markdown and keeps it in `benchmarks/results/`. Exits with 1 if there is a
-violation.
+Every piece is encoded by both vocabularies and followed by the grammar to its end, many pieces at a time. A masked id
+is a violation and is printed. Then the time of a token is measured as the sampler uses the grammar: compute the mask,
+then advance by one id. It is CPU time on one thread, for one row and for sixteen, the best of several runs, because
+other programs may be running. Prints a table in Markdown and writes it to `benchmarks/results/`. Exits with 1 if
+there is a violation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def select_pieces(source: Source) -> tuple[int, float, list[np.ndarray]]:
-    """(notes, seconds, the ids by each vocabulary, the end behind them)."""
+    """Return (notes, seconds, the ids in each vocabulary with their end)."""
     performance = read_midi(source.read(), source.name)
     tokenizers = [load_tokenizer(name) for name in NAMES]
     return (
@@ -49,7 +49,7 @@ def select_pieces(source: Source) -> tuple[int, float, list[np.ndarray]]:
 
 
 def violations(name: str, pieces: list[np.ndarray]) -> list[tuple[int, int, tuple[str, int]]]:
-    """(piece, place, event) of each id that is barred where it stands."""
+    """Return (piece, place, event) of each id that is masked at its place."""
     torch.set_num_threads(1)
     vocabulary = load_tokenizer(name).vocabulary
     rows = BatchGrammarState(GrammarTables(**grammar_arrays(vocabulary)), len(pieces))
@@ -79,7 +79,7 @@ def microseconds_of_row(tokenizer: Tokenizer, ids: list[int]) -> float:
 
 
 def microseconds_of_rows(tokenizer: Tokenizer, ids: torch.Tensor) -> float:
-    """Of a token in each of `[tokens, rows]`."""
+    """Return the seconds of a token of `[tokens, rows]`."""
     rules, best = GrammarTables(**grammar_arrays(tokenizer.vocabulary)), float("inf")
     for _ in range(REPEATS):
         rows = BatchGrammarState(rules, ids.shape[1])
@@ -94,7 +94,7 @@ def microseconds_of_rows(tokenizer: Tokenizer, ids: torch.Tensor) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", nargs="?", default=os.environ.get("PAMUSIC_MAESTRO"), help="MAESTRO's zip")
-    parser.add_argument("--files", type=int, help="how many; all by default")
+    parser.add_argument("--files", type=int, help="number of pieces; all by default")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     words = parser.parse_args()
     if not words.archive:

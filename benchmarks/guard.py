@@ -1,10 +1,10 @@
-"""How often the guard takes real music for degeneration, and what it costs a token.
+"""Count false alarms of the guard on real music, and measure its cost a token.
 
     python benchmarks/guard.py CORPUS [--split validation] [--pieces 100]
 
-Pieces of a corpus, spread evenly over a split, are followed as if they were being sampled; each place where the guard
-would have gone back is a false alarm. What comes within its look-back of an alarm belongs to that. Prints the alarms an
-hour by kind and CPU time a token, as Markdown; each alarm on standard error.
+Pieces of a corpus, spread evenly over a split, are followed as if they were sampled. Each place where the guard would
+go back is a false alarm. Further alarms within its look-back belong to the first one. Prints alarms an hour by kind and
+CPU time a token, as Markdown, and each alarm to standard error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pamusic.tokens.grammar import grammar_arrays
 
 
 def alarms_of(corpus: Corpus, piece: int, guard: GuardConfig, rules: GrammarTables) -> tuple[list[Detection], float]:
-    """The false alarms of a piece, and its seconds."""
+    """Return the false alarms of a piece, and its seconds."""
     seconds_of_id = corpus.tokenizer.vocabulary.seconds_of_id.tolist()
     watch = DegenerationDetector(guard, rules, seconds_of_id, [])
     alarms: list[Detection] = []

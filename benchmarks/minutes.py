@@ -1,8 +1,8 @@
-"""Whether music holds together over minutes: `python benchmarks/minutes.py samples/ [maestro/ --split test]`.
+"""Measure whether music stays even over minutes: `python benchmarks/minutes.py samples/ [maestro/ --split test]`.
 
-For each of the first minutes of MIDI files: how many strings sound at once (0 where none does) and how many notes are
-struck a second, medians and means over the pieces; and of all those minutes, in how many more strings sound than in the
-fullest twentieth of real minutes of the test split (`MANY`). Prints a table in Markdown.
+For each of the first minutes of MIDI files: the number of sounding notes (0 in silence) and of onsets a second, as
+medians and means over the pieces; and the share of all these minutes with more sounding notes than the densest 5 % of
+real minutes of the test split (`MANY`). Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MANY = 9.2  # strings at once, on average over a minute
 
 
 def minutes(paths: list[Path], split: str | None, num_minutes: int) -> tuple[np.ndarray, np.ndarray]:
-    """`[pieces, minutes]` each: strings at once, and notes a second; NaN behind a piece's last whole minute."""
+    """Return sounding notes and onsets a second, `[pieces, minutes]` each; NaN after a piece's last whole minute."""
     strings, notes = [], []
     a_minute = round(60 / STEP)
     for source in find_sources(paths)[0]:

@@ -1,9 +1,10 @@
-"""How many files of MAESTRO have, by pamusic, the very ids that they have by note-seq.
+"""Count the files of MAESTRO for which pamusic and note-seq give the same ids.
 
     python benchmarks/parity.py maestro-v3.0.0-midi.zip --files 100 --processes 2
 
-note-seq's way is that of `pamusic tokenize --engine note-seq`: half a second a file. Exits with 1 if any file differs.
-Files other than MAESTRO's may differ by intent: pamusic reads as players do (`pamusic/music/midi.py` lists where).
+note-seq runs as in `pamusic tokenize --engine note-seq`: half a second a file. Exits with 1 if any file differs.
+Files other than MAESTRO's may differ on purpose: pamusic reads as players do (`docs/explanation/reading-midi.md`
+lists where).
 """
 
 import argparse
@@ -44,7 +45,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", nargs="?", default=os.environ.get("PAMUSIC_MAESTRO"), help="MAESTRO's zip")
-    parser.add_argument("--files", type=int, help="how many, drawn at random; all by default")
+    parser.add_argument("--files", type=int, help="number of files, drawn at random; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()

@@ -1,8 +1,10 @@
-"""What weights of fewer bits cost in likelihood: `python benchmarks/precision.py [CHECKPOINT] [--corpus corpus]`.
+"""Measure the likelihood that weights of fewer bits cost.
 
-Stretches from the middle of pieces of the validation split are predicted token by token, as the sampler reads, in each
-precision. Prints a table in Markdown and keeps it in `benchmarks/results/`: nats per token, how many more than in fp32,
-and the standard error of that, from the differences of single tokens. A default may cost 0.002 nats at most.
+    python benchmarks/precision.py [CHECKPOINT] [--corpus corpus]
+
+Excerpts from the middle of pieces of the validation split are predicted token by token, as the sampler reads, in each
+precision. Prints a table in Markdown and writes it to `benchmarks/results/`: nats per token, the difference from
+fp32, and its standard error, from the differences of single tokens. A default may cost 0.002 nats at most.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What weights of fewer bits cost in likelihood.")
     parser.add_argument("checkpoint", nargs="?", default="small", help="name or folder")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
-    parser.add_argument("--pieces", type=int, default=8, help="so many, spread over the validation split")
+    parser.add_argument("--pieces", type=int, default=8, help="number of pieces, spread over the validation split")
     parser.add_argument("--tokens", type=int, default=2560, help="of each: whole cycles of refill are fair")
     words = parser.parse_args()
     checkpoint, corpus = load_checkpoint(find_checkpoint(words.checkpoint)), open_corpus(words.corpus)

@@ -138,7 +138,7 @@ def rows(found: dict) -> dict[str, str]:
 
 
 def column(settings: dict[str, str]) -> dict:
-    """What a process under these settings measures."""
+    """Return the measurements of a process under these settings."""
     words = [sys.executable, __file__, "--here"]
     done = subprocess.run(words, env={**os.environ, **settings}, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,24 +1,25 @@
-"""The same music in events, in compound events and in notes: what a model of one size makes of each in the same time.
+"""Compare events, compound events and notes: the same music, the same size of model, the same training time.
 
     python benchmarks/representations.py corpora maestro-v3.0.0-midi.zip FOLDER
     python benchmarks/representations.py train FOLDER ARM SEED [--seconds 1133] [--config plain.toml]
     python benchmarks/representations.py sample FOLDER ARM SEED [--num-samples 32]
     python benchmarks/representations.py table maestro-v3.0.0-midi.zip FOLDER
 
-There are six arms, in two groups. The arms of a group decode to the same music on a grid of 10 ms, in 32 velocity bins:
+There are six arms, in two groups. The arms of a group decode to the same music on a grid of 10 ms, in 32 velocity
+bins:
 
 - events-folded, compound-folded, notes-folded: the sustain pedal is folded into the notes' lengths.
 - events, compound, notes: keys and pedals as played.
 
-`corpora` makes a corpus for each arm. In all of them notes of one step stand in the order of their pitches; in
-note-seq's order, events would say more than the others. `train` trains a model of size `small`, with 2,048 positions of
-context and 512 latents, for the given seconds of one core: three quarters at a level rate, one quarter falling. It
+`corpora` makes a corpus for each arm. In all of them the notes of one step are ordered by pitch. In note-seq's order,
+events would carry more information than the others. `train` trains a model of size `small`, with 2,048 positions of
+context and 512 latents, for the given seconds of one core: three quarters at a constant rate, one quarter falling. It
 measures the time of a step on its own first 400 steps, and takes the fastest tenth of them. On a core with other work
 this is still too slow, and the run gets too few steps: run nothing else. Events have their ledger. `sample` makes
-pieces of three minutes from nothing, without release bias and guard. Models of compound events and notes have what
-`pamusic train` gives them by default; with `--config benchmarks/plain.toml` they have not. `table` prints for each run:
-notes a second in training, notes seen, bits per note on 24 pieces of the validation split, by field, and what `pamusic
-compare` says of the pieces against the test split.
+pieces of three minutes from nothing, without release bias and guard. Models of compound events and notes have the
+default additions of `pamusic train`; `--config benchmarks/plain.toml` leaves them out. `table` prints for each run:
+notes a second in training, notes seen, bits per note on 24 pieces of the validation split, by field, and the `pamusic
+compare` of the pieces with the test split.
 
 Train with `OMP_NUM_THREADS=1`. A budget must be longer than the first 400 steps take.
 """
@@ -52,7 +53,7 @@ VALIDATION_PIECES = 24
 
 
 def pamusic(*words: object) -> str:
-    """What a command prints on standard output."""
+    """Return the standard output of a command."""
     done = subprocess.run([sys.executable, "-m", "pamusic", *map(str, words)], stdout=subprocess.PIPE, check=True)
     return done.stdout.decode()
 
@@ -86,7 +87,7 @@ def rates(run: Path) -> list[float]:
 
 
 def seconds_a_step(run: Path) -> float:
-    """What a step takes on a core without other work: the fastest tenth of the rates."""
+    """Return the time of a step on a core without other work: the fastest tenth of the rates."""
     with (run / "metrics.csv").open(newline="") as file:
         last = [row for row in csv.DictReader(file) if row["split"] == "train"][-1]
     return int(last["latent_tokens"]) / int(last["step"]) / float(np.percentile(rates(run), 90))
@@ -117,7 +118,7 @@ def sample(folder: Path, arm: str, seed: int, num: int) -> None:
 
 
 def about(maestro: Path, folder: Path, run: Path) -> dict[str, object]:
-    """What is known of a run."""
+    """Return the figures of a run."""
     from pamusic.corpus.corpus import open_corpus
 
     arm, _, seed = run.name.rpartition("-")

@@ -1,10 +1,10 @@
-"""How fast tokens are drawn, and whether that stays so: `python benchmarks/sampling.py [CHECKPOINT | --size small]`.
+"""Measure the speed of sampling over a long piece: `python benchmarks/sampling.py [CHECKPOINT | --size small]`.
 
-It measures as `pamusic benchmark` does (`pamusic/compose/benchmark.py`) and draws as `pamusic sample` does. First one
-long piece from its start: windows of 1,024 tokens are timed, which are whole cycles of refills for all sizes. Then the
-first token after a long prime, many pieces at once (at the beginning and with a full context), and short and long
-contexts. `--long` draws 100,000 tokens in one go. Prints a table in Markdown and keeps it in `benchmarks/results/`.
-Weights of a size alone are random, which costs as much as trained ones.
+It measures like `pamusic benchmark` (`pamusic/compose/benchmark.py`) and draws like `pamusic sample`. First comes one
+long piece from its start, timed in windows of 1,024 tokens, which are whole cycles of refills for all sizes. Then come
+the first token after a long prime, many pieces at once (at the start and with a full context), and short and long
+contexts. `--long` draws 100,000 tokens in one piece. Prints a table in Markdown and writes it to `benchmarks/results/`.
+A size alone has random weights, which cost the same as trained ones.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def random_checkpoint(size: str) -> Checkpoint:
-    """A model of a size that says anything at all, and the tokenizer of its ids."""
+    """Return a model of a size with random weights, and its tokenizer."""
     tokenizer = load_tokenizer("performance")
     torch.manual_seed(0)
     pad_id, ledger = tokenizer.vocabulary.id("pad"), LedgerConfig(**ledger_ranges(tokenizer.vocabulary))
@@ -52,7 +52,7 @@ def random_checkpoint(size: str) -> Checkpoint:
 
 
 def stretches(who: Checkpoint, places: tuple[int, ...], precision: str, kernel: CompiledKernel | None) -> list[str]:
-    """A table of windows of one long piece, and how much the last costs over the first."""
+    """Return a table of windows of one long piece, and the cost of the last against the first."""
     found: list[Stretch] = []
     for each in along(who, places, WINDOW, precision, kernel):
         print(f"token {each.place:,}: {each.ms:.2f} ms, CPU {each.cpu_ms:.2f} ms", file=sys.stderr)
@@ -75,7 +75,7 @@ def stretches(who: Checkpoint, places: tuple[int, ...], precision: str, kernel: 
 
 
 def speeds(found: list[Speed]) -> list[str]:
-    """A table of contexts and numbers of pieces."""
+    """Return a table of contexts and numbers of pieces."""
     columns = {
         "context": lambda each: f"{each.context_length:,}",
         "of it full": lambda each: f"{each.prime_length:,}",

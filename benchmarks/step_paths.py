@@ -1,13 +1,13 @@
-"""What each way to compute a step is worth here: `python benchmarks/step_paths.py [--older]`.
+"""Compare the ways to compute a decode step on this machine: `python benchmarks/step_paths.py [--older]`.
 
-A step multiplies every weight with one row, or a few. Weights are held as fp32, bf16 or bytes. Bytes are multiplied by
-our kernel; without a C++ compiler by an operation whose name PyTorch does not promise (`torch._weight_int8pack_mm`), or
-as other numbers by `F.linear`. Above a width of 256 one row has one thread or all of them, whichever is the faster just
-then (`inference/threads.py`); beside other programs this decides.
+A step multiplies every weight with one row, or a few. Weights are held in fp32, bf16 or int8. int8 weights are
+multiplied by our kernel. Without a C++ compiler they are multiplied by an undocumented operation of PyTorch
+(`torch._weight_int8pack_mm`), or converted and multiplied by `F.linear`. Above a width of 256 one row uses one thread
+or all, by timing (`inference/threads.py`). Beside other programs this choice decides the speed.
 
 For `small` and for a model of the size `medium` it prints milliseconds a step, the median of several measurements that
-take turns. `--older` imitates a CPU without AVX-512 and without bf16 units, in a process of its own. Leave the machine
-alone meanwhile.
+take turns. `--older` imitates a CPU without AVX-512 and without bf16 units, in a process of its own. Run nothing else
+meanwhile.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def sessions(model: PerceiverAR, num_rows: int) -> dict[str, InferenceSession]:
 
 
 def milliseconds(found: dict[str, InferenceSession], num_rows: int) -> dict[str, float]:
-    """A step of each, in turns; refills are left out."""
+    """Time a step of each, in turns, without refills."""
     ids = [60] * num_rows
     took: dict[str, list[float]] = {name: [] for name in found}
     for turn in range(TURNS + 1):

@@ -1,16 +1,17 @@
-"""How long `pamusic tokenize` takes for MAESTRO: the command as a whole, and file by file beside other tokenizers.
+"""Measure how long `pamusic tokenize` takes for MAESTRO: the whole command, and single files beside other tokenizers.
 
     python benchmarks/tokenizing.py maestro-v3.0.0-midi.zip --repeats 5 --files 40
 
-The command: wall time from starting the interpreter to its end, processor time of all its processes, and peak memory,
-which is the sum of what they hold, each page that they share counted in full (RSS), looked at every 20 ms; Linux alone
-tells it. File by file: from the bytes of a file to its ids, on one core, in processor time, so that other work on the
-machine counts little; of each tokenizer the best of all repeats over the same files, drawn at random. note-seq and
-MidiTok are left out where they are not installed.
+The command: wall time from the start of the interpreter to its end, CPU time of all its processes, and peak memory.
+The memory is the sum of the resident sets (RSS), shared pages counted once for each process, sampled every 20 ms;
+Linux only.
 
-Like is compared with like as far as it goes: note-seq makes the very same ids. MidiTok's MIDILike is set to the same
-grid, shifts and loudness classes, but does not fold the pedal, which is less to do. Both are given symusic's or their
-own parser, as they come.
+Single files: from the bytes of a file to its ids, on one core, in CPU time, so that other work on the machine matters
+little. For each tokenizer it is the best of all repeats over the same files, drawn at random. note-seq and MidiTok
+are left out if they are not installed.
+
+The comparison is as fair as possible. note-seq makes the same ids. MidiTok's MIDILike has the same grid, shifts and
+velocity bins, but does not fold the pedal, which is less work. Each tokenizer uses its usual parser.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def resident_bytes(process: int) -> int:
 
 
 def command(archive: str, workers: int | None) -> tuple[float, float, int, int]:
-    """(seconds, seconds of processors, peak bytes of memory, bytes of the corpus) of one run."""
+    """Return (seconds, CPU seconds, peak bytes of memory, bytes of the corpus) of one run."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "corpus"
         words = [sys.executable, "-m", "pamusic", "tokenize", archive, "--out", str(out)]
@@ -70,7 +71,7 @@ def command(archive: str, workers: int | None) -> tuple[float, float, int, int]:
 
 
 def tokenizers() -> dict[str, Callable[[bytes], object]]:
-    """What there is to compare, from the bytes of a file to ids; all of it loaded."""
+    """Return the compared tokenizers, from the bytes of a file to ids, with everything loaded."""
     ours = load_tokenizer("performance")
     found: dict[str, Callable[[bytes], object]] = {
         "pamusic": lambda data: ours.encode(read_midi(data)),
@@ -108,7 +109,7 @@ def seconds_a_file(encode: Callable[[bytes], object], files: list[bytes], repeat
 
 
 def versions() -> str:
-    """Of all that takes part and is installed."""
+    """Return the versions of what is installed and compared."""
     told = []
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -120,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", nargs="?", default=os.environ.get("PAMUSIC_MAESTRO"), help="MAESTRO's zip")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, help="processes; as many as there are cores by default")
+    parser.add_argument("--workers", type=int, help="processes; one for each core by default")
     parser.add_argument("--files", type=int, default=40, help="compared one by one; 0 for none")
     arguments = parser.parse_args()
     if not arguments.archive:

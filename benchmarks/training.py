@@ -1,13 +1,14 @@
-"""How fast a size trains, beside plainer ways to do the same: `python benchmarks/training.py`.
+"""Measure how fast a size trains, beside plainer ways to do the same: `python benchmarks/training.py`.
 
-Each row is a process of its own: whole steps (forward, backward, clipping, optimisers) on random ids, after some that
-do not count. Rows: as `pamusic train` does it; without leaving out any of the prefix; not compiled; not compiled in
-float32, which is the plain way; and the same model with as many latents as context, a decoder-only Transformer, at
-2,048, 8,192 and 32,768 tokens, where that fits. Operations are those of `pamusic.model.flops` (products of matrices,
-only what causality leaves, backward twice forward; the optimiser is not counted), and MFU is their rate over that of a
-large product of matrices in the same precision, measured in the same process. With a corpus (`--corpus`), it also says
-what share of a real run's time is spent waiting for batches. Prints a table in Markdown and keeps it in
-`benchmarks/results/`.
+Each row is a process of its own: whole steps (forward, backward, clipping, optimisers) on random ids, after some
+warm-up steps. The rows: as `pamusic train` does it; without prefix dropout; not compiled; not compiled in float32, the
+plain way; and the same model with as many latents as context, a decoder-only Transformer, at 2,048, 8,192 and 32,768
+tokens, where that fits.
+
+Operations are those of `pamusic.model.flops`: products of matrices, only what causality leaves, backward twice the
+forward; the optimiser is not counted. MFU is their rate over the rate of a large product of matrices in the same
+precision, measured in the same process. With a corpus (`--corpus`) it also prints the share of a real run's time that
+is spent waiting for batches. Prints a table in Markdown and writes it to `benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ TOO_SLOW = 90  # seconds a step
 
 
 def ways(size: str, batch: int) -> dict[str, dict]:
-    """Name -> what is changed."""
+    """Name -> changed settings."""
     whole = {"prefix_dropout": 0.0}
     rows = {
         "as trained": {},
@@ -115,7 +116,7 @@ def wait(device: torch.device) -> None:
 
 
 def waited(size: str, device: str, corpus: Path, steps: int) -> float:
-    """The share of a real run's time that is spent waiting for batches, with augmentation."""
+    """Return the share of a real run's time spent waiting for batches, with augmentation."""
     from pamusic.training.metrics import TRAIN, read_metrics
     from pamusic.training.run_plan import plan_new_run
     from pamusic.training.settings import RunRequest, RunSettings
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--corpus", type=Path)
-    parser.add_argument("--only", help="rows whose name has this in it")
+    parser.add_argument("--only", help="rows with this in their name")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.row:

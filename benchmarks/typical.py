@@ -1,12 +1,12 @@
-"""What minutes of real performances are like: the figures that `evaluation/ranking.py` holds pieces to.
+"""Measure minutes of real performances: the figures with which `evaluation/ranking.py` compares pieces.
 
     python benchmarks/typical.py maestro-v3.0.0-midi.zip [--checkpoint small --corpus corpus]
 
-Each performance of MAESTRO's training split is cut into minutes from its first note on; what is left at its end is left
-out. Prints a `ReferenceStatistic` for each statistic that has one value: mean, standard deviation over all minutes, and
-the root mean square of how a minute differs from the next of the same performance. With a checkpoint and a corpus made
-by its tokenizer, also what validation pieces cost it: the mean of their nats per token and its standard deviation over
-pieces, of the first 4,096 tokens of each.
+Each performance of MAESTRO's training split is cut into minutes from its first note on; an incomplete minute at its end
+is left out. Prints a `ReferenceStatistic` for each statistic with one value: mean, standard deviation over all minutes,
+and the root mean square of the difference between a minute and the next one of the same performance. With a checkpoint
+and a corpus made by its tokenizer it also prints the mean nats per token of validation pieces, and the standard
+deviation over pieces, on the first 4,096 tokens of each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKENS = 4096
 
 
 def minutes_of(source: Source) -> list[Statistics]:
-    """The statistics of each minute."""
+    """Return the statistics of each minute."""
     music = read_midi(source.read(), source.name)
     start = float(music.notes["onset"][0])
     starts = np.arange(start, music.duration - MINUTE, MINUTE).tolist()

@@ -1,11 +1,13 @@
-"""Does this tree compute what another commit computes? `python benchmarks/unchanged.py COMMIT [--notes CHECKPOINT]`.
+"""Check that this tree computes what another commit computes.
 
-For changes that must change nothing. Both trees run on this machine with one thread, the other one in a worktree of its
-own. It compares corpora of `examples/` in three vocabularies, byte for byte; sampled files, message by message, without
-texts (the record of how a file was made is one); losses and gradient norms of 20 training steps, and scores, to the
-last digit. Sampling covers `small` from nothing and from a prime, in float32 and int8, one piece and several, with and
-without guard and ending, and past a refill. `--notes` adds a checkpoint with one position a note. Prints a table, and
-exits with 1 if anything differs or fails.
+    python benchmarks/unchanged.py COMMIT [--notes CHECKPOINT]
+
+For changes that must change no result. Both trees run on this machine with one thread, the other one in a worktree of
+its own. It compares corpora of `examples/` in three vocabularies, byte for byte; sampled files, message by message,
+without texts (the record of how a file was made is a text); losses and gradient norms of 20 training steps, and
+scores, to the last digit. Sampling covers `small` from nothing and from a prime, in float32 and int8, one piece and
+several, with and without guard and ending, and past a refill. `--notes` adds a checkpoint with one position a note.
+Prints a table, and exits with 1 if anything differs or fails.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ def corpus(tree: Tree, tokenizer: str) -> object:
 
 
 def music(tree: Tree, checkpoint: str, options: str) -> object:
-    """All messages of all files but texts, among which the record stands."""
+    """Return all messages of all files except texts; the record is a text."""
     out = tree.folder / hashlib.sha256(f"{checkpoint} {options}".encode()).hexdigest()[:12]
     out.mkdir()
     tree.run("sample", "--checkpoint", checkpoint, *options.split(), "-o", out / "a.mid")
@@ -103,7 +105,7 @@ def score(tree: Tree, checkpoint: str, tokenizer: str) -> object:
 
 
 def checks(notes: str | None) -> dict[str, Callable[[Tree], object]]:
-    """What is compared, in order, by name."""
+    """Return the compared values by name, in order."""
     found: dict[str, Callable[[Tree], object]] = {}
     for name in TOKENIZERS:
         found[f"corpus: {name}"] = lambda tree, name=name: corpus(tree, name)  # type: ignore[misc]
@@ -120,7 +122,7 @@ def checks(notes: str | None) -> dict[str, Callable[[Tree], object]]:
 
 
 def found_by(check: Callable[[Tree], object], tree: Tree) -> tuple[object, str]:
-    """What a check found, or None, and why it failed."""
+    """Return the result of a check, or None and the reason of its failure."""
     try:
         return check(tree), ""
     except (RuntimeError, OSError, ValueError, KeyError) as error:
@@ -131,7 +133,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit")
     parser.add_argument("--notes", help="a checkpoint with one position a note")
-    parser.add_argument("--only", default="", help="checks whose name has this in it")
+    parser.add_argument("--only", default="", help="checks with this in their name")
     asked = parser.parse_args()
     notes = None if asked.notes is None else str(Path(asked.notes).resolve())
     num_differing = 0
