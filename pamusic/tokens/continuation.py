@@ -1,11 +1,11 @@
-"""A prime and new ids -> the performance, or the file, that goes on where the prime ends.
+"""Decode new ids into a performance or a MIDI file that continues the prime.
 
-Knows performances, their files and a tokenizer; knows no model. The prime stays as it was read: its own times,
-velocities and pedals, not those of the grid. What it left open where it was cut ends where the ids end it. A string
-that the pedal alone holds ends with that pedal, which goes up with the last of them.
+Knows performances, their files and a tokenizer; knows no model. The prime keeps its own times, velocities and pedals;
+it is not moved to the grid. Notes that are open where the prime is cut end where the new ids end them. A note that
+only the pedal holds ends with that pedal, and the pedal goes up with the last such note.
 
-From there on the pedals do what the new ids say. Where these know pedals, they start as the prime leaves them; where
-the sustain pedal is part of the notes' lengths, the feet are off. At the end of it all every pedal is up.
+After the cut, the new ids control the pedals. A vocabulary with pedal events starts from the prime's pedal positions.
+A vocabulary that folds the sustain pedal into the note lengths starts with all pedals up. At the end every pedal is up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pamusic.tokens.streaming_decoder import StreamingDecoder
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import KINDS
 
-Position: TypeAlias = int | list[int]  # an id, or of several fields an id each
+Position: TypeAlias = int | list[int]  # an id, or one id per field
 Placement = Literal["new track", "same track", "alone"]
 
 
@@ -36,9 +36,9 @@ class PrimeSource:
     """The file that a prime was read from.
 
     Attributes:
-        data: its bytes.
-        repairs: what was mended in it.
-        tracks: which parts of it are the prime.
+        data: Bytes of the file.
+        repairs: Repairs that reading the file needed.
+        tracks: Tracks of the file that make up the prime.
     """
 
     data: bytes
@@ -54,14 +54,16 @@ def continuation(
     prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
 ) -> Performance:
-    """The music of new ids alone, from time 0. Every note is closed, and a key is let go before it is struck anew.
+    """Return the music of the new ids alone, starting at time 0.
+
+    Every note has an end, and a key is released before its next onset.
 
     Args:
-        tokenizer: what the ids mean.
-        ids: what followed the prime.
-        prime: its last loudness holds until the new ids speak of another, and its pedals start as it leaves them.
-        prime_range: which part of it was read; time 0 is where that ends.
-        seconds: where to stop, even within a note.
+        tokenizer: Tokenizer that made the ids.
+        ids: Ids that follow the prime.
+        prime: The prime. Its last velocity and its pedal positions apply until the new ids change them.
+        prime_range: Part of the prime that was read; its end is time 0.
+        seconds: Time at which to stop, even within a note.
     """
     return decode_continuation(tokenizer, ids, prime=prime, prime_range=prime_range, seconds=seconds).music
 
@@ -74,7 +76,7 @@ def join(
     prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
 ) -> Performance:
-    """The prime as it was read, up to the cut, then the music of the new ids; the arguments are `continuation`'s."""
+    """Return the prime as it was read, up to the cut, followed by the new music; arguments as in `continuation`."""
     seam = decode_continuation(tokenizer, ids, prime=prime, prime_range=prime_range, seconds=seconds).merged()
     if prime is None:
         return seam.music.joined(Performance(pedal=seam.pedal))
@@ -102,15 +104,16 @@ def write_midi(
     placement: Placement = "new track",
     text: str = "",
 ) -> tuple[bytes, bool]:
-    """Return a Standard MIDI File of the prime and the music of new ids, and whether the prime's messages are kept.
+    """Return a Standard MIDI File of the prime and the new music, and whether the prime's messages are kept.
 
-    Those up to the cut are, as far as `music.splicing` can keep them. Otherwise, and without a prime, all of it is
-    written anew, on a grid of milliseconds. The other arguments are `continuation`'s.
+    The messages before the cut are kept if `music.splicing` can keep them. Otherwise, and without a prime, the whole
+    file is written from the notes, on a grid of milliseconds. The other arguments are those of `continuation`.
 
     Args:
-        source: where the prime was read from, to keep its messages.
-        placement: on a track and channel of its own, where the prime was played, or without the prime.
-        text: what the file says of itself.
+        source: File that the prime was read from, to keep its messages.
+        placement: "new track": on a track and channel of its own; "same track": on the track of the prime; "alone":
+            without the prime.
+        text: Text that the file carries.
     """
     if prime is not None and source is not None and placement != "alone":
         seam = decode_continuation(tokenizer, ids, prime=prime, prime_range=prime_range, seconds=seconds)
@@ -133,7 +136,7 @@ def decode_continuation(
     prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
 ) -> Seam:
-    """Return the music of new ids, and what becomes of what the prime left open; the arguments are `continuation`'s."""
+    """Return the new music, and the ends of the notes that the prime left open; arguments as in `continuation`."""
     new = np.array(ids, np.int64)
     if prime is None:
         return Seam(0.0, _stopped(_truncate_overlaps(tokenizer.decode(new)), seconds))
@@ -142,7 +145,7 @@ def decode_continuation(
     end_of_ids = int(steps_passed(tokenizer, encoded.ids)[-1])
     start = end_of_prime(tokenizer, prime, prime_range) if prime_range.end is None else prime_range.end
 
-    # Together, for which of two strokes of a key a release ends depends on both; steps are counted from the cut.
+    # Decode both together: a release ends the oldest open note of its key, possibly one of the prime's. The cut is 0.
     grid = tokenizer.grid_from_ids(np.concatenate([encoded.ids, new]))
     zero = end_of_ids + encoded.gap_steps
     of_music = slice(encoded.num_notes, None)
@@ -176,7 +179,7 @@ def streaming(
     prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
 ) -> StreamingDecoder:
-    """Take the new ids while they are drawn and give the events of `continuation`, whose arguments it has."""
+    """Return a decoder that takes new ids one at a time and returns the events of `continuation`; same arguments."""
     if prime is None:
         return StreamingDecoder(tokenizer.vocabulary, seconds=seconds)
     encoded = encode_prime(tokenizer, prime, prime_range)
@@ -191,10 +194,10 @@ def _pedals_after_cut(
     music: Performance,
     releases: dict[int, float],
 ) -> np.ndarray:
-    """Return what the prime's own pedals do from the cut on; records of `PEDAL`.
+    """Return the movements of the prime's pedals from the cut on, as records of `PEDAL`.
 
-    Where the ids know pedals they do what the music's do, until they are up and no key of the prime is down. Elsewhere
-    they go up with the last string that they alone hold.
+    With pedal events in the ids, the prime's pedals move with the music's, until they are up and no key of the prime is
+    down. Otherwise they go up with the last note that only they hold.
     """
     down = _pedal_up_events(prime.pedal[prime.pedal["time"] < start], start)
     if tokenizer.vocabulary.sustain != "played":
@@ -210,7 +213,7 @@ def _pedals_after_cut(
     for lift in down:
         moves = music.shifted(start).pedal
         moves = moves[moves["control"] == lift["control"]]
-        if not len(moves) or moves["time"][0] > start:  # the music has it up from its first moment on
+        if not len(moves) or moves["time"][0] > start:  # in the music this pedal is up from the start
             all_moves.append(np.array([lift], PEDAL))
             continue
         last = np.flatnonzero((moves["value"] == 0) & (moves["time"] >= last_release))[:1]
@@ -227,20 +230,20 @@ def _stopped(music: Performance, seconds: float | None) -> Performance:
 
 
 def _in_force(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """Return the last velocity and the last depth of each pedal in ids `[n]`, which still hold when they end; int64."""
+    """Return the last velocity and the last depth of each pedal in ids `[n]`, in force at their end; int64."""
     kind = tokenizer.vocabulary.kind_of_id[ids]
     last = [ids[kind == KINDS.index(name)][-1:] for name in ("velocity", *tokenizer.vocabulary.pedals)]
     return np.concatenate(last).astype(np.int64)
 
 
 def _pedal_up_events(pedal: np.ndarray, time: float) -> np.ndarray:
-    """Movements that bring up, at a time, every pedal that `PEDAL` records leave down."""
+    """Return the events that raise, at a given time, every pedal that `PEDAL` records leave down."""
     last = {int(move["control"]): int(move["value"]) for move in pedal}
     return np.array([(time, control, 0) for control, value in sorted(last.items()) if value], PEDAL)
 
 
 def _truncate_overlaps(music: Performance) -> Performance:
-    """Each note ends at the latest where its key is struck anew; of two strokes of a key at one instant, one stays."""
+    """End each note no later than the next onset of its key; of two onsets of a key at one instant, keep one."""
     notes = music.notes[np.lexsort((music.notes["offset"], music.notes["onset"], music.notes["pitch"]))]
     same_key = notes["pitch"][:-1] == notes["pitch"][1:]
     notes["offset"][:-1] = np.where(

@@ -1,21 +1,21 @@
-"""Which ids may follow, so that nothing is written but what the encoder could have written.
+"""The grammar of a vocabulary: which ids may come next, so that sampling writes only what the encoder can write.
 
-Knows one vocabulary; knows no model, no sampler. The rules, of which the tests have a twin in plain words:
+Knows one vocabulary; knows no model, no sampler. The rules (the tests check them against a plain implementation):
 
-1. Start and pad never follow. The end follows only where no key sounds, no pedal is down and something else than a
-   time shift came last.
-2. A time shift of fewer steps than the most is followed by no other, and by something.
-3. Within a step releases come first, then the pedals (soft, sostenuto, sustain), each at most once, then onsets.
-4. A velocity is another than the one in force, and an onset follows it. No onset comes before the first velocity.
-5. A key is let go only while it sounds, and those let go in one step in the order in which they were struck.
-6. A key is struck only while it does not sound; where keys are played, those of one step from low to high. Where the
-   pedal is folded into the notes the encoder guarantees less: a key may sound twice (in all of MAESTRO 6 times), and
-   onsets of one step stand in the order of their real times.
-7. A pedal goes to another depth than it has. A depth that has not lasted `shortest_steps` is no way to another in the
-   same direction, and, if it is next to the one before, no tremor back (see `grid.without_short_ways`).
+1. Start and pad never follow. The end is allowed only if no key sounds, no pedal is down, and the last event is not a
+   time shift.
+2. A time shift below the maximum is not followed by another time shift, and does not end the piece.
+3. Within a step, releases come first, then pedals (soft, sostenuto, sustain; each at most once), then onsets.
+4. A velocity differs from the one in force, and an onset follows it. No onset comes before the first velocity.
+5. A key is released only while it sounds. Releases of one step stand in the order of their onsets.
+6. A key has an onset only while it does not sound. Where keys are played, onsets of one step stand from low to high.
+   Where the pedal is folded into the notes, the encoder guarantees less: a key may sound twice (6 times in all of
+   MAESTRO), and onsets of one step stand in the order of their real times.
+7. A pedal event changes the pedal's depth. A depth that has lasted fewer than `shortest_steps` may not continue in the
+   same direction. If it is next to the depth before it, it may not return there (see `grid.without_short_ways`).
 
-They leave here as arrays, in which nothing is said of music. `sampling/constraints.py` runs them and has the words for
-them: 1 to 4 and 7 are finite machines that run side by side, 5 and 6 slots that are opened and closed.
+The rules leave this module as arrays without any musical terms. `sampling/constraints.py` applies them and defines its
+terms. Rules 1 to 4 and 7 are finite-state machines that run side by side; 5 and 6 are slots that open and close.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ import numpy as np
 
 from pamusic.tokens.vocabulary import KINDS, Vocabulary
 
-STAYS = -1  # as a next state, while a machine is being made
+STAYS = -1  # next state, while a machine is built: keep the state
 
 
 class _Machine:
-    """A table of states by columns, made from rules; a column is a class of ids that the rules treat alike."""
+    """A table of states by columns, built from rules; a column is a class of ids that the rules treat alike."""
 
     def __init__(self, num_states: int, num_columns: int) -> None:
         self.next_state = np.full((num_states, num_columns), STAYS, np.int64)
@@ -38,13 +38,13 @@ class _Machine:
         self.pedal_level = np.zeros(num_states, np.int64)
 
     def shifted(self, by: int) -> np.ndarray:
-        """Next states, counted on from `by`; `STAYS` becomes the state itself."""
+        """Return the next states, offset by `by`; `STAYS` becomes the state itself."""
         own = np.arange(len(self.next_state))[:, None]
         return np.where(self.next_state == STAYS, own, self.next_state) + by
 
 
 class _Columns:
-    """A number for each class of ids that the rules treat alike."""
+    """An index of the classes of ids that the rules treat alike."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         num_ages = max(1, vocabulary.shortest_steps)
@@ -70,12 +70,12 @@ class _Columns:
         return [column for (kind, _), column in self._classes.items() if kind in kinds]
 
     def items(self, *kinds: str) -> list[tuple[int, int]]:
-        """(value, column) of these kinds."""
+        """Return (value, column) pairs of these kinds."""
         return [(value, column) for (kind, value), column in self._classes.items() if kind in kinds]
 
 
 class GrammarArrays(TypedDict):
-    """The fields of `sampling.constraints.GrammarTables`, which says what each is."""
+    """Fields of `sampling.constraints.GrammarTables`, which documents them."""
 
     column_of_id: np.ndarray
     first_states: np.ndarray
@@ -93,7 +93,7 @@ class GrammarArrays(TypedDict):
 
 
 class RecallRanges(TypedDict):
-    """The fields of `model.config.RecallConfig` that a vocabulary gives."""
+    """Fields of `model.config.RecallConfig` that follow from a vocabulary."""
 
     num_slots: int
     first_opening: int
@@ -127,7 +127,7 @@ def grammar_arrays(vocabulary: Vocabulary) -> GrammarArrays:
 
 
 def ledger_ranges(vocabulary: Vocabulary) -> dict[str, int]:
-    """Return where keys go down and up and time passes, as the fields of `model.config.LedgerConfig`."""
+    """Return the ids of onsets, releases and time shifts, as the fields of `model.config.LedgerConfig`."""
     presses, shifts = vocabulary.range("note_on"), vocabulary.range("time_shift")
     return {
         "num_slots": len(presses),
@@ -139,7 +139,7 @@ def ledger_ranges(vocabulary: Vocabulary) -> dict[str, int]:
 
 
 def recall_ranges(vocabulary: Vocabulary) -> RecallRanges:
-    """Return where keys go down and up, and which ids are numbers, as the fields of `model.config.RecallConfig`."""
+    """Return the ids of onsets, releases and numeric values, as the fields of `model.config.RecallConfig`."""
     presses, releases, *numbers = (vocabulary.range(kind) for kind in ("note_on", "note_off", "time_shift", "velocity"))
     return {
         "num_slots": len(presses),
@@ -150,9 +150,9 @@ def recall_ranges(vocabulary: Vocabulary) -> RecallRanges:
 
 
 def _order(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
-    """Rules 1 to 3, and the onset after a velocity: what may follow is told by what came last."""
+    """Build the machine of rules 1 to 3, and of the onset after a velocity; its state is the last event."""
     in_step = ["note_off", *vocabulary.pedals, "velocity", "note_on"]
-    beginning, after_part, after_full, after_first = 0, 1, 2, 3  # then after each of `in_step`
+    beginning, after_part, after_full, after_first = 0, 1, 2, 3  # then one state for each kind of `in_step`
     machine = _Machine(after_first + len(in_step), len(columns))
     for state, kind in enumerate(in_step, start=after_first):
         machine.next_state[:, columns.of(kind)] = state
@@ -170,7 +170,7 @@ def _order(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
 
 
 def _velocity(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
-    """Rule 4: state 0 before the first velocity, then the bin in force."""
+    """Build the machine of rule 4: state 0 before the first velocity, then the bin in force."""
     machine = _Machine(1 + vocabulary.num_velocity_bins, len(columns))
     machine.forbidden[0, columns.of("note_on")] = True
     for velocity_bin, column in columns.items("velocity"):
@@ -181,19 +181,19 @@ def _velocity(vocabulary: Vocabulary, columns: _Columns) -> _Machine:
 
 
 def _pedal(vocabulary: Vocabulary, columns: _Columns, kind: str, deepest: int) -> _Machine:
-    """Rule 7 and the pedal's part of rule 1.
+    """Build the machine of rule 7 and of the pedal's part of rule 1.
 
-    States: each depth when it has lasted; then, if that takes a time, each depth with how it was reached (from below or
-    above; from the depth next to it or from further away) and for how many steps it has lasted.
+    States: first one for each depth that has lasted long enough. If a minimum duration applies, then one for each
+    combination of depth, direction (from below or above), distance (from the next depth or further) and age in steps.
     """
-    shortest = vocabulary.shortest_steps if deepest > 1 else 0  # of two depths none is on the way to another
+    shortest = vocabulary.shortest_steps if deepest > 1 else 0  # with two depths there is none in between
     num_depths = deepest + 1
 
     def young(depth: int, up: bool, next_to: bool, age: int) -> int:
         return num_depths + ((depth * 2 + up) * 2 + next_to) * shortest + age
 
     machine = _Machine(num_depths * (1 + 4 * shortest), len(columns))
-    # Depth, whether it was reached from below, and from next to it; how long it has lasted, -1 for long; the state.
+    # (depth, reached from below, reached from the next depth, age in steps or -1 if old enough, state)
     states = [(depth, False, False, -1, depth) for depth in range(num_depths)]
     states += [
         (depth, up, next_to, age, young(depth, up, next_to, age))

@@ -1,4 +1,4 @@
-"""Notes and pedals on a vocabulary's grid: what ids are made of, and what they stand for.
+"""Notes and pedals on a vocabulary's grid, the form between performances and ids.
 
 Knows steps, pitches, bins and depths; knows no vocabulary, no ids and no seconds.
 """
@@ -17,12 +17,12 @@ class GridNotes:
     """Notes and pedals on a vocabulary's grid.
 
     Attributes:
-        onset, offset: `[num_notes]`, int64, steps; an offset is at least one step after its onset. Notes stand in the
-            order in which onsets are written.
+        onset, offset: `[num_notes]`, int64, steps. An offset is at least one step after its onset. Notes stand in the
+            order in which their onsets are written.
         pitch: `[num_notes]`, int64, MIDI pitch.
-        velocity_bin: `[num_notes]`, int64, from 1 on.
-        pedal: `[num_pedal]` records of `GRID_PEDAL`, ordered by (step, pedal): each is another depth than before, the
-            first of a pedal other than up, the last of a pedal up. None where the pedal is folded into the notes.
+        velocity_bin: `[num_notes]`, int64, from 1.
+        pedal: `[num_pedal]` records of `GRID_PEDAL`, ordered by (step, pedal). Each changes the depth of its pedal; the
+            first is not up, the last is up. Empty where the pedal is folded into the notes.
     """
 
     onset: np.ndarray
@@ -37,11 +37,11 @@ class GridNotes:
 
     @property
     def last_step(self) -> int:
-        """Of the last thing that happens; 0 if nothing does."""
+        """Step of the last event; 0 if there is none."""
         return int(max(self.offset.max(initial=0), self.pedal["step"].max(initial=0)))
 
     def stretched(self, factor: float) -> GridNotes:
-        """Return the same music `factor` times as long, on the grid again; `Tokenizer.settled` makes it canonical."""
+        """Return the same music `factor` times as long, rounded to the grid; `Tokenizer.settled` makes it canonical."""
         onset = rounded(self.onset * factor)
         offset = np.maximum(rounded(self.offset * factor), onset + 1)
         pedal = self.pedal.copy()
@@ -49,12 +49,12 @@ class GridNotes:
         return GridNotes(onset, offset, self.pitch, self.velocity_bin, pedal)
 
     def transposed(self, semitones: int) -> GridNotes:
-        """Return the same notes higher or lower; the caller sees to it that they stay on the keyboard."""
+        """Return the same notes higher or lower; the caller keeps them within the keyboard."""
         return GridNotes(self.onset, self.offset, self.pitch + semitones, self.velocity_bin, self.pedal)
 
 
 def rounded(steps: np.ndarray) -> np.ndarray:
-    """note-seq's `int(steps + 0.5)`."""
+    """Round as note-seq does: `int(steps + 0.5)`."""
     return (steps + 0.5).astype(np.int64)
 
 
@@ -70,18 +70,18 @@ def pedal_in_step_order(pedals: list[np.ndarray]) -> np.ndarray:
 
 
 def depth_changes(pedal: np.ndarray) -> np.ndarray:
-    """Of one pedal's records the last of each step, and of these the ones that change the depth, which was 0 before."""
+    """Return the last record of each step of one pedal, where it changes the depth; the depth starts at 0."""
     pedal = pedal[np.append(pedal["step"][1:] != pedal["step"][:-1], True)[: len(pedal)]]
     return pedal[np.diff(pedal["depth"], prepend=0) != 0]
 
 
 def without_short_ways(pedal: np.ndarray, deepest: int, shortest: int) -> np.ndarray:
-    """Return one pedal's records without depths that lasted fewer than `shortest` steps and were not meant.
+    """Remove depths of one pedal that lasted fewer than `shortest` steps and carry no intent.
 
-    Not meant is a depth on the way to another (from up over half to down: dated in the middle of the way), and a tremor
-    (one depth up and back, or down and back). A turning point further out is meant however short it is: a quick lift
-    between two chords. A pedal of two depths has neither. It is done until nothing changes, so that doing it again
-    does nothing.
+    Two kinds carry no intent: a depth passed on the way to another (up, half, down: the change is dated in the middle),
+    and a tremor (one depth up and back, or down and back). A turning point further out stays, however short: a quick
+    lift between two chords. A pedal with two depths has neither kind. The removal repeats until nothing changes, so it
+    is idempotent.
     """
     pedal = depth_changes(pedal)
     while len(pedal) > 1:
@@ -92,7 +92,7 @@ def without_short_ways(pedal: np.ndarray, deepest: int, shortest: int) -> np.nda
         out = np.append((np.diff(step) < shortest) & (on_the_way | tremor), False)
         if not out.any():
             break
-        # Of several in a row, from the first one's step to that of the depth that follows the last.
+        # A run of removed depths becomes one change, midway between its first step and the step of the next depth.
         first = np.flatnonzero(out & ~np.append(False, out[:-1]))
         arrival = np.flatnonzero(~out & np.append(False, out[:-1]))
         pedal = pedal.copy()

@@ -1,10 +1,10 @@
-"""The reference itself: note-seq's own reading and performance encoding, which our ids must equal.
+"""Encode with note-seq itself, the reference that our ids must equal.
 
-Where players and note-seq read a file differently, we read it as players do: `music/midi.py` lists the differences.
-The ids of such a file are not equal, and `difference` says so.
+Where players and note-seq read a file differently, pamusic reads it as players do; `music/midi.py` lists the
+differences. The ids of such a file differ, and `difference` reports it.
 
-Knows note-seq, which is an extra (`pip install 'pamusic[magenta]'`) and is imported when it is asked for: it takes
-seconds to load, and half a second a file. Knows nothing of how we read or encode.
+Knows note-seq, an extra (`pip install 'pamusic[magenta]'`) that is imported only when needed: it takes seconds to load,
+and half a second per file. Knows nothing of how we read or encode.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ INSTALL = "pip install 'pamusic[magenta]'"
 
 
 def check_reference(tokenizer: Tokenizer) -> None:
-    """Refuse what note-seq cannot do.
+    """Raise an error if note-seq cannot encode with this tokenizer.
 
     Raises:
-        PamusicError: it is not installed, or the tokenizer's vocabulary is none that it has.
+        PamusicError: note-seq is not installed, or has no such vocabulary.
     """
     if not _is_note_seqs(tokenizer.vocabulary):
         raise PamusicError(
-            f"note-seq has no vocabulary like {tokenizer.name}, only performance; leave out --engine note-seq"
+            f"note-seq has only the vocabulary performance, got {tokenizer.name}; leave out --engine note-seq"
         )
     if importlib.util.find_spec("note_seq") is None:
-        raise PamusicError(f"note-seq is not installed; install it: {INSTALL}, or leave out --engine note-seq")
+        raise PamusicError(f"note-seq is not installed; run {INSTALL}, or leave out --engine note-seq")
 
 
 def ids_by_note_seq(data: bytes) -> np.ndarray:
     """Return the ids `[num_tokens]`, uint16, that note-seq gives the bytes of a MIDI file.
 
-    Read; fold the sustain pedal; quantise; performance events; one-hot. All instruments of the file are read.
+    Steps: read all instruments; fold the sustain pedal; quantise; make performance events; encode.
 
     Raises:
-        PamusicError: it is not installed, or refuses the file.
+        PamusicError: note-seq is not installed, or refuses the file.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd tracks, and of what pydub misses
+        warnings.simplefilter("ignore")  # about odd tracks, and about programs that pydub misses
         try:
             from note_seq import midi_io, performance_encoder_decoder, performance_lib, sequences_lib
         except ImportError:
-            raise PamusicError(f"note-seq is not installed; install it: {INSTALL}") from None
+            raise PamusicError(f"note-seq is not installed; run {INSTALL}") from None
         try:
             sequence = midi_io.midi_to_note_sequence(data)
         except midi_io.MIDIConversionError as error:
-            raise PamusicError(f"note-seq cannot read it ({error})") from None
+            raise PamusicError(f"note-seq cannot read the file ({error})") from None
     sequence = sequences_lib.apply_sustain_control_changes(sequence)
     quantized = sequences_lib.quantize_note_sequence_absolute(sequence, STEPS_PER_SECOND)
     events = performance_lib.Performance(quantized, num_velocity_bins=VELOCITY_BINS)
@@ -63,20 +63,20 @@ def ids_by_note_seq(data: bytes) -> np.ndarray:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """Return where the ids of pamusic and of note-seq part, in words; nothing where they are equal."""
+    """Return a message on where pamusic's and note-seq's ids first differ; empty where they are equal."""
     length = min(len(ours), len(theirs))
     differing = np.flatnonzero(ours[:length] != theirs[:length])
     if not len(differing) and len(ours) == len(theirs):
         return ""
     place = int(differing[0]) if len(differing) else length
     return (
-        f"note-seq reads it differently: {len(theirs):,} tokens, where pamusic has {len(ours):,}, "
-        f"which differ from token {place + 1:,} on"
+        f"note-seq reads it differently: {len(theirs):,} tokens, pamusic {len(ours):,}; the first difference is at "
+        f"token {place + 1:,}"
     )
 
 
 def _is_note_seqs(vocabulary: Vocabulary) -> bool:
-    """Return whether the vocabulary means what note-seq's events mean, by the same ids."""
+    """Return whether the vocabulary starts with note-seq's events, with the same ids."""
     start, ranges = 0, []
     for kind, first, last in EVENTS:
         ranges.append(EventRange(kind, first, last, start))

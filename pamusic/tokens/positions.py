@@ -1,15 +1,15 @@
-"""Notes on a grid <-> ids of a vocabulary of several fields, `[num_positions, num_fields]`.
+"""Convert between notes on a grid and ids of a vocabulary with several fields, `[num_positions, num_fields]`.
 
-Knows grids and vocabularies; knows no performances. A position is a note, or a press of a pedal, with its length; or,
-where the vocabulary has no lengths, an event: a key or a pedal that goes down or up.
+Knows grids and vocabularies; knows no performances. A position is a note or a pedal press with its length. In a
+vocabulary without lengths it is an event: a key or a pedal that goes down or up.
 
-Times in bins are rounded, and of that nothing must be heard:
-- What a long shift was rounded by is made up by the next ones, each of which becomes longer or shorter by the width of
-  a bin at most, as a share (4 % in `notes.toml`): so onsets do not drift, and the notes of a chord or of a quick figure
-  stay as far apart as they were played. Made up at once, it would tear the first chord after a rest.
-- What touched the next note of its key (or the next press of its pedal) still does: its bin reaches there, and
-  decoding cuts it. What did not touch it does not: its bin ends before it, by the shortest time that a depth is meant
-  for or by what it was. So what is decoded has the same ids again.
+Times in bins are rounded. Two rules keep the rounding inaudible:
+- The next shifts make up for the rounding of a long shift. Each changes by at most the width of a bin, as a share (4 %
+  in `notes.toml`). So onsets do not drift, and the notes of a chord or a quick figure keep their distances. Correcting
+  at once would tear apart the first chord after a rest.
+- A note that touched the next note of its key (or a press, the next of its pedal) still does: its bin reaches that
+  far, and decoding cuts it. A note that did not touch still does not: its bin ends earlier, by the shortest duration of
+  a depth or by the original gap. So the decoded music encodes to the same ids.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ NEVER = np.iinfo(np.int64).max
 
 
 def events_in_order(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Step, kind, value and velocity bin (0 where it has none) of each event, `[num_events]` each.
+    """Return step, kind, value and velocity bin (0 if it has none) of each event, `[num_events]` each.
 
-    They stand by step; within one releases, pedals, onsets, each in the order of the grid.
+    Events are ordered by step; within a step releases, pedals, onsets, each in the order of the grid.
     """
     num_notes, num_pedal = len(grid), len(grid.pedal)
-    # One sortable number an event: the step, then its place among all that the step could hold.
+    # One sortable number per event: its step, then its rank among all events that the step could hold.
     bits = (2 * num_notes + num_pedal).bit_length()
     index = np.arange(num_notes)
     key = np.concatenate(
@@ -40,7 +40,7 @@ def events_in_order(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray
             (grid.onset << bits) + num_notes + num_pedal + index,
         ]
     )
-    key.sort(kind="stable")  # timsort: it is three runs that are in order, or nearly so
+    key.sort(kind="stable")  # timsort is fast here: three runs, each (almost) sorted
     step, place = key >> bits, key & (1 << bits) - 1
     kind = np.concatenate(
         [np.full(num_notes, NOTE_OFF), KIND_OF_PEDAL[grid.pedal["pedal"]], np.full(num_notes, NOTE_ON)]
@@ -51,16 +51,16 @@ def events_in_order(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def event_positions(grid: GridNotes, vocabulary: Vocabulary) -> np.ndarray:
-    """Return ids `[num_events, 3]`, uint16: of each event the shift to it, its key or pedal, and its velocity."""
+    """Return ids `[num_events, 3]`, uint16: the shift to each event, its key or pedal, and its velocity."""
     step, kind, value, velocity_bin = events_in_order(grid)
     shift, _ = _shifts(step, vocabulary.range("time_shift"))
     return _columns(vocabulary, shift, kind, value, velocity_bin)
 
 
 def note_positions(grid: GridNotes, vocabulary: Vocabulary) -> np.ndarray:
-    """Return ids `[num_positions, 4]`, uint16: of each note or press its shift, key or pedal, velocity and length.
+    """Return ids `[num_positions, 4]`, uint16: shift, key or pedal, velocity and length of each note or press.
 
-    They stand by onset; within a step pedals come first (soft, sostenuto, sustain), then notes from low to high.
+    They are ordered by onset; within a step pedals come first (soft, sostenuto, sustain), then notes from low to high.
     """
     onset, offset, kind, value, velocity_bin = _presses(grid)
     shift, onset_read = _shifts(onset, vocabulary.range("time_shift"))
@@ -73,10 +73,10 @@ def note_positions(grid: GridNotes, vocabulary: Vocabulary) -> np.ndarray:
 
 
 def grid_of_positions(ids: np.ndarray, vocabulary: Vocabulary) -> tuple[GridNotes, int]:
-    """Return what ids `[num_positions, 4]` say, and how many borders stand among them.
+    """Return the grid that ids `[num_positions, 4]` stand for, and the number of borders among them.
 
-    A note, or a depth of a pedal, ends at the latest where its key or pedal is next. Notes of no length and depths that
-    change nothing are still among them.
+    A note, or a depth of a pedal, ends no later than the next one of its key or pedal. Notes without length and depths
+    that change nothing are not removed.
     """
     value = vocabulary.value_of_id
     onset, length = np.cumsum(value[ids[:, 0]]), value[ids[:, 3]]
@@ -98,7 +98,7 @@ def grid_of_positions(ids: np.ndarray, vocabulary: Vocabulary) -> tuple[GridNote
 
 
 def num_clipped(grid: GridNotes, vocabulary: Vocabulary) -> tuple[int, int]:
-    """How many notes and presses last longer, and how many shifts are longer, than a vocabulary of fields can say."""
+    """Return the numbers of notes and presses, and of shifts, that are too long for a vocabulary with fields."""
     if vocabulary.has("length"):
         step, offset, *_ = _presses(grid)
         num_notes = int(np.count_nonzero(offset - step > vocabulary.range("length").last))
@@ -108,14 +108,14 @@ def num_clipped(grid: GridNotes, vocabulary: Vocabulary) -> tuple[int, int]:
 
 
 def offset_edges(vocabulary: Vocabulary) -> dict[str, tuple[int, ...]]:
-    """Steps that the ids of shifts and of lengths stand for, as the fields of `model.config.OffsetsConfig`."""
+    """Return the steps where the bins of shifts and lengths begin, as the fields of `model.config.OffsetsConfig`."""
     kinds = {"shift_edges": "time_shift", "length_edges": "length"}
     ranges = {name: vocabulary.range(kind) for name, kind in kinds.items() if vocabulary.has(kind)}
     return {name: (*events.lowest.tolist(), events.last + 1) for name, events in ranges.items()}
 
 
 def _presses(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Onset, offset, kind, value and velocity bin of each note and each depth of a pedal that is down, in order."""
+    """Return onset, offset, kind, value and velocity bin of each note and each pedal depth above 0, in order."""
     pedal = grid.pedal[np.lexsort((grid.pedal["step"], grid.pedal["pedal"]))]
     same = pedal["pedal"][1:] == pedal["pedal"][:-1]
     left_at = np.append(np.where(same, pedal["step"][1:], grid.last_step), [grid.last_step] * min(1, len(pedal)))
@@ -132,11 +132,11 @@ def _presses(grid: GridNotes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids that lead from each step to the next, and the steps that they are read as, `[n]` each."""
+    """Return the ids of the shifts from each step to the next, and the steps as decoded, `[n]` each."""
     shift = np.diff(step, prepend=0)
-    read_as, behind = shift.copy(), 0  # behind: by how much what is read is too early
+    read_as, behind = shift.copy(), 0  # behind: steps by which the decoded time is too early
     exact = shifts.last if shifts.exact is None else shifts.exact
-    give = ((shifts.growth - 1) * shift).astype(np.int64)  # by how much each may be read as longer or shorter
+    give = ((shifts.growth - 1) * shift).astype(np.int64)  # steps by which each may be decoded longer or shorter
     for place in np.flatnonzero((give > 0) | (shift > shifts.last)):
         if shift[place] > shifts.last:
             read_as[place], behind = shifts.middle[-1], 0
@@ -147,29 +147,29 @@ def _shifts(step: np.ndarray, shifts: EventRange) -> tuple[np.ndarray, np.ndarra
         places = np.add.outer([-1, 0, 1], shifts.place(np.array([wanted, shift[place]]))).ravel()
         near = shifts.middle[np.clip(places, 1, len(shifts) - 1)]
         off = np.abs(near - shift[place])
-        near = near[off <= max(give[place], off.min())]  # its own bin's middle, if no other is as near as that
+        near = near[off <= max(give[place], off.min())]  # the middle of its own bin, if no other is as near
         read_as[place] = near[np.argmin(np.abs(near - shift[place] - behind))]
         behind += shift[place] - read_as[place]
     return shifts.start + shifts.place(read_as), np.cumsum(read_as)
 
 
 def _lengths(length: np.ndarray, gap: np.ndarray, apart: np.ndarray, lengths: EventRange) -> np.ndarray:
-    """Return ids of lengths in steps.
+    """Return the ids of lengths in steps.
 
     Args:
-        length: `[n]`.
-        gap: `[n]`, from onset to onset, as they are read, of what is next on the same key or pedal.
-        apart: `[n]`, steps that must lie between; 0 where one touches the next.
-        lengths: their ids.
+        length: Lengths, `[n]`.
+        gap: Steps from each onset, as decoded, to the next onset of the same key or pedal, `[n]`.
+        apart: Steps that must separate the two, `[n]`; 0 where one touches the next.
+        lengths: Id range of lengths.
     """
-    reaching = np.searchsorted(lengths.middle, gap, side="left")  # the shortest that reaches the next
-    before = np.searchsorted(lengths.middle, gap - apart, side="right") - 1  # the longest that does not
+    reaching = np.searchsorted(lengths.middle, gap, side="left")  # the shortest that reaches the next onset
+    before = np.searchsorted(lengths.middle, gap - apart, side="right") - 1  # the longest that does not reach it
     place = np.where(apart == 0, reaching, np.minimum(lengths.place(length), np.maximum(before, 1)))
     return lengths.start + np.minimum(place, len(lengths) - 1)
 
 
 def _next_of_same(key: np.ndarray) -> np.ndarray:
-    """Return `[n]`, where each key stands next; `n` where it does not."""
+    """Return `[n]`, the place where each key comes next; `n` if it does not."""
     by_key = np.argsort(key, kind="stable")
     following = np.full(len(key), len(key))
     same = key[by_key][1:] == key[by_key][:-1]

@@ -1,8 +1,8 @@
-"""A prime -> ids: which part of it is read, and where what follows begins.
+"""Encode a prime: select the part to read, and find where the continuation begins.
 
-Knows performances and a tokenizer; knows no model. A whole prime ends by itself: new music begins where its last note
-has ended. A prime that is cut goes on: what still sounds there (keys that are down, strings that the pedal holds) is
-open in the ids.
+Knows performances and a tokenizer; knows no model. A whole prime is complete: new music begins where its last note has
+ended. A prime that is cut is open: notes that sound at the cut (held by their keys or by the pedal) stay open in the
+ids.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from pamusic.tokens.tokenizer import NOTE_ON, TIME_SHIFT, Tokenizer
 
 @dataclass(frozen=True)
 class PrimeRange:
-    """Which part of a prime is read, in its seconds.
+    """The part of a prime that is read, in its seconds.
 
     Attributes:
-        start: what begins before is not read.
-        end: what begins from here on is not; the music goes on from here. None: the prime ends by itself.
+        start: Notes that begin earlier are not read.
+        end: Notes that begin at this time or later are not read, and new music begins here. None: the whole rest is
+            read.
     """
 
     start: float = 0.0
@@ -31,13 +32,12 @@ class PrimeRange:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < float("inf"):
-            raise UsageError(f"a prime begins at 0 seconds or later, not at {self.start:g}; see --prime-start")
+            raise UsageError(f"--prime-start must be 0 or more seconds, got {self.start:g}")
         if self.end is not None and not isfinite(self.end):
-            raise UsageError(f"a prime ends at some second, not at {self.end:g}; see --prime-end")
+            raise UsageError(f"--prime-end must be a finite number of seconds, got {self.end:g}")
         if self.end is not None and self.end <= self.start:
             raise UsageError(
-                f"a prime from second {self.start:g} to second {self.end:g} is empty; --prime-end is after"
-                " --prime-start"
+                f"--prime-end must be after --prime-start, got {self.end:g} and {self.start:g}: nothing lies between"
             )
 
 
@@ -49,10 +49,10 @@ class EncodedPrime:
     """A prime as the model reads it.
 
     Attributes:
-        ids: `[num_tokens]`, without start; they end with its last event, or with time shifts of the longest kind.
-        num_notes: onsets in them.
-        cut_step: of the cut, counted from the beginning of the ids; None for a whole prime.
-        gap_steps: steps from the end of the ids to the cut: what the first new id must at least let pass.
+        ids: Ids `[num_tokens]`, without start. They end with the last event, or with time shifts of the maximum.
+        num_notes: Number of onsets in the ids.
+        cut_step: Step of the cut, counted from the beginning of the ids; None for a whole prime.
+        gap_steps: Steps from the end of the ids to the cut; the first new id must be a time shift at least as long.
     """
 
     ids: np.ndarray
@@ -65,7 +65,7 @@ def prime_ids(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange 
     """Return the ids of a prime `[num_tokens]`, without start; pedals that are down at its end stay down.
 
     Raises:
-        PamusicError: there is no note in them.
+        PamusicError: the prime has no note to read.
     """
     return encode_prime(tokenizer, prime, prime_range).ids
 
@@ -74,20 +74,20 @@ def encode_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRan
     """Return a prime as the model reads it.
 
     Raises:
-        PamusicError: there is no note in it.
+        PamusicError: the prime has no note to read, or ends before the cut.
     """
     vocabulary = tokenizer.vocabulary
     if prime_range.end is not None and prime_range.end > prime.duration:
         raise PamusicError(
-            f"the prime lasts {prime.duration:.2f} seconds, not {prime_range.end:g}; leave --prime-end out to take it"
-            " to its end"
+            f"the prime lasts {prime.duration:.2f} seconds, not {prime_range.end:g}; to use all of it, leave out"
+            " --prime-end"
         )
     ids = tokenizer.ids_from_grid(tokenizer.to_grid(read_part(prime, prime_range), lifted=False)).astype(np.int64)
     cut_step, gap_steps = None, 0
     if prime_range.end is not None:
         cut_step = int((prime_range.end - prime_range.start) * 1000 / vocabulary.time_step_ms + 0.5)
         step = steps_passed(tokenizer, ids)
-        # A time shift that leads beyond the cut is the model's to draw; all after it lies beyond, too.
+        # The model draws the time shift that crosses the cut; all ids after this shift lie beyond the cut, too.
         ids = ids[step <= cut_step]
         ids = ids[: np.flatnonzero(vocabulary.kind_of_id[ids] != TIME_SHIFT)[-1:].sum() + 1] if len(ids) else ids
         longest = vocabulary.range("time_shift").last
@@ -102,14 +102,14 @@ def encode_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRan
 
 
 def read_part(prime: Performance, prime_range: PrimeRange) -> Performance:
-    """Return what of a prime is read, as long as it sounds, from time 0 on."""
+    """Return the part of a prime that is read; notes keep their full length, and time starts at 0."""
     if prime_range.end is not None:
         prime = Performance(prime.notes[prime.notes["onset"] < prime_range.end], prime.pedal)
     return prime.cropped(prime_range.start, float("inf")) if prime_range.start else prime
 
 
 def describe_unsupported_notes(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange) -> str:
-    """For people: how many of the notes that are read the vocabulary has no keys for; empty where it has all."""
+    """Return a message with the number of notes outside the vocabulary's pitches; empty if there are none."""
     pitch, keys = read_part(prime, prime_range).notes["pitch"], tokenizer.vocabulary.range("note_on")
     num_outside = int(((pitch < keys.first) | (pitch > keys.last)).sum())
     if not num_outside:
@@ -121,37 +121,36 @@ def describe_unsupported_notes(tokenizer: Tokenizer, prime: Performance, prime_r
 
 
 def end_of_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange) -> float:
-    """Return seconds at which the prime's ids end; a key that is let go a little later, off the grid, is waited for."""
+    """Return the second at which the prime's ids end, or its last key release if that is later (off the grid)."""
     read = read_part(prime, prime_range)
     end_on_grid = tokenizer.to_grid(read, lifted=False).last_step * tokenizer.vocabulary.time_step_ms / 1000
     return prime_range.start + max(end_on_grid, float(read.notes["offset"].max()))
 
 
 def ids_before(tokenizer: Tokenizer, gap_steps: int) -> list[int]:
-    """Return the ids with which something would happen before a gap of steps has passed."""
+    """Return the ids that would place an event before a gap of steps has passed."""
     vocabulary = tokenizer.vocabulary
     passes = np.where(vocabulary.kind_of_id == TIME_SHIFT, vocabulary.value_of_id, 0)
     return np.flatnonzero(passes < gap_steps).tolist()
 
 
 def steps_passed(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """Return `[n]`, steps that have passed with each of the ids."""
+    """Return `[n]`, the steps that have passed after each id."""
     vocabulary = tokenizer.vocabulary
     return np.cumsum(np.where(vocabulary.kind_of_id[ids] == TIME_SHIFT, vocabulary.value_of_id[ids], 0))
 
 
 def _nothing_to_read(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange) -> PamusicError:
     pitches = tokenizer.vocabulary.range("note_on")
-    known = f"between pitches {pitches.first} and {pitches.last}, which are all that {tokenizer.name} knows"
+    known = f"between pitches {pitches.first} and {pitches.last}, the range of {tokenizer.name}"
     if prime_range == WHOLE:
         return PamusicError(f"the prime has no note {known}; transpose it, or leave it out")
     if prime_range.start >= prime.duration:
         return PamusicError(
-            f"the prime ends at {prime.duration:.2f} seconds, before the {prime_range.start:g} of --prime-start; take"
-            " more of it"
+            f"the prime lasts {prime.duration:.2f} seconds, got --prime-start {prime_range.start:g}; start earlier"
         )
     to = prime.duration if prime_range.end is None else prime_range.end
     return PamusicError(
-        f"of the prime's {prime.duration:.2f} seconds those from {prime_range.start:g} to {to:.2f} begin no note"
-        f" {known}; take more of it, with --prime-start and --prime-end"
+        f"in the prime's {prime.duration:.2f} seconds, those from {prime_range.start:g} to {to:.2f} begin no note"
+        f" {known}; read more of the prime with --prime-start and --prime-end"
     )

@@ -1,13 +1,12 @@
-"""What a vocabulary keeps of a performance, and what it loses: measured on the way there and back.
+"""Measure what a vocabulary keeps of a performance and what it loses, by encoding and decoding it.
 
-Knows performances and tokenizers; knows no files, and of vocabularies nothing but what a `Tokenizer` does: `encode`,
-`decode`, and `normalised`, which is what encoding means to keep before anything falls on the grid; and, of several
-fields, what their bins cut short. Two steps are told apart: what the vocabulary leaves out by its meaning (performance
-against normalised), and what its grid and its classes blur (normalised against decoded). The pedals are measured over
-both at once.
+Knows performances and tokenizers; knows no files. It uses only the interface of `Tokenizer`: `encode`, `decode`, and
+`normalised`, the music that encoding intends to keep before rounding to the grid. For several fields it also counts
+what the bins clip. Two losses are measured apart: what the vocabulary leaves out by design (performance against
+normalised), and what its grid and bins blur (normalised against decoded). The pedals are measured over both at once.
 
-Which notes belong together: of each pitch, in the order of onsets; and where one side has more of them, those are left
-over that leave the least distance, in all, between the onsets of the rest (`aligned`).
+Notes are matched for each pitch, in the order of onsets. If one side has more notes, the match leaves over those that
+make the sum of onset distances smallest (`aligned`).
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from pamusic.music.performance import Performance
 from pamusic.tokens.positions import num_clipped
 from pamusic.tokens.tokenizer import Tokenizer
 
-RESOLUTION = 0.01  # of errors that are counted: a hundredth of a millisecond, or of a step of loudness
-COARSE = 100.0  # from here on errors are counted in whole units: they are rare, and all different
-MAX_PAIRINGS = 20_000_000  # of one pitch, weighed at once: 160 MB
+RESOLUTION = 0.01  # of counted errors: a hundredth of a millisecond, or of a velocity step
+COARSE = 100.0  # errors from here on are counted in whole units: they are rare, and all differ
+MAX_PAIRINGS = 20_000_000  # of one pitch in one table: 160 MB
 
 OUTSIDE, NO_LENGTH, SAME_STEP, OTHER = "outside the pitches", "no length", "same key in the same step", "other"
 
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """Sizes of errors and how often each occurs, so that those of many pieces can be added without keeping them all.
+    """Sizes of errors and their counts; a compact form, so that errors of many pieces can be added.
 
     Attributes:
-        sizes: `[num_sizes]`, rising, in units of `RESOLUTION`.
+        sizes: `[num_sizes]`, ascending, in units of `RESOLUTION`.
         counts: `[num_sizes]`.
     """
 
@@ -45,7 +44,7 @@ class Errors:
 
     @classmethod
     def of(cls, differences: np.ndarray) -> Errors:
-        """Return the sizes of differences `[n]`, whatever their sign."""
+        """Return the absolute sizes of differences `[n]`."""
         sizes = np.abs(differences)
         rounded = np.where(sizes < COARSE, np.rint(sizes / RESOLUTION), np.rint(sizes) / RESOLUTION)
         return cls(*np.unique(np.rint(rounded).astype(np.int64), return_counts=True))
@@ -56,11 +55,11 @@ class Errors:
         return Errors(sizes, counts)
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of errors."""
         return int(self.counts.sum())
 
     def within(self, share: float) -> float:
-        """Return the smallest size that at least this share of the errors does not exceed; 0 where there are none."""
+        """Return the smallest size that at least this share of the errors does not exceed; 0 without errors."""
         if not len(self):
             return 0.0
         place = np.searchsorted(np.cumsum(self.counts), share * len(self) - 1e-9)
@@ -72,21 +71,21 @@ class Errors:
 
     @property
     def share_of_some(self) -> float:
-        """The share of errors that are not nothing."""
+        """Share of errors greater than 0."""
         return float(self.counts[self.sizes > 0].sum() / max(len(self), 1))
 
 
 @dataclass(frozen=True, eq=False)
 class Notes:
-    """Notes before a step and after it.
+    """Notes before and after a conversion.
 
     Attributes:
-        num_before: how many there were.
-        lost: how many are gone, by reason.
-        num_doubled: how many are gone whose key was struck twice at one instant. The other stroke stayed, so no music
-            is lost.
-        num_added: how many have come that were not there.
-        onset_ms, offset_ms, velocity: of those that stayed, by how much each differs.
+        num_before: Number of notes before.
+        lost: Number of lost notes, by reason.
+        num_doubled: Number of notes dropped because their key has another onset at the same instant. The other note
+            stayed, so no music is lost.
+        num_added: Number of notes that exist only after.
+        onset_ms, offset_ms, velocity: Differences of the notes that stayed.
     """
 
     num_before: int
@@ -111,17 +110,17 @@ class Notes:
 
 @dataclass(frozen=True, eq=False)
 class Pedal:
-    """One pedal before and after.
+    """One pedal before and after a conversion.
 
     Attributes:
-        kept: whether the vocabulary has it at all.
-        seconds: of music.
-        seconds_apart: in which it is down on one side (64 or more) and up on the other.
-        value_seconds: the difference in value, 0 to 127, times the seconds it lasts.
-        largest: difference in value.
-        num_presses: from up to down, before.
-        num_lost, num_added: presses that are gone or have come; of those that stayed:
-        press_ms, release_ms: by how much each is off.
+        kept: Whether the vocabulary has this pedal.
+        seconds: Length of the music.
+        seconds_apart: Seconds in which the pedal is down on one side (64 or more) and up on the other.
+        value_seconds: Difference in value, 0 to 127, times the seconds that it lasts.
+        largest: Largest difference in value.
+        num_presses: Presses (from up to down) before.
+        num_lost, num_added: Presses that exist only before, or only after.
+        press_ms, release_ms: Time differences of the presses and releases that stayed.
     """
 
     kept: bool
@@ -152,16 +151,16 @@ class Pedal:
 
 @dataclass(frozen=True, eq=False)
 class RoundTrip:
-    """What became of one performance, or, added up, of many.
+    """Result of encoding and decoding one performance, or the sum over many.
 
     Attributes:
-        tokenizer: its name.
-        folded: whether the sustain pedal is folded into the notes' lengths.
-        seconds, num_tokens: of music, and of ids.
-        meaning: notes as played, against those that the vocabulary means to keep.
-        grid: these, against those that come back.
-        pedals: by name, those that were used.
-        num_clipped: notes and pedals, and rests, that lasted longer than the vocabulary can say.
+        tokenizer: Name of the tokenizer.
+        folded: Whether the sustain pedal is folded into the notes' lengths.
+        seconds, num_tokens: Length of the music, and number of ids.
+        meaning: Notes as played, against those that the vocabulary intends to keep.
+        grid: Notes that it intends to keep, against those that come back.
+        pedals: Results by pedal name, for pedals that were used.
+        num_clipped: Numbers of notes and pedal presses, and of rests, too long for the vocabulary.
     """
 
     tokenizer: str
@@ -190,10 +189,10 @@ class RoundTrip:
 
 
 def round_trip(performance: Performance, tokenizer: Tokenizer) -> RoundTrip:
-    """Encodes, decodes, and measures.
+    """Encode and decode a performance, and measure the differences.
 
     Raises:
-        PamusicError: so many notes of one key are lost that it cannot be told which.
+        PamusicError: too many notes of one key are lost to match them.
     """
     ids, vocabulary = tokenizer.encode(performance), tokenizer.vocabulary
     meant, decoded = tokenizer.normalised(performance), tokenizer.decode(ids)
@@ -214,15 +213,15 @@ def round_trip(performance: Performance, tokenizer: Tokenizer) -> RoundTrip:
 
 
 def aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of two rising series of times belong together.
+    """Match two ascending series of times, one to one and in order, with the smallest sum of distances.
 
-    Each of the shorter one gets its own of the longer one, in order, so that the distances add up to the least.
+    Every element of the shorter series gets a partner in the longer one.
 
     Returns:
-        Places in `before` and in `after`, `[min(len(before), len(after))]` each.
+        Indices into `before` and into `after`, `[min(len(before), len(after))]` each.
 
     Raises:
-        PamusicError: there are more than `MAX_PAIRINGS` to weigh.
+        PamusicError: there are more than `MAX_PAIRINGS` pairings to compare.
     """
     if len(before) < len(after):
         return aligned(after, before)[::-1]
@@ -231,8 +230,8 @@ def aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarr
     if not surplus or not num_pairs:
         return places, places
     if num_pairs * (surplus + 1) > MAX_PAIRINGS:
-        raise PamusicError("of one key more notes are lost than can be matched; give a file of piano music")
-    # least[j, d]: the least distance of the first j + 1 pairs, d of the longer series being left over among them.
+        raise PamusicError("more notes are lost than can be matched (all of one key); use a file of piano music")
+    # least[j, d]: the smallest distance of the first j + 1 pairs when d elements of the longer series are left over.
     distance = np.abs(before[places[:, None] + np.arange(surplus + 1)] - after[:, None])
     least = np.empty_like(distance)
     so_far = np.zeros(surplus + 1)
@@ -273,12 +272,12 @@ def _by_pitch(notes: np.ndarray) -> np.ndarray:
 
 
 def _strokes(notes: np.ndarray) -> np.ndarray:
-    """Onset and pitch of each note as one value, `[num_notes]`; equal for those struck at the very same instant."""
+    """Return onset and pitch of each note as one value, `[num_notes]`; equal for onsets of a key at one instant."""
     return notes["onset"] + 1j * notes["pitch"]
 
 
 def _why_lost(notes: np.ndarray, lost: np.ndarray, tokenizer: Tokenizer) -> Counter[str]:
-    """Return how many of `notes[lost]` went for which reason, told from the notes alone."""
+    """Count `notes[lost]` by reason; the notes alone show the reason."""
     pitches = tokenizer.vocabulary.range("note_on")
     step = np.floor(notes["onset"] * 1000 / tokenizer.vocabulary.time_step_ms + 0.5)
     strokes = Counter(zip(notes["pitch"].tolist(), step.tolist(), strict=True))
@@ -323,15 +322,15 @@ def _pedal_compared(before: Performance, after: Performance, control: int) -> Pe
 
 
 def _value_at(moves: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return a pedal's value from each time on: that of the last movement until then, 0 before the first."""
+    """Return a pedal's value from each time on: the value of the last movement so far, 0 before the first."""
     values = np.concatenate([[0], moves["value"].astype(np.int64)])
     return values[np.searchsorted(moves["time"], times, side="right")]
 
 
 def _turns(moves: np.ndarray, the_end: float) -> tuple[np.ndarray, np.ndarray]:
-    """When a pedal goes down, and when up; what it does within one instant is not looked at.
+    """Return the times at which a pedal goes down and up, ignoring movements within one instant.
 
-    One that is down at the end goes up there, as decoding has it.
+    A pedal that is down at the end goes up there, as in decoding.
     """
     times = np.unique(moves["time"])
     down = _value_at(moves, times) >= DOWN

@@ -1,7 +1,7 @@
-"""Ids -> events, while the ids are still being made: the twin of `Tokenizer.decode` that need not see the end.
+"""Decode ids into events while the ids are still being generated; the streaming twin of `Tokenizer.decode`.
 
-Knows one vocabulary; knows no clock and no port. A stroke is given as soon as its step is over (with the time shift
-that follows), long before its release is known. The tests hold it to the decoder of whole pieces: the same notes and
+Knows one vocabulary; knows no clock and no port. A note-on is returned once its step is complete (at the next time
+shift), long before its release is known. Tests hold it to the decoder of whole pieces: both give the same notes and
 pedals.
 """
 
@@ -19,23 +19,23 @@ from pamusic.tokens.vocabulary import KINDS, Vocabulary
 
 @dataclass(eq=False)
 class _OpenNote:
-    """A stroke whose release was not read yet; `bin` is its velocity's."""
+    """A note-on without a release so far; `bin` is its velocity bin."""
 
     pitch: int
     bin: int
 
 
 class StreamingDecoder:
-    """Takes ids one by one and gives events, in order, as soon as they are sure.
+    """A decoder that takes ids one at a time and returns events, in order, as soon as they are final.
 
-    A key is let go at the latest where it is struck anew, and of strokes of a key within a step the last stays.
+    A key is released no later than its next onset. Of several onsets of a key within a step, the last stays.
 
     Args:
-        vocabulary: what the ids mean.
-        known: ids that went before. Nothing of them is given; but a release ends the keys that they left down before
-            those struck later, their loudness goes on, and their pedals' positions are given as moves at second 0.
-        gap: steps from the end of these to second 0; the first id to follow leads at least there.
-        seconds: where to stop, even within a note.
+        vocabulary: Vocabulary of the ids.
+        known: Ids that came before. Their notes are not returned, but releases end the notes that they left open before
+            later ones. Their velocity stays in force, and their pedal positions are returned as events at second 0.
+        gap: Steps from the end of `known` to second 0; the next id is a time shift of at least this length.
+        seconds: Time at which to stop, even within a note.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class StreamingDecoder:
         self._stop = inf
         self._step = 0
         self._bin = (DEFAULT_VELOCITY - 1) // self._bin_width + 1
-        self._open: dict[int, deque[_OpenNote]] = {}  # of each key, strokes without a release, the oldest first
-        self._sounding: dict[int, _OpenNote] = {}  # of each key, the last stroke that was given, until it was let go
-        self._struck: dict[int, _OpenNote] = {}  # in this step, the last of each key
+        self._open: dict[int, deque[_OpenNote]] = {}  # by key: note-ons without a release, the oldest first
+        self._sounding: dict[int, _OpenNote] = {}  # by key: the last note-on that was returned, until its release
+        self._struck: dict[int, _OpenNote] = {}  # in this step, by key: the last note-on
         self._released: set[int] = set()  # in this step
         self._depth = dict.fromkeys(self._deepest, 0)
         self._moved: dict[str, int] = {}  # in this step
@@ -64,11 +64,11 @@ class StreamingDecoder:
 
     @property
     def seconds(self) -> float:
-        """Up to where (and no further) all events were given."""
+        """Time up to which all events were returned."""
         return min(max(self._step, 0) * self._step_seconds, self._stop)
 
     def follow(self, id: int) -> list[Event]:
-        """Return the events that are sure with one more id: those of a step, when it is over."""
+        """Take one more id and return the events that are now final: all events of a step, once it is complete."""
         kind, value = self._kind[id], self._value[id]
         if kind == TIME_SHIFT:
             given = self._events_of_step()
@@ -89,8 +89,8 @@ class StreamingDecoder:
         return []
 
     def end(self) -> list[Event]:
-        """Return the rest, when no more ids come: what is open is let go, and the pedals go up."""
-        last = self._step + bool(self._struck)  # what was struck in the last step lasts one more
+        """Return the remaining events after the last id: open notes are released, and the pedals go up."""
+        last = self._step + bool(self._struck)  # notes that begin in the last step last one more step
         if last == self._step:
             self._moved = dict.fromkeys(self._deepest, 0)
         self._released |= self._sounding.keys()
@@ -99,7 +99,7 @@ class StreamingDecoder:
         return given + self._all_released()
 
     def _close(self, pitch: int) -> None:
-        """A release of a key, by its own event or a stroke's: it ends the oldest stroke that is open."""
+        """Close the oldest open note of a key, at its release or, where keys are played, its next onset."""
         strokes = self._open.get(pitch)
         if not strokes:
             return
@@ -110,7 +110,7 @@ class StreamingDecoder:
             del self._struck[pitch]  # it has no length
 
     def _events_of_step(self) -> list[Event]:
-        """Return what the step came to, which is over."""
+        """Return the events of the step that is now complete."""
         time = max(self._step, 0) * self._step_seconds
         if time >= self._stop:
             self._struck, self._released, self._moved = {}, set(), {}
@@ -133,7 +133,7 @@ class StreamingDecoder:
         return given
 
     def _all_released(self) -> list[Event]:
-        """Every key that was given is let go and every pedal is up, here or at the second at which to stop."""
+        """Release every sounding key and raise every pedal, now or at the second at which to stop."""
         time = self.seconds
         given = [Event(time, EventType.NOTE_OFF, pitch) for pitch in sorted(self._sounding)]
         given += [Event(time, EventType.PEDAL, CONTROLS[kind], 0) for kind, depth in self._depth.items() if depth]
@@ -142,5 +142,5 @@ class StreamingDecoder:
         return given
 
     def _velocity(self, bin: int) -> int:
-        """Return the middle of a velocity bin, as `Tokenizer.from_grid` has it."""
+        """Return the middle of a velocity bin, as `Tokenizer.from_grid` does."""
         return min(max((bin - 1) * self._bin_width + 1 + self._bin_width // 2, 1), 127)

@@ -1,14 +1,14 @@
-"""Performance <-> ids.
+"""Convert between performances and ids.
 
-Knows performances and one vocabulary; knows no corpus, no model. Three steps each way: a performance is brought into
-the form that the vocabulary speaks of (the pedal folded into the notes, or keys and pedals as played), it falls on the
-vocabulary's grid (`GridNotes`), and the grid is written as ids. Augmentation enters at the grid: what it makes is again
-something that the encoder could have written.
+Knows performances and one vocabulary; knows no corpus, no model. Encoding has three steps; decoding reverses them:
+1. Bring the performance into the vocabulary's form: the pedal folded into the notes, or keys and pedals as played.
+2. Round it to the vocabulary's grid (`GridNotes`). Augmentation works here, so its results are valid encoder output.
+3. Write the grid as ids.
 
-Where a vocabulary has one field, ids are `[num_tokens]`, an event each. Where it has several they are
-`[num_positions, num_fields]` (`tokens.positions`).
+With one field, ids are `[num_tokens]`, one event each. With several fields they are `[num_positions, num_fields]`
+(`tokens.positions`).
 
-Within a step releases come first, then the pedals, then onsets: of what a step holds nothing else is told apart.
+Within a step releases come first, then pedals, then onsets; ids hold no other order within a step.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from pamusic.tokens.positions import event_positions, events_in_order, grid_of_p
 from pamusic.tokens.vocabulary import BORDERS, KINDS, PEDAL_KINDS, Vocabulary, load_vocabulary
 
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = (KINDS.index(kind) for kind in KINDS[:4])
-DEFAULT_VELOCITY = 64  # of an onset that no velocity event precedes
+DEFAULT_VELOCITY = 64  # for an onset without a velocity event before it
 CONTROLS = {"soft": SOFT, "sostenuto": SOSTENUTO, "sustain": SUSTAIN}
 
 
 @dataclass(frozen=True)
 class Repairs:
-    """What ids had to be forgiven, so that they are a performance. What an encoder wrote needs none.
+    """Repairs that turn ids into a valid performance. The encoder's own output needs none.
 
     Attributes:
-        notes_without_end: let go where the music ends, or where their key is struck anew.
-        releases_of_silent_keys: do nothing.
-        notes_without_length: left out.
-        idle_pedals: a pedal was put where it was, or moved on within the step; left out.
-        pedals_left_down: lifted where the music ends.
-        borders: start, end and pad within the music; left out.
+        notes_without_end: Notes ended at the end of the music, or at the next onset of their key.
+        releases_of_silent_keys: Releases that were ignored.
+        notes_without_length: Notes that were left out.
+        idle_pedals: Pedal events left out, because nothing changed or the pedal moved again within the step.
+        pedals_left_down: Pedals raised at the end of the music.
+        borders: Start, end and pad ids within the music; left out.
     """
 
     notes_without_end: int = 0
@@ -60,12 +60,12 @@ class Repairs:
     borders: int = 0
 
     def __bool__(self) -> bool:
-        """Return whether there were any."""
+        """Return whether there were any repairs."""
         return any(getattr(self, each.name) for each in fields(self))
 
 
 class Tokenizer:
-    """Turns performances into ids of one vocabulary and back."""
+    """A converter between performances and ids of one vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -80,29 +80,29 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what the ids mean: two tokenizers with the same one are interchangeable."""
+        """Hash of the meaning of the ids: tokenizers with equal fingerprints are interchangeable."""
         return self.vocabulary.fingerprint
 
     def encode(self, performance: Performance) -> np.ndarray:
-        """Ids `[num_tokens]`, uint16, without start and end. Notes outside the vocabulary's pitches are left out."""
+        """Return ids `[num_tokens]`, uint16, without start and end; omit notes outside the vocabulary's pitches."""
         return self.ids_from_grid(self.to_grid(performance))
 
     def decode(self, ids: np.ndarray) -> Performance:
-        """A valid performance, whatever the ids: open notes end with the piece, releases of silent keys do nothing."""
+        """Return a valid performance for any ids: open notes end with the piece, idle releases are ignored."""
         return self.decode_counted(ids)[0]
 
     def decode_counted(self, ids: np.ndarray) -> tuple[Performance, Repairs]:
-        """Return a valid performance, whatever the ids, and what they had to be forgiven."""
+        """Return a valid performance for any ids, and the repairs that they needed."""
         grid, repairs = self._read(ids)
         return self.from_grid(grid), repairs
 
     def normalised(self, performance: Performance) -> Performance:
-        """Return what `encode` means to keep, before the grid: the performance that decoding is to be compared with.
+        """Return the music that `encode` intends to keep, before the grid; compare decoded music with this.
 
-        Where the pedal is folded: the notes within the vocabulary's pitches, as long as their strings sound, without
-        pedal. Where it is played: these notes as long as their keys are down, each let go at the latest where its key
-        is struck anew (of two strokes at one instant the last stays); and of the pedals that have events each change
-        of value, from up at the beginning to up at the end.
+        Folded pedal: the notes within the vocabulary's pitches, with their full sounding length, without pedals.
+        Played pedal: the same notes with the lengths of their keys. Each ends no later than the next onset of its key;
+        of two onsets at one instant the last stays. Pedals that have events keep each change of value, from up at the
+        beginning to up at the end.
         """
         return self._normalised(performance, lifted=True)
 
@@ -121,9 +121,8 @@ class Tokenizer:
         """Return a performance on the grid.
 
         Args:
-            performance: in any form.
-            lifted: whether pedals that are down at the end are lifted there; only of a piece that something follows
-                they are not.
+            performance: Any performance.
+            lifted: Whether to raise pedals that are down at the end; False only if more music follows.
         """
         normal = self._normalised(performance, lifted)
         notes = notes_in_order(normal.notes)
@@ -136,7 +135,7 @@ class Tokenizer:
         return self.settled(GridNotes(onset, offset, pitch, velocity_bin, pedal), lifted=lifted)
 
     def from_grid(self, grid: GridNotes) -> Performance:
-        """Return the performance that a grid stands for: times in seconds, velocities in the middle of their bins."""
+        """Return the performance of a grid: times in seconds, velocities in the middle of their bins."""
         seconds = self.vocabulary.time_step_ms / 1000
         middle = (grid.velocity_bin - 1) * self._bin_width + 1 + self._bin_width // 2
         pedal = np.empty(len(grid.pedal), PEDAL)
@@ -150,11 +149,11 @@ class Tokenizer:
         )
 
     def settled(self, grid: GridNotes, *, lifted: bool = True) -> GridNotes:
-        """Return the grid as the encoder writes it, which is what decoding gives back.
+        """Return the grid in canonical form, as the encoder writes it and decoding restores it.
 
-        Where keys and pedals are played: onsets of one step by pitch; a key is let go at the latest where it is struck
-        anew; pedals rid of short ways and tremor, and, if `lifted`, up at the end. So it is with the notes, too, where
-        there are several fields. Elsewhere it is so already.
+        Where keys and pedals are played: onsets of one step are ordered by pitch; a key is released no later than its
+        next onset; short ways and tremors of pedals are removed; if `lifted`, pedals are up at the end. The same holds
+        for notes in vocabularies with several fields. Other grids are canonical already.
         """
         if not self._played and not self.vocabulary.shape:
             return grid
@@ -177,10 +176,10 @@ class Tokenizer:
         return GridNotes(onset[order], offset[order], pitch[order], velocity_bin[order], pedal_in_step_order(pedals))
 
     def ids_from_grid(self, grid: GridNotes) -> np.ndarray:
-        """Events by step; within one releases, pedals, onsets, each in the order of the grid; `[num_tokens]`, uint16.
+        """Return the ids of a grid, `[num_tokens]`, uint16: by step, then releases, pedals, onsets.
 
-        That is note-seq's order, too: by (step, note, onset before offset), and notes that end where another begins
-        began before it.
+        This is also note-seq's order: by (step, note, onset before offset). A note that ends where another begins has
+        begun before it.
         """
         vocabulary = self.vocabulary
         if vocabulary.has("length"):
@@ -208,10 +207,10 @@ class Tokenizer:
         return ids
 
     def _note_positions(self, grid: GridNotes) -> np.ndarray:
-        """As `note_positions`, and the same again of what it decodes to.
+        """Return `note_positions` of a grid, repeated until the ids decode and encode to themselves.
 
-        Only where a pedal is cut short is it not so at once: it is then up before its next depth, which may have been
-        too short to be meant but for that.
+        Only clipped pedal presses need a repetition. The pedal then goes up before its next depth, and this depth may
+        now be too short to keep.
         """
         ids = note_positions(grid, self.vocabulary)
         while num_clipped(grid, self.vocabulary)[0]:
@@ -220,9 +219,9 @@ class Tokenizer:
         return ids
 
     def grid_from_ids(self, ids: np.ndarray) -> GridNotes:
-        """Return the notes and pedals that ids stand for, whatever the ids.
+        """Return the notes and pedals of any ids.
 
-        A release closes its key's oldest open note, as in note-seq; where keys are played, so does an onset.
+        A release closes the oldest open note of its key, as in note-seq. Where keys are played, an onset does so, too.
         """
         return self._read(ids)[0]
 
@@ -253,7 +252,7 @@ class Tokenizer:
         )
 
     def _events_read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Kind, value, step and velocity bin in force of each position, `[n]` each."""
+        """Return kind, value, step and velocity bin in force of each position, `[n]` each."""
         kind, value = self._kind[ids], self._value[ids]
         if self.vocabulary.shape:
             shift, key, velocity = range(len(self.vocabulary.fields))
@@ -264,7 +263,7 @@ class Tokenizer:
         return kind, value, step, np.where(last_velocity >= 0, value[last_velocity], default_bin)
 
     def _positions_read(self, ids: np.ndarray) -> tuple[GridNotes, Repairs]:
-        """As `_read`, where notes and presses of pedals have a length."""
+        """Read ids in which notes and pedal presses have lengths; otherwise like `_read`."""
         grid, num_borders = grid_of_positions(ids, self.vocabulary)
         kept = grid.offset > grid.onset
         pedals, num_idle = [np.empty(0, GRID_PEDAL)], 0
@@ -280,7 +279,7 @@ class Tokenizer:
         )
 
     def _paired_as_sounding(self, kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, int]:
-        """For each onset the place of the release that closes it, or -1; and how many releases close nothing."""
+        """Return, for each onset, the place of the release that closes it, or -1; and the number of idle releases."""
         at_onset, at_offset = np.flatnonzero(kind == NOTE_ON), np.flatnonzero(kind == NOTE_OFF)
         closed_by = np.full(len(kind), -1, np.int64)
         num_used = 0
@@ -292,7 +291,7 @@ class Tokenizer:
         return closed_by[at_onset], len(at_offset) - num_used
 
     def _paired_as_played(self, kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, int]:
-        """As above, but a stroke of the same key closes a note, too."""
+        """Return the same as `_paired_as_sounding`, where a new onset of the same key also closes a note."""
         places = np.flatnonzero((kind == NOTE_ON) | (kind == NOTE_OFF))
         places = places[np.argsort(value[places], kind="stable")]  # by (key, place)
         closed_by = np.full(len(kind), -1, np.int64)
@@ -305,7 +304,7 @@ class Tokenizer:
     def _pedals_read(
         self, kind: np.ndarray, value: np.ndarray, step: np.ndarray, the_end: int
     ) -> tuple[np.ndarray, int, int]:
-        """Record of `GRID_PEDAL`; how many events moved nothing; how many pedals were left down."""
+        """Return records of `GRID_PEDAL`, the number of events without effect, and the number of pedals left down."""
         pedals, num_idle, num_down = [np.empty(0, GRID_PEDAL)], 0, 0
         for name in self.vocabulary.pedals:
             places = np.flatnonzero(kind == KINDS.index(name))
@@ -318,7 +317,7 @@ class Tokenizer:
         return pedal_in_step_order(pedals), num_idle, num_down
 
     def _depths(self, moves: np.ndarray) -> np.ndarray:
-        """Record of `PEDAL` as records of `GRID_PEDAL`: the last depth of each step, where it changes."""
+        """Convert records of `PEDAL` to records of `GRID_PEDAL`: the last depth of each step, where it changes."""
         pedals = [np.empty(0, GRID_PEDAL)]
         steps_per_second = 1000 / self.vocabulary.time_step_ms
         for kind, deepest in self.vocabulary.pedals.items():
@@ -330,37 +329,37 @@ class Tokenizer:
 
 
 def depths(values: np.ndarray, deepest: int, hysteresis: float) -> np.ndarray:
-    """Return the depth of a pedal, 0 to `deepest`, after each of its control's values `[n]`; it was up before.
+    """Return the depth of a pedal, 0 to `deepest`, after each of its control's values `[n]`; it starts up.
 
-    Depths are of equal width, around the values `127 k / deepest`. A border is passed where a value is `hysteresis`
-    beyond it, so that a foot that rests near a border does not tremble between two depths.
+    Depths have equal widths, around the values `127 k / deepest`. A value crosses a border only if it is `hysteresis`
+    beyond it, so that a foot resting near a border does not make the depth flicker.
     """
     depth = np.zeros(len(values), np.int64)
     index = np.arange(len(values))
     for border in (np.arange(deepest) + 0.5) * 127 / deepest:
         above, below = values >= border + hysteresis, values < border - hysteresis
-        last = np.maximum.accumulate(np.where(above | below, index, -1))  # the last value that told on which side it is
+        last = np.maximum.accumulate(np.where(above | below, index, -1))  # the last value clearly on one side
         depth += (last >= 0) & above[last]
     return depth
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Return a tokenizer that ships, by name, or one's own, by the path of its TOML file.
+    """Return a tokenizer that ships with pamusic, by name, or a user's own, by the path of its TOML file.
 
     Raises:
-        PamusicError: there is none.
+        PamusicError: there is no such tokenizer.
     """
     if name.endswith(".toml"):
         return Tokenizer(load_vocabulary(Path(name)))
     path = tokenizers_folder() / f"{name}.toml"
     if not path.is_file():
         names = ", ".join(shipped_tokenizers())
-        raise PamusicError(f"no tokenizer is called {name!r}; there is {names}, or give a .toml file of your own")
+        raise PamusicError(f"no tokenizer is called {name!r}; use {names}, or the path of a .toml file")
     return Tokenizer(load_vocabulary(path))
 
 
 def shipped_tokenizers() -> list[str]:
-    """Return the names of the tokenizers that ship."""
+    """Return the names of the tokenizers that ship with pamusic."""
     return sorted(file.stem for file in tokenizers_folder().glob("*.toml"))
 
 
@@ -370,7 +369,7 @@ def _within(notes: np.ndarray, lowest: int, highest: int) -> np.ndarray:
 
 
 def _end_at_next_onset(notes: np.ndarray) -> np.ndarray:
-    """Each note ends at the latest where its key is struck anew; of strokes of a key at one instant the last stays."""
+    """End each note no later than the next onset of its key; of onsets of a key at one instant, keep the last."""
     notes = notes[np.lexsort((notes["onset"], notes["pitch"]))]
     again = (notes["pitch"][1:] == notes["pitch"][:-1]) & (notes["offset"][:-1] > notes["onset"][1:])
     notes["offset"][:-1][again] = notes["onset"][1:][again]
@@ -380,7 +379,7 @@ def _end_at_next_onset(notes: np.ndarray) -> np.ndarray:
 
 
 def _moves(pedal: np.ndarray, lifted_at: float | None) -> np.ndarray:
-    """Return the last value of each instant in one pedal's records, where it changes; the pedal was up before."""
+    """Return the last value of each instant in one pedal's records, where it changes; the pedal starts up."""
     if lifted_at is not None and len(pedal) and pedal["value"][-1] != 0:
         pedal = np.append(pedal, np.array([(lifted_at, pedal["control"][-1], 0)], PEDAL))
     pedal = pedal[np.append(pedal["time"][1:] != pedal["time"][:-1], True)[: len(pedal)]]
@@ -388,11 +387,11 @@ def _moves(pedal: np.ndarray, lifted_at: float | None) -> np.ndarray:
 
 
 def _releases_of_open_notes(onsets: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Of one pitch's releases (places in the ids), those that find a note open; the k-th closes the k-th onset."""
+    """Return the releases of one pitch (places in the ids) that find an open note; the k-th closes the k-th onset."""
     places = np.concatenate([onsets, offsets])
     order = np.argsort(places)
     step = np.where(order < len(onsets), 1, -1)
     balance = np.cumsum(step)
-    # A release finds nothing open exactly when it takes the balance below all that it was before.
+    # A release finds no open note exactly when it takes the balance below its minimum so far.
     lowest_before = np.minimum.accumulate(np.concatenate([[0], balance[:-1]]))
     return places[order][(step == -1) & (balance >= lowest_before)]

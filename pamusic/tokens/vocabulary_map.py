@@ -1,4 +1,4 @@
-"""Which id of one vocabulary means most nearly what an id of another does. Knows vocabularies, and no music."""
+"""Map each id of one vocabulary to the nearest id of another. Knows vocabularies, and no music."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from pamusic.tokens.vocabulary import EventRange, Vocabulary
 
-NOTHING = -1  # where the other vocabulary has no event of that kind
+NOTHING = -1  # for kinds that the other vocabulary does not have
 
 
 def nearest_ids(vocabulary: Vocabulary, among: Vocabulary) -> np.ndarray:
-    """`[vocab]`, int64: for each id the nearest of its kind among another vocabulary's; `NOTHING` where there is none.
+    """Return `[vocab]`, int64: the nearest id of its kind in another vocabulary, or `NOTHING` without that kind.
 
-    Near is in semitones for keys, milliseconds for time, MIDI velocities for loudness, shares of the way for pedals.
-    Of two as near it is the lower one.
+    Distance is in semitones for keys, milliseconds for time, MIDI velocities for loudness, and shares of the full depth
+    for pedals. Of two equally near ids the lower one is used.
     """
     nearest = np.full(len(vocabulary), NOTHING, np.int64)
     others = {events.kind: events for events in among.ranges}
@@ -28,7 +28,7 @@ def nearest_ids(vocabulary: Vocabulary, among: Vocabulary) -> np.ndarray:
 
 
 def _measures(events: EventRange, vocabulary: Vocabulary) -> np.ndarray:
-    """Return `[k]`, float64, ascending: what the values of a range measure, in units that all vocabularies share."""
+    """Return `[k]`, float64, ascending: the values of a range, in units that all vocabularies share."""
     values = np.arange(events.first, events.last + 1, dtype=np.float64)
     if events.kind == "time_shift":
         return values * vocabulary.time_step_ms

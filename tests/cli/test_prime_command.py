@@ -115,7 +115,7 @@ def test_what_is_no_part_of_a_prime_is_told_in_a_line(sample, tmp_path):
     assert "not at -1" in told("--prime-start", -1, code=2)
     assert "the prime lasts 5.00 seconds, not 60" in told("--prime-end", 60)
     assert "the prime ends at 5.00 seconds, before the 50 of --prime-start" in told("--prime-start", 50)
-    assert "ends at some second, not at inf" in told("--prime-end", "inf", code=2)
+    assert "must be a finite number of seconds, got inf" in told("--prime-end", "inf", code=2)
     assert "begin no note" in told("--prime-start", 1.01, "--prime-end", 1.2)
     assert "need a prime" in one_line_error(sample("--prime-end", 5), 2)
     assert "need a prime" in one_line_error(sample("--same-track"), 2)

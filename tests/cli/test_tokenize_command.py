@@ -329,7 +329,7 @@ def test_a_wrong_tokenizer_is_answered_with_the_right_ones(tmp_path):
 
     done = pamusic("tokenize", folder, "-o", tmp_path / "corpus", "--tokenizer", "remi")
 
-    assert "no tokenizer is called 'remi'; there is notes, performance" in refusal(done, tmp_path)
+    assert "no tokenizer is called 'remi'; use notes, performance" in refusal(done, tmp_path)
 
 
 def started(*words, **options):

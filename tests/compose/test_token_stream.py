@@ -266,8 +266,8 @@ def test_a_prime_may_be_read_from_a_second_on():
     ("cut", "reason"),
     [
         (lambda: PrimeRange(2.0, 2.0), "is empty"),
-        (lambda: PrimeRange(-1.0), "begins at 0 seconds or later"),
-        (lambda: PrimeRange(0.0, float("nan")), "ends at some second"),
+        (lambda: PrimeRange(-1.0), "--prime-start must be 0 or more"),
+        (lambda: PrimeRange(0.0, float("nan")), "must be a finite number of seconds"),
         (lambda: PrimeRange(1.2, 1.4), "begin no note between pitches"),
         (lambda: PrimeRange(7.0), "ends at 3.00 seconds, before the 7"),
         (lambda: PrimeRange(0.0, 9.0), "the prime lasts 3.00 seconds, not 9"),

@@ -99,7 +99,7 @@ def test_a_vocabulary_that_note_seq_lacks_is_refused(tmp_path):
     (tmp_path / "finer.toml").write_text(text.replace("step_ms = 10", "step_ms = 8"))
 
     check_reference(load_tokenizer(str(tmp_path / "renamed.toml")))
-    with pytest.raises(PamusicError, match="note-seq has no vocabulary like performance, only performance") as caught:
+    with pytest.raises(PamusicError, match="note-seq has only the vocabulary performance, got performance") as caught:
         check_reference(load_tokenizer(str(tmp_path / "finer.toml")))
     assert "\n" not in str(caught.value)
 
@@ -112,7 +112,7 @@ def test_without_note_seq_one_line_says_how_to_get_it(tmp_path, monkeypatch):
 
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == (
-        "pamusic: error: note-seq is not installed; install it: pip install 'pamusic[magenta]', "
+        "pamusic: error: note-seq is not installed; run pip install 'pamusic[magenta]', "
         "or leave out --engine note-seq\n"
     )
 
@@ -130,7 +130,7 @@ def test_where_note_seq_reads_differently_from_players_its_engine_says_so(tmp_pa
 
     assert done.exit_code == 0, done.stderr
     assert (
-        "pedal.mid: note-seq reads it differently: 4 tokens, where pamusic has 4, which differ from token 3 on"
+        "pedal.mid: note-seq reads it differently: 4 tokens, pamusic 4; the first difference is at token 3"
         in done.stderr
     )
 

@@ -336,22 +336,22 @@ def test_bins_enter_the_fingerprint(tmp_path, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('name = "shift"', 'name = "wait"', "its fields are wait, key, velocity, length; they must be shift, key"),
-        ('name = "length"', 'name = "velocity"', "two fields have one name"),
-        ("exact = 159", "exact = 6000", "exact is 0 or more and below last"),
-        ("exact = 159", "exact = -1", "exact is 0 or more and below last"),
-        ("growth = 1.04", "growth = 1.5", "growth is above 1 and at most 1.1, not 1.5"),
-        ("growth = 1.04", 'growth = "much"', "growth is above 1"),
+        ('name = "shift"', 'name = "wait"', "length, the last one optional, got wait, key"),
+        ('name = "length"', 'name = "velocity"', "field names must differ"),
+        ("exact = 159", "exact = 6000", "exact must be 0 or more and below last"),
+        ("exact = 159", "exact = -1", "exact must be 0 or more and below last"),
+        ("growth = 1.04", "growth = 1.5", "growth must be above 1 and at most 1.1, got 1.5"),
+        ("growth = 1.04", 'growth = "much"', "growth must be above 1"),
         ("exact = 159 # above", "# above", "bins need both exact"),
-        ("last = 6000 # a minute", "last = 60000000", "values are at most 1,000,000"),
+        ("last = 6000 # a minute", "last = 60000000", "values must be at most 1,000,000"),
         ('kind = "velocity"', 'kind = "length"', "must have each kind of event once"),
         ("first = 0\nlast = 32", "first = 1\nlast = 32", "velocity events must be 0 to velocity.bins"),
-        ("first = 0\nlast = 6000\nexact", "first = 1\nlast = 6000\nexact", "length events must begin at 0, not 1"),
+        ("first = 0\nlast = 6000\nexact", "first = 1\nlast = 6000\nexact", "length events must begin at 0, got 1"),
         ("first = 0\nlast = 6000\nexact = 255\ngrowth = 1.04", "first = 0\nlast = 0", "length events must go up to 1"),
-        ("last = 1\n", "last = 100000000000\n", "values are at most 1,000,000"),
-        ("first = 1\nlast = 3", "first = 0\nlast = 3", "sustain events are depths from 1 to a last"),
+        ("last = 1\n", "last = 100000000000\n", "values must be at most 1,000,000"),
+        ("first = 1\nlast = 3", "first = 0\nlast = 3", "sustain events must be depths from 1 to a last"),
         ("[[fields]]", '[[events]]\nkind = "pad"\nfirst = 0\nlast = 0\n\n[[fields]]', "both events and fields"),
-        ("last = 108 # C8\n", "last = 108\nexact = 30\ngrowth = 1.04\n", "note_on events have no bins"),
+        ("last = 108 # C8\n", "last = 108\nexact = 30\ngrowth = 1.04\n", "note_on events cannot have bins"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_field_is_told_in_one_line(tmp_path, old, new, says):
@@ -381,14 +381,14 @@ def test_what_is_no_table_of_fields_is_told(tmp_path, text, says):
 def test_kinds_have_their_fields(tmp_path):
     soft = block("soft")
     moved = NOTES_TEXT.replace(soft, "").replace('[[fields]]\nname = "length"', f'{soft}\n[[fields]]\nname = "length"')
-    with pytest.raises(PamusicError, match="soft events stand in the field velocity; they belong in key"):
+    with pytest.raises(PamusicError, match="soft events must be in the field key, got velocity"):
         tokenizer_of(tmp_path, moved)
     both = NOTES_TEXT.replace(
         block("note_on"), block("note_on") + "\n" + block("note_on").replace("note_on", "note_off")
     )
     with pytest.raises(PamusicError, match="either a length or a note_off"):
         tokenizer_of(tmp_path, both)
-    with pytest.raises(PamusicError, match="write \\[\\[fields\\]\\]"):
+    with pytest.raises(PamusicError, match="use \\[\\[fields\\]\\]"):
         tokenizer_of(
             tmp_path, load_vocabulary_text("performance").replace("last = 100", "last = 100\nexact = 50\ngrowth = 1.05")
         )

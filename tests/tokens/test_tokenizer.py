@@ -343,5 +343,5 @@ def test_no_performance_is_changed_by_its_encoding():
 
 
 def test_a_wrong_name_is_answered_with_the_right_ones():
-    with pytest.raises(PamusicError, match="no tokenizer is called 'perfomance'; there is notes, performance"):
+    with pytest.raises(PamusicError, match="no tokenizer is called 'perfomance'; use notes, performance"):
         load_tokenizer("perfomance")

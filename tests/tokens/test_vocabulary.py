@@ -39,9 +39,9 @@ def test_id_and_event_are_inverse():
     vocabulary = load_vocabulary(SHIPPED)
 
     assert [vocabulary.id(*vocabulary.event(id)) for id in range(len(vocabulary))] == list(range(391))
-    with pytest.raises(ValueError, match="time_shift 1 to 100, not 101"):
+    with pytest.raises(ValueError, match="time_shift of performance must be 1 to 100, got 101"):
         vocabulary.id("time_shift", 101)
-    with pytest.raises(ValueError, match="ids 0 to 390, not 391"):
+    with pytest.raises(ValueError, match="ids of performance must be 0 to 390, got 391"):
         vocabulary.event(391)
 
 
@@ -121,18 +121,18 @@ last = 1
     [
         ('sustain = "played"', 'sustain = "folded"', 'sostenuto, sustain need pedal.sustain = "played"'),
         ("hysteresis = 2", "", "missing or malformed: 'hysteresis'"),
-        ("hysteresis = 2", "hysteresis = -1", "pedal.hysteresis is 0 to 20.2 for that many depths, not -1"),
-        ("hysteresis = 2", "hysteresis = 21", "pedal.hysteresis is 0 to 20.2 for that many depths, not 21"),
-        ("hysteresis = 2", "hysteresis = true", "pedal.hysteresis is 0 to 20.2 for that many depths, not True"),
-        ("hysteresis = 2", "hysteresis = nan", "pedal.hysteresis is 0 to 20.2 for that many depths, not nan"),
+        ("hysteresis = 2", "hysteresis = -1", "pedal.hysteresis must be 0 to 20.2 -1"),
+        ("hysteresis = 2", "hysteresis = 21", "pedal.hysteresis must be 0 to 20.2 21"),
+        ("hysteresis = 2", "hysteresis = true", "pedal.hysteresis must be 0 to 20.2 True"),
+        ("hysteresis = 2", "hysteresis = nan", "pedal.hysteresis must be 0 to 20.2 nan"),
         ("shortest_ms = 50", "", "missing or malformed: 'shortest_ms'"),
-        ("shortest_ms = 50", "shortest_ms = 501", "pedal.shortest_ms is 0 to 50 steps of time, not 501"),
-        ("shortest_ms = 50", 'shortest_ms = "50"', "pedal.shortest_ms is 0 to 50 steps of time, not 50"),
-        (SOFT, SOFT.replace("= 0", "= 1"), "soft events are depths from 0 (up) to a last of 1 to 15 (down)"),
-        (SOFT, SOFT.replace("= 1", "= 0"), "soft events are depths from 0 (up) to a last of 1 to 15 (down)"),
-        (SOFT, SOFT.replace("= 1", "= 16"), "soft events are depths from 0 (up) to a last of 1 to 15 (down)"),
+        ("shortest_ms = 50", "shortest_ms = 501", "pedal.shortest_ms must be 0 to 50 time steps, got 501"),
+        ("shortest_ms = 50", 'shortest_ms = "50"', "pedal.shortest_ms must be 0 to 50 time steps, got 50"),
+        (SOFT, SOFT.replace("= 0", "= 1"), "soft events must be depths from 0 (up) to a last of 1 to 15 (down)"),
+        (SOFT, SOFT.replace("= 1", "= 0"), "soft events must be depths from 0 (up) to a last of 1 to 15 (down)"),
+        (SOFT, SOFT.replace("= 1", "= 16"), "soft events must be depths from 0 (up) to a last of 1 to 15 (down)"),
         (SOFT, SOFT.replace("soft", "sostenuto"), "must have each kind of event once"),
-        (SOFT, SOFT.replace('"soft"', '"harp"'), "events of kind 'harp'; the kinds are note_on"),
+        (SOFT, SOFT.replace('"soft"', '"harp"'), "events of kind 'harp'; use one of note_on"),
         ('[[events]]\nkind = "sustain"', '[[events]]\nkind = "damper"', "events of kind 'damper'"),
     ],
 )
@@ -165,21 +165,21 @@ def test_played_pedals_need_the_sustain_pedal_and_no_other(tmp_path):
         ("version = 1", 'version = "one"', "'one' should be a whole number"),
         ("last = 100", "last = 100.5", "100.5 should be a whole number"),
         ("last = 100", "last = 0", "time_shift ends at 0, below its first value 1"),
-        ("last = 100", "last = 70000", "at most 65536 fit a corpus"),
-        ("step_ms = 10", "step_ms = 0", "time.step_ms is 1 to 1000, not 0"),
-        ("step_ms = 10", "step_ms = true", "time.step_ms is 1 to 1000, not True"),
-        ("step_ms = 10", "step_ms = nan", "time.step_ms is 1 to 1000, not nan"),
-        ("step_ms = 10", 'step_ms = "10"', "time.step_ms is 1 to 1000, not 10"),
+        ("last = 100", "last = 70000", "at most 65536 ids to fit a corpus"),
+        ("step_ms = 10", "step_ms = 0", "time.step_ms must be 1 to 1000, got 0"),
+        ("step_ms = 10", "step_ms = true", "time.step_ms must be 1 to 1000, got True"),
+        ("step_ms = 10", "step_ms = nan", "time.step_ms must be 1 to 1000, got nan"),
+        ("step_ms = 10", 'step_ms = "10"', "time.step_ms must be 1 to 1000, got 10"),
         ("bins = 32", "bins = 16", "velocity events must be 1 to velocity.bins"),
         ("bins = 32", "bins = 0", "velocity events must be 1 to velocity.bins"),
-        ('"folded"', '"kept"', "pedal.sustain is one of folded, played, not 'kept'"),
-        ('"note_off"', '"note_of"', "events of kind 'note_of'; the kinds are note_on, note_off"),
+        ('"folded"', '"kept"', "pedal.sustain must be one of folded, played, got 'kept'"),
+        ('"note_off"', '"note_of"', "events of kind 'note_of'; use one of note_on, note_off"),
         ('"end"', '"start"', "must have each kind of event once"),
         ("first = 0\nlast = 127", "first = 0\nlast = 128", "within 0 to 127"),
         (
             'kind = "pad" # never part of a piece\nfirst = 0\nlast = 0',
             'kind = "pad"\nfirst = 0\nlast = 4',
-            "pad has one",
+            "pad must have one",
         ),
         ("[[events]]", "[events]", "is not a tokenizer file"),
     ],
