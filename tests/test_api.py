@@ -154,7 +154,7 @@ def test_a_score_is_that_of_a_corpus_of_one(model, prime):
         ({"prime_end": 1e6}, "leave prime_end out"),
         ({"top_p": 0}, "top_p is above 0"),
         ({"top_p": "high"}, "top_p takes a number, not 'high'"),
-        ({"context_length": 4, "num_latents": 8}, "num_latents is 1 to context_length"),
+        ({"context_length": 4, "num_latents": 8}, "num_latents must be between 1 and context_length"),
     ],
 )
 def test_errors_speak_python(model, prime, options, words):

@@ -1,7 +1,7 @@
-"""What was computed of earlier positions. Knows tensors; knows no layers, no sampling policy.
+"""Caches of keys and values of earlier positions. Knows tensors; knows no layers, no sampling policy.
 
-All memory is taken once, at the start. How it lies makes no difference to reading it all, as a step does, but does to
-writing: where a position's numbers are far from each other, taking 16 rows of it costs a layer 110 microseconds, not 6.
+All memory is allocated once, at the start. Its layout does not matter to a decode step, which reads all of it, but it
+matters to writing: with the numbers of a position far apart, writing 16 rows takes a layer 110 microseconds, not 6.
 
 Shapes: `batch`; `heads` of width `head_dim`; `n` positions.
 """
@@ -16,7 +16,10 @@ from torch import Tensor
 
 
 def context_headroom(context_length: int) -> int:
-    """Room for so many positions beyond a context, which is moved to the front of its memory once in as many tokens."""
+    """Return the number of spare positions in the buffer of a context.
+
+    When the buffer is full, its context moves to the front: once in this many tokens.
+    """
     return max(256, context_length // 8)
 
 
@@ -27,10 +30,10 @@ class ContextMemory(Protocol):
         """Return the number of visible positions."""
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of the last `count` positions, as `KeyValueCache.last` does."""
+        """Return keys and values of the last `count` positions, like `KeyValueCache.last`."""
 
     def select(self, rows: Tensor) -> None:
-        """Continue with these rows of the batch, `[n]`, as `KeyValueCache.select` does."""
+        """Keep these rows of the batch, `[n]`, like `KeyValueCache.select`."""
 
 
 @runtime_checkable
@@ -42,7 +45,7 @@ class KnowsIds(Protocol):
 
 
 class KeyValueCache:
-    """The keys and values of one attention layer, of positions that stand in a row."""
+    """The keys and values of one attention layer, for consecutive positions."""
 
     def __init__(
         self,
@@ -59,11 +62,11 @@ class KeyValueCache:
         self._kept = SlidingBuffer([torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)], (2, 2), window)
 
     def __len__(self) -> int:
-        """Return how many positions are visible."""
+        """Return the number of visible positions."""
         return len(self._kept)
 
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Take `[batch, heads, n, head_dim]` keys and values of the next `n` positions."""
+        """Append keys and values `[batch, heads, n, head_dim]` of the next `n` positions."""
         self._kept.append(keys, values)
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
@@ -72,24 +75,24 @@ class KeyValueCache:
         return keys, values
 
     def attend(self, queries: Tensor) -> Tensor:
-        """Return what scaled queries of one position, `[batch, heads, head_dim]`, gather from all that is visible."""
-        keys, values = (each.flatten(0, 1) for each in self._kept.last(len(self)))  # as products want them: fewer steps
+        """Return the attention output of one position's scaled queries, `[batch, heads, head_dim]`, over the cache."""
+        keys, values = (each.flatten(0, 1) for each in self._kept.last(len(self)))  # one batch axis, as bmm needs it
         scores = torch.bmm(queries.reshape(keys.shape[0], 1, -1), keys.mT)
         return torch.bmm(scores.softmax(-1), values).view(queries.shape)
 
     @property
     def window(self) -> int:
-        """How many positions are visible at most."""
+        """Largest number of visible positions."""
         return self._kept.window
 
     @property
     def memory(self) -> tuple[Tensor, Tensor]:
-        """All its room, `[batch, heads, room, head_dim]`, for keys and for values."""
+        """Whole buffers of keys and of values, each `[batch, heads, capacity, head_dim]`."""
         keys, values = self._kept.tensors
         return keys, values
 
     def reserve(self) -> int:
-        """Count one more position, which the receiver writes; its place in `memory`."""
+        """Count one more position, which the caller writes, and return its index in `memory`."""
         self._kept.reserve(1)
         return self._kept.stop - 1
 
@@ -98,24 +101,24 @@ class KeyValueCache:
         self._kept.stop = 0
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch, `[n]`; one can be taken more than once."""
+        """Keep these rows of the batch, `[n]`; a row may be repeated."""
         self._kept.select(rows)
 
     def rows(self, rows: slice) -> KeyValueCache:
-        """Some rows of the batch, in the same memory; this cache notices what is appended there after `advance`."""
+        """Return a cache of some rows in the same memory; `advance` counts here what is appended to that cache."""
         some = copy(self)
         some._kept = self._kept.rows(rows)
         return some
 
     def advance(self, n: int) -> None:
-        """Count `n` positions that its rows were given apart."""
+        """Count `n` positions that were appended through `rows`."""
         self._kept.stop += n
 
 
 class SlidingBuffer:
-    """Tensors with an axis of positions each, filled from the front, of which the last `window` positions are seen.
+    """Tensors with one axis of positions each, filled from the front; the last `window` positions are visible.
 
-    Full, it moves these to its front: once in `capacity - window` positions.
+    When full, it moves the visible positions to the front: once in `capacity - window` positions.
     """
 
     def __init__(self, tensors: list[Tensor], axes: tuple[int, ...], window: int) -> None:
@@ -125,7 +128,7 @@ class SlidingBuffer:
         return min(self.stop, self.window)
 
     def append(self, *new: Tensor) -> None:
-        """Take the next positions of each tensor."""
+        """Append the next positions of each tensor."""
         n = new[0].shape[self.axes[0]]
         if n > self.window:
             ends = zip(new, self.axes, strict=True)
@@ -135,7 +138,7 @@ class SlidingBuffer:
             tensor.narrow(axis, self.stop - n, n).copy_(each)
 
     def reserve(self, n: int) -> None:
-        """Count `n` more positions, at most `window`, which are still to be written."""
+        """Count `n` more positions, at most `window`, which the caller then writes."""
         if self.stop + n > self.tensors[0].shape[self.axes[0]]:
             stays = self.window - n
             for tensor, axis in zip(self.tensors, self.axes, strict=True):
@@ -150,11 +153,11 @@ class SlidingBuffer:
         ]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, `[n]`."""
+        """Keep these rows, `[n]`."""
         self.tensors = [tensor[rows] for tensor in self.tensors]
 
     def rows(self, rows: slice) -> SlidingBuffer:
-        """Return some rows in the same memory, standing where this stands."""
+        """Return a buffer of some rows in the same memory, filled as far as this one."""
         some = SlidingBuffer([tensor[rows] for tensor in self.tensors], self.axes, self.window)
         some.stop = self.stop
         return some

@@ -1,4 +1,4 @@
-"""The shape of a model, and the shapes that have names. Knows numbers only."""
+"""Configure the shape of a model, and define the named sizes. Knows numbers only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from pamusic.errors import UsageError
 
 MAX_CONV_WIDTH = 64
-MAX_LAYERS = 1000  # deeper than any that was trained; a slip of the finger would make layers for hours
+MAX_LAYERS = 1000  # deeper than any trained model; without a limit, a typing error would build layers for hours
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerConfig:
-    """Which ids open a slot, which close one, and which let time pass: each a range of ids in a row.
+    """Ranges of ids that open a slot, close a slot, and let time pass.
 
     Attributes:
-        num_slots: how many there are.
-        first_opening, first_closing: the ids that open and that close slot 0.
-        first_tick, num_ticks: the ids with which 1, 2 … `num_ticks` ticks pass.
+        num_slots: Number of slots.
+        first_opening, first_closing: Ids that open and close slot 0; those of the other slots follow one by one.
+        first_tick, num_ticks: First id and number of the time shifts, of 1, 2 … `num_ticks` ticks.
     """
 
     num_slots: int
@@ -32,18 +32,19 @@ class LedgerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecallConfig:
-    """Which ids open a slot, which close one, which are numbers, and what is alike.
+    """Ranges of ids that open a slot, close a slot, and stand for numbers; and the measure of similarity.
 
     Attributes:
-        num_slots: how many there are.
-        first_opening, first_closing: the ids that open and that close slot 0; the others' follow one by one.
-        numbers: the ids that are numbers in a row, as first and count of each row.
-        decay: what an opening weighs in a state, as a share of what the next one does.
-        like: the cosine of two states at which a copy weighs as much as doubt.
-        sharp: how much more a copy weighs that is more alike: in nats for a cosine higher by 1.
-        far: ids back from which on is copied.
-        reach: slots around the one opened last of which a state consists, to each side.
-        spread: steps by which numbers differ that are near by a share of 1/e; at 0 only the same ids are.
+        num_slots: Number of slots.
+        first_opening, first_closing: Ids that open and close slot 0; those of the other slots follow one by one.
+        numbers: Ranges of ids that stand for consecutive numbers, each as first id and count.
+        decay: Weight of an opening in a state, relative to the next opening.
+        like: Cosine of two states at which a copy weighs as much as doubt.
+        sharp: Gain of a copy's weight, in nats, per 1 of cosine.
+        far: Smallest distance, in ids, of a copy.
+        reach: Slots of a state on each side of the last opened slot.
+        spread: Difference, in steps, at which the nearness of two numbers has fallen to 1/e. At 0 only equal ids are
+            near.
     """
 
     num_slots: int
@@ -60,35 +61,37 @@ class RecallConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", tuple((first, count) for first, count in self.numbers))  # JSON has lists
         if min(self.num_slots, self.far, self.reach) < 1:
-            raise UsageError(f"recall has slots, a reach, and looks back 1 id or more, not {self}")
+            raise UsageError(f"num_slots, far and reach of recall must be at least 1, got {self}")
         if not 0 <= self.spread < 1000:
-            raise UsageError(f"what recall takes for near spreads by 0 to 1,000 steps, not {self.spread}")
+            raise UsageError(f"spread of recall must be at least 0 and below 1,000, got {self.spread}")
         if not (0 < self.decay < 1 and -1 <= self.like <= 1 and 0 < self.sharp * max(1 - self.like, 1e-3) <= 50):
-            raise UsageError(f"recall has a decay between 0 and 1, a cosine, and a sharpness that counts, not {self}")
+            raise UsageError(
+                "recall needs a decay between 0 and 1, a like between -1 and 1, and a positive sharp of at most"
+                f" 50 / (1 - like), got {self}"
+            )
 
 
 def _edges(edges: Sequence[int]) -> tuple[int, ...]:
     """Return edges as a tuple; JSON has lists.
 
     Raises:
-        UsageError: they are no whole numbers that rise from 0.
+        UsageError: The edges are not whole numbers that rise from 0.
     """
     is_rising = edges[:1] in ([0], (0,)) and all(type(b) is int and a < b for a, b in pairwise(edges))
     if not is_rising:
-        raise UsageError(f"edges are whole numbers that rise from 0, not {len(edges)} from {edges[:1]}")
+        raise UsageError(f"edges must be whole numbers that rise from 0, got {len(edges)} that start with {edges[:1]}")
     return tuple(edges)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OffsetsConfig:
-    """What the first and the last field of a position say of time, and how what still lasts is copied.
+    """Times of the first and the last field of a position, and the copying of the ends of sounding notes.
 
     Attributes:
-        shift_edges: ticks since the position before: each id of the first field stands for those from its own edge to
-            the next one.
-        length_edges: ticks until the position ends, by the ids of the last field, likewise.
-        num_positions: number of the last positions whose ends are counted.
-        reach: ids to each side of where one of them ends, whose logits it changes.
+        shift_edges: Edges, in ticks, of the bins of the first field: the time since the position before.
+        length_edges: Edges, in ticks, of the bins of the last field: the time until the position ends.
+        num_positions: Number of last positions whose ends are counted.
+        reach: Ids on each side of an end whose logits that end changes.
     """
 
     shift_edges: tuple[int, ...]
@@ -101,16 +104,16 @@ class OffsetsConfig:
         object.__setattr__(self, "length_edges", _edges(self.length_edges))
         is_whole = type(self.num_positions) is int and type(self.reach) is int
         if not is_whole or self.num_positions < 1 or self.reach < 0:
-            raise UsageError(f"offsets are of 1 position or more, within a reach of 0 or more, not {self}")
+            raise UsageError(f"offsets need num_positions of at least 1 and reach of at least 0, got {self}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClockConfig:
-    """What the first field of a position says of time, and how much of each head is turned by it.
+    """Times of the first field of a position, for a rotary embedding by time.
 
     Attributes:
-        shift_edges: the same as in `OffsetsConfig`.
-        rotary_fraction: of each head, beside what is turned by position.
+        shift_edges: Edges of the first field, as in `OffsetsConfig`.
+        rotary_fraction: Fraction of each head that is rotated by time, beside the fraction rotated by position.
     """
 
     shift_edges: tuple[int, ...]
@@ -119,33 +122,33 @@ class ClockConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shift_edges", _edges(self.shift_edges))
         if not 0 < self.rotary_fraction < 1:
-            raise UsageError(f"a clock turns a fraction of each head, above 0 and below 1, not {self.rotary_fraction}")
+            raise UsageError(f"rotary_fraction of the clock must be above 0 and below 1, got {self.rotary_fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that decides which weights a model has and what it computes.
+    """The architecture of a model: all that decides its weights and its computation.
 
     Attributes:
-        vocab_size: ids it reads and predicts, of all fields together.
-        pad_id: the id of positions that are not there.
-        context_length: tokens it can see.
-        num_latents: the last positions of the context, worked on by the stack; each predicts its next token.
-        d_model: width.
-        num_layers: self-attention blocks behind the cross-attention.
-        num_heads: of each self-attention.
-        cross_num_heads: of the cross-attention.
-        rotary_fraction: how much of each head is turned by position.
-        mlp_ratio: width of the hidden layer of an MLP over `d_model`.
-        dropout: of what is added to the residual stream, in training.
-        ledger: how the model sees open slots (`model.ledger`); None for not at all.
-        recall: by what it finds in its context what is like the present (`model.recall`); None for not at all.
-        field_sizes: where a position has several fields, how many ids each has (`model.fields`); empty where it is one
+        vocab_size: Number of ids that the model reads and predicts, over all fields.
+        pad_id: Id of padding.
+        context_length: Number of tokens that the model sees.
+        num_latents: Number of last positions that the layers work on; each predicts its next token.
+        d_model: Width.
+        num_layers: Number of self-attention blocks after the cross-attention.
+        num_heads: Heads of each self-attention.
+        cross_num_heads: Heads of the cross-attention.
+        rotary_fraction: Fraction of each head that is rotated by position.
+        mlp_ratio: Width of an MLP's hidden layer, divided by `d_model`.
+        dropout: Dropout, in training, of what each block adds to the residual stream.
+        ledger: Embedding of the open slots (`model.ledger`), or None.
+        recall: Mixture with copies from the context (`model.recall`), or None.
+        field_sizes: Number of ids of each field where a position has several (`model.fields`); empty where it has one
             id. The ids of a field follow those of the field before it.
-        offsets: whether, and how, ends of what still lasts are copied (`model.fields`); None for not at all.
-        clock: whether heads are turned by the time of their positions, too (`model.rotary`); None for not.
-        conv_width: positions, the last one its own, that what is read of a position is a sum of (`model.convolution`);
-            1 for no others.
+        offsets: Copying of the ends of sounding notes (`model.fields`), or None.
+        clock: Rotary embedding by the time of a position (`model.rotary`), or None.
+        conv_width: Width of the causal convolution over embeddings (`model.convolution`), its own position included;
+            1 for none.
     """
 
     vocab_size: int
@@ -168,10 +171,10 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
-        """Return the configuration whose `dataclasses.asdict` this is, as JSON keeps it.
+        """Return the configuration from its `dataclasses.asdict`, as read from JSON.
 
         Raises:
-            TypeError, ValueError: it is none.
+            TypeError, ValueError: The fields are not a valid configuration.
         """
         fields = {**fields}
         if fields.get("ledger") is not None:
@@ -186,38 +189,42 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_latents <= self.context_length:
-            raise UsageError(f"num_latents is 1 to context_length ({self.context_length}), not {self.num_latents}")
+            raise UsageError(
+                f"num_latents must be between 1 and context_length ({self.context_length}), got {self.num_latents}"
+            )
         if not 0 <= self.num_layers <= MAX_LAYERS:
-            raise UsageError(f"num_layers is 0 to {MAX_LAYERS:,}, not {self.num_layers}")
+            raise UsageError(f"num_layers must be between 0 and {MAX_LAYERS:,}, got {self.num_layers}")
         for heads in (self.num_heads, self.cross_num_heads):
             if heads < 1 or self.d_model < 8:
-                raise UsageError(f"d_model is at least 8, and has heads; not {self.d_model} with {heads} of them")
+                raise UsageError(f"d_model must be at least 8 with at least 1 head, got {self.d_model} with {heads}")
             if self.d_model % heads or (self.d_model // heads) % 8:
-                raise UsageError(f"{heads} heads do not divide d_model {self.d_model} into multiples of 8")
+                raise UsageError(f"d_model must be heads times a multiple of 8, got {self.d_model} with {heads} heads")
         if not 0 < self.rotary_fraction <= 1:
-            raise UsageError(f"rotary_fraction is above 0 and at most 1, not {self.rotary_fraction}")
+            raise UsageError(f"rotary_fraction must be above 0 and at most 1, got {self.rotary_fraction}")
         if not 0 <= self.pad_id < self.vocab_size:
-            raise UsageError(f"pad_id is 0 to {self.vocab_size - 1}, not {self.pad_id}")
+            raise UsageError(f"pad_id must be between 0 and {self.vocab_size - 1}, got {self.pad_id}")
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is at least 0 and below 1, not {self.dropout}")
+            raise UsageError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         object.__setattr__(self, "field_sizes", tuple(self.field_sizes))  # JSON has lists
         if self.field_sizes and (min(self.field_sizes) < 1 or sum(self.field_sizes) != self.vocab_size):
-            raise UsageError(f"fields have ids, {self.vocab_size} in all, not {self.field_sizes}")
+            raise UsageError(f"field_sizes must be positive and sum to {self.vocab_size}, got {self.field_sizes}")
         if self.field_sizes and (self.ledger is not None or self.recall is not None):
-            raise UsageError("a ledger and recall are of models that read events, one id a position; leave them out")
+            raise UsageError("ledger and recall need a model with one id a position; leave them out")
         if not 1 <= self.conv_width <= MAX_CONV_WIDTH:
-            raise UsageError(f"conv_width is 1 (none) to {MAX_CONV_WIDTH}, not {self.conv_width}")
+            raise UsageError(f"conv_width must be between 1 (none) and {MAX_CONV_WIDTH}, got {self.conv_width}")
         if not self.field_sizes and (self.offsets is not None or self.clock is not None or self.conv_width > 1):
-            raise UsageError("offsets, clock and conv_width are for several fields a position; leave them out")
+            raise UsageError("offsets, clock and conv_width need several fields a position; leave them out")
         if self.clock is not None:
             if self.clock.rotary_fraction + self.rotary_fraction > 1:
-                raise UsageError("position and clock turn more than there is of a head")
+                raise UsageError(
+                    "the rotary_fraction of position and of clock must sum to at most 1; lower one of them"
+                )
             if len(self.clock.shift_edges) - 1 != self.field_sizes[0]:
-                raise UsageError(f"a clock has edges for as many ids as the first field, {self.field_sizes[0]}")
+                raise UsageError(f"shift_edges of the clock must fit the {self.field_sizes[0]} ids of the first field")
         if self.offsets is not None:
             sizes = [len(edges) - 1 for edges in (self.offsets.shift_edges, self.offsets.length_edges)]
             if sizes != [self.field_sizes[0], self.field_sizes[-1]]:
-                raise UsageError(f"offsets have edges for as many ids as the first and the last field, not {sizes}")
+                raise UsageError(f"edges of offsets must fit the ids of the first and the last field, got {sizes}")
         if self.ledger is not None:
             of_slots = (self.ledger.first_opening, self.ledger.first_closing)
             ends = [
@@ -225,16 +232,18 @@ class ModelConfig:
                 self.ledger.first_tick + self.ledger.num_ticks,
             ]
             if min(*of_slots, self.ledger.first_tick) < 0 or max(ends) > self.vocab_size:
-                raise UsageError(f"a ledger is of ids 0 to {self.vocab_size - 1}, not {self.ledger}")
+                raise UsageError(f"ids of the ledger must be between 0 and {self.vocab_size - 1}, got {self.ledger}")
         if self.recall is not None:
             of_slots = (self.recall.first_opening, self.recall.first_closing)
             if min(of_slots) < 0 or max(of_slots) + self.recall.num_slots > self.vocab_size:
-                raise UsageError(f"recall is of ids 0 to {self.vocab_size - 1}, not {self.recall}")
+                raise UsageError(f"ids of recall must be between 0 and {self.vocab_size - 1}, got {self.recall}")
             if any(first < 0 or count < 1 or first + count > self.vocab_size for first, count in self.recall.numbers):
-                raise UsageError(f"numbers of recall are of ids 0 to {self.vocab_size - 1}, not {self.recall.numbers}")
+                raise UsageError(
+                    f"numbers of recall must be ids from 0 to {self.vocab_size - 1}, got {self.recall.numbers}"
+                )
 
     def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
-        """Return the same weights at another context or number of latents; latents never exceed the context."""
+        """Return this configuration with another context or number of latents; latents never exceed the context."""
         context_length = context_length or self.context_length
         num_latents = num_latents or min(self.num_latents, context_length)
         return replace(self, context_length=context_length, num_latents=num_latents)
@@ -263,13 +272,13 @@ def preset(
     clock: ClockConfig | None = None,
     **changes: int | float | None,
 ) -> ModelConfig:
-    """Return the configuration of a named size, with changes; a change of None leaves the preset's value.
+    """Return the configuration of a named size, with changes; a change of None keeps the preset's value.
 
     Raises:
-        UsageError: there is no such size, or the changes do not fit together.
+        UsageError: The size is unknown, or the changes do not fit together.
     """
     if size not in PRESETS:
-        raise UsageError(f"no size is called {size!r}; there is {', '.join(PRESETS)}")
+        raise UsageError(f"unknown size {size!r}; use one of {', '.join(PRESETS)}")
     num_heads, cross_num_heads = NUM_HEADS[size]
     fields = {**PRESETS[size], "num_heads": num_heads, "cross_num_heads": cross_num_heads}
     fields |= {name: value for name, value in changes.items() if value is not None}

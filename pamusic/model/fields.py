@@ -1,9 +1,9 @@
-"""Several ids a position: which of them are which, and how those of the next position are predicted one by one.
+"""Predict positions that have several ids (fields), one field after the other.
 
-Knows tensors of ids; knows no music. The probability of a position is the product of those of its fields, each given
-the fields before it (nested decoding of compound tokens: Ryu et al. 2024, arXiv:2408.01180; there by attention over
-the fields, here by a sum of embeddings and a small MLP a field). The ids of a field follow those of the one before it,
-so that one embedding table and one head serve all of them.
+Knows tensors of ids; knows no music. The probability of a position is the product of its fields' probabilities, each
+given the fields before it (nested decoding of compound tokens: Ryu et al. 2024, arXiv:2408.01180). They use attention
+over the fields; we use a sum of embeddings and one small MLP per field. The ids of a field follow those of the field
+before it, so one embedding table and one head serve all fields.
 
 Shapes: `batch`; `n` latents; `fields`; `d` width; `vocab` ids of all fields together.
 """
@@ -33,13 +33,13 @@ class FieldHeads(nn.Module):
         nn.init.normal_(self.chosen.weight)
 
     def forward(self, latents: Tensor, following: Tensor, head: Tensor, lasting: Tensor | None = None) -> Tensor:
-        """Return logits `[batch, n, vocab]` of each field, given the right ids of the fields before it.
+        """Return logits `[batch, n, vocab]` of all fields, each given the true ids of the fields before it.
 
         Args:
-            latents: `[batch, n, d]`, normed.
-            following: `[batch, n, fields]`, the ids of the position that follows each latent.
-            head: `[vocab, d]`, the weights of the head.
-            lasting: as `Offsets.lasting` gives it, where there are offsets.
+            latents: `[batch, n, d]`, normalised.
+            following: `[batch, n, fields]`, ids of the position after each latent.
+            head: `[vocab, d]`, weights of the head.
+            lasting: Result of `Offsets.lasting`; needed with offsets.
         """
         fields = range(len(self.slices))
         return torch.cat([self.logits(i, latents, following[..., :i], head, lasting) for i in fields], dim=-1)
@@ -47,18 +47,18 @@ class FieldHeads(nn.Module):
     def logits(
         self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, lasting: Tensor | None = None
     ) -> Tensor:
-        """Return logits `[..., size]` of one field by its number, given `[..., field]` ids of the fields before it."""
+        """Return logits `[..., size]` of field number `field`, given the ids `[..., field]` of the fields before it."""
         if field:
             latents = self.mlps[field - 1](latents + self.chosen(chosen).sum(-2).to(latents.dtype))
         logits = F.linear(latents, head[self.slices[field]])
         if self.offsets is not None and field in (0, len(self.slices) - 1):
-            assert lasting is not None, "what still lasts is looked at"
+            assert lasting is not None, "offsets need `lasting`"
             logits = logits + self.offsets(latents, lasting, chosen[..., 0] if field else None).to(logits.dtype)
         return logits
 
 
 def ticks_of_ids(edges: Sequence[int], first: int, vocab_size: int) -> Tensor:
-    """`[vocab]`, int64, the ticks that ids from `first` on are decoded as, each from its edge on; 0 for all others."""
+    """Return the ticks that each id decodes to, `[vocab]`, int64: mid-bin for ids from `first` on, 0 for others."""
     low = torch.tensor(edges)
     ticks = torch.zeros(vocab_size, dtype=torch.int64)
     ticks[first : first + len(edges) - 1] = low[:-1] + (low.diff() - 1) // 2
@@ -76,17 +76,19 @@ class Clock(nn.Module):
         self.register_buffer("ticks", ticks_of_ids(config.shift_edges, 0, vocab_size), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """`[batch, m]`, int64, how long after the position before the first one each of `[batch, m, fields]` is."""
+        """Return the time of each position of `[batch, m, fields]`, `[batch, m]`, int64.
+
+        Times count from the position before the first one.
+        """
         return self.ticks[tokens[..., 0]].cumsum(1)
 
 
 class Offsets(nn.Module):
-    """What the ends of what still lasts add to the logits of a shift and of a length.
+    """Logit bias of time shift and length, from the ends of notes that still sound.
 
-    Notes of a chord end together, and the next one often begins where one ends. A number that says so stands in the
-    context only as a difference of sums. Here it is a count: how many of the last positions end within each bin, seen
-    from the last onset (for the shift) or from the next one (for the length), smoothed by a kernel that each latent
-    chooses.
+    Notes of a chord end together, and the next note often begins where one ends. The context contains this only as a
+    difference of sums. Here it is a histogram: the number of last positions that end within each bin, counted from the
+    last onset (for the shift) or from the next one (for the length). Each latent chooses a kernel that smooths it.
     """
 
     shift_ticks: Tensor
@@ -109,12 +111,12 @@ class Offsets(nn.Module):
         self.kernels = nn.ModuleList(kernels)
 
     def lasting(self, tokens: Tensor, n: int) -> Tensor:
-        """Return `[batch, n, num_positions]`, ticks from each of the last `n` onsets to the ends of the last positions.
+        """Return ticks from each of the last `n` onsets to the ends of the last positions.
 
-        Those that have ended, and those that are not there, have 0 or less.
+        The result is `[batch, n, num_positions]`. Positions that have ended, or do not exist, have 0 or less.
 
         Args:
-            tokens: `[batch, m, fields]`; at best `n + num_positions - 1` of them.
+            tokens: `[batch, m, fields]`; only the last `n + num_positions - 1` are used.
         """
         missing = max(0, n + self.config.num_positions - 1 - tokens.shape[1])
         tokens = tokens[:, -(n + self.config.num_positions - 1) :]
@@ -123,7 +125,7 @@ class Offsets(nn.Module):
         return end.unfold(1, self.config.num_positions, 1) - onset[:, -n:, None]
 
     def forward(self, latents: Tensor, lasting: Tensor, shift: Tensor | None) -> Tensor:
-        """Return `[..., size]`, what is added to the logits of a shift, or of a length after a shift `[...]`."""
+        """Return the bias `[..., size]` on the logits of a shift, or of a length if the shift `[...]` is given."""
         if shift is None:
             bins, kernel, size = self.shift_of_ticks, 0, len(self.config.shift_edges) - 1
         else:
@@ -138,7 +140,7 @@ class Offsets(nn.Module):
 
 
 class _FieldMLP(nn.Module):
-    """`x + mlp(x)`, normed before and behind."""
+    """`x + mlp(x)`, with RMS norm before and after."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -152,17 +154,17 @@ class _FieldMLP(nn.Module):
 
 
 def field_slices(sizes: Sequence[int], vocab_size: int) -> list[slice]:
-    """Return the ids of each field; all of them where there are no sizes, which is one field."""
+    """Return the range of ids of each field; without sizes, one field of all ids."""
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))] or [vocab_size]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def by_field(logits: Tensor, targets: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits `[..., size]` and targets `[...]`, counted from 0, of each field; negative targets stay what they are.
+    """Yield the logits `[..., size]` and targets `[...]` of each field, with targets counted from the field's first id.
 
     Args:
         logits: `[..., vocab]`.
-        targets: `[..., fields]`, or `[...]` where there are no sizes, which is one field.
+        targets: `[..., fields]`, or `[...]` without sizes. Negative targets stay as they are.
     """
     if not sizes:
         yield logits, targets

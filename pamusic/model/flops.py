@@ -1,9 +1,8 @@
-"""How many floating-point operations a model takes. Knows its shape; runs nothing.
+"""Count the floating-point operations of a model. Knows its shape; runs nothing.
 
-Counted are the products of matrices, a multiplication and an addition as two operations: projections, MLPs, head, and
-of the attention only what causality leaves. Norms, rotations, softmax and the look-up of embeddings are not counted,
-nor is what is recalled (a product for each pair of openings, not of positions), nor the optimiser. Backward takes
-twice as many as forward.
+Only matrix products count, with a multiplication and an addition as two operations: projections, MLPs, head, and the
+causal part of attention. Norms, rotations, softmax, embeddings and the optimiser do not count, nor does recall (one
+product per pair of openings, not of positions). Backward takes twice the operations of forward.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from pamusic.model.ledger import NUM_AGES
 
 
 def forward_flops(config: ModelConfig, *, num_keys: int, num_latents: int, new_keys: int | None = None) -> int:
-    """Operations of one window forward.
+    """Return the operations of one window, forward.
 
     Args:
-        config: the model's shape; its context and latents do not enter.
-        num_keys: positions that the cross-attention sees, those of the latents among them.
-        num_latents: this many of its last positions are latents.
-        new_keys: positions whose keys and values are computed; the others' come from a cache. All by default.
+        config: Shape of the model; its own context and latents are ignored.
+        num_keys: Positions that the cross-attention sees, latents included.
+        num_latents: Number of latents.
+        new_keys: Positions whose keys and values are computed rather than read from a cache; all by default.
     """
     d, n = config.d_model, num_latents
     keys_and_values = 4 * d * d * (num_keys if new_keys is None else new_keys)
@@ -33,18 +32,18 @@ def forward_flops(config: ModelConfig, *, num_keys: int, num_latents: int, new_k
 
 
 def training_flops(config: ModelConfig, *, prefix_dropout: float = 0.0) -> int:
-    """Operations of one full window, forward and backward, where a share of the prefix is left out."""
+    """Return the operations of one full window, forward and backward, after dropping a share of the prefix."""
     prefix = round((config.context_length - config.num_latents) * (1 - prefix_dropout))
     return 3 * forward_flops(config, num_keys=prefix + config.num_latents, num_latents=config.num_latents)
 
 
 def scoring_flops(config: ModelConfig, *, block: int) -> float:
-    """Operations a token, where blocks are scored with a full context, whose keys and values are computed once."""
+    """Return the operations per token when blocks are scored with a full context whose keys and values are cached."""
     n, m = config.num_latents, config.context_length
     return forward_flops(config, num_keys=m, num_latents=n, new_keys=block) / block
 
 
 def _attention(d: int, queries: int, keys: int) -> int:
-    """Score and weighted sums of queries that stand at the end of the keys."""
+    """Return the operations of scores and weighted sums, for queries that belong to the last keys."""
     seen = queries * keys - queries * (queries - 1) // 2
     return 4 * d * seen

@@ -1,17 +1,16 @@
-"""What is open at each position, and for how long: told to the latents, which would otherwise have to count.
+"""Embed the open slots and their ages at each position, so that the latents need not count.
 
-Knows ids that open a slot, ids that close one, and ids that let time pass; not what a slot is. From these alone the
-ledger is kept, exactly: no position sees more than the ids up to its own. Only the visible context counts: a slot that
-was opened before it is not in the ledger.
+Knows ids that open a slot, ids that close one, and ids that let time pass; not what a slot is. The ledger is exact and
+causal: a position sees only the ids up to its own. Only the visible context counts: a slot that was opened before it is
+not in the ledger.
 
-Why: a key that is struck is let go by an id that says which, up to minutes of ids later. To write that, a model must
-know the set of keys that sound and the sum of all time shifts since each was struck, and prefix dropout hides most of
-the strokes. On real music it learns enough of that by itself: in likelihood the ledger is worth nothing we could
-measure (`docs/experiments.md`). It is meant for what a model composes, where keys were left down by mistake. A table
-`[slots, ages]` of vectors costs one product with a sparse row. Ages stand on a scale of logarithms, and what lies
-between two of its marks gets a share of both.
+Why: a note-off names its note, and can come minutes after the note-on. To predict it, a model must know which notes
+sound and the sum of all time shifts since each onset, and prefix dropout hides most onsets. On real music a model
+learns enough by itself: the ledger does not measurably improve likelihood (`docs/experiments.md`). It is meant for
+generated music, where notes were left on by mistake. A table `[slots, ages]` of vectors costs one product with a sparse
+row. Ages stand on a logarithmic scale; an age between two marks gets a share of both.
 
-Shapes: `batch`; `m` positions, of which the last `n` are asked for; `slots`; `d` width.
+Shapes: `batch`; `m` positions, the last `n` of them returned; `slots`; `d` width.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from torch import Tensor, nn
 from pamusic.model.config import LedgerConfig
 from pamusic.model.slots import NoteSlots
 
-# The last mark stands at 127 times the first age: with ticks of 10 ms, at 5 s. Older is not told from older: half a
-# percent of MAESTRO's notes last so long, and of an age that is hardly ever seen nothing is learned.
+# The last mark stands at 127 times the first age: at 5 s, with ticks of 10 ms. Greater ages share this mark: only half
+# a percent of MAESTRO's notes last longer, and the model would learn nothing about an age that it hardly ever sees.
 NUM_AGES = 8
 FIRST_AGE = 4  # ticks
 LAST_AGE = FIRST_AGE * (2 ** (NUM_AGES - 1) - 1)
@@ -34,13 +33,13 @@ LAST_AGE = FIRST_AGE * (2 ** (NUM_AGES - 1) - 1)
 
 @dataclass
 class LedgerState:
-    """Where a ledger stands after the ids so far; one row for each of a batch.
+    """State of a ledger after the ids so far, with one row per row of the batch.
 
     Attributes:
-        position: `[1]`, int64, of the next id.
-        now: `[batch, 1]`, ticks that have passed.
-        opened: `[batch, slots + 1]`, 1 + the position at which each slot that is open was opened, 0 for the others.
-        opened_at: `[batch, slots + 1]`, `now` at that opening. The last slot of both is nobody's.
+        position: Position of the next id, `[1]`, int64.
+        now: Ticks that have passed, `[batch, 1]`.
+        opened: 1 + the position of the opening of each open slot, 0 for closed ones, `[batch, slots + 1]`.
+        opened_at: Value of `now` at that opening, `[batch, slots + 1]`. The last slot of both tables is a dummy.
     """
 
     position: Tensor
@@ -49,17 +48,20 @@ class LedgerState:
     opened_at: Tensor
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, `[n]`."""
+        """Keep these rows, `[n]`."""
         self.now, self.opened, self.opened_at = self.now[rows], self.opened[rows], self.opened_at[rows]
 
     def ages(self, window: int) -> Tensor:
-        """`[batch, slots]`, int64: ticks since each slot was opened, -1 where that was not in the last `window`."""
+        """Return ticks since each slot was opened, `[batch, slots]`, int64.
+
+        It is -1 for slots that are closed or were opened before the last `window` positions.
+        """
         is_open = self.opened > (self.position - window).clamp_(min=0)
         return torch.where(is_open, self.now - self.opened_at, -1)[:, :-1]
 
 
 class Ledger(nn.Module):
-    """A vector `[d]` for each position, of the slots that are open there and their ages; zero at first."""
+    """An embedding of the open slots and their ages at each position; it begins at zero."""
 
     opens: Tensor
     closes: Tensor
@@ -78,12 +80,12 @@ class Ledger(nn.Module):
         self.weight = nn.Parameter(torch.zeros(d_model, config.num_slots * NUM_AGES))
 
     def forward(self, ids: Tensor, n: int) -> Tensor:
-        """Return `[batch, n, d]` of the last `n` of the ids `[batch, m]`, which are all that is visible."""
+        """Return embeddings `[batch, n, d]` of the last `n` of the visible ids `[batch, m]`."""
         return self._vectors(self.ages(ids, n))
 
     @torch.no_grad()
     def ages(self, ids: Tensor, n: int) -> Tensor:
-        """Return `[batch, n, slots]`, int64: ticks since each slot was opened, -1 where it is not open."""
+        """Return ticks since each slot was opened, `[batch, n, slots]`, int64; -1 where it is closed."""
         batch, m = ids.shape
         now = self.ticks[ids].cumsum(1)
         places = torch.arange(1, m + 1, device=ids.device).expand(batch, m)
@@ -92,13 +94,13 @@ class Ledger(nn.Module):
         return torch.where(opened > closed, now[:, m - n :, None] - opened_at, -1)
 
     def new_entries(self, batch: int) -> LedgerState:
-        """Return the state of a ledger in which nothing stands yet."""
+        """Return the state of an empty ledger."""
         opened = self.ticks.new_zeros(batch, self.num_slots + 1)
         return LedgerState(self.ticks.new_zeros(1), self.ticks.new_zeros(batch, 1), opened, opened.clone())
 
     @torch.no_grad()
     def enter(self, ids: Tensor, entries: LedgerState) -> None:
-        """Take the next ids, `[batch, m]`, all at once."""
+        """Update the state with the next ids, `[batch, m]`, all at once."""
         batch, m = ids.shape
         first = entries.position + 1
         now = entries.now + self.ticks[ids].cumsum(1)
@@ -113,9 +115,10 @@ class Ledger(nn.Module):
 
     @torch.no_grad()
     def step(self, ids: Tensor, entries: LedgerState, window: int) -> Tensor:
-        """Take one more id a row, `[batch]`; gives `[batch, d]` at its place, the last `window` ids being visible.
+        """Update the state with one more id per row, `[batch]`, and return its embedding, `[batch, d]`.
 
-        All that it changes it changes in place, and it looks at no number.
+        The last `window` ids are visible. It changes tensors in place and reads no value of them on the host, so a
+        CUDA graph can record it.
         """
         opens = self.opens[ids][:, None]
         entries.position += 1
@@ -130,7 +133,7 @@ class Ledger(nn.Module):
         return F.linear(shares.to(self.weight.dtype), self.weight)
 
     def _last(self, slots: Tensor, places: Tensor, n: int) -> Tensor:
-        """`[batch, n, slots]`: the last of the places up to each of the last `n` at which each slot stands, or 0."""
+        """Return the last place of each slot up to each of the last `n` positions, or 0, `[batch, n, slots]`."""
         batch, before = len(slots), slots.shape[1] - n
         last = places.new_zeros(batch, n, self.num_slots + 1)
         last.scatter_(2, slots[:, before:, None], places[:, before:, None])
@@ -141,9 +144,9 @@ class Ledger(nn.Module):
 
 
 def shares_of_ages() -> Tensor:
-    """What each mark of the scale has of each age, `[1 + 1 + LAST_AGE, NUM_AGES]`: of none (-1), of 0, 1, 2 … ticks.
+    """Return the share of each mark in each age, `[1 + 1 + LAST_AGE, NUM_AGES]`.
 
-    Two marks next to each other share an age.
+    Rows are the ages -1 (closed), 0, 1, 2 … ticks. Two neighbouring marks share an age.
     """
     place = torch.log2(1 + torch.arange(LAST_AGE + 1) / FIRST_AGE)
     shares = (1 - (place[:, None] - torch.arange(NUM_AGES)).abs()).clamp(min=0)

@@ -1,23 +1,24 @@
-"""Perceiver AR (Hawthorne et al. 2022, arXiv:2202.07765): next-token logits from a very long context.
+"""Compute next-token logits from a very long context: Perceiver AR (Hawthorne et al. 2022, arXiv:2202.07765).
 
 Knows tensors of ids; knows no music, no vocabulary, no files. One causal cross-attention reads the whole context into
-the latents, which stand at its last positions; a deep stack of causal self-attention works on the latents alone.
+the latents, which stand at its last positions. A deep stack of causal self-attention works on the latents alone.
 
-Where we depart from the paper:
-- RMS norm instead of layer norm, no biases, and normed queries and keys: as stable, fewer operations.
+Differences from the paper:
+- RMS norm instead of layer norm, no biases, and normalised queries and keys: as stable, with fewer operations.
 - Output projections and the head begin at zero, so that every block begins as the identity.
-- The cross-attention has heads of at most 128 instead of one of the full width: fused attention needs that.
-- Of the prefix, cross-attend dropout drops positions of one row alone, and by leaving them out rather than by masking
-  them: what is dropped costs nothing. A latent's own key and those of the other latents always stay.
-- Behind the cross-attention each latent gets an embedding of the open slots and their ages (`model.ledger`).
-- What followed in the context where it was like the present can be copied (`model.recall`).
-- A position can have several ids, which are read as the sum of their embeddings and predicted one by one
-  (`model.fields`); neither ledger nor recall is for those.
-Kept from it: the query of a latent is an extra dense layer on its token's embedding and carries the residual; rotary
-on a quarter of each head; squared ReLU; untied head.
+- The cross-attention has heads of at most 128 dimensions instead of one of full width, as fused attention requires.
+- Cross-attend dropout drops prefix positions for each row separately. It leaves them out instead of masking them, so
+  dropped positions cost nothing. It never drops the latents' own keys.
+- After the cross-attention, each latent gets an embedding of the open slots and their ages (`model.ledger`).
+- The prediction can be mixed with copies of what followed similar passages of the context (`model.recall`).
+- A position can have several ids. They are read as the sum of their embeddings and predicted one by one
+  (`model.fields`). Such models have neither ledger nor recall.
 
-Shapes: `batch`; `m` positions of context, of which `n` latents; `d` width; `vocab` ids. Tokens `[batch, m]` are
-`[batch, m, fields]` where a position has several.
+As in the paper, the query of a latent is a dense layer on its token's embedding and carries the residual; rotary
+embedding covers a quarter of each head; MLPs use a squared ReLU; the head is untied.
+
+Shapes: `batch`; `m` positions of context, with the latents as the last `n`; `d` width; `vocab` ids. Tokens are
+`[batch, m]`, or `[batch, m, fields]` where a position has several.
 """
 
 from __future__ import annotations
@@ -44,16 +45,16 @@ Rotation = tuple[Tensor, Tensor]
 
 @dataclass
 class Caches:
-    """What a model remembers between calls of `extend`.
+    """The state of a model between calls of `extend`.
 
     Attributes:
-        cross: keys and values of the context; they depend on a token and its position alone and never go stale.
-        layers: keys and values of the latents, one cache a self-attention layer.
-        position: of the next token.
-        ids: of the context, where `cross` does not keep them.
-        entries: of the ledger, where there is one and steps keep it.
-        memory: of what can be recalled, where that is done and steps keep it.
-        now: `[batch]`, the time of the last token, where there is a clock.
+        cross: Keys and values of the context. They depend only on a token and its position, so they stay valid.
+        layers: Keys and values of the latents, one cache per self-attention layer.
+        position: Position of the next token.
+        ids: Ids of the context, unless `cross` keeps them.
+        entries: State of the ledger, if the decode steps update it.
+        memory: Entries of recall, if the decode steps update them.
+        now: Time of the last token, `[batch]`, with a clock.
     """
 
     cross: ContextMemory
@@ -66,7 +67,10 @@ class Caches:
 
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, headroom: int, like: Tensor) -> Self:
-        """Return empty caches for so many rows; `headroom` as in `PerceiverAR.new_caches`; numbers as of a tensor."""
+        """Return empty caches for `batch` rows, with the device and dtype of `like`.
+
+        `headroom` is explained in `PerceiverAR.new_caches`.
+        """
 
         def cache(num_heads: int, window: int, headroom: int) -> KeyValueCache:
             head_dim = config.d_model // num_heads
@@ -89,7 +93,7 @@ class Caches:
         return len(self.layers[0]) if self.layers else 0
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch, `[n]`; one can be taken more than once."""
+        """Keep these rows of the batch, `[n]`; a row may be repeated."""
         for cache in (self.cross, *self.layers, self.ids, self.entries, self.memory):
             if cache is not None:
                 cache.select(rows)
@@ -106,12 +110,12 @@ class Caches:
 
 
 class PerceiverAR(nn.Module):
-    """Logits for the token after each latent."""
+    """A Perceiver AR: logits for the token after each latent."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.recompute = False  # in training, computes what layers forget forward again backward, to spare memory
+        self.recompute = False  # in training: recompute activations of layers in backward, to save memory
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.to_latents = nn.Linear(config.d_model, config.d_model, bias=False)
         self.context_norm = RMSNorm(config.d_model, eps=1e-6)
@@ -138,13 +142,12 @@ class PerceiverAR(nn.Module):
         """Return logits `[batch, n, vocab]` of the tokens that follow each of the last `n` positions.
 
         Args:
-            tokens: `[batch, m]` ids. Padding stands before the first token of a prefix, where nobody sees it, and
-                behind the last token of a piece too short to fill the latents, where nobody asks for its logits.
-            num_latents: `n`; the configuration's by default, at most `m`.
-            prefix_indices: `[batch, k]`, the positions of the prefix that are seen, in order, -1 for none; by default
-                all.
-            recalled: `[batch, n, vocab]`, what `self.recall` gives for these tokens, where that was computed before.
-            following: `[batch, n, fields]`, what follows each latent, where a position has several fields: each is
+            tokens: Ids `[batch, m]`. Padding may precede a prefix, where it is masked. It may also follow the last
+                token of a piece that is too short to fill the latents, where the caller ignores its logits.
+            num_latents: Number of latents `n`, at most `m`; the configuration's by default.
+            prefix_indices: Visible positions of the prefix, `[batch, k]`, in order, -1 for none; all by default.
+            recalled: Result of `self.recall` for these tokens, `[batch, n, vocab]`, if it is already computed.
+            following: Positions after the latents, `[batch, n, fields]`, for a model with several fields: each field is
                 predicted given those before it.
         """
         m = tokens.shape[1]
@@ -190,17 +193,18 @@ class PerceiverAR(nn.Module):
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, headroom: int = 0
     ) -> Caches:
-        """Empty caches for `extend`, for a context and a number of latents that may differ from the configuration's.
+        """Return empty caches for `extend`; context and number of latents may differ from the configuration's.
 
-        `headroom` is room in the layers for latents that follow when all are in use, of which the last ones are seen.
+        `headroom` is extra capacity of the layers' caches. It lets latents follow after `num_latents` of them; each
+        then sees the last `num_latents`.
         """
         config = self.config.resized(context_length=context_length, num_latents=num_latents)
         return Caches.empty(config, batch, headroom, self.embedding.weight)
 
     def read(self, tokens: Tensor, caches: Caches) -> None:
-        """Take `[batch, n]` tokens into the context alone: their keys and values, no latents."""
+        """Append tokens `[batch, n]` to the context only: compute their keys and values, but no latents."""
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
-        assert isinstance(caches.cross, KeyValueCache), "made by a TokenStep, which then reads, too"
+        assert isinstance(caches.cross, KeyValueCache), "caches of a TokenStep must be read by that TokenStep"
         assert caches.ids is not None
         embedded = self._embedded(tokens)
         if self.conv is not None:
@@ -217,21 +221,21 @@ class PerceiverAR(nn.Module):
     def extend(
         self, tokens: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
     ) -> Tensor:
-        """Return logits `[batch, n, vocab]` after each of the last `n` tokens read, as latents behind those cached.
+        """Return logits `[batch, n, vocab]` after each of the last `n` tokens read, as latents after the cached ones.
 
         Args:
-            tokens: `[batch, n]`, the last `n` tokens that `read` took.
-            caches: whose layers have room for `n` more latents.
-            last_only: gives logits after the last token alone, `[batch, 1, vocab]`; of the others, the last layer then
-                computes but keys and values.
+            tokens: The last `n` tokens that `read` took, `[batch, n]`.
+            caches: Caches with capacity for `n` more latents.
+            last_only: Return logits after the last token only, `[batch, 1, vocab]`. For the other tokens, the last
+                layer then computes only keys and values.
             following: `[batch, n, fields]`, as for `forward`.
         """
         return self.logits(self.latents(tokens, caches), caches, last_only, following)
 
     def latents(self, tokens: Tensor, caches: Caches) -> Tensor:
-        """Return what the layers begin with at each of the last `n` tokens read, `[batch, n]` -> `[batch, n, d]`.
+        """Return the latents before the first layer, `[batch, n, d]`, of the last `n` tokens read, `[batch, n]`.
 
-        That depends on the tokens up to each alone, never on which other positions are latents.
+        A latent depends only on the tokens up to its own, not on which other positions are latents.
         """
         n = tokens.shape[1]
         times = self._last_times(n, caches)
@@ -243,18 +247,21 @@ class PerceiverAR(nn.Module):
     def logits(
         self, latents: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
     ) -> Tensor:
-        """Return the layers and the head: logits as in `extend`, of what `latents` gave, `[batch, n, d]`."""
+        """Apply the layers and the head to the result of `latents`, `[batch, n, d]`; return logits as in `extend`."""
         latents = self.states(latents, caches, last_only)
         if self.recall is None:
             lasting = None if self.fields is None else self._lasting(caches.visible_ids(), latents.shape[1])
             return self._head_logits(latents, None, following, lasting)
         if caches.memory is not None:
-            assert last_only, "a memory knows what follows now"
+            assert last_only, "a memory predicts only after the last token"
             return self._head_logits(latents, caches.memory.copy_probs()[:, None])
         return self._head_logits(latents, self.recall(caches.visible_ids(), latents.shape[1]))
 
     def states(self, latents: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
-        """The layers: of what `latents` gave, `[batch, n, d]`, what the head reads; of all or of the last alone."""
+        """Apply the layers to the result of `latents`, `[batch, n, d]`; return the input of the head.
+
+        With `last_only`, return only the last latent.
+        """
         n, head_dim = latents.shape[1], self.config.d_model // self.config.num_heads
         rotary = self._rotation(self._last_positions(n, caches), head_dim, self._last_times(n, caches))
         for layer, cache in zip(self.layers, caches.layers, strict=True):
@@ -269,10 +276,10 @@ class PerceiverAR(nn.Module):
         following: Tensor | None = None,
         lasting: Tensor | None = None,
     ) -> Tensor:
-        """Logits `[batch, n, vocab]` of what the layers gave, normed, and of what was recalled, `[batch, n, vocab]`."""
+        """Return logits `[batch, n, vocab]` from normalised latents and copy probabilities, `[batch, n, vocab]`."""
         logits: Tensor
         if self.fields is not None:
-            assert following is not None, "a field is predicted given those before it"
+            assert following is not None, "each field needs the fields before it"
             logits = self.fields(latents, following, self.head.weight, lasting)
             return logits
         logits = self.head(latents)
@@ -284,7 +291,7 @@ class PerceiverAR(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        """Return what `[batch, m]` or `[batch, m, fields]` ids are read as, `[batch, m, d]`."""
+        """Return embeddings `[batch, m, d]` of ids `[batch, m]` or `[batch, m, fields]`."""
         embedded: Tensor = self.embedding(tokens)
         if self.fields is None:
             return embedded
@@ -292,23 +299,26 @@ class PerceiverAR(nn.Module):
         return embedded if self.conv is None else self.conv(embedded * self._is_there(tokens)[..., None])
 
     def _embedded_last(self, tokens: Tensor, n: int) -> Tensor:
-        """Return what the last `n` of tokens are read as, `[batch, n, d]`."""
+        """Return embeddings of the last `n` tokens, `[batch, n, d]`."""
         return self._embedded(tokens[:, -(n + self.config.conv_width - 1) :])[:, -n:]
 
     def _lasting(self, tokens: Tensor, n: int) -> Tensor | None:
-        """Return what `model.fields.Offsets.lasting` gives for the last `n` tokens; None without offsets."""
+        """Return the result of `model.fields.Offsets.lasting` for the last `n` tokens; None without offsets."""
         if self.fields is None or self.fields.offsets is None:
             return None
         return self.fields.offsets.lasting(tokens, n)
 
     def _is_there(self, tokens: Tensor) -> Tensor:
-        """Return which positions `[batch, m]` are no padding; that has its id in all fields."""
+        """Return the mask `[batch, m]` of positions that are not padding, which has `pad_id` in all fields."""
         return (tokens if self.fields is None else tokens[..., 0]) != self.config.pad_id
 
     def _context_keys_values(
         self, embedded: Tensor, positions: Tensor, times: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values `[batch, heads, m, head_dim]` of embeddings `[batch, m, d]` at `[m]` or `[batch, m]`."""
+        """Return keys and values `[batch, heads, m, head_dim]` of embeddings `[batch, m, d]`.
+
+        Positions are `[m]` or `[batch, m]`.
+        """
         rotary = self._rotation(positions, self.cross.attention.head_dim, times)
         return self.cross.attention.keys_values(self.context_norm(embedded), rotary)
 
@@ -316,14 +326,14 @@ class PerceiverAR(nn.Module):
         return torch.arange(caches.position - n, caches.position, device=self.embedding.weight.device)
 
     def _last_times(self, n: int, caches: Caches) -> Tensor | None:
-        """When the last `n` positions are, `[batch, n]`; None without a clock."""
+        """Return the times of the last `n` positions, `[batch, n]`; None without a clock."""
         if self.clock is None or caches.now is None:
             return None
         passed = self.clock(caches.visible_ids()[:, -n:])
         return caches.now[:, None] + passed - passed[:, -1:]
 
     def _rotation(self, positions: Tensor, head_dim: int, times: Tensor | None = None) -> Rotation:
-        """The rotary of all heads at positions `[n]` or `[batch, n]` and, with a clock, at times `[batch, n]`."""
+        """Return the rotation of all heads at positions `[n]` or `[batch, n]` and, with a clock, times `[batch, n]`."""
         rotary = rotation(positions, head_dim, self.config.rotary_fraction)
         if positions.dim() == 2:
             rotary = (rotary[0][:, None], rotary[1][:, None])  # one rotary for all heads of a row
@@ -334,13 +344,13 @@ class PerceiverAR(nn.Module):
 
 
 def _gather(rows: Tensor, positions: Tensor) -> Tensor:
-    """Return what stands at positions `[batch, k]` of `[batch, m]` or `[batch, m, size]`."""
+    """Gather the entries at positions `[batch, k]` from rows `[batch, m]` or `[batch, m, size]`."""
     index = positions if rows.dim() == 2 else positions[..., None].expand(-1, -1, rows.shape[2])
     return rows.gather(1, index)
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each normed before and added to the residual stream."""
+    """Attention and an MLP, each with a norm before it, added to the residual stream."""
 
     def __init__(self, config: ModelConfig, num_heads: int) -> None:
         super().__init__()
@@ -362,12 +372,12 @@ class Block(nn.Module):
         """Return the residual stream `[batch, n, d]` after this block.
 
         Args:
-            x: the stream before it.
-            rotary: the rotation of its positions.
-            context: keys and values to attend to, whose last `n` are those of `x`; made from `x` if None.
-            prefix_valid: which keys before the last `n` are seen.
-            cache: takes the keys and values made from `x`, and gives those before them.
-            last_only: continue with the last position alone, `[batch, 1, d]`.
+            x: Residual stream before the block.
+            rotary: Rotation of its positions.
+            context: Keys and values to attend to; the last `n` belong to `x`. None: computed from `x`.
+            prefix_valid: Mask of the visible keys before the last `n`.
+            cache: Cache that receives the keys and values of `x` and supplies the earlier ones.
+            last_only: Continue with the last position only, `[batch, 1, d]`.
         """
         normed = self.attention_norm(x)
         keys, values = context or self.attention.keys_values(normed, rotary)
@@ -376,7 +386,7 @@ class Block(nn.Module):
             keys, values = cache.last(len(cache))
         if last_only:
             x, normed, rotary = x[:, -1:], normed[:, -1:], (rotary[0][..., -1:, :], rotary[1][..., -1:, :])
-        keys, values = keys.to(x.dtype), values.to(x.dtype)  # where a model of fewer bits reads another's caches
+        keys, values = keys.to(x.dtype), values.to(x.dtype)  # caches of a model with another dtype
         heads = attend(self.attention.queries(normed, rotary), keys, values, prefix_valid)
         x = x + self.dropout(self.attention.merged(heads))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
@@ -397,15 +407,15 @@ class Attention(nn.Module):
         nn.init.zeros_(self.output.weight)
 
     def queries(self, x: Tensor, rotary: Rotation) -> Tensor:
-        """Return `[batch, n, d]` -> `[batch, num_heads, n, head_dim]`, normed and turned."""
+        """Project `[batch, n, d]` to queries `[batch, num_heads, n, head_dim]`, normalised and rotated."""
         return rotate(self.query_norm(self._split(self.query(x))), rotary)
 
     def keys_values(self, x: Tensor, rotary: Rotation) -> tuple[Tensor, Tensor]:
-        """Return `[batch, n, d]` -> keys, normed and turned, and values, each `[batch, num_heads, n, head_dim]`."""
+        """Project `[batch, n, d]` to normalised, rotated keys and to values, each `[batch, num_heads, n, head_dim]`."""
         return rotate(self.key_norm(self._split(self.key(x))), rotary), self._split(self.value(x))
 
     def merged(self, heads: Tensor) -> Tensor:
-        """Return `[batch, num_heads, n, head_dim]` -> `[batch, n, d]`."""
+        """Merge heads `[batch, num_heads, n, head_dim]` and project them to `[batch, n, d]`."""
         return self.output(heads.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -426,9 +436,9 @@ class MLP(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467) whose gain takes the type of what it is multiplied with.
+    """An RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467) with its gain cast to the dtype of the input.
 
-    Under autocast PyTorch's own has a float32 gain and a bfloat16 input, and then no fused kernel.
+    Under autocast, PyTorch's own norm has a float32 gain and a bfloat16 input, and then no fused kernel.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864) on a fraction of each head.
+"""Apply rotary position embedding (Su et al. 2021, arXiv:2104.09864) to a fraction of each head.
 
 Knows tensors. Only the distance between two positions matters to attention, so positions may be counted from anywhere.
-Where positions have times of their own, another fraction can be turned by these: music comes back after as many
-seconds rather than after as many notes.
+Where positions have times, another fraction can be rotated by time: music recurs after a number of seconds rather than
+after a number of notes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ BASE = 10_000.0  # the longest wavelength is 2 pi times this many tokens: Su et 
 
 
 def rotation(positions: Tensor, head_dim: int, fraction: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines to turn heads by.
+    """Return the cosines and sines that rotate heads.
 
     Args:
         positions: `[..., n]`, integers.
-        head_dim: width of a head.
-        fraction: how much of it turns.
+        head_dim: Width of a head.
+        fraction: Fraction of a head that is rotated.
 
     Returns:
-        Two float32 tensors `[..., n, turned / 2]`.
+        Two float32 tensors `[..., n, rotated / 2]`.
     """
     pairs = max(1, int(head_dim * fraction) // 2)
-    # In float64, for position 100,000 must differ from 100,001; Metal has none, so there the CPU computes it.
+    # In float64, because position 100,000 must differ from 100,001. Metal has no float64, so the CPU computes it there.
     at = positions.cpu() if positions.device.type == "mps" else positions
     frequencies = BASE ** (-torch.arange(pairs, device=at.device, dtype=torch.float64) / pairs)
     angles = at.to(torch.float64)[..., None] * frequencies
@@ -33,7 +33,7 @@ def rotation(positions: Tensor, head_dim: int, fraction: float) -> tuple[Tensor,
 
 
 def both(by: tuple[Tensor, Tensor], also: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return turns by position, `[..., n, pairs]`, and by time, `[batch, 1, n, other pairs]`, side by side."""
+    """Join rotations by position, `[..., n, pairs]`, and by time, `[batch, 1, n, other pairs]`."""
     cos, sin = (
         torch.cat([one.expand(*other.shape[:-1], one.shape[-1]), other], dim=-1)
         for one, other in zip(by, also, strict=True)
@@ -42,11 +42,11 @@ def both(by: tuple[Tensor, Tensor], also: tuple[Tensor, Tensor]) -> tuple[Tensor
 
 
 def rotate(heads: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the first dimensions of each head; the rest passes unchanged.
+    """Rotate the first dimensions of each head; the others stay unchanged.
 
     Args:
         heads: `[batch, num_heads, n, head_dim]`.
-        by: cosines and sines `[n, pairs]` or `[batch, 1, n, pairs]`.
+        by: Cosines and sines, `[n, pairs]` or `[batch, 1, n, pairs]`.
     """
     cos, sin = by
     pairs = cos.shape[-1]

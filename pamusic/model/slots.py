@@ -1,7 +1,6 @@
-"""Slots that some ids open and others close, such as the keys of a piano. Knows ids as numbers.
+"""Map ids to the slots that they open or close, such as the keys of a piano. Knows ids as numbers.
 
-Several parts follow which slots are open: the ledger, recall, the grammar, the release bias, the ending and the guard.
-All of them take from here which id does what.
+The ledger, recall, the grammar, the release bias, the ending and the guard all track open slots by this map.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch import Tensor
 
 
 class HasSlots(Protocol):
-    """What says where slots begin: `LedgerConfig`, `RecallConfig`, `sampling.constraints.GrammarTables`."""
+    """A configuration that defines slots: `LedgerConfig`, `RecallConfig`, `sampling.constraints.GrammarTables`."""
 
     @property
     def num_slots(self) -> int: ...
@@ -28,11 +27,11 @@ class HasSlots(Protocol):
 
 @dataclass(frozen=True)
 class NoteSlots:
-    """Which ids open and close which slot.
+    """Ids that open and close each slot.
 
     Attributes:
-        num_slots: how many there are.
-        first_opening, first_closing: the ids that open and close slot 0; those of the other slots follow one by one.
+        num_slots: Number of slots.
+        first_opening, first_closing: Ids that open and close slot 0; those of the other slots follow one by one.
     """
 
     num_slots: int
@@ -46,16 +45,16 @@ class NoteSlots:
 
     @property
     def openings(self) -> slice:
-        """The ids that open a slot, in the order of slots."""
+        """Ids that open a slot, in the order of slots."""
         return slice(self.first_opening, self.first_opening + self.num_slots)
 
     @property
     def closings(self) -> slice:
-        """The ids that close a slot, in the order of slots."""
+        """Ids that close a slot, in the order of slots."""
         return slice(self.first_closing, self.first_closing + self.num_slots)
 
     def opened_by(self, vocab_size: int) -> Tensor:
-        """Return the slot that each id opens, `[vocab]`, int64; `num_slots`, which is nobody's, for all other ids."""
+        """Return the slot that each id opens, `[vocab]`, int64; `num_slots`, a dummy, for all other ids."""
         return self._of_ids(self.openings, vocab_size)
 
     def closed_by(self, vocab_size: int) -> Tensor:

@@ -115,7 +115,7 @@ def test_what_fits_is_a_row_of_words():
     ("words", "reason"),
     [
         (["--size", "huge"], "there is tiny, small, medium, base"),
-        (["--size", "tiny", "--num-latents", "9999"], "num_latents is 1 to context_length"),
+        (["--size", "tiny", "--num-latents", "9999"], "num_latents must be between 1 and context_length"),
         (["--size", "tiny", "--precision", "int4"], "precision is one of"),
     ],
 )

@@ -390,7 +390,7 @@ def test_notes_that_the_model_has_no_keys_for_are_told(sample, tmp_path):
         (["--buffer-seconds", "2"], "--buffer-seconds requires --port; name the port that plays the music"),
         (["--refill", "none"], "refill is half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
-        (["--num-latents", "1000"], "num_latents is 1 to"),
+        (["--num-latents", "1000"], "num_latents must be between 1 and"),
     ],
 )
 def test_wrong_usage(sample, tmp_path, words, reason):

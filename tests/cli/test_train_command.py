@@ -160,8 +160,10 @@ def test_ctrl_c_leaves_a_checkpoint(in_folder):
 def test_bad_input_is_answered_in_one_line(in_folder):
     assert "no corpus there; make one: pamusic tokenize" in refused("train", "nowhere")
     assert "tiny, small, medium, base" in misused("train", "--size", "huge")
-    assert "num_latents is 1 to context_length" in misused("train", "--context-length", 64, "--num-latents", 65)
-    assert "num_layers is 0 to 1,000" in misused("train", *TINY, "--num-layers", 1001)
+    assert "num_latents must be between 1 and context_length" in misused(
+        "train", "--context-length", 64, "--num-latents", 65
+    )
+    assert "num_layers must be between 0 and 1,000" in misused("train", *TINY, "--num-layers", 1001)
     assert "trained weights keep their num_layers" in misused("train", "--init-from", "small", "--num-layers", 2)
     assert "lr is above 0" in misused("train", *TINY, "--lr", 0)
     assert "steps is at least 1" in misused("train", *TINY, "--steps", 0)

@@ -241,19 +241,21 @@ def test_ends_raise_what_lies_near_them_and_nothing_else():
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="fields have ids, 12 in all"):
+    with pytest.raises(ValueError, match="field_sizes must be positive and sum to 12"):
         tiny_config(vocab_size=12, pad_id=11, field_sizes=(5, 5))
-    with pytest.raises(ValueError, match="of models that read events"):
+    with pytest.raises(ValueError, match="need a model with one id a position"):
         tiny_config(vocab_size=391, field_sizes=(390, 1), ledger={"num_slots": 1})
     with pytest.raises(ValueError, match="several fields a position"):
         tiny_config(conv_width=3)
-    with pytest.raises(ValueError, match="conv_width is 1"):
+    with pytest.raises(ValueError, match="conv_width must be between 1"):
         tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES, conv_width=0)
-    with pytest.raises(ValueError, match=r"edges for as many ids as the first and the last field, not \[5, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"edges of offsets must fit the ids of the first and the last field, got \[5, 3\]"
+    ):
         tiny_config(vocab_size=12, pad_id=11, field_sizes=(5, 3, 4), offsets=OFFSETS)
-    with pytest.raises(ValueError, match="edges for as many ids as the first field, 4"):
+    with pytest.raises(ValueError, match="shift_edges of the clock must fit the 4 ids of the first field"):
         tiny_config(vocab_size=12, pad_id=11, field_sizes=(4, 5, 3), clock=CLOCK)
-    with pytest.raises(ValueError, match="more than there is of a head"):
+    with pytest.raises(ValueError, match="of position and of clock must sum to at most 1"):
         tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES, clock=CLOCK, rotary_fraction=0.8)
     config = tiny_config(vocab_size=12, pad_id=11, field_sizes=SIZES, offsets=OFFSETS, clock=CLOCK, conv_width=3)
     assert ModelConfig.from_json({**dataclasses.asdict(config), "field_sizes": list(SIZES)}) == config
@@ -611,9 +613,9 @@ MORE = {"offsets": True, "conv_width": 3, "clock": True}
 def test_a_configuration_that_is_none_is_refused():
     fields = {"shift_edges": (0, 1, 2), "length_edges": (0, 1, 2)}
     for wrong in ({"num_positions": 2.5}, {"reach": -1}, {"shift_edges": (-7, 1, 2)}, {"length_edges": (0, 2, 1)}):
-        with pytest.raises(ValueError, match=r"offsets are of 1 position or more|edges are whole numbers that rise"):
+        with pytest.raises(ValueError, match=r"offsets need num_positions|edges must be whole numbers"):
             OffsetsConfig(**{**fields, **wrong})
-    with pytest.raises(ValueError, match="edges are whole numbers"):
+    with pytest.raises(ValueError, match="edges must be whole numbers"):
         ClockConfig(shift_edges=(0, 1.5))
     assert OffsetsConfig(**{name: list(edges) for name, edges in fields.items()}) == OffsetsConfig(**fields)
 

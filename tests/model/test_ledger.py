@@ -139,7 +139,7 @@ def test_a_vocabulary_says_where_keys_and_time_stand(name):
 
 
 def test_a_ledger_of_ids_that_are_not_there_is_refused():
-    with pytest.raises(ValueError, match="ledger is of ids 0 to 390"):
+    with pytest.raises(ValueError, match="ids of the ledger must be between 0 and 390"):
         tiny_config(ledger=replace(LEDGER, first_tick=390))
 
 

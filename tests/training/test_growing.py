@@ -77,7 +77,9 @@ def test_layers_are_not_taken_away_nor_added_to_a_run_that_goes_on(tmp_path):
         with pytest.raises(UsageError, match="trained weights keep their num_layers"):
             new_run(corpus, num_layers=layers, **how)
     for layers in (-1, 1001):
-        with pytest.raises(UsageError, match=f"num_layers is 0 to 1,000, not {layers}|keep their num_layers"):
+        with pytest.raises(
+            UsageError, match=f"num_layers must be between 0 and 1,000, got {layers}|keep their num_layers"
+        ):
             new_run(corpus, num_layers=layers, **how)
     with pytest.raises(UsageError, match="trained weights keep their num_layers"):
         resumed_run(tmp_path / "run", num_layers=3, steps=4)
