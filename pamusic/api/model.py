@@ -22,8 +22,9 @@ from pamusic.evaluation import likelihood
 from pamusic.evaluation.likelihood import Likelihood
 from pamusic.music.events import Event
 from pamusic.music.performance import Performance
-from pamusic.tokens.continuation import Position, continuation, join
+from pamusic.tokens.continuation import continuation, join
 from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.vocabulary import Position
 
 LOGGER = logging.getLogger("pamusic")
 

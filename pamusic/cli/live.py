@@ -13,8 +13,8 @@ from pamusic.errors import PamusicError
 if TYPE_CHECKING:
     from pamusic.music.events import Event
     from pamusic.music.port import Player
-    from pamusic.tokens.continuation import Position
-    from pamusic.tokens.streaming_decoder import StreamingDecoder
+    from pamusic.tokens.streaming_decoder import EventDecoder
+    from pamusic.tokens.vocabulary import Position
 
 LIST = "list"  # in place of a port's name
 
@@ -37,7 +37,7 @@ class Live:
         self._player = player
 
     def tee(
-        self, drawn: Iterable[Sequence[Position | None]], decoder: StreamingDecoder
+        self, drawn: Iterable[Sequence[Position | None]], decoder: EventDecoder
     ) -> Iterator[Sequence[Position | None]]:
         """Pass on the ids of one piece as they are drawn, then play them; end early where the port is lost."""
         player = self._player

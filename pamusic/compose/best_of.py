@@ -11,7 +11,8 @@ from pamusic.compose.request import SampleRequest
 from pamusic.compose.token_stream import nats_per_token
 from pamusic.evaluation.ranking import RankedPiece, can_be_measured, rank, targets
 from pamusic.music.performance import Performance
-from pamusic.tokens.continuation import Position, continuation
+from pamusic.tokens.continuation import continuation
+from pamusic.tokens.vocabulary import Position
 
 
 @dataclass(frozen=True)

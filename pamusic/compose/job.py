@@ -27,10 +27,10 @@ from pamusic.music.midi_contents import Repair
 from pamusic.music.performance import Performance
 from pamusic.sampling.config import SamplingConfig
 from pamusic.sampling.guard import GuardConfig, Intervention, Snapshot
-from pamusic.tokens.continuation import Position, PrimeSource, streaming, write_midi
+from pamusic.tokens.continuation import PrimeSource, streaming, write_midi
 from pamusic.tokens.prime import describe_unsupported_notes
-from pamusic.tokens.streaming_decoder import StreamingDecoder
-from pamusic.tokens.vocabulary import CLASSES
+from pamusic.tokens.streaming_decoder import EventDecoder
+from pamusic.tokens.vocabulary import CLASSES, Position
 
 Log = Callable[[str], None]
 
@@ -260,7 +260,7 @@ class Composer:
         config = replace(self._config, inference=replace(self.request.inference, precision=self.precision))
         return stream(self.checkpoint, prime.performance, config, kernel=self.kernel, monitor=monitor)
 
-    def decoder(self, prime: Prime) -> StreamingDecoder:
+    def decoder(self, prime: Prime) -> EventDecoder:
         """Return what makes events of one piece's ids while they are drawn."""
         return streaming(
             self.checkpoint.tokenizer,

@@ -29,10 +29,9 @@ from pamusic.sampling.generate import generate
 from pamusic.sampling.guard import GuardConfig, Intervention, Snapshot, generate_guarded
 from pamusic.sampling.positions import PositionConstraints, generate_positions
 from pamusic.sampling.token_sampler import DecodingConfig
-from pamusic.tokens.continuation import Position
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.prime import WHOLE, PrimeRange, encode_prime, ids_before
-from pamusic.tokens.vocabulary import Vocabulary
+from pamusic.tokens.vocabulary import Position, Vocabulary
 
 # A second of MAESTRO has 40 tokens on average. A model that lets no time pass would never reach its seconds.
 MAX_TOKENS_PER_SECOND = 500

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from pamusic.music.midi_contents import Repair
 from pamusic.music.pedal import sustain_folded
 from pamusic.music.performance import PEDAL, Performance, pedal_in_order
 from pamusic.music.splicing import Seam, spliced, with_text
-from pamusic.tokens.grid import GridNotes
-from pamusic.tokens.prime import WHOLE, PrimeRange, encode_prime, end_of_prime, steps_passed
-from pamusic.tokens.streaming_decoder import StreamingDecoder
+from pamusic.tokens.grid import GRID_PEDAL, GridNotes
+from pamusic.tokens.position_decoder import PositionDecoder
+from pamusic.tokens.positions import grid_of_positions
+from pamusic.tokens.prime import WHOLE, EncodedPrime, PrimeRange, encode_prime, end_of_prime, steps_passed
+from pamusic.tokens.streaming_decoder import EventDecoder, StreamingDecoder
 from pamusic.tokens.tokenizer import Tokenizer
-from pamusic.tokens.vocabulary import KINDS
+from pamusic.tokens.vocabulary import KINDS, Position
 
-Position: TypeAlias = int | list[int]  # an id, or one id per field
 Placement = Literal["new track", "same track", "alone"]
 
 
@@ -141,35 +142,70 @@ def decode_continuation(
     if prime is None:
         return Seam(0.0, _stopped(_truncate_overlaps(tokenizer.decode(new)), seconds))
     encoded = encode_prime(tokenizer, prime, prime_range)
-    step_seconds = tokenizer.vocabulary.time_step_ms / 1000
-    end_of_ids = int(steps_passed(tokenizer, encoded.ids)[-1])
     start = end_of_prime(tokenizer, prime, prime_range) if prime_range.end is None else prime_range.end
+    if tokenizer.vocabulary.has("length"):
+        played = _positions_after(tokenizer, encoded, new)
+        ends = _ends_after_cut(tokenizer, prime, prime_range)
+    else:
+        played, ends = _events_after(tokenizer, encoded, new, start)
+    latest = float("inf") if seconds is None else start + seconds
+    releases = {} if prime_range.end is None else {pitch: min(end, latest) for pitch, end in ends.items()}
+    music = _stopped(_truncate_overlaps(played), seconds)
+    return Seam(start, music, releases, _pedals_after_cut(tokenizer, prime, prime_range, start, music, releases))
 
-    # Decode both together: a release ends the oldest open note of its key, possibly one of the prime's. The cut is 0.
+
+def _events_after(
+    tokenizer: Tokenizer, encoded: EncodedPrime, new: np.ndarray, start: float
+) -> tuple[Performance, dict[int, float]]:
+    """Return the music of new ids that are events, from time 0, and the ends of the prime's open notes by pitch."""
+    # Together, for which of two onsets of a key a release ends depends on both; steps are counted from the cut.
     grid = tokenizer.grid_from_ids(np.concatenate([encoded.ids, new]))
-    zero = end_of_ids + encoded.gap_steps
-    of_music = slice(encoded.num_notes, None)
+    zero = int(steps_passed(tokenizer, encoded.ids)[-1]) + encoded.gap_steps
     pedal = tokenizer.grid_from_ids(np.concatenate([_in_force(tokenizer, encoded.ids), new])).pedal
     pedal["step"] = np.maximum(pedal["step"] - encoded.gap_steps, 0)
-    played = tokenizer.from_grid(
-        GridNotes(
-            np.maximum(grid.onset[of_music] - zero, 0),
-            np.maximum(grid.offset[of_music] - zero, 1),
-            grid.pitch[of_music],
-            grid.velocity_bin[of_music],
-            pedal,
-        )
-    )
-    music = _stopped(_truncate_overlaps(played), seconds)
-    latest = float("inf") if seconds is None else start + seconds
     releases: dict[int, float] = {}
-    if prime_range.end is not None:
-        before = slice(0, encoded.num_notes)
-        for pitch, offset in zip(grid.pitch[before].tolist(), grid.offset[before].tolist(), strict=True):
-            if offset >= zero:
-                ends = min(start + (offset - zero) * step_seconds, latest)
-                releases[pitch] = max(releases.get(pitch, start), ends)
-    return Seam(start, music, releases, _pedals_after_cut(tokenizer, prime, prime_range, start, music, releases))
+    before = slice(0, encoded.num_notes)
+    for pitch, offset in zip(grid.pitch[before].tolist(), grid.offset[before].tolist(), strict=True):
+        if offset >= zero:
+            ends = start + (offset - zero) * tokenizer.vocabulary.time_step_ms / 1000
+            releases[pitch] = max(releases.get(pitch, start), ends)
+    return tokenizer.from_grid(_from_step(grid, slice(encoded.num_notes, None), zero, pedal)), releases
+
+
+def _positions_after(tokenizer: Tokenizer, encoded: EncodedPrime, new: np.ndarray) -> Performance:
+    """Return the music of new positions with lengths, from time 0; its pedals start as the prime leaves them."""
+    # Together, for a press of the prime lasts until a new one of its pedal.
+    ids = np.concatenate([encoded.ids, new.reshape(-1, encoded.ids.shape[1])])
+    zero = int(steps_passed(tokenizer, encoded.ids)[-1]) + encoded.gap_steps
+    pedal = tokenizer.grid_from_ids(ids).pedal
+    at_zero = [pedal[(pedal["pedal"] == which) & (pedal["step"] <= zero)][-1:] for which in np.unique(pedal["pedal"])]
+    in_force = np.concatenate([np.empty(0, GRID_PEDAL), *at_zero])
+    pedal = np.concatenate([in_force[in_force["depth"] > 0], pedal[pedal["step"] > zero]])
+    pedal["step"] = np.maximum(pedal["step"] - zero, 0)
+    grid, _ = grid_of_positions(ids, tokenizer.vocabulary)
+    is_new = np.arange(len(grid)) >= encoded.num_notes
+    return tokenizer.from_grid(_from_step(grid, is_new & (grid.offset > grid.onset), zero, pedal))
+
+
+def _from_step(grid: GridNotes, chosen: slice | np.ndarray, zero: int, pedal: np.ndarray) -> GridNotes:
+    """Return chosen notes of a grid with steps counted from `zero`; what is before it begins there."""
+    return GridNotes(
+        np.maximum(grid.onset[chosen] - zero, 0),
+        np.maximum(grid.offset[chosen] - zero, 1),
+        grid.pitch[chosen],
+        grid.velocity_bin[chosen],
+        pedal,
+    )
+
+
+def _ends_after_cut(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange) -> dict[int, float]:
+    """Return by pitch when the notes end that sound at the cut: the model has read their lengths in the file."""
+    if prime_range.end is None:
+        return {}
+    notes = tokenizer.normalised(prime).notes
+    is_read = (notes["onset"] >= prime_range.start) & (notes["onset"] < prime_range.end)
+    notes = notes[is_read & (notes["offset"] > prime_range.end)]
+    return dict(zip(notes["pitch"].tolist(), notes["offset"].tolist(), strict=True))
 
 
 def streaming(
@@ -178,12 +214,13 @@ def streaming(
     prime: Performance | None = None,
     prime_range: PrimeRange = WHOLE,
     seconds: float | None = None,
-) -> StreamingDecoder:
+) -> EventDecoder:
     """Return a decoder that takes new ids one at a time and returns the events of `continuation`; same arguments."""
+    decoder = PositionDecoder if tokenizer.vocabulary.has("length") else StreamingDecoder
     if prime is None:
-        return StreamingDecoder(tokenizer.vocabulary, seconds=seconds)
+        return decoder(tokenizer.vocabulary, seconds=seconds)
     encoded = encode_prime(tokenizer, prime, prime_range)
-    return StreamingDecoder(tokenizer.vocabulary, known=encoded.ids.tolist(), gap=encoded.gap_steps, seconds=seconds)
+    return decoder(tokenizer.vocabulary, known=encoded.ids.tolist(), gap=encoded.gap_steps, seconds=seconds)
 
 
 def _pedals_after_cut(

@@ -82,10 +82,18 @@ def encode_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRan
             f"the prime lasts {prime.duration:.2f} seconds, not {prime_range.end:g}; to use all of it, leave out"
             " --prime-end"
         )
-    ids = tokenizer.ids_from_grid(tokenizer.to_grid(read_part(prime, prime_range), lifted=False)).astype(np.int64)
+    grid = tokenizer.to_grid(read_part(prime, prime_range), lifted=False)
+    ids = tokenizer.ids_from_grid(grid).astype(np.int64)
     cut_step, gap_steps = None, 0
     if prime_range.end is not None:
         cut_step = int((prime_range.end - prime_range.start) * 1000 / vocabulary.time_step_ms + 0.5)
+    if vocabulary.shape:  # a position has its time shift, so none follows the last one
+        ids = ids if cut_step is None else ids[steps_passed(tokenizer, ids) <= cut_step]
+        gap_steps = (grid.last_step if cut_step is None else cut_step) - int(steps_passed(tokenizer, ids)[-1:].sum())
+        gap_steps = min(
+            gap_steps, int(vocabulary.range("time_shift").middle[-1])
+        )  # of a longer silence, the model hears this much
+    elif cut_step is not None:
         step = steps_passed(tokenizer, ids)
         # The model draws the time shift that crosses the cut; all ids after this shift lie beyond the cut, too.
         ids = ids[step <= cut_step]
@@ -128,16 +136,21 @@ def end_of_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRan
 
 
 def ids_before(tokenizer: Tokenizer, gap_steps: int) -> list[int]:
-    """Return the ids that would place an event before a gap of steps has passed."""
+    """Return the ids that would place an event before a gap of steps has passed.
+
+    Where a position has several ids, these are time shifts.
+    """
     vocabulary = tokenizer.vocabulary
-    passes = np.where(vocabulary.kind_of_id == TIME_SHIFT, vocabulary.value_of_id, 0)
-    return np.flatnonzero(passes < gap_steps).tolist()
+    is_shift = vocabulary.kind_of_id == TIME_SHIFT
+    passes = np.where(is_shift, vocabulary.value_of_id, 0)
+    return np.flatnonzero((passes < gap_steps) & (is_shift | (not vocabulary.shape))).tolist()
 
 
 def steps_passed(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """Return `[n]`, the steps that have passed after each id."""
+    """Return `[n]`, the steps that have passed after each id, or position `[n, fields]`."""
     vocabulary = tokenizer.vocabulary
-    return np.cumsum(np.where(vocabulary.kind_of_id[ids] == TIME_SHIFT, vocabulary.value_of_id[ids], 0))
+    passes = np.where(vocabulary.kind_of_id[ids] == TIME_SHIFT, vocabulary.value_of_id[ids], 0)
+    return np.cumsum(passes.sum(-1) if vocabulary.shape else passes)
 
 
 def _nothing_to_read(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange) -> PamusicError:

@@ -11,10 +11,25 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 from pamusic.music.events import Event, EventType
 from pamusic.tokens.tokenizer import CONTROLS, DEFAULT_VELOCITY, NOTE_OFF, NOTE_ON, TIME_SHIFT, VELOCITY
-from pamusic.tokens.vocabulary import KINDS, Vocabulary
+from pamusic.tokens.vocabulary import KINDS, Position, Vocabulary
+
+
+class EventDecoder(Protocol):
+    """A decoder that takes new ids, or positions, one at a time and returns events in order."""
+
+    @property
+    def seconds(self) -> float:
+        """Second up to which, and no further, all events were given."""
+
+    def follow(self, position: Position) -> list[Event]:
+        """Return the events that are certain after one more position."""
+
+    def end(self) -> list[Event]:
+        """Return the remaining events."""
 
 
 @dataclass(eq=False)
@@ -43,12 +58,12 @@ class StreamingDecoder:
     ) -> None:
         self._kind, self._value = vocabulary.kind_of_id.tolist(), vocabulary.value_of_id.tolist()
         self._step_seconds = vocabulary.time_step_ms / 1000
-        self._bin_width = vocabulary.velocity_bin_width
+        self._velocity = vocabulary.velocity_of_bin.tolist()
         self._played = vocabulary.sustain == "played"
         self._deepest = vocabulary.pedals
         self._stop = inf
         self._step = 0
-        self._bin = (DEFAULT_VELOCITY - 1) // self._bin_width + 1
+        self._bin = (DEFAULT_VELOCITY - 1) // vocabulary.velocity_bin_width + 1
         self._open: dict[int, deque[_OpenNote]] = {}  # by key: note-ons without a release, the oldest first
         self._sounding: dict[int, _OpenNote] = {}  # by key: the last note-on that was returned, until its release
         self._struck: dict[int, _OpenNote] = {}  # in this step, by key: the last note-on
@@ -67,9 +82,10 @@ class StreamingDecoder:
         """Time up to which all events were returned."""
         return min(max(self._step, 0) * self._step_seconds, self._stop)
 
-    def follow(self, id: int) -> list[Event]:
+    def follow(self, position: Position) -> list[Event]:
         """Take one more id and return the events that are now final: all events of a step, once it is complete."""
-        kind, value = self._kind[id], self._value[id]
+        assert isinstance(position, int)
+        kind, value = self._kind[position], self._value[position]
         if kind == TIME_SHIFT:
             given = self._events_of_step()
             self._step += value
@@ -127,7 +143,7 @@ class StreamingDecoder:
                 given.append(Event(time, EventType.PEDAL, CONTROLS[kind], round(depth * 127 / deepest)))
                 self._depth[kind] = depth
         for pitch, stroke in sorted(self._struck.items()):
-            given.append(Event(time, EventType.NOTE_ON, pitch, self._velocity(stroke.bin)))
+            given.append(Event(time, EventType.NOTE_ON, pitch, self._velocity[stroke.bin]))
             self._sounding[pitch] = stroke
         self._struck, self._released, self._moved = {}, set(), {}
         return given
@@ -140,7 +156,3 @@ class StreamingDecoder:
         self._sounding.clear()
         self._depth = dict.fromkeys(self._deepest, 0)
         return given
-
-    def _velocity(self, bin: int) -> int:
-        """Return the middle of a velocity bin, as `Tokenizer.from_grid` does."""
-        return min(max((bin - 1) * self._bin_width + 1 + self._bin_width // 2, 1), 127)

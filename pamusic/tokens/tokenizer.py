@@ -137,7 +137,6 @@ class Tokenizer:
     def from_grid(self, grid: GridNotes) -> Performance:
         """Return the performance of a grid: times in seconds, velocities in the middle of their bins."""
         seconds = self.vocabulary.time_step_ms / 1000
-        middle = (grid.velocity_bin - 1) * self._bin_width + 1 + self._bin_width // 2
         pedal = np.empty(len(grid.pedal), PEDAL)
         pedal["time"] = grid.pedal["step"] * seconds
         for kind, deepest in self.vocabulary.pedals.items():
@@ -145,7 +144,11 @@ class Tokenizer:
             pedal["control"][its] = CONTROLS[kind]
             pedal["value"][its] = np.rint(grid.pedal["depth"][its] * 127 / deepest)
         return Performance.from_arrays(
-            grid.onset * seconds, grid.offset * seconds, grid.pitch, np.clip(middle, 1, 127), pedal
+            grid.onset * seconds,
+            grid.offset * seconds,
+            grid.pitch,
+            self.vocabulary.velocity_of_bin[grid.velocity_bin],
+            pedal,
         )
 
     def settled(self, grid: GridNotes, *, lifted: bool = True) -> GridNotes:

@@ -15,11 +15,13 @@ import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from pamusic.errors import PamusicError
+
+Position: TypeAlias = int | list[int]  # an id, or one id per field
 
 NEEDED_KINDS = ("note_on", "note_off", "time_shift", "velocity", "start", "end", "pad")
 PEDAL_KINDS = ("soft", "sostenuto", "sustain")  # in the order in which a step holds them
@@ -162,6 +164,12 @@ class Vocabulary:
     def velocity_bin_width(self) -> int:
         """Number of velocities in a bin; the last bin takes the rest up to 127. Bins above 127 are never written."""
         return -(-127 // self.num_velocity_bins)
+
+    @cached_property
+    def velocity_of_bin(self) -> np.ndarray:
+        """Velocity that each bin is decoded as, its middle, `[1 + num_velocity_bins]`, int64; bin 0 is not used."""
+        middle = np.arange(-1, self.num_velocity_bins) * self.velocity_bin_width + 1 + self.velocity_bin_width // 2
+        return np.clip(middle, 1, 127)
 
     @property
     def shortest_steps(self) -> int:

@@ -29,9 +29,14 @@ def by_number(given):
 
 def streamed(decoder, new):
     """All that a decoder gives; what it gives up to an id is before the second it says, and in order."""
+    return streamed_positions(decoder, [int(id) for id in new])
+
+
+def streamed_positions(decoder, new):
+    """The same for positions, which are ids or lists of them."""
     given = []
-    for id in new:
-        given += decoder.follow(int(id))
+    for position in new:
+        given += decoder.follow(position)
         assert all(event.time <= decoder.seconds for event in given[-1:])
     given += decoder.end()
     assert [event[:2] for event in given] == sorted(event[:2] for event in given)
