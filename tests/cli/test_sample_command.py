@@ -388,7 +388,7 @@ def test_notes_that_the_model_has_no_keys_for_are_told(sample, tmp_path):
         (["--best-of", "0"], "--best-of"),
         (["--best-of", "2", "--port", "x"], "--port plays one piece, not 2"),
         (["--buffer-seconds", "2"], "--buffer-seconds requires --port; name the port that plays the music"),
-        (["--refill", "none"], "refill is half, last-128, slide, all or a number"),
+        (["--refill", "none"], "refill must be half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents must be between 1 and"),
     ],
