@@ -77,8 +77,8 @@ class TokenConstraints:
 
     Attributes:
         grammar: Tables of which ids may follow. Prime ids are consumed even if they violate them. A sounding note is
-            never restarted, even if the grammar allows it: one closing would then end only one of the two. In MAESTRO,
-            6 of 7 million openings do so; with an unconstrained `small`, 2.6 % do.
+            never restarted, even if the grammar allows it: one closing would then end only one of the two. MAESTRO has
+            6 such openings in 7 million; an unconstrained `small` has 2.6 %.
         seconds_of_id: Seconds that pass with each id, `[vocab]`.
         class_of_id: Index of each id into `SamplingConfig.class_temperatures`, -1 for none, `[vocab]`.
         forbidden_ids: Ids that are never drawn.

@@ -3,15 +3,15 @@
 `StopCondition` is the wanted length, in ids or seconds. Lengths are compared as shares of it.
 
 With an `EndingConfig` a row is not cut at the wanted length. Before it, the end is forbidden, except in a silence that
-lasts until then. After it, a growing bias raises the end's logit in rests, and the piece closes at the next breath: a
-time without openings that is as long as the recent pauses, or shorter, the later it is. At the deadline the row stops,
-and the caller closes what is still open.
+lasts until then. After it, a growing bias raises the end's logit in rests, and the piece closes at the next breath. A
+breath is a time without openings that is as long as the recent pauses; the later it is, the shorter it may be. At the
+deadline the row stops, and the caller closes the open slots.
 
 `EndingTracker` does this for the rows of a batch. A breath comes with a time shift (an id with seconds). It is detected
 before that id is taken: after a short time shift, the grammar allows neither another one nor the end.
 
 - If something still sounds, the longest time shift replaces the id. From then on nothing new is opened. Sounding notes
-  are held for a moment, then released as the model predicts, and the end follows as soon as all is silent.
+  are held for a moment, then released as the model predicts. The end follows as soon as all is silent.
 - If nothing sounds and the breath is long enough for a rest, the end replaces the id.
 - If nothing sounds but the breath is shorter, as in the gaps of a quick, dry passage, an end would sound broken off. So
   the next openings are the last ones, and these are held.

@@ -18,7 +18,7 @@ from pamusic.inference.session import InferenceSession
 from pamusic.sampling.constraints import PrimeTokens
 from pamusic.sampling.token_sampler import NON_FINITE, DecodingConfig, TokenSampler
 
-# Tokens to enqueue on a kind of device before the host reads the first one; tokens after the end of a row are dropped.
+# By kind of device: tokens to enqueue before the host reads the first one. Tokens after the end of a row are dropped.
 # On other devices, the host reads each token before the next step.
 AHEAD = {"cuda": 16}
 
