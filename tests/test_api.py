@@ -152,7 +152,7 @@ def test_a_score_is_that_of_a_corpus_of_one(model, prime):
         ({"num_samples": 2, "best_of": 2}, "num_samples keeps all pieces, best_of some of them"),
         ({"prime_start": 5, "prime_end": 4}, "prime_end is after prime_start"),
         ({"prime_end": 1e6}, "leave prime_end out"),
-        ({"top_p": 0}, "top_p is above 0"),
+        ({"top_p": 0}, "top_p must be above 0"),
         ({"top_p": "high"}, "top_p takes a number, not 'high'"),
         ({"context_length": 4, "num_latents": 8}, "num_latents must be between 1 and context_length"),
     ],

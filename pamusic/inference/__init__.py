@@ -1,1 +1,1 @@
-"""The numbers of `model`, fast: caches, steps, kernels."""
+"""Compute the logits of `model` fast: caches, decode steps, kernels."""

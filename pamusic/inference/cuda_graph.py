@@ -1,17 +1,17 @@
-"""A `TokenStep` whose step a CUDA card records once and plays again: one launch a token in place of some hundred.
+"""Record a decode step as a CUDA graph and replay it: one launch per token instead of about a hundred.
 
-On such a card a step of one piece is bound by the operations that it starts, not by what they read. What a CUDA graph
-plays again has the shapes and addresses of when it was recorded, so here:
-- a cache is looked at with all its room, and what is not visible is masked; places stand in tensors;
-- what turns queries and keys at a position stands in a table of as many positions as `RotaryTable` makes at a time:
-  the position in that is in a tensor, and the host writes the next table over it when they have passed;
-- the context is kept as keys and values, which are read in an order that never changes: adding up by id, as `TokenStep`
-  does, a card does in any order, and the same seed must give the same music;
-- other rows take another recording, since their caches lie elsewhere.
-Refills and the reading of a prime are not recorded: they are few, and long enough to hide their launches.
+On a GPU, a step of a single piece is limited by the number of kernel launches, not by memory traffic. A CUDA graph
+replays fixed shapes and addresses. Therefore:
+- A step attends over the whole cache buffer with a mask. Indices live in tensors.
+- Rotary factors come from a table of `ROTARY_BLOCK` positions. The index into it is a tensor, and the host overwrites
+  the table when the block is used up.
+- The context is stored as keys and values, read in a fixed order. `TokenStep` sums by id, which a GPU does in a random
+  order, but the same seed must give the same music.
+- After a selection of rows, the step is recorded again, since the caches have new addresses.
+Refill and prefill are not recorded: they are rare, and long enough to hide their launches.
 
-Elsewhere than on CUDA nothing is recorded, and the same operations are run one by one; so the tests hold them to
-`TokenStep` without a card.
+On other devices nothing is recorded, and the same operations run one by one. So tests can compare them with `TokenStep`
+without a GPU.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ from pamusic.model.cache import KeyValueCache
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
 from pamusic.model.rotary import rotate, rotation
 
-WARMUP_RUNS = 2  # before a recording, so that libraries have what they allocate when first called
+WARMUP_RUNS = 2  # before recording, because libraries allocate memory on their first calls
 
 
 @dataclass
 class CudaGraphCaches(Caches):
-    """Caches, and the recording of a step on them.
+    """Caches, with the recording of a step on them.
 
     Attributes:
-        recording: None before the first step, and after rows were selected.
+        recording: Recorded step; None before the first step and after a selection of rows.
     """
 
     recording: CapturedStep | None = None
 
     def select(self, rows: Tensor) -> None:
-        """As of `Caches`; the next step is recorded anew."""
+        """Keep these rows, like `Caches.select`; the next step is recorded again."""
         super().select(rows)
         self.recording = None
 
 
 class FusedOps(StepOps):
-    """The same in the fewest of a card's kernels: each takes its microseconds, however little it does."""
+    """The operations of a step with the fewest GPU kernels, since each launch takes microseconds."""
 
     @staticmethod
     def norm(width: int, eps: float, like: Tensor) -> Norm:
-        """As of `StepOps`, in one."""
+        """Return the norm of `StepOps` as one kernel."""
         weight = like.new_full((width,), width**-0.5)
         return lambda x: F.rms_norm(x, (width,), weight, eps)
 
     @staticmethod
     def adding(weight: Tensor, precision: str) -> Addition:
-        """As of `StepOps`, in one where the weights are float32; `x` is overwritten."""
+        """Return the addition of `StepOps`, as one kernel if the weights are float32; `x` is overwritten."""
         if precision == "fp32":
             transposed = weight.clone().t()
             return lambda x, y: x.addmm_(y, transposed)
@@ -71,7 +71,7 @@ class FusedOps(StepOps):
 
 
 class CudaGraphStep(TokenStep):
-    """`TokenStep`'s `read`, `latents` and `logits`, of which the last two are recorded."""
+    """A `TokenStep` that records its `latents` and `logits`."""
 
     operations = FusedOps
 
@@ -81,7 +81,7 @@ class CudaGraphStep(TokenStep):
         precision: str = "fp32",
         record: Callable[[Callable[[], Tensor], torch.device, Sequence[Tensor]], Callable[[], Tensor]] | None = None,
     ) -> None:
-        """Copy weights; `record` is `capture` by default."""
+        """Copy the weights; `record` is `capture` by default."""
         super().__init__(model, precision)
         self.record = record or capture
         self.cross_rotary = self._cross_rotary
@@ -91,7 +91,7 @@ class CudaGraphStep(TokenStep):
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, headroom: int = 0
     ) -> CudaGraphCaches:
-        """Empty caches; the model's own `logits` can go on with them."""
+        """Return empty caches; the model's own `logits` can use them too."""
         config = self._config.resized(context_length=context_length, num_latents=num_latents)
         caches = CudaGraphCaches.empty(config, batch, headroom, self._keys)
         caches.entries, caches.memory = self._entries(batch), self._memory(batch, config.context_length)
@@ -99,7 +99,7 @@ class CudaGraphStep(TokenStep):
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, caches: Caches) -> None:
-        """Take `[batch, n]` tokens into the context alone."""
+        """Append tokens `[batch, n]` to the context only."""
         assert isinstance(caches.cross, KeyValueCache)
         assert caches.ids is not None
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
@@ -115,7 +115,7 @@ class CudaGraphStep(TokenStep):
 
     @torch.inference_mode()
     def latents(self, ids: Tensor, caches: Caches) -> Tensor:
-        """As of `TokenStep`; what it gives is the caller's to keep."""
+        """Compute `TokenStep.latents`; the caller owns the result."""
         assert isinstance(caches, CudaGraphCaches)
         assert isinstance(caches.cross, KeyValueCache)
         assert caches.ids is not None
@@ -128,14 +128,14 @@ class CudaGraphStep(TokenStep):
 
     @torch.inference_mode()
     def logits(self, x: Tensor, caches: Caches) -> Tensor:
-        """As of `TokenStep`, of what `latents` gave just before; on CUDA the next call overwrites what it gives."""
+        """Compute `TokenStep.logits` of the last result of `latents`; on CUDA, the next call overwrites the result."""
         assert isinstance(caches, CudaGraphCaches)
         assert caches.recording is not None
         places = [cache.reserve() for cache in caches.layers]
         return caches.recording.logits(x, max(places, default=0))
 
     def latents_of(self, at: StaticInputs, caches: CudaGraphCaches) -> Tensor:
-        """Return what is recorded of `latents`: `[rows, d]` of the ids there are."""
+        """Compute the recorded part of `latents`, `[rows, d]`, from static inputs."""
         cross = caches.cross
         assert isinstance(cross, KeyValueCache)
         queries, keys = apply_rotary(lookup(self._queries_keys, at.ids), at.rotary_of_cross()).unbind(1)
@@ -149,8 +149,8 @@ class CudaGraphStep(TokenStep):
         return x + self._ledger.step(at.ids, caches.entries, cross.window)
 
     def logits_of(self, x: Tensor, at: StaticInputs, caches: CudaGraphCaches) -> Tensor:
-        """Return what is recorded of `logits`: `[rows, vocab]` of `[rows, d]`."""
-        x = x.clone()  # which is overwritten
+        """Compute the recorded part of `logits`: `[rows, d]` to `[rows, vocab]`."""
+        x = x.clone()  # the layers overwrite it
         if caches.layers:
             unseen = hidden(caches.layers[0], at.places_of_layers, at.in_layers)
         for layer, cache, rotary in zip(self._layers, caches.layers, at.rotary_of_layers(), strict=True):
@@ -160,16 +160,16 @@ class CudaGraphStep(TokenStep):
 
 
 class StaticInputs:
-    """What goes into a step, at fixed addresses.
+    """The inputs of a step, at fixed addresses.
 
     Attributes:
-        ids: `[rows]`, the last ones.
-        in_context, in_layers, in_memory: `[1]`, where these stand in each of the caches.
-        places_of_context, places_of_layers: `[room]`, all places of the caches, from 0 on.
+        ids: Last ids, `[rows]`.
+        in_context, in_layers, in_memory: Index of the last ids in each of the caches, `[1]`.
+        places_of_context, places_of_layers: All indices of the caches' buffers, from 0, `[capacity]`.
     """
 
     def __init__(self, stepper: CudaGraphStep, caches: CudaGraphCaches, ids: Tensor) -> None:
-        """Knows no position yet; `ids` `[rows]` are like those that will be given."""
+        """Allocate the inputs, without a position yet; later ids have the shape of `ids`, `[rows]`."""
         self.ids = ids.clone()
         self.in_context, self.in_layers, self.in_memory, self._in_table = (ids.new_zeros(1) for _ in range(4))
         self.places_of_context, self.places_of_layers = (
@@ -181,7 +181,7 @@ class StaticInputs:
         self._tables: list[Rotary] = []
 
     def move_to(self, position: int) -> None:
-        """Ask for the rotation at a position from now on."""
+        """Select the rotation of a position."""
         if position // ROTARY_BLOCK != self._around:
             self._around = position // ROTARY_BLOCK
             tables = [rotary.around(position) for rotary in self._rotary]
@@ -192,12 +192,12 @@ class StaticInputs:
         self._in_table.fill_(position % ROTARY_BLOCK)
 
     def rotary_of_cross(self) -> Rotary:
-        """That of the cross-attention."""
+        """Return the rotation of the cross-attention."""
         own, of_partners, partner = self._tables[0]
         return own.index_select(0, self._in_table)[0], of_partners.index_select(0, self._in_table)[0], partner
 
     def rotary_of_layers(self) -> list[Rotary]:
-        """Return the rotations of the layers, one after another."""
+        """Return the rotation of each layer."""
         if len(self._tables) < 2:
             return []
         own, of_partners, partner = self._tables[1]
@@ -206,17 +206,17 @@ class StaticInputs:
 
 
 class CapturedStep:
-    """A step on some caches."""
+    """A recorded step on some caches."""
 
     def __init__(self, stepper: CudaGraphStep, caches: CudaGraphCaches, ids: Tensor) -> None:
-        """Record nothing yet; `ids` `[rows]` are like those that will be given."""
+        """Allocate the inputs, but record nothing yet; later ids have the shape of `ids`, `[rows]`."""
         self._stepper, self._caches, self._at = stepper, caches, StaticInputs(stepper, caches, ids)
         self._x: Tensor | None = None
         self._play_latents: Callable[[], Tensor] | None = None
         self._play_logits: Callable[[], Tensor] | None = None
 
     def latents(self, ids: Tensor, place: int, position: int) -> Tensor:
-        """Return latents of ids `[rows]` at a position, which stand at a place of the context's cache."""
+        """Return the latents of ids `[rows]` at a position; `place` is their index in the context's cache."""
         self._at.ids.copy_(ids)
         self._at.in_context.fill_(place)
         self._at.move_to(position)
@@ -231,7 +231,7 @@ class CapturedStep:
         return self._play_latents()
 
     def logits(self, x: Tensor, place: int) -> Tensor:
-        """Return logits of what `latents` gave, which stands at a place of the layers' caches."""
+        """Return the logits of latents; `place` is their index in the layers' caches."""
         self._x = x.clone() if self._x is None else self._x.copy_(x)
         self._at.in_layers.fill_(place)
         if self._play_logits is None:
@@ -241,7 +241,7 @@ class CapturedStep:
 
 
 class StaticCacheView:
-    """A cache as a recorded step sees it: all its room, of which some is hidden."""
+    """A cache as a recorded step sees it: the whole buffer, with a mask."""
 
     def __init__(self, cache: KeyValueCache, place: Tensor, hidden: Tensor) -> None:
         self._keys, self._values = cache.memory
@@ -257,23 +257,23 @@ class StaticCacheView:
 
 
 def hidden(cache: KeyValueCache, places: Tensor, place: Tensor) -> Tensor:
-    """`[room]`, bool: which places a token does not see: those behind its own, and those that have left the window.
+    """Return the mask `[capacity]` of indices that a token does not see: after its own, or out of the window.
 
     Args:
-        cache: whose.
-        places: `[room]`, all of them.
-        place: the token's.
+        cache: The cache.
+        places: All indices of its buffer, `[capacity]`.
+        place: Index of the token.
     """
     return (places > place) | (places <= place - cache.window)
 
 
 def capture(work: Callable[[], Tensor], device: torch.device, changed: Sequence[Tensor]) -> Callable[[], Tensor]:
-    """Return a function that does some work and returns where its result lies; on CUDA it plays a recording.
+    """Return a function that does some work and returns its result in place; on CUDA it replays a recording.
 
     Args:
-        work: of fixed shapes, at fixed addresses; it looks at no number.
-        device: where it is done.
-        changed: the tensors that it changes in such a way that to do it twice is not to do it once.
+        work: Computation with fixed shapes and addresses that reads no value on the host.
+        device: Device of the computation.
+        changed: Tensors for which repeating the work is not idempotent; warmup restores them.
     """
     if device.type != "cuda":
         return work

@@ -1,11 +1,10 @@
-"""A block of the stack for one token a row, with weights, keys and values in bytes, and its look at the context.
+"""Compute a block for one token a row, with weights, keys and values in int8, and the attention to the context.
 
-Knows tensors; knows no layers' order, no sampling. This is the plain twin: `inference/block.cpp` is the same in one
-call of a compiled function (`pamusic/inference/native_kernel.py`), which reads a quarter of what float32 takes. Of each
-row of a weight, and of each key and value, the largest number is 127, and what the others are multiplied with is kept
-beside them.
+Knows tensors; knows no layers' order, no sampling. This is the plain reference. `inference/block.cpp` does the same in
+one call of a compiled function (`pamusic/inference/native_kernel.py`), with a quarter of float32's memory traffic. In
+each row of a weight, and in each key and value, the largest magnitude becomes 127; the scale is stored beside it.
 
-Shapes: `rows`; `heads` of width `head_dim`; `n` positions that are visible, the token's own the last; `d` width.
+Shapes: `rows`; `heads` of width `head_dim`; `n` visible positions, the token's own last; `d` width.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_INT8 = 127  # of a byte with a sign
+MAX_INT8 = 127  # largest magnitude of a quantized number
 
-Rotary = tuple[Tensor, Tensor, Tensor]  # factors of each dimension and of its partner, and which its partner is
+Rotary = tuple[Tensor, Tensor, Tensor]  # factors of each dimension, factors of its partner, index of its partner
 
 
 @dataclass(frozen=True, eq=False)
 class Int8Matrix:
-    """A weight `[out, in]` in bytes, and a scale for each of its rows, float32."""
+    """A weight `[out, in]` in int8, with a float32 scale for each row."""
 
     bytes: Tensor
     scales: Tensor
@@ -34,18 +33,19 @@ class Int8Matrix:
         return cls(*(each.contiguous() for each in quantize_rows(weight)))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return `[rows, in]` -> `[rows, out]`."""
+        """Multiply `[rows, in]` to `[rows, out]`."""
         return F.linear(x, self.bytes * self.scales[:, None])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Int8Block:
-    """A block's weights, into which gains and the scale of attention are multiplied.
+    """The weights of a block, multiplied by the gains of norms and by the scale of attention.
 
     Attributes:
-        project: to queries, keys and values.
-        output, up, down: of the heads and of the MLP.
-        least, least_of_heads: keep the norms of the stream and of a head from dividing by zero, as for `unit`.
+        project: Projection to queries, keys and values.
+        output, up, down: Output projection of the heads, and the two layers of the MLP.
+        least, least_of_heads: Constants that keep the norms of the stream and of a head from dividing by zero, as in
+            `unit_rms`.
     """
 
     project: Int8Matrix
@@ -58,12 +58,12 @@ class Int8Block:
 
 @dataclass(frozen=True, eq=False)
 class CacheView:
-    """The memory of a cache, and what of its room is visible: `n` positions from `first` on, the last to be written.
+    """The buffers of a cache and the range of visible positions; the last of these is still to be written.
 
     Attributes:
-        first, n: places.
-        keys, values: `[rows, heads, room, head_dim]`, int8.
-        key_scales, value_scales: `[rows, heads, room]`, float32.
+        first, n: Index of the first visible position, and number of visible positions.
+        keys, values: Keys and values, `[rows, heads, capacity, head_dim]`, int8.
+        key_scales, value_scales: Their scales, `[rows, heads, capacity]`, float32.
     """
 
     first: int
@@ -76,13 +76,13 @@ class CacheView:
 
 @dataclass(frozen=True, eq=False)
 class ContextCacheView:
-    """What of the memory of a context's cache is visible: `n` positions from `first` on.
+    """The buffers of the context's cache and the range of visible positions.
 
     Attributes:
-        first, n: places.
-        ids: `[rows, room]`, int64.
-        turned: of each key, what its place turned, `[rows, heads, room, num_turned]`, int8.
-        scales: of these, `[rows, heads, room]`, float32.
+        first, n: Index of the first visible position, and number of visible positions.
+        ids: Ids, `[rows, capacity]`, int64.
+        turned: Rotated parts of keys, `[rows, heads, capacity, num_turned]`, int8.
+        scales: Scales of the rotated parts, `[rows, heads, capacity]`, float32.
     """
 
     first: int
@@ -93,26 +93,26 @@ class ContextCacheView:
 
 
 class Kernel(Protocol):
-    """Who computes blocks in bytes. Threads are as many as torch has."""
+    """A kernel that computes blocks in int8, with the number of threads that torch uses."""
 
     def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
-        """Return the stream `[rows, d]`, float32, after a block. `x` may be overwritten, and is contiguous."""
+        """Return the residual stream `[rows, d]`, float32, after a block; `x` is contiguous and may be overwritten."""
 
     def finish(self, block: Int8Block, x: Tensor, heads: Tensor) -> Tensor:
-        """Return the same from what the heads gathered, `[rows, d]`, on; `x` as for `step`."""
+        """Finish a block from the output of its heads, `[rows, d]`; `x` and the result are as for `step`."""
 
     def share(self, queries: Tensor, of_ids: Tensor, context: ContextCacheView) -> Tensor:
-        """Return how much of what they gather heads take of each id, `[rows, heads, vocab]`; all of it is 1.
+        """Return the attention weights of heads, summed by id, `[rows, heads, vocab]`; they sum to 1.
 
         Args:
-            queries: what is turned of them, `[rows, heads, num_turned]`.
-            of_ids: scores of the rest of each id's key, `[rows, heads, vocab]`.
-            context: what they see.
+            queries: Rotated parts of queries, `[rows, heads, num_turned]`.
+            of_ids: Scores of the other dimensions by id, `[rows, heads, vocab]`.
+            context: Visible positions of the context.
         """
 
 
 class ReferenceKernel:
-    """By operations of torch: slow, and easy to see through."""
+    """A kernel of torch operations: slow, but easy to verify."""
 
     def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
         rows, heads, _, head_dim = seen.keys.shape
@@ -139,21 +139,22 @@ class ReferenceKernel:
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` `[..., width]` as int8, and what that is to be multiplied with, `[...]`."""
+    """Quantize `x` `[..., width]` to int8; return the int8 tensor and its scales, `[...]`."""
     scales = x.abs().amax(-1).clamp(min=1e-12) / MAX_INT8
     return (x / scales[..., None]).round().to(torch.int8), scales
 
 
 def apply_rotary(heads: Tensor, rotary: Rotary) -> Tensor:
-    """`rotate` for queries and keys `[rows, 2, heads, head_dim]` of one position, times their gains."""
+    """Rotate queries and keys `[rows, 2, heads, head_dim]` of one position, like `rotate`, and apply their gains."""
     own, partners, partner = rotary
     return torch.addcmul(heads * own, heads.index_select(-1, partner), partners)
 
 
 def unit_rms(x: Tensor, least: Tensor | float) -> Tensor:
-    """RMS norm over the last axis, without gain and as a unit vector: `x / sqrt(sum(x²) + least²)`.
+    """Normalise the last axis to a unit vector: `x / sqrt(sum(x²) + least²)`, an RMS norm without gain.
 
-    What is missing, the square root of the width, stands in the weights behind it. Three operations in place of six.
+    The missing factor, the square root of the width, is in the weights that follow. This takes three operations instead
+    of six.
     """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x / norm.hypot(torch.as_tensor(least, dtype=norm.dtype, device=norm.device))

@@ -1,7 +1,7 @@
-"""How many bytes one step of sampling has to read: what bounds its speed. Knows shapes; runs nothing.
+"""Count the bytes that one decode step reads, which limit its speed. Knows shapes; runs nothing.
 
-Counted is what `inference.token_step` reads of weights, once a step for all rows, and of caches, for each row: no
-activations, no look-ups of single rows, and no refills, which read little and compute much.
+The count has the weights that `inference.token_step` reads, once a step for all rows, and the caches of each row. It
+leaves out activations, look-ups of single rows, and refills, which read little and compute much.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pamusic.model.config import ModelConfig
 from pamusic.model.ledger import NUM_AGES
 
 FLOAT, ID = 4, 8  # bytes of a number in a cache, and of an id
-OPENINGS = 0.25  # share of ids that open a slot; in MAESTRO, performance events
+OPENINGS = 0.25  # share of ids that open a slot, in MAESTRO with performance events
 
 
 def step_bytes(
@@ -26,32 +26,32 @@ def step_bytes(
     in_bytes: bool = False,
     recorded: bool = False,
 ) -> float:
-    """Return bytes of one step.
+    """Return the bytes that one step reads.
 
     Args:
-        config: the model's shape; its context and latents enter where steps are recorded.
-        precision: of the weights, resolved.
-        num_rows: pieces at once.
-        num_latents: in use, on average.
-        num_seen: positions of the context in the cache.
-        in_bytes: whether a kernel computes blocks, of weights and caches in bytes (`inference.int8`).
-        recorded: whether steps are recorded (`inference.cuda_graph`), which look at all the room of their caches.
+        config: Shape of the model; its context and latents count only for recorded steps.
+        precision: Resolved precision of the weights.
+        num_rows: Number of pieces at once.
+        num_latents: Mean number of latents in use.
+        num_seen: Positions of the context in the cache.
+        in_bytes: True if a kernel computes blocks, with weights and caches in int8 (`inference.int8`).
+        recorded: True if steps are recorded (`inference.cuda_graph`); these read whole buffers.
     """
     d = config.d_model
     matrices = d * d * ((1 + 2 * config.mlp_ratio) + config.num_layers * (4 + 2 * config.mlp_ratio))
     tables = config.vocab_size * d * FLOAT * (1 if recorded else 3)  # the head; keys and values of ids
-    tables += 0 if config.recall is None else config.vocab_size**2 * FLOAT  # which ids are near which
+    tables += 0 if config.recall is None else config.vocab_size**2 * FLOAT  # nearness of ids
     tables += 0 if config.ledger is None else config.ledger.num_slots * NUM_AGES * d * FLOAT
     turned = config.cross_num_heads * num_turned(d // config.cross_num_heads, config.rotary_fraction)
-    seen = turned + FLOAT * config.cross_num_heads if in_bytes else turned * FLOAT  # of a position's keys
-    numbers = d + FLOAT * config.num_heads if in_bytes else d * FLOAT  # of a latent's keys in a layer, or its values
+    seen = turned + FLOAT * config.cross_num_heads if in_bytes else turned * FLOAT  # a position's keys
+    numbers = d + FLOAT * config.num_heads if in_bytes else d * FLOAT  # a latent's keys, or values, in a layer
     caches = num_seen * (seen + ID) + config.num_layers * num_latents * 2 * numbers
     if recorded:
         room = config.context_length + context_headroom(config.context_length) + config.num_layers * config.num_latents
         caches = room * 2 * d * FLOAT
     if config.recall is not None:
         entries = config.context_length + context_headroom(config.context_length) if recorded else num_seen
-        compared = (2 * config.recall.reach + 1) * (1 if recorded else OPENINGS)  # numbers of its state
-        caches += round(entries * ((2 + compared) * FLOAT + 2 * ID))  # of each: norm, product; id, the one before
+        compared = (2 * config.recall.reach + 1) * (1 if recorded else OPENINGS)  # numbers of a state that are compared
+        caches += round(entries * ((2 + compared) * FLOAT + 2 * ID))  # norm, product; id, previous id
     weights = matrices * (1 if in_bytes else num_bytes(precision, num_rows))
     return weights + tables + num_rows * caches

@@ -1,9 +1,9 @@
-"""Blocks of a step by a function that is compiled for this machine, once, and kept: `inference/block.cpp`.
+"""Compile the blocks of a decode step for this machine, once, and keep the result: `inference/block.cpp`.
 
-Knows the system's C++ compiler and where what it makes is put; knows no weights, so a kernel serves every checkpoint
-whose heads are as wide. It takes a second or two, and is kept in the user's cache folder (`PAMUSIC_KERNELS`, else
-`XDG_CACHE_HOME`, else `~/.cache`) under a name that tells source, compiler, processor and width. Whatever fails here,
-steps are taken without it: before its first use a kernel is held to its plain twin.
+Knows the system's C++ compiler and the folder of kernels; knows no weights, so one kernel serves every checkpoint with
+the same width of heads. Compiling takes a second or two. The result is kept in the user's cache folder
+(`PAMUSIC_KERNELS`, else `XDG_CACHE_HOME`, else `~/.cache`), under a hash of source, compiler, processor and width.
+Before its first use, a kernel is compared with the plain reference. If anything fails here, steps run without a kernel.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from pamusic.model.perceiver_ar import PerceiverAR
 SOURCE = Path(__file__).with_name("block.cpp")
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-# Tried in turn: not every compiler comes with OpenMP, and some tell processors in other words.
+# Tried in turn: not every compiler has OpenMP, and some name the processor with another flag.
 MORE_FLAGS = (("-march=native", "-fopenmp"), ("-march=native", "-fopenmp-simd"), ("-mcpu=native", "-fopenmp-simd"))
-PATIENCE = 60.0  # seconds until a compiler that has not finished is given up
+PATIENCE = 60.0  # seconds to wait for the compiler
 
 
 def kernel_for(
     model: PerceiverAR, precision: str, told: Callable[[str], None] = lambda text: None
 ) -> CompiledKernel | None:
-    """Return the kernel that a model's steps are taken with in a precision, `auto` included; None where they are not.
+    """Return the kernel for a model's steps in a precision, `auto` included; None if they use no kernel.
 
-    Its making is told of, as for `kernel`.
+    `told` is as for `kernel`.
     """
     config, like = model.config, model.head.weight
     is_fit = like.device.type == "cpu" and like.dtype == torch.float32 and config.num_layers
@@ -63,12 +63,12 @@ def kernel_for(
 def kernel(
     head_dim: int, folder: Path | None = None, told: Callable[[str], None] = lambda text: None
 ) -> CompiledKernel | None:
-    """Return the kernel for heads of a width: found, or compiled now; None if there can be none here.
+    """Return the kernel for heads of a width, compiling it if needed; None if that is impossible here.
 
     Args:
-        head_dim: of the layers' heads.
-        folder: keeps it; by default the user's.
-        told: hears that one is compiled, or that none came of it.
+        head_dim: Width of the layers' heads.
+        folder: Folder of kernels; the user's by default.
+        told: Called with a message when compiling starts, or when it gives no usable kernel.
     """
     compiler = _compiler()
     if compiler is None:
@@ -76,39 +76,39 @@ def kernel(
     try:
         path = kernel_path(head_dim, folder or default_folder())
         if not path.exists():
-            told("compiling a part of the work for this machine, once")
+            told("compiling a kernel for this machine, once")
             _compile(compiler, head_dim, path)
         found = _load_verified(path, head_dim)
     except (PamusicError, OSError):
         found = None
     if found is None:
-        told(f"{compiler[0]} made nothing of use; going on slower, without (--no-compile does so at once)")
+        told(f"{compiler[0]} gave no usable kernel; continuing without, slower (--no-compile skips this attempt)")
     return found
 
 
 def kernel_path(head_dim: int, folder: Path) -> Path:
-    """Return where the kernel for a width is kept, or will be."""
+    """Return the path of the kernel for a width of heads."""
     told = [SOURCE.read_text(encoding="utf-8"), *map(str, (FLAGS, MORE_FLAGS, _compiler(), head_dim)), _processor()]
     return folder / f"{hashlib.sha256('|'.join(told).encode()).hexdigest()[:24]}.so"
 
 
 def default_folder() -> Path:
-    """Return the user's own, for what can be made again.
+    """Return the folder of kernels in the user's cache.
 
     Raises:
-        PamusicError: this user has no home.
+        PamusicError: The user has no home folder.
     """
     try:
         if chosen := os.environ.get("PAMUSIC_KERNELS"):
             return Path(chosen).expanduser()
         caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
     except RuntimeError:
-        raise PamusicError("no home folder is known; say in PAMUSIC_KERNELS where kernels are kept") from None
+        raise PamusicError("no home folder found; set PAMUSIC_KERNELS to a folder for kernels") from None
     return Path(caches) / "pamusic" / "kernels"
 
 
 class CompiledKernel:
-    """`inference.int8.Kernel`, by a library that was compiled from `inference/block.cpp`."""
+    """An `inference.int8.Kernel` from a library compiled from `inference/block.cpp`."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._step, self._finish, self._share = library.step, library.finish, library.share
@@ -119,7 +119,7 @@ class CompiledKernel:
         self._blocks: WeakKeyDictionary[Int8Block, _Block] = WeakKeyDictionary()
 
     def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
-        """As `Kernel.step`."""
+        """Compute `Kernel.step`."""
         assert x.is_contiguous()
         tensors = (seen.keys, seen.values, seen.key_scales, seen.value_scales)
         held = _Seen(*(each.data_ptr() for each in tensors), seen.keys.shape[2], seen.first, seen.n)
@@ -128,14 +128,14 @@ class CompiledKernel:
         return x
 
     def finish(self, block: Int8Block, x: Tensor, heads: Tensor) -> Tensor:
-        """As `Kernel.finish`."""
+        """Compute `Kernel.finish`."""
         assert x.is_contiguous()
         heads = heads.contiguous()
         self._finish(self._block(block), len(x), heads.data_ptr(), x.data_ptr(), torch.get_num_threads())
         return x
 
     def share(self, queries: Tensor, of_ids: Tensor, context: ContextCacheView) -> Tensor:
-        """As `Kernel.share`."""
+        """Compute `Kernel.share`."""
         tensors = (context.ids, context.turned, context.scales)
         rows, heads, room, num_turned = context.turned.shape
         held = _Context(
@@ -147,7 +147,7 @@ class CompiledKernel:
         return shares
 
     def _block(self, block: Int8Block) -> _Block:
-        """As the library takes it."""
+        """Return a block in the form that the library takes."""
         if block not in self._blocks:
             matrices = (block.project, block.output, block.up, block.down)
             self._blocks[block] = _Block(*map(_matrix, matrices), block.least, block.least_of_heads)
@@ -190,7 +190,7 @@ def _matrix(matrix: Int8Matrix) -> _Matrix:
 
 
 def _compiler() -> list[str] | None:
-    """The words that call it: those of `CXX`, which may name what calls the compiler, else the first that is found."""
+    """Return the command of the compiler: `CXX`, which may include a wrapper, else the first compiler found."""
     chosen = os.environ.get("CXX", "").strip()
     for words in ([chosen], chosen.split()) if chosen else ([name] for name in COMPILERS):
         if found := shutil.which(words[0]):
@@ -199,10 +199,10 @@ def _compiler() -> list[str] | None:
 
 
 def _compile(compiler: list[str], head_dim: int, path: Path) -> None:
-    """Compile the kernel into a file, or leaves none.
+    """Compile the kernel into a file, or leave no file.
 
     Raises:
-        PamusicError: the file cannot be written, or the compiler not be called, or it does not come to an end.
+        PamusicError: The file cannot be written, or the compiler cannot be called or does not finish.
     """
     for more in MORE_FLAGS:
         with suppress(_CompilerError), written_atomically(path) as temporary:
@@ -212,18 +212,18 @@ def _compile(compiler: list[str], head_dim: int, path: Path) -> None:
                     words, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False
                 )
             except (OSError, subprocess.TimeoutExpired) as error:
-                raise PamusicError(f"{compiler[0]}: does not compile ({error}); name another in CXX") from None
+                raise PamusicError(f"{compiler[0]} failed ({error}); set CXX to another compiler") from None
             if done.returncode:
                 raise _CompilerError
             return
 
 
 class _CompilerError(Exception):
-    """A compiler that does not compile."""
+    """An error of the compiler."""
 
 
 def _load_verified(path: Path, head_dim: int) -> CompiledKernel | None:
-    """Return the kernel in a file, if there is one that computes what its twin does."""
+    """Load a kernel from a file; return None if it does not load or does not match the reference."""
     try:
         found = CompiledKernel(ctypes.CDLL(str(path)))
     except (OSError, AttributeError):
@@ -233,7 +233,7 @@ def _load_verified(path: Path, head_dim: int) -> CompiledKernel | None:
 
 @torch.inference_mode()
 def _matches_reference(found: Kernel, head_dim: int) -> bool:
-    """Return whether it computes for a small block what its twin does."""
+    """Return whether a kernel matches the reference on a small block."""
     rows, heads, room, draws = 5, 2, 40, torch.Generator().manual_seed(0)
     width = heads * head_dim
 
@@ -260,12 +260,12 @@ def _matches_reference(found: Kernel, head_dim: int) -> bool:
         after = candidate.step(block, x.clone(), CacheView(3, room - 7, *own), rotary)
         shares = candidate.share(queries, of_ids, context)
         results.append([after, own[0] * own[1][..., None], own[2] * own[3][..., None], shares])
-    # A sum's last bit can turn a rounding, by which a byte is off by one.
+    # The last bit of a sum can flip a rounding, which changes an int8 value by one.
     return all(torch.allclose(one, other, rtol=1e-3, atol=0.05) for one, other in zip(*results, strict=True))
 
 
 def _processor() -> str:
-    """Return what this machine can compute with: a kernel made for another may not run here."""
+    """Return a description of the processor, because a kernel compiled for another one may not run here."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "|".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -1,21 +1,21 @@
-"""Tokens one after the other -> after each, the logits of the next one, from caches of fixed size.
+"""Read tokens one after the other, and return the logits of the next one after each, from caches of fixed size.
 
-Knows a model, its caches, and when latents are made anew; neither drawing nor scoring, which both read through it.
+Knows a model, its caches, and the refill of latents; neither drawing nor scoring, which both read through a session.
 
-What a latent computes is kept until all N latents are in use. Then one of two things happens.
+The keys and values of latents are cached until all N latents are in use. Then there are two policies.
 
-Refill: the layers forget their latents, and one parallel pass makes the last R positions latents again; there is room
-for N - R more tokens (Hawthorne et al. 2022, arXiv:2202.07765, section 3.2; their code: R = N / 2; flaxformer:
-R = N - 128). Every logit is then what one parallel pass with as many latents gives. R = N does so at each token: the
-most that the model can see, and by far the most work. Where we differ: the cross-attention never goes stale: its keys
-and values are kept, and what it gave each of the last R positions, too; only the layers run again. In a piece longer
-than the context, a latent has then seen a whole context up to itself, in place of what is left of it at the refill, and
-what is recalled knows a little of what has left it (`model.recall`).
+Refill: the layers clear their caches, and one parallel pass makes the last R positions latents again. N - R more tokens
+can follow (Hawthorne et al. 2022, arXiv:2202.07765, section 3.2; their code: R = N / 2; flaxformer: R = N - 128). Every
+logit then equals the logit of one parallel pass with as many latents. R = N refills at each token: it uses the most
+latents, but takes by far the most work. Our difference: the cross-attention is not recomputed. Its keys and values, and
+its output at the last R positions, are kept; only the layers run again. In a piece longer than the context, a latent
+has thus seen a whole context up to itself, not only the part that is left at the refill. Recall also keeps a little
+that has left the context (`model.recall`).
 
-Slide: the oldest latent is dropped, and a token always costs the same, which live play needs. What it carries: the keys
-and values of the latents that stay were computed while older ones were alive, and are kept. So from the second layer on
-a latent hears, through those that stay, of latents beyond the last N, which no training ever showed; only with one
-layer or fewer are the logits those of a parallel pass. What each costs in likelihood: `evaluation/cache_drift.py`.
+Slide: the oldest latent is dropped, and every token costs the same, as live play needs. But the keys and values of the
+remaining latents were computed while older latents were visible. So from the second layer on, a latent indirectly sees
+latents beyond the last N, which never happens in training. Only with at most one layer do the logits equal those of a
+parallel pass. The cost of both in likelihood is measured by `evaluation/cache_drift.py`.
 """
 
 from __future__ import annotations
@@ -38,51 +38,51 @@ from pamusic.inference.threads import Threads
 from pamusic.inference.token_step import TokenStep
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
 
-# Of a refill on a CPU, whose own caches do not hold more. A row of 512 latents of a width of 512, with 8 layers, takes
-# 140 ms alone, 119 with another, 103 with three, 155 with fifteen.
+# Rows of a refill at once on a CPU, limited by its caches. With 512 latents, a width of 512 and 8 layers, a row takes
+# 140 ms alone, 119 ms with one other row, 103 ms with three, 155 ms with fifteen.
 ROWS_AT_ONCE = 4
 
-REFILLS = ("half", "last-128", "slide", "all")  # those that have a name
-SLIDE = 0  # as R: nothing is made anew
+REFILLS = ("half", "last-128", "slide", "all")  # policies with a name
+SLIDE = 0  # the R of sliding: no latent is recomputed
 
-# Up to this width times rows one CPU thread reads: products so short are hardly worth sharing. Above it all do; but one
-# row alone, whose steps are short enough to try, has as many as are the faster just then. Measured on two cores, one
-# row, by PyTorch's operations: a width of 256 takes 2.4 to 3.2 ms with one thread and 2.9 to 3.0 with two.
+# Up to this product of width and rows, a step uses one CPU thread: its products are too short to share. Above it, a
+# step uses all threads, except that `Threads` measures the best number for a single row. Measured on two cores with one
+# row and PyTorch's operations: a width of 256 takes 2.4 to 3.2 ms with one thread and 2.9 to 3.0 ms with two.
 ONE_THREAD_UP_TO = 512
-ONE_ROW_UP_TO = 256  # width from which on it is tried
+ONE_ROW_UP_TO = 256  # width up to which a single row uses one thread without measuring
 
 
 def refill_of(policy: str | int, num_latents: int) -> int:
-    """Return R of a policy: one of `REFILLS`, or R itself, as a number or in digits.
+    """Return R for a policy: one of `REFILLS`, or R itself as a number or in digits.
 
     `half` is N / 2, `last-128` N - 128, `all` N, `slide` 0 (`SLIDE`).
 
     Raises:
-        UsageError: there is no such policy, or it does not fit the number of latents.
+        UsageError: The policy is unknown, or does not fit the number of latents.
     """
     named = {"half": max(1, num_latents // 2), "last-128": num_latents - 128, "slide": SLIDE, "all": num_latents}
     if policy in named:
         refill = named[str(policy)]
         if refill < 0 or (refill == 0 and policy != "slide"):
-            raise UsageError(f"to refill last-128 takes more than 128 latents, not {num_latents}; take half")
+            raise UsageError(f"refill last-128 needs more than 128 latents, got {num_latents}; use half")
         return refill
     if not str(policy).isdecimal():
-        raise UsageError(f"refill is {', '.join(REFILLS)} or a number, not {policy!r}")
+        raise UsageError(f"refill must be {', '.join(REFILLS)} or a number, got {policy!r}")
     if not 1 <= int(policy) <= num_latents:
-        raise UsageError(f"refill is 1 to num_latents ({num_latents}), not {policy}")
+        raise UsageError(f"refill must be between 1 and num_latents ({num_latents}), got {policy}")
     return int(policy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
-    """How much is computed for a token, and in which precision.
+    """Settings of inference: the amount of computation per token, and its precision.
 
     Attributes:
-        context_length: how many tokens are seen; the model's own by default.
-        num_latents: N, the most positions worked on at a time; the model's own by default.
-        refill: what happens when N latents are in use, as for `refill_of`.
-        precision: of the weights, one of `inference.precision`; fp32 takes them as the model has them. Any other
-            computes latents anew in bfloat16, where the device multiplies that.
+        context_length: Number of tokens that the model sees; the model's own by default.
+        num_latents: Largest number N of latents; the model's own by default.
+        refill: Policy when N latents are in use, as for `refill_of`.
+        precision: Precision of the weights, one of `inference.precision`; fp32 leaves them unchanged. Any other also
+            refills in bfloat16, if the device multiplies that fast.
     """
 
     context_length: int | None = None
@@ -92,7 +92,7 @@ class InferenceConfig:
 
 
 class InferenceSession:
-    """Reads tokens one after the other and gives the logits of the next one after each; one row, or many at once."""
+    """A session that reads tokens one after the other and returns the next logits after each, for one row or many."""
 
     def __init__(
         self, model: PerceiverAR, inference: InferenceConfig = InferenceConfig(), kernel: Kernel | None = None
@@ -100,19 +100,19 @@ class InferenceSession:
         """Begin with one row.
 
         Args:
-            model: in evaluation mode.
-            inference: how much is computed.
-            kernel: computes the blocks of a step, where weights are in bytes.
+            model: Model in evaluation mode.
+            inference: Settings.
+            kernel: Kernel that computes the blocks of a step if the weights are int8.
 
         Raises:
-            UsageError: more latents than context, or no such refill or precision.
+            UsageError: There are more latents than context, or the refill or precision is unknown.
         """
         assert not model.training, "dropout would spoil the caches: model.eval() first"
         config = model.config.resized(context_length=inference.context_length, num_latents=inference.num_latents)
         self.num_latents, self.context_length = config.num_latents, config.context_length
         self.vocab_size = config.vocab_size
         self.refill = refill_of(inference.refill, config.num_latents)
-        # Sliding moves what stays to the front of a cache when that is full: once in so many tokens.
+        # When a cache is full, sliding moves the remaining latents to its front: once in this many tokens.
         self._headroom = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
         device = model.head.weight.device
         precision = resolve_precision(inference.precision, device, kernel is not None)
@@ -128,20 +128,20 @@ class InferenceSession:
         self._begin()
 
     def fork(self) -> InferenceSession:
-        """Return one that has read nothing yet, of the same settings and the very same weights: they are held once."""
+        """Return a session with the same settings that has read nothing yet; it shares the weights."""
         other = copy(self)
         other._begin()
         return other
 
     def _begin(self) -> None:
         self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, headroom=self._headroom)
-        self._recent: deque[Tensor] = deque(maxlen=self.refill)  # `[rows, d]` each: with what a refill begins
+        self._recent: deque[Tensor] = deque(maxlen=self.refill)  # input of a refill, `[rows, d]` each
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> Tensor:
-        """Return logits `[rows, vocab]`, float32, after the first ids, of which the last `context_length` are read.
+        """Read the last `context_length` of the first ids and return the next logits, `[rows, vocab]`, float32.
 
-        The last R positions become latents; where the policy is to slide, the last N.
+        The last R positions become latents, or the last N with the policy `slide`.
         """
         tokens = torch.tensor([list(map(int, ids[-self.context_length :]))]).to(self.device)
         self._stepper.read(tokens, self.caches)
@@ -151,7 +151,10 @@ class InferenceSession:
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int] | Tensor) -> Tensor:
-        """Return logits `[rows, vocab]`, float32, after one more id in each row; the next call may overwrite them."""
+        """Read one more id in each row and return the next logits, `[rows, vocab]`, float32.
+
+        The next call may overwrite the result.
+        """
         tokens = torch.as_tensor(ids).to(self.device)
         if self.refill != SLIDE and self.caches.num_latents == self.num_latents:
             self._recent.append(self._stepper.latents(tokens, self.caches))
@@ -164,13 +167,13 @@ class InferenceSession:
             return self._stepper.logits(latents, self.caches).to(torch.float32)
 
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows: `[0] * n` makes `n` of one that was read, leaving some out finishes them."""
+        """Keep these rows: `[0] * n` makes `n` copies of a single row, and rows left out are finished."""
         index = torch.tensor(rows).to(self.device)
         self.caches.select(index)
         self._recent = deque((latents[index] for latents in self._recent), maxlen=self.refill)
 
     def _refill(self, latents: Tensor) -> Tensor:
-        """Logits `[rows, vocab]` after the last of `[rows, n, d]`, which the layers take in one parallel pass."""
+        """Run the layers on latents `[rows, n, d]` in one parallel pass; return the last logits, `[rows, vocab]`."""
         latents = latents.to(self._parallel.head.weight.dtype)
         at_once = ROWS_AT_ONCE if self.device.type == "cpu" else len(latents)
         logits = []
@@ -186,7 +189,7 @@ class InferenceSession:
 
     @contextmanager
     def _threads(self, num_rows: int) -> Iterator[None]:
-        """Let torch use as many CPU threads meanwhile as pay."""
+        """Set the number of CPU threads that suits a step, for the duration of the context."""
         if num_rows == 1 and self._width > ONE_ROW_UP_TO:
             with self._chooser.chosen():
                 yield

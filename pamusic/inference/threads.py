@@ -1,8 +1,8 @@
-"""How many CPU threads a step takes: one, or as many as torch has, whichever are the faster here and now.
+"""Choose the number of CPU threads of a step by measuring: one, or as many as torch has.
 
-Knows clocks; knows no tensors. Two threads read memory faster than one, until another program has one of their cores:
-then each product waits until that core is free, and a step takes ten times as long. So time decides, and is asked again
-now and then. What a step computes does not depend on it: products are shared by rows, each of which one thread adds up.
+Knows clocks; knows no tensors. Two threads read memory faster than one, unless another program uses one of their cores.
+Then each product waits for that core, and a step takes ten times as long. So both are timed again now and then. The
+result of a step does not depend on the choice: threads share a product by rows, and one thread sums each row.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from statistics import median
 
 import torch
 
-TRIAL = 8  # steps that are timed with either number
-SOONEST, LATEST = 32, 4096  # steps from one trial to the next: twice as many each time that it changes nothing
-GAIN = 0.92  # of the time of one thread: what more threads must stay below to be taken
-TOO_LONG = 2.5  # times what a step takes with one thread: then the others are waited for
+TRIAL = 8  # steps to time with each number of threads
+SOONEST, LATEST = 32, 4096  # fewest and most steps between trials; the number doubles after a trial without a change
+GAIN = 0.92  # share of one thread's time that more threads must stay below to be chosen
+TOO_LONG = 2.5  # multiple of one thread's time at which a step shows that threads wait for a core
 
 
 class Threads:
-    """Chooses for steps that all cost about the same."""
+    """A chooser of threads for steps that all cost about the same."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._single: list[float] = []  # what the last steps of either kind took
+        self._single: list[float] = []  # seconds of the last steps with one thread and with many
         self._many: list[float] = []
         self.is_single, self._in_trial = True, False
         self._pause, self._since = SOONEST, 0
 
     @contextmanager
     def chosen(self) -> Iterator[None]:
-        """Let torch use so many threads meanwhile."""
+        """Set the chosen number of threads, and time the step, for the duration of the context."""
         before = torch.get_num_threads()
         if before == 1:
             yield
@@ -47,7 +47,7 @@ class Threads:
             self.took(self._clock() - begun)
 
     def took(self, seconds: float) -> None:
-        """Learn from a step."""
+        """Record the time of a step, and start or end a trial."""
         times = self._single if self.is_single else self._many
         times.append(seconds)
         del times[:-TRIAL]

@@ -1,13 +1,13 @@
-"""One token at a time: what `latents` and `logits` of a model compute for a single token, in fewer operations.
+"""Compute `latents` and `logits` of a model for one token at a time, in fewer operations.
 
-Knows a model's weights and caches; knows no sampling. The model is the plain twin; the tests hold the two together.
-A step on a CPU is bound by the memory it reads and by the number of operations it starts, so:
-- what the cross-attention makes of a token (its latent, query, key, value) depends on its id alone, up to the turn
-  by position: it is looked up in a table `[vocab, ...]` computed once, and of the context little but ids is kept;
-- the gain of a norm is multiplied into the weights behind it, or into the turn of queries and keys, and the scale of
-  attention into that of queries;
-- queries, keys and values come from one product, and weights are held as `inference.precision` has it;
-- given a kernel, all of a block is one call, with weights, keys and values in bytes (`inference.int8`).
+Knows a model's weights and caches; knows no sampling. The model is the plain reference; tests compare the two. A step
+on a CPU is limited by memory traffic and by the number of operations, so:
+- In the cross-attention, the latent, query, key and value of a token depend only on its id, before rotation. They come
+  from tables `[vocab, ...]` computed once, and the cache of the context stores little more than ids.
+- The gain of a norm is multiplied into the weights that follow, or into the rotation of queries and keys. The scale of
+  attention is multiplied into the rotation of queries.
+- Queries, keys and values come from one product. `inference.precision` stores the weights.
+- With a kernel, a whole block is one call, with weights, keys and values in int8 (`inference.int8`).
 
 Shapes: `batch`; `heads` of width `head_dim`; `d` width; `vocab` ids.
 """
@@ -33,44 +33,47 @@ from pamusic.model.rotary import rotate, rotation
 
 Norm = Callable[[Tensor], Tensor]
 Addition = Callable[[Tensor, Tensor], Tensor]
-Factors = tuple[Tensor, Tensor]  # `[n, head_dim]` each, of `n` positions: of each dimension and of its partner
+Factors = tuple[Tensor, Tensor]  # of each dimension and of its partner, at `n` positions, `[n, head_dim]` each
 
 ROTARY_BLOCK = 128  # positions whose rotation is computed at a time
-MAX_ROTARY_BLOCKS = 32  # times so many are kept: readers of the same weights may stand far apart
+MAX_ROTARY_BLOCKS = 32  # blocks to keep, because sessions that share weights may be at distant positions
 
 
 class StepOps:
-    """In which operations a step is written: in the fewest of a CPU's."""
+    """The operations of a step, chosen to be few on a CPU."""
 
     @staticmethod
     def norm(width: int, eps: float, like: Tensor) -> Norm:
-        """RMS norm over a last axis of so many, as a unit vector: what is missing stands in the weights behind it."""
+        """Return an RMS norm over a last axis of `width`, as a unit vector; the weights that follow have the factor."""
         return partial(unit_rms, least=like.new_full((1,), (eps * width) ** 0.5))
 
     @staticmethod
     def adding(weight: Tensor, precision: str) -> Addition:
-        """`x` `[rows, out]` and the product of a weight `[out, in]` with `y` `[rows, in]`; `x` may be overwritten."""
+        """Return a function that adds, to `x` `[rows, out]`, a weight `[out, in]` times `y` `[rows, in]`.
+
+        It may overwrite `x`.
+        """
         multiplied = product(weight, precision)
         return lambda x, y: x + multiplied(y)
 
 
 class TokenStep:
-    """`read`, and `latents` and `logits` for one token a row. Holds a copy of the weights as they were at first."""
+    """A fast `read`, and `latents` and `logits` for one token a row, on a copy of the model's weights."""
 
     operations: type[StepOps] = StepOps
 
     @torch.inference_mode()
     def __init__(self, model: PerceiverAR, precision: str = "fp32", kernel: Kernel | None = None) -> None:
-        """Copy weights.
+        """Copy the weights.
 
         Args:
-            model: whose.
-            precision: of the weights: one of `inference.precision`, resolved.
-            kernel: computes blocks, on a CPU, with weights in bytes whatever the precision.
+            model: The model.
+            precision: Resolved precision of the weights, one of `inference.precision`.
+            kernel: Kernel that computes blocks on a CPU, with int8 weights whatever the precision.
         """
         cross, eps, fraction = model.cross.attention, model.norm.eps, model.config.rotary_fraction
         assert eps is not None
-        assert kernel is None or model.embedding.weight.dtype == torch.float32, "a kernel reads no other numbers"
+        assert kernel is None or model.embedding.weight.dtype == torch.float32, "a kernel needs float32 weights"
         self._config = model.config
         embedding, width = model.embedding.weight, model.config.d_model
         self._norm = self.operations.norm(width, eps, embedding)
@@ -96,12 +99,14 @@ class TokenStep:
             else [_KernelLayer(block, fraction, eps, kernel) for block in blocks]
         )
         head = model.head.weight if model.recall is None else torch.cat([model.head.weight, model.recall.gate.weight])
-        self._head = product(head * model.norm.weight * width**0.5, "fp32")  # ids are drawn from it
+        self._head = product(
+            head * model.norm.weight * width**0.5, "fp32"
+        )  # always fp32, because ids are drawn from its logits
 
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, headroom: int = 0
     ) -> Caches:
-        """Empty caches, as the model's own `new_caches` but smaller; the model's own `logits` can go on with them."""
+        """Return empty caches, smaller than the model's own; the model's `logits` can use them too."""
         config = self._config.resized(context_length=context_length, num_latents=num_latents)
         device, dtype, room = self._keys.device, self._keys.dtype, context_headroom(config.context_length)
         of_ids, size = (self._keys, self._values, self._num_turned, batch), config.context_length
@@ -127,7 +132,7 @@ class TokenStep:
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, caches: Caches) -> None:
-        """Take `[batch, n]` tokens into the context alone: all that is computed is the turn of their keys."""
+        """Append tokens `[batch, n]` to the context only; this computes only the rotation of their keys."""
         assert isinstance(caches.cross, ContextCache)
         positions = torch.arange(caches.position, caches.position + tokens.shape[1], device=tokens.device)
         keys = lookup(self._keys, tokens)[..., : self._num_turned].transpose(1, 2)
@@ -140,7 +145,7 @@ class TokenStep:
 
     @torch.inference_mode()
     def latents(self, ids: Tensor, caches: Caches) -> Tensor:
-        """Take the next ids `[batch]` into the context; what the layers begin with there, `[batch, d]`."""
+        """Append the next ids `[batch]` to the context; return their latents before the first layer, `[batch, d]`."""
         assert isinstance(caches.cross, ContextCache)
         queries, keys = apply_rotary(lookup(self._queries_keys, ids), self._cross_rotary.at(caches.position)).unbind(1)
         caches.cross.append(ids[:, None], keys[:, :, None, : self._num_turned])
@@ -154,23 +159,23 @@ class TokenStep:
 
     @torch.inference_mode()
     def logits(self, x: Tensor, caches: Caches) -> Tensor:
-        """Logits `[batch, vocab]` of what `latents` gave for the last ids, one more latent in each of the layers."""
+        """Return the logits `[batch, vocab]` of the last result of `latents`, adding a latent to each layer's cache."""
         if self._kernel is not None:
-            x = x.clone(memory_format=torch.contiguous_format)  # the kernel writes in its place
+            x = x.clone(memory_format=torch.contiguous_format)  # the kernel overwrites it
         for layer, cache in zip(self._layers, caches.layers, strict=True):
             x = layer(x, layer.rotary.at(caches.position - 1), cache)
         head = self._head(self._norm(x))
         return head if caches.memory is None else self._mix_recall(head, caches.memory.copy_probs())
 
     def _mix_recall(self, head: Tensor, shares: Tensor) -> Tensor:
-        """Logits `[batch, vocab]` of what the head gives: those of the layers, then the gate of what is recalled."""
+        """Mix copies into the output of the head, which is the layers' logits and the gate; return `[batch, vocab]`."""
         assert self._recall is not None
         logits, gate = head.split([self._config.vocab_size, 1], dim=1)
         return self._recall.mix(logits, gate + self._recall.gate.bias, shares)
 
 
 class _Layer:
-    """A self-attention block, for one token."""
+    """A self-attention block for one token."""
 
     def __init__(
         self, block: Block, fraction: float, norm: Norm, operations: type[StepOps], precision: str, eps: float
@@ -189,7 +194,7 @@ class _Layer:
 
 
 class _Tail:
-    """What follows the heads of a block: their output, the MLP, and the residual stream around both."""
+    """The rest of a block after its heads: output projection, MLP, and the residual stream around both."""
 
     def __init__(self, block: Block, norm: Norm, operations: type[StepOps], precision: str) -> None:
         self._norm, self._up = norm, product(_up(block), precision)
@@ -203,7 +208,7 @@ class _Tail:
 
 
 class _KernelLayer:
-    """A self-attention block in bytes, by a kernel."""
+    """A self-attention block in int8, computed by a kernel."""
 
     def __init__(self, block: Block, fraction: float, eps: float, kernel: Kernel) -> None:
         self._block, self.rotary, self._kernel = _in_bytes(block, eps), _rotary_of(block, fraction), kernel
@@ -214,7 +219,7 @@ class _KernelLayer:
 
 
 class _KernelTail:
-    """What follows the heads of a block, in bytes, by a kernel."""
+    """The rest of a block after its heads, in int8, computed by a kernel."""
 
     def __init__(self, block: Block, eps: float, kernel: Kernel) -> None:
         self._block, self._kernel = _in_bytes(block, eps), kernel
@@ -236,13 +241,13 @@ def _in_bytes(block: Block, eps: float) -> Int8Block:
 
 
 def _projection(block: Block) -> Tensor:
-    """Return the weights of queries, keys and values behind a norm without gain, `[3 * d, d]`."""
+    """Return the weights of queries, keys and values for an input normalised to unit length, `[3 * d, d]`."""
     attention, gain = block.attention, block.attention_norm.weight * len(block.attention_norm.weight) ** 0.5
     return torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]) * gain
 
 
 def _up(block: Block) -> Tensor:
-    """Return the weights of the MLP's first layer behind such a norm."""
+    """Return the weights of the MLP's first layer for an input normalised to unit length."""
     return block.mlp.up.weight * block.mlp_norm.weight * len(block.mlp_norm.weight) ** 0.5
 
 
@@ -253,20 +258,20 @@ def _rotary_of(block: Block, fraction: float) -> RotaryTable:
 
 
 class RotaryTable:
-    """Rotations of queries and keys of one head's width at any position, with their gains."""
+    """A table of rotations of queries and keys at any position, multiplied by their gains."""
 
     def __init__(self, gains: Tensor, fraction: float) -> None:
-        """`gains` are those of queries and keys, `[2, head_dim]`, of one layer or of many: `[layers, 2, head_dim]`."""
+        """Create a table for gains of queries and keys, `[2, head_dim]`, or `[layers, 2, head_dim]` for many layers."""
         self.gains, self._fraction = gains, fraction
         turned = num_turned(gains.shape[-1], fraction)
         partner = torch.arange(gains.shape[-1])
         partner[:turned] = partner[:turned].roll(turned // 2)
         self._partner = partner.to(gains.device)
-        self._tables: dict[int, Rotary] = {}  # by the number of their first position over `ROTARY_BLOCK`
-        self._single: tuple[int, list[Rotary]] = (-1, [])  # the table of that number, position by position
+        self._tables: dict[int, Rotary] = {}  # by the number of the block
+        self._single: tuple[int, list[Rotary]] = (-1, [])  # number of a block, and its table split by position
 
     def at(self, position: int) -> Rotary:
-        """Return factors `[2, 1, head_dim]` of each dimension and of its partner, and which its partner is."""
+        """Return factors `[2, 1, head_dim]` of each dimension and of its partner, and the index of the partner."""
         number = position // ROTARY_BLOCK
         if self._single[0] != number:
             own, partners, partner = self.around(position)
@@ -274,14 +279,14 @@ class RotaryTable:
         return self._single[1][position % ROTARY_BLOCK]
 
     def around(self, position: int) -> Rotary:
-        """Return the same of the `ROTARY_BLOCK` positions among which one is, from a multiple of it on."""
+        """Return the factors of all `ROTARY_BLOCK` positions in the block of a position."""
         number = position // ROTARY_BLOCK
         return self._tables.get(number) or self._table(number)
 
     def _table(self, number: int) -> Rotary:
         positions = torch.arange(
             number * ROTARY_BLOCK, (number + 1) * ROTARY_BLOCK, device=self.gains.device
-        )  # no card is waited for
+        )  # made on the device, so the host need not wait
         own, partners = factors(positions, self.gains.shape[-1], self._fraction)
         if len(self._tables) == MAX_ROTARY_BLOCKS:
             del self._tables[next(iter(self._tables))]  # the oldest
@@ -292,19 +297,19 @@ class RotaryTable:
 
 
 def factors(positions: Tensor, head_dim: int, fraction: float) -> Factors:
-    """What turns a head at each of `[n]` positions: what each dimension is multiplied with, and what its partner is."""
+    """Return the rotation of a head at positions `[n]`: factors of each dimension, and factors of its partner."""
     cos, sin = rotation(positions, head_dim, fraction)
     rest = (0, head_dim - 2 * cos.shape[-1])
     return F.pad(torch.cat([cos, cos], dim=-1), rest, value=1.0), F.pad(torch.cat([-sin, sin], dim=-1), rest)
 
 
 def num_turned(head_dim: int, fraction: float) -> int:
-    """Return how many dimensions of a head are turned by position: the first ones."""
+    """Return the number of rotated dimensions of a head, which are the first ones."""
     return 2 * rotation(torch.zeros(1), head_dim, fraction)[0].shape[-1]
 
 
 def lookup(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a table `[vocab, ...]`. Indexing would take an id below 0 from the table's end; this refuses it."""
+    """Return rows of a table `[vocab, ...]`; unlike indexing, this raises an error for a negative id."""
     if ids.dim() == 1:
         return table.index_select(0, ids)
     return table.index_select(0, ids.flatten()).unflatten(0, ids.shape)

@@ -10,7 +10,7 @@ from typing import Any
 from pamusic.errors import UsageError
 
 MAX_CONV_WIDTH = 64
-MAX_LAYERS = 1000  # deeper than any trained model; without a limit, a typing error would build layers for hours
+MAX_LAYERS = 1000  # deeper than any trained model; without a limit, a typo would build layers for hours
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ Differences from the paper:
 - A position can have several ids. They are read as the sum of their embeddings and predicted one by one
   (`model.fields`). Such models have neither ledger nor recall.
 
-As in the paper, the query of a latent is a dense layer on its token's embedding and carries the residual; rotary
-embedding covers a quarter of each head; MLPs use a squared ReLU; the head is untied.
+As in the paper, the query of a latent is a dense layer on its token's embedding and carries the residual. Rotary
+embedding covers a quarter of each head, MLPs use a squared ReLU, and the head is untied.
 
 Shapes: `batch`; `m` positions of context, with the latents as the last `n`; `d` width; `vocab` ids. Tokens are
 `[batch, m]`, or `[batch, m, fields]` where a position has several.

@@ -19,7 +19,7 @@ How:
 - A gate, learned from the latent, says how much to trust the copies. The layers predict the rest: a pointer mixture
   (See et al. 2017, arXiv:1704.04368) over a cache as in Grave et al. 2017 (arXiv:1612.04426). States are counted, not
   learned: only the gate is trained.
-- Ids nearer than `far` are left to the latents: a state changes only when a slot is opened, so between two openings
+- Ids nearer than `far` are left to the latents. A state changes only when a slot is opened, so between two openings
   everything would look like a copy of itself.
 
 When the context is full, an entry of a `RecallCache` still keeps the whole state in which it followed. A single pass

@@ -1,1 +1,1 @@
-"""Prime ids -> more ids. Never knows what the ids mean."""
+"""Continue prime ids with more ids. Never knows what the ids mean."""

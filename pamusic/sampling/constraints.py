@@ -1,21 +1,22 @@
-"""Constrained decoding: ids drawn so far -> which ids may not follow.
+"""Constrain decoding: compute which ids are forbidden next, from the ids so far.
 
 Knows arrays; never what the ids mean. `TokenConstraints` is all that the sampler knows of a vocabulary. Its grammar
-is made elsewhere (`tokens/grammar.py`) and comes as `GrammarTables`, in two forms that are run together:
+is built elsewhere (`tokens/grammar.py`) and arrives as `GrammarTables`, in two parts that work together:
 
-Machines. A few finite machines run side by side. Each id has a column; it moves every machine to the state that its
-table names, and is forbidden if any machine's state forbids its column.
+Machines. A few finite-state machines run side by side. Each id has a column, which moves every machine to the state in
+its table. An id is forbidden if the state of any machine forbids its column.
 
-Slots. Each slot has an id that opens it and one that closes it. Openings are numbered from 1 on. A slot can be closed
-if the number of its oldest opening is above those that were closed since the last tick; it can be opened while it is
-open fewer than `most_open` times and, if slots are opened in ascending order, above the last one since the last tick.
+Slots. Each slot has an id that opens it and one that closes it. Openings are numbered from 1. A slot can be closed if
+the number of its oldest opening is greater than all numbers closed since the last tick. A slot can be opened if it is
+open fewer than `most_open` times. If slots are opened in ascending order, it must also be above the last slot opened
+since the last tick.
 
-Whatever was drawn, some id is always allowed: where the grammar would forbid all, which can only be after ids that
-broke it, ticks are allowed.
+Some id is always allowed. If the grammar would forbid all ids, which happens only after ids that broke it, ticks are
+allowed.
 
-`GrammarState` follows one sequence in plain Python, which costs a few microseconds an id. `BatchGrammarState` follows
-many at once in tensors of fixed shape that are changed in place, with no look at the data: it never waits for a device,
-and a CUDA graph can record it. The tests hold both to a twin that has the rules in plain words.
+`GrammarState` tracks one sequence in plain Python, in a few microseconds per id. `BatchGrammarState` tracks many at
+once, in tensors of fixed shape that it changes in place. It reads no value on the host, so it never waits for a device
+and a CUDA graph can record it. Tests compare both with a simple reference implementation.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ from pamusic.model.slots import NoteSlots
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GrammarTables:
-    """What may follow what.
+    """Tables of the grammar: which ids may follow.
 
     Attributes:
-        column_of_id: `[vocab]`, int64, the column of each id in the two tables.
-        first_states: `[machines]`, int64, where each machine begins; their states are counted through.
-        next_state: `[states, columns]`, int64.
-        forbidden: `[states, columns]`, bool.
-        pedal_level: `[states]`, int64, how far down a pedal is in a state.
-        first_opening, first_closing: the ids that open and close slot 0; the other slots' follow one by one.
-        num_slots: how many there are.
-        most_open: how many openings a slot holds at most, 1 or 2; one that is open once and opened anew begins anew.
-        ascending: whether slots are opened in ascending order between ticks.
-        is_tick: `[vocab]`, bool, the ids that begin a new step.
-        needs_opening: `[vocab]`, bool, the ids that are forbidden where no slot can be opened.
-        needs_all_closed: `[vocab]`, bool, the ids that are forbidden where a slot is open.
+        column_of_id: Column of each id in the two tables of states, `[vocab]`, int64.
+        first_states: Initial state of each machine, `[machines]`, int64. All machines share one numbering of states.
+        next_state: State after each column, `[states, columns]`, int64.
+        forbidden: Columns that each state forbids, `[states, columns]`, bool.
+        pedal_level: How far a pedal is down in each state, `[states]`, int64.
+        first_opening, first_closing: Ids that open and close slot 0; those of the other slots follow one by one.
+        num_slots: Number of slots.
+        most_open: Largest number of openings of a slot, 1 or 2. With 1, a second opening restarts the slot.
+        ascending: True if slots are opened in ascending order between ticks.
+        is_tick: Ids that begin a new step, `[vocab]`, bool.
+        needs_opening: Ids that are forbidden when no slot can be opened, `[vocab]`, bool.
+        needs_all_closed: Ids that are forbidden while a slot is open, `[vocab]`, bool.
     """
 
     column_of_id: np.ndarray
@@ -66,22 +67,22 @@ class GrammarTables:
 
     @property
     def slots(self) -> NoteSlots:
-        """Which ids open and close which slot."""
+        """Ids that open and close each slot."""
         return NoteSlots.of(self)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenConstraints:
-    """What the sampler knows of a vocabulary with one id a position; by default nothing.
+    """Knowledge of the sampler about a vocabulary with one id a position; by default none.
 
     Attributes:
-        grammar: what may follow what. The prime's ids are followed even where they break it. A sounding note is never
-            restarted, though the grammar may allow it: one closing would then end only one of the two. In MAESTRO 6 of
-            7 million openings do so; an unconstrained `small` does it in 2.6 %.
-        seconds_of_id: `[vocab]`, seconds that pass with each id.
-        class_of_id: `[vocab]`, which of `SamplingConfig.class_temperatures` is that of each id; -1 for none.
-        forbidden_ids: are never drawn.
-        end_id: ends a piece; it is not part of it.
+        grammar: Tables of which ids may follow. Prime ids are consumed even if they violate them. A sounding note is
+            never restarted, even if the grammar allows it: one closing would then end only one of the two. MAESTRO has
+            6 such openings in 7 million; an unconstrained `small` has 2.6 %.
+        seconds_of_id: Seconds that pass with each id, `[vocab]`.
+        class_of_id: Index of each id into `SamplingConfig.class_temperatures`, -1 for none, `[vocab]`.
+        forbidden_ids: Ids that are never drawn.
+        end_id: Id that ends a piece, without being part of it.
     """
 
     grammar: GrammarTables | None = None
@@ -91,35 +92,37 @@ class TokenConstraints:
     end_id: int | None = None
 
     def seconds_of(self, ids: Iterable[int]) -> float:
-        """Return the seconds that pass with some ids; 0 where nobody says what passes with each."""
+        """Return the seconds that pass with some ids; 0 without `seconds_of_id`."""
         return sum((self.seconds_of_id[id] for id in ids), 0.0) if self.seconds_of_id else 0.0
 
     def forbidden(self, vocab_size: int) -> Tensor:
         """Return the ids that are never drawn, `[vocab]`, bool.
 
         Raises:
-            UsageError: that is all of them, or the constraints are of another vocabulary.
+            UsageError: All ids are forbidden, or the constraints belong to another vocabulary.
         """
         forbidden = np.zeros(vocab_size, bool)
         forbidden[list(self.forbidden_ids)] = True
         if forbidden.sum() + (self.end_id is not None and not forbidden[self.end_id]) == vocab_size:
-            raise UsageError("every id is forbidden")
+            raise UsageError("every id is forbidden; allow at least one")
         if self.grammar is not None and len(self.grammar.column_of_id) != vocab_size:
-            raise UsageError(f"the grammar is for {len(self.grammar.column_of_id)} ids, the model has {vocab_size}")
+            raise UsageError(
+                f"the grammar must fit the {vocab_size} ids of the model, got one for {len(self.grammar.column_of_id)}"
+            )
         return torch.from_numpy(forbidden)
 
 
 @dataclass(frozen=True)
 class PrimeTokens:
-    """What rows follow.
+    """The ids that all rows continue.
 
     Attributes:
-        ids: at least one, the start token.
-        num_resumed: how many of the last of them were drawn before: they count as if they had just been drawn.
-        forbidden_next: ids that are not drawn first, unless nothing else may follow.
+        ids: Ids of the prime: at least the start token.
+        num_resumed: Number of last ids that an earlier call drew; they count as newly drawn.
+        forbidden_next: Ids that are not drawn first, unless no other id is allowed.
 
     Raises:
-        UsageError: there is no id.
+        UsageError: `ids` is empty.
     """
 
     ids: Sequence[int]
@@ -128,7 +131,7 @@ class PrimeTokens:
 
     def __post_init__(self) -> None:
         if not len(self.ids):
-            raise UsageError("a prime has at least one token: the start token")
+            raise UsageError("a prime must have at least one token, the start token; got none")
 
     @property
     def resumed(self) -> Sequence[int]:
@@ -137,7 +140,7 @@ class PrimeTokens:
 
 
 class GrammarState:
-    """One sequence of ids: which may follow it."""
+    """The grammar state of one sequence of ids."""
 
     def __init__(self, grammar: GrammarTables) -> None:
         self._grammar = grammar
@@ -156,7 +159,7 @@ class GrammarState:
         )
 
     def advance(self, ids: Iterable[int]) -> None:
-        """Take more ids, whatever they are."""
+        """Consume more ids, allowed or not."""
         for id in ids:
             column = self._column[id]
             self._states = [self._next_state[state][column] for state in self._states]
@@ -186,15 +189,15 @@ class GrammarState:
             self._num_open -= not self._oldest[slot]
 
     def is_open(self) -> Tensor:
-        """Return `[slots]`, bool."""
+        """Return which slots are open, `[slots]`, bool."""
         return torch.from_numpy(self._oldest > 0)
 
     def is_silent(self) -> Tensor:
-        """Return a bool: whether no slot is open and no pedal is down."""
+        """Return whether no slot is open and no pedal is down, a bool tensor."""
         return torch.tensor(not self._num_open and not self._grammar.pedal_level[self._states].any())
 
     def raises_pedal(self) -> Tensor:
-        """Return `[vocab]`, bool: the ids that press a pedal further down."""
+        """Return the ids that press a pedal further down, `[vocab]`, bool."""
         more = (
             self._grammar.pedal_level[self._grammar.next_state[self._states]]
             > self._grammar.pedal_level[self._states][:, None]
@@ -202,7 +205,7 @@ class GrammarState:
         return torch.from_numpy(more.any(0)[self._grammar.column_of_id])
 
     def forbidden(self) -> Tensor:
-        """Return `[vocab]`, bool; it is overwritten by the next call."""
+        """Return the forbidden ids, `[vocab]`, bool; the next call overwrites the result."""
         forbidden = self._forbidden
         self._grammar.forbidden[self._states].any(0).take(self._grammar.column_of_id, out=forbidden)
         cannot_open = (self._oldest if self._grammar.most_open == 1 else self._second) > 0
@@ -220,7 +223,7 @@ class GrammarState:
 
 
 class BatchGrammarState:
-    """Many sequences of ids, followed together; `GrammarState` for a batch, in tensors."""
+    """The grammar states of a batch of sequences: `GrammarState` in tensors."""
 
     _STATES = ("_states", "_oldest", "_second", "_num_openings", "_last_closed", "_last_opened")
 
@@ -245,7 +248,7 @@ class BatchGrammarState:
 
     @classmethod
     def after(cls, row: GrammarState, num_rows: int, device: torch.device | str = "cpu") -> BatchGrammarState:
-        """Return a batch of rows that all continue one row."""
+        """Return a batch whose rows all continue one row."""
         rows = cls(row._grammar, num_rows, device)
         rows._states.copy_(torch.tensor(row._states))
         rows._oldest[:, :-1] = torch.from_numpy(row._oldest)
@@ -256,17 +259,17 @@ class BatchGrammarState:
         return rows
 
     def states(self) -> list[Tensor]:
-        """Return what changes as ids are followed, `[rows, ...]` each."""
+        """Return the tensors that `advance` changes, `[rows, ...]` each."""
         return [getattr(self, name) for name in self._STATES]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, `[n]`."""
+        """Keep these rows, `[n]`."""
         for name in self._STATES:
             setattr(self, name, getattr(self, name)[rows])
 
     @torch.inference_mode()
     def advance(self, ids: Tensor) -> None:
-        """Take one more id in each row; `[rows]`, int64."""
+        """Consume one more id in each row; `[rows]`, int64."""
         self._states.copy_(self._next_state[self._states, self._column[ids][:, None]])
         opened, closed = self._slot_of_id[ids].split(1, dim=1)
         tick = self._is_tick[ids][:, None]
@@ -290,21 +293,21 @@ class BatchGrammarState:
         self._last_opened.copy_(torch.where(opened != nobody, opened, self._last_opened)).masked_fill_(tick, -1)
 
     def is_open(self) -> Tensor:
-        """Return `[rows, slots]`, bool."""
+        """Return which slots are open, `[rows, slots]`, bool."""
         return self._oldest[:, : self._grammar.num_slots] > 0
 
     def is_silent(self) -> Tensor:
-        """Return `[rows]`, bool: whether no slot is open and no pedal is down."""
+        """Return whether no slot is open and no pedal is down, `[rows]`, bool."""
         return ~(self.is_open().any(1) | self._pedal_level[self._states].any(1))
 
     def raises_pedal(self) -> Tensor:
-        """Return `[rows, vocab]`, bool: the ids that press a pedal further down."""
+        """Return the ids that press a pedal further down, `[rows, vocab]`, bool."""
         more = self._pedal_level[self._next_state[self._states]] > self._pedal_level[self._states][:, :, None]
         return more.any(1).index_select(1, self._column)
 
     @torch.inference_mode()
     def forbidden(self) -> Tensor:
-        """Return `[rows, vocab]`, bool."""
+        """Return the forbidden ids, `[rows, vocab]`, bool."""
         grammar, slots = self._grammar, self._grammar.num_slots
         forbidden = self._forbidden_columns[self._states].any(1).index_select(1, self._column)
         oldest = self._oldest[:, :slots]
@@ -319,7 +322,7 @@ class BatchGrammarState:
 
 
 class Grammar:
-    """What may follow in each row of a batch whose rows begin alike, by the faster of the two ways."""
+    """The grammar state of rows with the same prime, in the faster of the two implementations."""
 
     def __init__(
         self, grammar: GrammarTables, prime_ids: Iterable[int], num_rows: int, device: torch.device | str = "cpu"
@@ -330,37 +333,37 @@ class Grammar:
         self._followed = row if alone else BatchGrammarState.after(row, num_rows, device)
 
     def advance(self, ids: Tensor) -> None:
-        """Take one more id in each row; `[rows]`, int64."""
+        """Consume one more id in each row; `[rows]`, int64."""
         if isinstance(self._followed, GrammarState):
             self._followed.advance(ids.tolist())
         else:
             self._followed.advance(ids)
 
     def states(self) -> list[Tensor]:
-        """Return the tensors that change as ids are taken."""
+        """Return the tensors that `advance` changes."""
         return [] if isinstance(self._followed, GrammarState) else self._followed.states()
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, `[n]`, of more than one."""
+        """Keep these rows, `[n]`; there must be more than one."""
         assert isinstance(self._followed, BatchGrammarState)
         self._followed.select(rows)
 
     def _as_rows(self, found: Tensor) -> Tensor:
-        """Return `[rows, n]` of what the grammar says: `[n]` where it follows one row."""
+        """Return a result as `[rows, n]`; `GrammarState` gives `[n]`."""
         return found[None] if isinstance(self._followed, GrammarState) else found
 
     def is_open(self) -> Tensor:
-        """Return `[rows, slots]`, bool: which slots are open."""
+        """Return which slots are open, `[rows, slots]`, bool."""
         return self._as_rows(self._followed.is_open())
 
     def is_silent(self) -> Tensor:
-        """Return `[rows]`, bool: whether nothing sounds."""
+        """Return whether nothing sounds, `[rows]`, bool."""
         return self._as_rows(self._followed.is_silent())
 
     def raises_pedal(self) -> Tensor:
-        """Return `[rows, vocab]`, bool: the ids that press a pedal further down."""
+        """Return the ids that press a pedal further down, `[rows, vocab]`, bool."""
         return self._as_rows(self._followed.raises_pedal())
 
     def forbidden(self) -> Tensor:
-        """Return `[rows, vocab]`, bool; it may be overwritten by the next call."""
+        """Return the forbidden ids, `[rows, vocab]`, bool; the next call may overwrite the result."""
         return self._as_rows(self._followed.forbidden())

@@ -1,20 +1,20 @@
-"""When a row ends, and how it is brought to a close near the length that was wanted. Knows numbers only.
+"""Stop a row at a wanted length, or bring it to a close near that length. Knows numbers only.
 
 `StopCondition` is the wanted length, in ids or seconds. Lengths are compared as shares of it.
 
-With an `EndingConfig` a row is not cut there. Before the wanted length the end is forbidden, except in a silence that
-lasts until then. From there on its logit is raised in rests, more and more, and the piece closes at the next breath:
-once nothing was opened for as long as its pauses are lately, or, the later it is, for less. At the deadline it stops,
-and its reader closes what is still open.
+With an `EndingConfig` a row is not cut at the wanted length. Before it, the end is forbidden, except in a silence that
+lasts until then. After it, a growing bias raises the end's logit in rests, and the piece closes at the next breath. A
+breath is a time without openings that is as long as the recent pauses; the later it is, the shorter it may be. At the
+deadline the row stops, and the caller closes the open slots.
 
-`EndingTracker` does this for the rows of a batch. A breath comes with an id that waits. It is found before that id is
-taken, while something can still be done about it: after a short wait the grammar allows no other and no end.
+`EndingTracker` does this for the rows of a batch. A breath comes with a time shift (an id with seconds). It is detected
+before that id is taken: after a short time shift, the grammar allows neither another one nor the end.
 
-- Where something still sounds, the longest wait comes in its place. From then on nothing new is opened; what sounds is
-  held for a moment, then released as the model likes, and the end is taken as soon as all is done.
-- Where nothing sounds and the breath is long enough for a rest, the end comes in its place.
-- Where nothing sounds for less than that, as in the gaps of a quick, dry passage, to stop would be to break off. So
-  what is opened after it is the last, and that is what is held.
+- If something still sounds, the longest time shift replaces the id. From then on nothing new is opened. Sounding notes
+  are held for a moment, then released as the model predicts. The end follows as soon as all is silent.
+- If nothing sounds and the breath is long enough for a rest, the end replaces the id.
+- If nothing sounds but the breath is shorter, as in the gaps of a quick, dry passage, an end would sound broken off. So
+  the next openings are the last ones, and these are held.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from pamusic.errors import UsageError
 from pamusic.sampling.constraints import GrammarTables, PrimeTokens, TokenConstraints
 
 FORBIDDEN = float("-inf")
-CERTAIN = 1e4  # more than logits differ by
-PAUSE_DECAY_SECONDS = 30.0  # in which a pause counts for 1/e of what it did
-EPSILON_SECONDS = 1e-6  # by which sums of seconds may be off
+CERTAIN = 1e4  # a bias larger than any difference of logits
+PAUSE_DECAY_SECONDS = 30.0  # time in which the weight of a pause decays to 1/e
+EPSILON_SECONDS = 1e-6  # tolerance for sums of seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndingConfig:
-    """How a piece is brought to a close. `shares` are of the wanted length; seconds are of music.
+    """Settings that bring a piece to a close. Shares are fractions of the wanted length; seconds are seconds of music.
 
     Attributes:
-        max_bias: nats by which the end has become likelier than the model thinks when closing begins; they grow evenly
-            from 0 at the wanted length.
-        closing: at this share closing begins in any case; from the wanted length on the pause that it takes falls
-            evenly to 0.
-        hold_seconds: from the last opening to when what sounds then is released, or less where the deadline comes
-            before. In MAESTRO's validation and test pieces it is 2.6 in the median, 1.0 to 5.0 in the middle half.
-        wait_penalty: nats by which ids that wait become less likely with each second after that.
-        rest_seconds: from the last opening after which a silence is a rest, and the piece may end where it stands.
-        chord_seconds: within which openings belong together.
-        deadline: at this share it stops in any case.
+        max_bias: Bias on the end's logit, in nats, at the share `closing`; it grows linearly from 0 at the wanted
+            length.
+        closing: Share at which closing begins at the latest. The pause that starts closing falls linearly from the
+            longest recent pause, at the wanted length, to 0 at this share.
+        hold_seconds: Seconds from the last opening until sounding notes are released, or less before the deadline. In
+            MAESTRO's validation and test pieces the median is 2.6, and the middle half is 1.0 to 5.0.
+        wait_penalty: Nats per second, after `hold_seconds`, by which time shifts become less likely.
+        rest_seconds: Seconds since the last opening after which a silence is a rest, where the piece may end.
+        chord_seconds: Seconds within which openings belong to one chord.
+        deadline: Share at which the row stops in any case.
 
     Raises:
-        UsageError: not `1 < closing <= deadline`.
+        UsageError: `1 < closing <= deadline` is violated.
     """
 
     max_bias: float = 20.0
@@ -67,39 +67,41 @@ class EndingConfig:
 
     def __post_init__(self) -> None:
         if not 1 < self.closing <= self.deadline:
-            raise UsageError(f"1 < closing <= deadline, not {self.closing} and {self.deadline}")
+            raise UsageError(
+                f"closing must be above 1 and at most deadline, got closing {self.closing} and deadline {self.deadline}"
+            )
 
     def closes(self, shares: Tensor, waited: Tensor, longest: Tensor) -> Tensor:
-        """Return whether nothing new is opened, `[rows]`, bool.
+        """Return which rows begin to close, `[rows]`, bool: nothing new may open there.
 
         Args:
-            shares: of the wanted length that have passed, `[rows]`.
-            waited, longest: as in `Pauses`, `[rows]`.
+            shares: Shares of the wanted length so far, `[rows]`.
+            waited, longest: Results of the methods of `Pauses`, `[rows]`.
         """
         return (shares >= 1) & (waited >= longest * (self.closing - shares) / (self.closing - 1))
 
     def holds(self, shares: Tensor, waited: Tensor) -> Tensor:
-        """Return whether what sounds in a row that closes is held, `[rows]`, bool; arguments as for `closes`."""
+        """Return which closing rows still hold their sounding notes, `[rows]`, bool; arguments as for `closes`."""
         return (waited < self.hold_seconds) & (shares < (self.closing + self.deadline) / 2)
 
     def bias(self, shares: Tensor, closes: Tensor) -> Tensor:
-        """Return what is added to the logit of the end, `[rows]`, at these shares of the wanted length, `[rows]`."""
+        """Return the bias on the end's logit, `[rows]`, at these shares of the wanted length, `[rows]`."""
         likelier = (self.max_bias * (shares - 1) / (self.closing - 1)).masked_fill(closes, CERTAIN)
         return likelier.masked_fill(shares < 1, FORBIDDEN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopCondition:
-    """When a row stops; without `max_tokens` and `seconds` only the end does that, if it may come at all.
+    """The condition that stops a row. Without `max_tokens` and `seconds`, only an allowed end stops it.
 
     Attributes:
-        max_tokens: ids, or positions, at most.
-        seconds: the row stops with the id that completes them.
-        min_tokens_before_end: how many ids precede the end; None forbids it, except by `ending`.
-        ending: brings each row to a close near the wanted length instead of stopping there.
+        max_tokens: Largest number of ids, or of positions.
+        seconds: Wanted seconds; the row stops with the id that completes them.
+        min_tokens_before_end: Smallest number of ids before the end; None forbids the end, except through `ending`.
+        ending: Settings that bring each row to a close near the wanted length, instead of stopping there; or None.
 
     Raises:
-        UsageError: a length is not above 0, or there is an ending and no length.
+        UsageError: A length is not above 0, or there is an ending but no length.
     """
 
     max_tokens: int | None = None
@@ -109,9 +111,9 @@ class StopCondition:
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"length is 1 or more, not {self.max_tokens}")
+            raise UsageError(f"length must be at least 1, got {self.max_tokens}")
         if self.seconds is not None and not self.seconds > 0:
-            raise UsageError(f"seconds is above 0, not {self.seconds}")
+            raise UsageError(f"seconds must be above 0, got {self.seconds}")
         if self.ending is not None and self.max_tokens is None and self.seconds is None:
             raise UsageError("to bring a piece to a close, give length or seconds")
 
@@ -121,23 +123,23 @@ class StopCondition:
         return 1.0 if self.ending is None else self.ending.deadline
 
     def share(self, num_tokens: int, seconds: float) -> float:
-        """Return the share of the wanted length that so many ids and seconds are."""
+        """Return the share of the wanted length that these ids and seconds reach."""
         return max(num_tokens / (self.max_tokens or inf), seconds / (self.seconds or inf))
 
     def shares(self, num_tokens: Tensor, seconds: Tensor) -> Tensor:
-        """Return `share` for tensors, float64, that broadcast."""
+        """Return `share` for float64 tensors that broadcast."""
         return torch.maximum(num_tokens / (self.max_tokens or inf), seconds / (self.seconds or inf))
 
 
 class EndingState(NamedTuple):
-    """How far rows are, `[rows]` each.
+    """The progress of rows towards their end, `[rows]` each.
 
     Attributes:
-        shares: of the wanted length that have passed.
-        waited: seconds since something was opened.
-        closes: whether nothing new is opened.
-        done: whether nothing sounds.
-        raised: whether the end is raised: in a rest, and while it closes.
+        shares: Share of the wanted length so far.
+        waited: Seconds since the last opening.
+        closes: True if the row closes: nothing new may open.
+        done: True if nothing sounds.
+        raised: True if the end's logit is raised: in rests, and in rows that close.
     """
 
     shares: Tensor
@@ -148,7 +150,7 @@ class EndingState(NamedTuple):
 
 
 class EndingTracker:
-    """Brings some rows to a close, all of which follow the same prime."""
+    """The tracker that brings rows with the same prime to a close."""
 
     def __init__(
         self,
@@ -160,15 +162,15 @@ class EndingTracker:
         num_rows: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Begin after a prime. Without a grammar, or without seconds, only lengths count, and the end alone closes.
+        """Begin after a prime. Without a grammar or seconds, only lengths count, and only the end is biased.
 
         Args:
-            prime: what the rows follow; its resumed ids count as drawn.
-            constraints: with an `end_id`.
-            stop: with an `ending`.
-            vocab_size: how many ids there are.
-            num_rows: how many rows follow the prime.
-            device: where the tensors are; one that knows float64.
+            prime: Ids that the rows continue; its resumed ids count as drawn.
+            constraints: Constraints with an `end_id`.
+            stop: Stop condition with an `ending`.
+            vocab_size: Number of ids.
+            num_rows: Number of rows.
+            device: Device of the tensors; it must support float64.
         """
         assert stop.ending is not None
         assert constraints.end_id is not None
@@ -181,7 +183,7 @@ class EndingTracker:
         self._waits = self._seconds > 0
         self._longest_wait = self._seconds.argmax()
         self._is_shorter = torch.arange(vocab_size, device=device) != self._longest_wait
-        # Whether what is opened next is the last, and whether it was; the second of the opening before it.
+        # True if the next openings are the last ones; true if these came; the time of the last opening before them.
         self._is_last, self._was_last = (torch.zeros(num_rows, dtype=torch.bool, device=device) for _ in range(2))
         self._last_before = torch.zeros(num_rows, dtype=torch.float64, device=device)
         self._pauses: Pauses | None = None
@@ -189,7 +191,7 @@ class EndingTracker:
             self._pauses = Pauses(constraints.grammar, seconds_of_id, prime.ids, num_rows, device)
 
     def state(self, done: Tensor | None) -> EndingState:
-        """Return where rows are before the next id; `done`, `[rows]`, bool, says where nothing sounds."""
+        """Return the progress of rows before the next id; `done`, `[rows]`, bool, marks rows where nothing sounds."""
         shares = self._stop.shares(self._count, self._passed)
         if self._pauses is None or done is None:
             nothing = torch.zeros_like(shares)
@@ -201,10 +203,11 @@ class EndingTracker:
         return EndingState(shares, waited, closes, done, closes | rests)
 
     def forbid_short_waits(self, state: EndingState, is_open: Tensor | None) -> Tensor:
-        """Return what is forbidden in rows that close, so that nothing has to follow it at once, `[rows, vocab]`, bool.
+        """Return the ids to forbid in rows that close, `[rows, vocab]`, bool.
 
-        Where what sounds is held, that is all but the longest wait; where no slot is open (`is_open`, `[rows, slots]`)
-        but a pedal is down, all shorter waits: there may be nothing else that the grammar allows behind them.
+        While notes are held, these are all ids but the longest time shift. Where no slot is open (`is_open`,
+        `[rows, slots]`) but a pedal is down, they are all shorter time shifts, because the grammar may allow no id
+        after those.
         """
         if self._pauses is None or is_open is None:
             return self._is_shorter & False
@@ -213,25 +216,28 @@ class EndingTracker:
         return self._is_shorter & (holding[:, None] | (self._waits & lingers[:, None]))
 
     def end_bias(self, state: EndingState) -> Tensor:
-        """Return what is added to the logit of the end, `[rows]`, float32."""
+        """Return the bias on the end's logit, `[rows]`, float32."""
         bias = self._ending.bias(state.shares, state.closes)
         return torch.where(state.raised, bias, bias.clamp(max=0.0)).float()
 
     def penalize_waiting(self, logits: Tensor, state: EndingState) -> Tensor:
-        """Return logits, `[rows, vocab]`, with waiting the rarer the longer what sounds could have been released."""
+        """Return logits `[rows, vocab]` with a penalty on time shifts in rows that close.
+
+        It grows with the time since held notes may be released.
+        """
         ending = self._ending
         by = ending.wait_penalty * (state.waited - ending.hold_seconds).clamp(min=0) * state.closes
         return logits - by.to(logits)[:, None] * self._waits
 
     def override(self, ids: Tensor, state: EndingState) -> Tensor:
-        """Return what is taken in place of ids that were drawn, `[rows]`, int64."""
+        """Return the ids that replace drawn ids, `[rows]`, int64; most stay the same."""
         if self._pauses is None:
             return ids
         ending, waits = self._ending, self._waits[ids]
         shares = self._stop.shares(self._count + 1, self._passed + self._seconds[ids])
         waited, longest = self._pauses.after(ids)
         is_rest = waits & (waited > ending.rest_seconds - EPSILON_SECONDS)
-        silent = is_rest & (shares >= 1) & self._is_last  # nothing was opened after all
+        silent = is_rest & (shares >= 1) & self._is_last  # the last openings never came
         breath = waits & ending.closes(shares, waited, longest) & (~self._is_last | silent) & ~state.closes
         opened = (self._pauses.last() > self._last_before) & ~state.done & (waited > ending.chord_seconds)
         last_opened = waits & self._is_last & ~state.closes & opened
@@ -244,19 +250,19 @@ class EndingTracker:
         return torch.where(holds, self._longest_wait, ids).masked_fill(ends, self._end_id)
 
     def advance(self, ids: Tensor) -> None:
-        """Take one more id in each row; `[rows]`, int64."""
+        """Consume one more id in each row; `[rows]`, int64."""
         self._count += 1
         self._passed += self._seconds[ids]
         if self._pauses is not None:
             self._pauses.advance(ids)
 
     def states(self) -> list[Tensor]:
-        """Return the tensors that change as ids are taken."""
+        """Return the tensors that `advance` and `override` change."""
         own = [self._count, self._passed, self._is_last, self._was_last, self._last_before]
         return own + (self._pauses.states() if self._pauses is not None else [])
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, `[n]`."""
+        """Keep these rows, `[n]`."""
         own = (self._passed, self._is_last, self._was_last, self._last_before)
         self._passed, self._is_last, self._was_last, self._last_before = (each[rows] for each in own)
         if self._pauses is not None:
@@ -264,7 +270,7 @@ class EndingTracker:
 
 
 class Pauses:
-    """The seconds between what is opened and what is opened next, in some rows that begin alike."""
+    """The pauses between openings, in rows with the same prime."""
 
     def __init__(
         self,
@@ -287,13 +293,13 @@ class Pauses:
 
         self._opens, self._seconds = on_device(opens), on_device(seconds)
         self._decay = on_device(np.exp(-seconds / PAUSE_DECAY_SECONDS))
-        # The seconds now, at the last opening, and those of the longest pause, `[rows]` each.
+        # The time now, the time of the last opening, and the length of the longest pause, `[rows]` each.
         self._now, self._last, self._longest = (
             on_device(np.full(num_rows, value)) for value in (now, openings[-1], longest)
         )
 
     def advance(self, ids: Tensor) -> None:
-        """Take one more id in each row; `[rows]`, int64."""
+        """Consume one more id in each row; `[rows]`, int64."""
         opens = self._opens[ids]
         self._now += self._seconds[ids]
         self._longest *= self._decay[ids]
@@ -301,25 +307,25 @@ class Pauses:
         self._last.copy_(torch.where(opens, self._now, self._last))
 
     def states(self) -> list[Tensor]:
-        """Return the tensors that change as ids are taken."""
+        """Return the tensors that `advance` changes."""
         return [self._now, self._last, self._longest]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, `[n]`."""
+        """Keep these rows, `[n]`."""
         self._now, self._last, self._longest = (each[rows] for each in self.states())
 
     def after(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `waited` and `longest` as they would be after ids, `[rows]`, int64, that open nothing."""
+        """Return `waited` and `longest` as they would be after ids `[rows]` (int64) that open nothing."""
         return self.waited() + self._seconds[ids], self._longest * self._decay[ids]
 
     def last(self) -> Tensor:
-        """Return the second of the last opening, `[rows]`, float64; 0 where there was none."""
+        """Return the time of the last opening, `[rows]`, float64; 0 if there was none."""
         return self._last
 
     def waited(self) -> Tensor:
-        """Return seconds since something was opened last, `[rows]`, float64; since the beginning where nothing was."""
+        """Return seconds since the last opening, or since the beginning without one, `[rows]`, float64."""
         return self._now - self._last
 
     def longest(self) -> Tensor:
-        """Return seconds of the longest pause before an opening, `[rows]`, float64, where each fades from then on."""
+        """Return the longest pause before an opening, in seconds, `[rows]`, float64; pauses decay with their age."""
         return self._longest

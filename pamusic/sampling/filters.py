@@ -1,7 +1,7 @@
-"""Temperatures, top-k, top-p, min-p, typical-p: logits -> logits.
+"""Filter logits: temperatures, top-k, top-p, min-p, typical-p.
 
-Knows logits; never what the ids mean. Every filter is a pure function of float logits `[batch, vocab]`; what it takes
-out becomes -inf, so that filters follow each other in any order. `apply_filters` has the one that we use.
+Knows logits; never what the ids mean. Every filter is a pure function of float logits `[batch, vocab]`. It sets the
+logits of removed ids to -inf, so filters can be applied in any order; `apply_filters` has the order that we use.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch import Tensor
 from pamusic.sampling.config import SamplingConfig
 
 OUT = float("-inf")
-MIN_TEMPERATURE = 1e-6  # below it logits over the temperature can be more than float32 holds
+MIN_TEMPERATURE = 1e-6  # below it, logits divided by the temperature can overflow float32
 
 
 def apply_filters(logits: Tensor, config: SamplingConfig, class_of_id: Tensor | None = None) -> Tensor:
-    """Each of what is left by the one before: temperature, temperatures of classes, top-k, top-p, min-p, typical-p.
+    """Apply temperature, temperatures of classes, top-k, top-p, min-p and typical-p, in this order.
 
-    What would keep all is skipped.
+    Filters that would keep everything are skipped.
 
     Args:
         logits: `[batch, vocab]`.
-        config: what to do.
-        class_of_id: `[vocab]`, int64, index into `class_temperatures` for each id, -1 for those of no class.
+        config: Sampling settings.
+        class_of_id: Index of each id into `class_temperatures`, -1 for no class, `[vocab]`, int64.
     """
     if config.temperature != 1:
         logits = with_temperature(logits, config.temperature)
@@ -43,7 +43,7 @@ def apply_filters(logits: Tensor, config: SamplingConfig, class_of_id: Tensor | 
 
 
 def with_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Return logits over the temperature; at 0 the likeliest id alone stays, of equals the lowest."""
+    """Return logits divided by the temperature; 0 keeps only the likeliest id, the lowest one in a tie."""
     if temperature > MIN_TEMPERATURE:
         return logits / temperature
     likeliest = logits.argmax(-1, keepdim=True)
@@ -51,7 +51,7 @@ def with_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 
 def with_temperature_within(logits: Tensor, temperature: float, inside: Tensor) -> Tensor:
-    """Return logits of the ids `inside` (`[vocab]`, bool) over a temperature, shifted: together they stay as likely."""
+    """Apply a temperature to the ids `inside` (`[vocab]`, bool) and keep their total probability."""
     within = logits.masked_fill(~inside, OUT)
     together = within.logsumexp(-1, keepdim=True)
     tempered = with_temperature(within, temperature)
@@ -60,13 +60,13 @@ def with_temperature_within(logits: Tensor, temperature: float, inside: Tensor) 
 
 
 def with_top_k(logits: Tensor, k: int) -> Tensor:
-    """Return the `k` likeliest ids stay, and those that equal the last of them."""
+    """Keep the `k` likeliest ids, and ids that tie with the last of them."""
     least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
     return logits.masked_fill(logits < least, OUT)
 
 
 def with_top_p(logits: Tensor, p: float) -> Tensor:
-    """Return the fewest ids stay that have a probability of `p` together, the likeliest always."""
+    """Keep the fewest likeliest ids that together reach probability `p`; always keep the likeliest."""
     descending, ids = logits.sort(descending=True, stable=True)
     probabilities = descending.softmax(-1)
     likelier = probabilities.cumsum(-1) - probabilities  # the probability of all ids before this one
@@ -76,7 +76,7 @@ def with_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def with_min_p(logits: Tensor, p: float) -> Tensor:
-    """Return the ids stay whose probability is at least `p` times that of the likeliest."""
+    """Keep the ids with at least `p` times the probability of the likeliest."""
     if p <= 0:
         return logits
     probabilities = logits.softmax(-1)
@@ -84,12 +84,12 @@ def with_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def with_typical_p(logits: Tensor, p: float) -> Tensor:
-    """The fewest ids stay that have a probability of `p` together, those first whose surprise is nearest to the mean.
+    """Keep the fewest ids that together reach probability `p`, those with the most typical surprise first.
 
-    An id's surprise is `-log p(id)`; its mean is the entropy. The first always stays.
+    The surprise of an id is `-log p(id)`; its mean is the entropy. The first id is always kept.
     """
     log_p = logits.log_softmax(-1)
-    entropy = -(log_p.exp() * log_p).nansum(-1, keepdim=True)  # what is out has 0 times infinity: nothing
+    entropy = -(log_p.exp() * log_p).nansum(-1, keepdim=True)  # removed ids give 0 times infinity, NaN
     nearest, ids = (-log_p - entropy).abs().sort(stable=True)
     probabilities = log_p.exp().gather(-1, ids)
     nearer = probabilities.cumsum(-1) - probabilities  # the probability of all ids before this one

@@ -1,8 +1,8 @@
-"""Prime ids -> more ids, one at a time, for as long as one likes; one piece, or many at once in one batch.
+"""Continue prime ids, one id at a time, without a limit on length; one piece, or many in a batch.
 
-Knows who reads for it (`inference.session`); never what the ids mean: which ids are forbidden, by what grammar others
-are, which one ends a piece, and how many seconds pass with each comes from the caller. Memory and time per token do not
-grow with what was sampled.
+Knows the session that computes logits (`inference.session`); never what the ids mean. The caller passes the forbidden
+ids, the grammar, the id that ends a piece, and the seconds that pass with each id. Memory and time per token do not
+grow with the length of the row.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ from pamusic.inference.session import InferenceSession
 from pamusic.sampling.constraints import PrimeTokens
 from pamusic.sampling.token_sampler import NON_FINITE, DecodingConfig, TokenSampler
 
-# Tokens that a device may be asked for before anybody looks at the first of them; those of a row that turns out to have
-# ended are forgotten. By kind of device; elsewhere each is looked at before the next is begun.
+# By kind of device: tokens to enqueue before the host reads the first one. Tokens after the end of a row are dropped.
+# On other devices, the host reads each token before the next step.
 AHEAD = {"cuda": 16}
 
 
 def generate(
     session: InferenceSession, prime: PrimeTokens, decoding: DecodingConfig, *, seed: int, num_rows: int = 1
 ) -> Iterator[list[int | None]]:
-    """Return an iterator over the next id of each row, all of which follow the same prime; None for one that has ended.
+    """Return an iterator over the next ids of all rows, one per row; None for a row that has ended.
 
-    Row `i` is, up to the rounding of products over more rows, what `seed + i` gives alone: each has draws of its own.
-    A row that has ended is left out of the batch, so the others go on faster. The same arguments give the same ids.
+    Rows continue the same prime, each with its own random draws. Row `i` equals the single row of `seed + i`, except
+    for the rounding of products over more rows. A row that has ended leaves the batch, which makes the others faster.
+    The same arguments give the same ids.
 
     Args:
-        session: has read nothing yet.
-        prime: the last `context_length` of its ids are read.
-        decoding: how ids are chosen; without a length there is no end.
-        seed: of the draws of the first row; those of row `i` have `seed + i`.
-        num_rows: how many pieces.
+        session: A session that has read nothing yet.
+        prime: Ids to continue; the last `context_length` are read.
+        decoding: Constraints, sampling settings and stop condition; without a length, rows do not stop.
+        seed: Seed of the first row; row `i` has `seed + i`.
+        num_rows: Number of pieces.
 
     Raises:
-        UsageError: the arguments do not fit together.
-        PamusicError: while drawing: the model's logits are not numbers.
+        UsageError: The arguments do not fit together.
+        PamusicError: While drawing: the model's logits are not numbers.
     """
     if num_rows < 1:
-        raise UsageError(f"num_rows is 1 or more, not {num_rows}")
+        raise UsageError(f"num_rows must be at least 1, got {num_rows}")
     decoding.constraints.forbidden(session.vocab_size)
     return _generate(session, prime, decoding, seed, num_rows)
 
@@ -51,14 +52,14 @@ def generate(
 def generate_row(
     session: InferenceSession, prime: PrimeTokens, decoding: DecodingConfig, *, seed: int
 ) -> Iterator[int]:
-    """Return an iterator over the ids of one row, each as soon as it is known; else as `generate`."""
+    """Return an iterator over the ids of one row, each as soon as it is known; otherwise like `generate`."""
     return (id for (id,) in generate(session, prime, decoding, seed=seed) if id is not None)
 
 
 def _generate(
     session: InferenceSession, prime: PrimeTokens, decoding: DecodingConfig, seed: int, num_rows: int
 ) -> Iterator[list[int | None]]:
-    # The sampler counts ids and seconds, too: it is ahead of what is known here.
+    # The sampler keeps its own count of ids and seconds, because it runs ahead of the host.
     sampler = TokenSampler(
         prime, decoding, vocab_size=session.vocab_size, seed=seed, num_rows=num_rows, device=_device_of(session.device)
     )
@@ -67,7 +68,7 @@ def _generate(
         session.select([0] * num_rows)
         logits = logits.expand(num_rows, -1)
     host = _HostState(prime, decoding, num_rows)
-    rows = list(range(num_rows))  # in the order in which they stand in the batch
+    rows = list(range(num_rows))  # in their order in the batch
     pending: deque[tuple[list[int], _Copy]] = deque()
     count = prime.num_resumed
     while True:
@@ -91,10 +92,10 @@ def _generate(
 
 
 class _HostState:
-    """What the host knows of the rows: which go on, and how long each is.
+    """The host's view of the rows: which still run, and the length of each.
 
     Attributes:
-        going: rows that are not known to have ended.
+        going: Rows that are not known to have ended.
     """
 
     def __init__(self, prime: PrimeTokens, decoding: DecodingConfig, num_rows: int) -> None:
@@ -105,16 +106,14 @@ class _HostState:
         self.going = set(range(num_rows))
 
     def take(self, rows: list[int], ids: Iterable[int]) -> list[int | None]:
-        """Return the next id of each row, None for those that have ended; `ids` are those of `rows`."""
+        """Return the next id of every row, None for ended ones; `ids` are the new ids of `rows`."""
         drawn: list[int | None] = [None] * self._num_rows
         self._count += 1
         for row, id in zip(rows, ids, strict=True):
             if row not in self.going:
                 continue
             if id == NON_FINITE:
-                raise PamusicError(
-                    "the model's logits are not numbers; its training went astray, so take another checkpoint"
-                )
+                raise PamusicError("the model's logits are not numbers; its training diverged, use another checkpoint")
             if id == self._end_id:
                 self.going.remove(row)
                 continue
@@ -126,13 +125,13 @@ class _HostState:
 
 
 class _Copy:
-    """What was drawn, on its way to the host, which waits for it when it is looked at."""
+    """An asynchronous copy of drawn ids to the host, which waits only when it reads them."""
 
     def __init__(self, ids: Tensor) -> None:
         self._ids, self._arrived = ids.to("cpu", non_blocking=True), None
         if ids.is_cuda:
             self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(ids.device))  # which may not be that of the current card
+            self._arrived.record(torch.cuda.current_stream(ids.device))  # its device may not be the current one
 
     def __iter__(self) -> Iterator[int]:
         if self._arrived is not None:
@@ -141,5 +140,5 @@ class _Copy:
 
 
 def _device_of(reads: torch.device) -> torch.device:
-    """Return where ids are drawn: where the model is, except for devices that know no float64 (Metal)."""
+    """Return the device that draws ids: the model's if it is CUDA, else the CPU (Metal has no float64)."""
     return reads if reads.type == "cuda" else torch.device("cpu")

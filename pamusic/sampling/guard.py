@@ -1,17 +1,17 @@
-"""Detect degeneration while a row is sampled (a loop, silence, a slot stuck open), and back up a little.
+"""Detect degeneration while sampling a row (a loop, silence, a slot stuck open), and back up a little.
 
-Knows numbers: which ids open and close slots (`GrammarTables`) and how many seconds pass with each; never what they
-mean. `DegenerationDetector` follows one row and returns a `Detection`. `generate_guarded` then forgets what was drawn
-since some seconds before the trouble began, reads what is left anew, as a prime, and goes on with other draws. A slot
-that stays open is closed: its beginning is too far back to be forgotten.
+Knows numbers: which ids open and close slots (`GrammarTables`) and the seconds that pass with each id; never what they
+mean. `DegenerationDetector` watches one row and returns a `Detection`. `generate_guarded` then drops the ids drawn
+since some seconds before the trouble began, prefills the rest as a prime, and continues with other draws. A slot stuck
+open is closed instead, because its beginning is too far back to drop.
 
-What a reader of the row has been given is never taken back: an id is let out when `lookback_seconds` have been drawn
-after it, so a stream lags by as much, or once the row is beyond the wanted length, where nothing is taken back. A
-`Snapshot` is what there is already. All draws, also those after an intervention, follow from the seed.
+An id that the caller has received is never taken back. An id is yielded when `lookback_seconds` have been drawn after
+it, so the stream lags by this time. Beyond the wanted length nothing is taken back, and ids are yielded at once. A
+`Snapshot` also has the ids that are not yielded yet. All draws, also after an intervention, follow from the seed.
 
-A loop is told from openings alone. Those of one moment are a chord; a loop is the same chords coming again at the same
-distances, three times or more and for long enough. The numbers are such that real performances are detected less than
-once an hour (`benchmarks/guard.py`): they pause for long between movements, but hardly ever repeat themselves so.
+Loops are detected from openings alone. Openings of one moment are a chord. A loop repeats the same chords at the same
+distances at least three times and for long enough. With these thresholds, real performances cause less than one
+detection an hour (`benchmarks/guard.py`): they pause for long between movements, but rarely repeat like a loop.
 """
 
 from __future__ import annotations
@@ -30,28 +30,29 @@ from pamusic.sampling.constraints import GrammarTables, PrimeTokens
 from pamusic.sampling.generate import generate_row
 from pamusic.sampling.token_sampler import DecodingConfig
 
-CHORD = 0.035  # seconds; openings closer than this are of one moment: that of `music`, which this room does not know
-SAME_DISTANCE = 0.25  # of a distance between chords, or
-MIN_DISTANCE = 0.05  # seconds: by no more than the larger the next time differs
+CHORD = 0.035  # seconds between openings of one chord; the value in `music`, which this layer must not import
+# Two distances between chords are the same if they differ by this share, or by this many seconds if that is more.
+SAME_DISTANCE = 0.25
+MIN_DISTANCE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig:
-    """What counts as degeneration, and what is done about it.
+    """Thresholds of degeneration, and settings of the response.
 
     Attributes:
-        silence: seconds for which no slot is opened.
-        held: seconds for which a slot stays open; then it is closed.
-        repeated: seconds for which the same chords come again, not counting the first time.
-        times: how often they come again at least in these.
-        longest: a loop has at most this many chords.
-        lookback_seconds: that are held back and may be forgotten.
-        backoff_seconds: it is taken back to so long before the trouble began; twice as long the second time, and so on,
-            until it is over.
-        max_retries: how often it is taken back at a place; then the row ends there.
+        silence: Seconds without a new opening that count as silence.
+        held: Seconds after which an open slot counts as stuck and is closed.
+        repeated: Seconds of repeated chords, without their first time, that count as a loop.
+        times: Smallest number of repetitions in a loop.
+        longest: Largest number of chords in a loop.
+        lookback_seconds: Seconds of the row that are not yielded yet and may be taken back.
+        backoff_seconds: Seconds before the trouble at which the row continues; the second retry doubles them, the
+            third triples them, and so on.
+        max_retries: Largest number of retries at one place; then the row ends there.
 
     Raises:
-        UsageError: a value is out of its range.
+        UsageError: A value is out of its range.
     """
 
     silence: float = 16.0
@@ -65,20 +66,24 @@ class GuardConfig:
 
     def __post_init__(self) -> None:
         if not (0 < self.backoff_seconds <= self.lookback_seconds and min(self.silence, self.held, self.repeated) > 0):
-            raise UsageError("seconds of a guard are above 0, and it takes back no more than it looks back")
+            raise UsageError(
+                f"seconds of a guard must be above 0, and backoff_seconds at most lookback_seconds, got {self}"
+            )
         if self.times < 1 or self.longest < 1 or self.max_retries < 0:
-            raise UsageError("a guard's loop comes again, has a chord, and is tried to be left 0 times or more")
+            raise UsageError(
+                f"a guard needs times and longest of at least 1, and max_retries of at least 0, got {self}"
+            )
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What was noticed.
+    """A detected degeneration.
 
     Attributes:
-        kind: repetition, silence or held.
-        since: second at which it began.
-        at: second at which it was noticed.
-        slots: that are held, in the order in which they were opened; one that is held twice, twice.
+        kind: "repetition", "silence" or "held".
+        since: Time of its beginning, in seconds.
+        at: Time of its detection, in seconds.
+        slots: Slots stuck open, in order of opening; a slot that is open twice appears twice.
     """
 
     kind: str
@@ -89,12 +94,12 @@ class Detection:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What was done about a detection.
+    """The response to a detection.
 
     Attributes:
-        detection: which.
-        back_to: second up to which the row was kept; where slots were closed, that is all of it.
-        gave_up: whether it ends there.
+        detection: The detection.
+        back_to: Time, in seconds, up to which the row was kept; the whole row if slots were closed.
+        gave_up: True if the row ends there.
     """
 
     detection: Detection
@@ -104,12 +109,13 @@ class Intervention:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What there is of a row at a moment, whether it was let out or is held back.
+    """The ids of a row at one moment, yielded or not.
 
     Attributes:
-        num_drawn: how many ids were drawn for it, those that were taken back included.
-        num_alarms: how many interventions there were on the way.
-        ids: `num_ids` of this list, which may go on growing.
+        num_drawn: Number of ids drawn for it, including ids that were taken back.
+        num_alarms: Number of interventions so far.
+        ids: A list that may still grow; only its first `num_ids` count.
+        num_ids: Number of ids at that moment.
     """
 
     num_drawn: int
@@ -119,12 +125,12 @@ class Snapshot:
 
     @property
     def row(self) -> list[int]:
-        """The ids at that moment."""
+        """Ids at that moment."""
         return self.ids[: self.num_ids]
 
 
 class DegenerationDetector:
-    """Follows the ids of a row and notices when it degenerates; seconds are counted from the end of its prime."""
+    """A detector of degeneration in the ids of one row; time counts from the end of its prime."""
 
     def __init__(
         self, guard: GuardConfig, grammar: GrammarTables, seconds_of_id: Sequence[float], prime_ids: Iterable[int]
@@ -135,19 +141,19 @@ class DegenerationDetector:
         self._closed_by = dict(zip(ids[grammar.slots.closings], slots, strict=True))
         self.now = self._last_opening = 0.0
         self._num_openings = 0
-        # Of each slot, when it was opened, and by the how manieth opening.
+        # For each slot, the time and the number of its openings.
         self._open_since: list[deque[tuple[float, int]]] = [deque(maxlen=grammar.most_open) for _ in slots]
         for id in prime_ids:
             self._follow(id)
         self._chord: set[int] = set()
         self._chord_began = 0.0
-        # Of the chords before: which slots, how long after the one before them; of each period, how long it has lasted.
+        # Slots of the earlier chords and the distance to the next chord; for each period, the length of its repetition.
         self._chords: deque[frozenset[int]] = deque(maxlen=guard.longest)
         self._distances: deque[float] = deque(maxlen=guard.longest)
         self._lasts = [0.0] * guard.longest
 
     def advance(self, id: int) -> Detection | None:
-        """Take one more id, and return what is noticed with it."""
+        """Consume one more id; return a detection, or None."""
         self.now += self._seconds_of_id[id]
         self._follow(id)
         if id in self._opened_by:
@@ -177,7 +183,7 @@ class DegenerationDetector:
             self._open_since[self._closed_by[id]].popleft()
 
     def _repetition(self) -> Detection | None:
-        """Take the chord that is complete among those before; the next one begins now."""
+        """Add the completed chord to the earlier ones, compare it with them, and begin the next one."""
         chord, began = frozenset(self._chord), self._chord_began
         distance = self.now - began  # to the next chord
         detection = None
@@ -206,34 +212,34 @@ def generate_guarded(
     on_intervention: Callable[[Intervention], None] = lambda intervention: None,
     on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
 ) -> Iterator[int]:
-    """Return an iterator over the ids of one row, as `generate_row` does, but later, and without what was taken back.
+    """Return an iterator over the ids of one row, like `generate_row`, but delayed and without degeneration.
 
-    The id that was drawn at that place is forbidden there, so that even the likeliest way is another one.
+    Where the row was taken back, the id drawn there before is forbidden, so even greedy decoding takes another path.
 
     Args:
-        session: its settings and weights are taken; it reads nothing itself.
-        prime: nothing of it was drawn before.
-        decoding: with a grammar and the seconds of ids.
-        guard: what is noticed, and how far it goes back.
-        seed: of the draws; those after each intervention have one made of it.
-        max_draws: when so many ids have been drawn, those that were taken back included, what is left of them is let
-            out and the row ends.
-        on_intervention: is called with each.
-        on_snapshot: is called after each draw with what there is; `max_draws` with what was drawn until then gives the
-            same again.
+        session: Source of settings and weights; it reads nothing itself.
+        prime: A prime without resumed ids.
+        decoding: Settings with a grammar and the seconds of ids.
+        guard: Thresholds, and settings of the response.
+        seed: Seed of the draws; after each intervention, a new seed is derived from it.
+        max_draws: Limit on the number of drawn ids, including ids that were taken back. At the limit, the remaining ids
+            are yielded and the row ends.
+        on_intervention: Called with each intervention.
+        on_snapshot: Called after each draw with a snapshot. Its `num_drawn`, passed as `max_draws`, gives the same row
+            again.
 
     Raises:
-        UsageError, PamusicError: as for `generate`.
+        UsageError, PamusicError: As for `generate`.
     """
     if decoding.constraints.grammar is None or decoding.constraints.seconds_of_id is None:
-        raise UsageError("a guard needs a grammar and the seconds of ids")
+        raise UsageError("a guard needs a grammar and the seconds of ids; pass both in the constraints")
     decoding.constraints.forbidden(session.vocab_size)
     row = _GuardedRow(session, prime, decoding, guard, seed)
     return row.ids(inf if max_draws is None else max_draws, on_intervention, on_snapshot)
 
 
 class _GuardedRow:
-    """One row: what was drawn of it, what of that was let out, and how often it was taken back."""
+    """The state of one guarded row: drawn ids, yielded ids, and retries."""
 
     def __init__(
         self, session: InferenceSession, prime: PrimeTokens, decoding: DecodingConfig, guard: GuardConfig, seed: int
@@ -246,7 +252,7 @@ class _GuardedRow:
         self._new: list[int] = []
         self._num_out = self._num_drawn = self._attempt = self._retries = 0
         self._last_place = 0.0
-        self._taken: dict[int, set[int]] = {}  # what was drawn where it was gone on from
+        self._taken: dict[int, set[int]] = {}  # ids drawn before at each place of a retry
         self._watch()
 
     def ids(
@@ -279,7 +285,7 @@ class _GuardedRow:
     def _ids_until_detection(
         self, forbidden: set[int], max_draws: float, on_snapshot: Callable[[Snapshot], None]
     ) -> Generator[int, None, Detection | None]:
-        """Yield ids that are old enough to be let out; return what was noticed, None at the row's end."""
+        """Yield ids that are older than the lookback; return the detection, or None at the end of the row."""
         stop, is_over = self._decoding.stop, False
         for id in self._draw(forbidden):
             self._new.append(id)
@@ -299,17 +305,17 @@ class _GuardedRow:
         return None
 
     def _draw(self, forbidden: set[int]) -> Iterator[int]:
-        """Return the ids that follow what there is, the first of them none that is `forbidden`."""
+        """Return an iterator over ids that continue the row; the first one is not in `forbidden`."""
         at_first = [*forbidden, *([] if self._new else self._prime.forbidden_next)]
         prime = PrimeTokens([*self._prime.ids, *self._new], len(self._new), at_first)
         seed = _seed_of(self._seed, self._attempt)
         return generate_row(self._session.fork(), prime, self._decoding, seed=seed)
 
     def _take_back(self, detection: Detection) -> tuple[bool, float, set[int]]:
-        """Forget what was drawn since some time before the trouble began.
+        """Drop the ids drawn since some time before the trouble began.
 
         Returns:
-            Whether the row is given up; the second up to which it was kept; what must not follow there.
+            Whether the row is given up; the time, in seconds, up to which it was kept; the ids forbidden next.
         """
         guard = self._guard
         self._retries = self._retries + 1 if detection.at <= self._last_place + guard.lookback_seconds else 1
@@ -319,13 +325,13 @@ class _GuardedRow:
         back_to = self._seconds[place - 1] if place else 0.0
         self._taken = {where: ids for where, ids in self._taken.items() if self._num_out <= where <= place}
         self._taken.setdefault(place, set()).add(self._new[place])
-        self._new = self._new[:place]  # another list: a snapshot has the old one
+        self._new = self._new[:place]  # a new list, because snapshots share the old one
         return self._retries > guard.max_retries, back_to, self._taken[place]
 
     def _watch(self) -> None:
-        """Follow what there is anew."""
+        """Restart the detector on the kept ids."""
         self._detector = DegenerationDetector(self._guard, self._grammar, self._seconds_of_id, self._prime.ids)
-        self._seconds: list[float] = []  # that have passed with each
+        self._seconds: list[float] = []  # time after each id
         for id in self._new:
             self._detector.advance(id)
             self._seconds.append(self._detector.now)
@@ -335,5 +341,5 @@ class _GuardedRow:
 
 
 def _seed_of(seed: int, attempt: int) -> int:
-    """Return the seed itself at first; later another, whatever it is, but always the same."""
+    """Return the seed itself for attempt 0, and a seed derived from it for each later attempt."""
     return seed if not attempt else int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0] >> 1)

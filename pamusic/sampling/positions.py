@@ -1,8 +1,8 @@
-"""Prime positions of several fields -> more positions, for some rows at once.
+"""Continue prime positions that have several fields, for some rows at once.
 
-Knows ids, fields and numbers; never what the ids mean. Arrays say which ids can stand in one position, and how many
-seconds pass with each. It is the plain way: fp32, the model's own caches, no recorded steps, no kernel. When all
-latents are in use, the last half of them is computed anew (the official code's policy, `inference.session`).
+Knows ids, fields and numbers; never what the ids mean. Arrays say which ids fit in one position, and the seconds that
+pass with each. This is the simple path: fp32, the model's own caches, no CUDA graph, no kernel. When all latents are in
+use, a refill recomputes the last half of them (the policy of the official code, see `inference.session`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from pamusic.sampling.token_sampler import RANDOM_BLOCK
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PositionConstraints:
-    """What the sampler knows of a vocabulary with several ids a position.
+    """Knowledge of the sampler about a vocabulary with several ids a position.
 
     Attributes:
-        fits: `[vocab, vocab]`, bool, which ids of different fields can stand in one position.
-        seconds_of_id: `[vocab]`, seconds that pass with each id.
-        forbidden_ids: are never drawn.
-        end_id: a row ends at a position that has this id; it is not part of it. None for no end.
+        fits: Pairs of ids of different fields that can share a position, `[vocab, vocab]`, bool.
+        seconds_of_id: Seconds that pass with each id, `[vocab]`.
+        forbidden_ids: Ids that are never drawn.
+        end_id: Id whose position ends the row, without being part of the row; None for no end.
     """
 
     fits: np.ndarray
@@ -56,17 +56,17 @@ def generate_positions(
     """Yield the next position of each row, a list of `fields` ids; None where a row has ended.
 
     Args:
-        model: in evaluation mode, of several fields.
-        prime: `[n, fields]` ids that all rows follow, `n >= 1`.
-        constraints: what the vocabulary allows.
-        sampling: of each field, what the filters leave; class temperatures and the release bias do not enter.
-        stop: how many positions at most. By seconds a row ends before the position that would begin later. The end is
-            never the first position; an `ending` is not done here.
-        seed: of the first row's random numbers. Row `i` has `seed + i`, so a row is the same alone and among others.
-        num_rows: how many rows.
+        model: Model with several fields, in evaluation mode.
+        prime: Ids that all rows continue, `[n, fields]`, `n >= 1`.
+        constraints: Ids that the vocabulary allows.
+        sampling: Sampling settings of each field; class temperatures and the release bias have no effect.
+        stop: Stop condition. With `seconds`, a row ends before the first position that would begin later. The end is
+            never the first position. An `ending` is not supported.
+        seed: Seed of the first row. Row `i` has `seed + i`, so a row is the same alone and among others.
+        num_rows: Number of rows.
 
     Raises:
-        PamusicError: the model's logits are no numbers.
+        PamusicError: The model's logits are not numbers.
     """
     device = model.embedding.weight.device
     fits = torch.from_numpy(np.asarray(constraints.fits, bool)).to(device)
@@ -78,7 +78,7 @@ def generate_positions(
     rngs = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
     begins = torch.from_numpy(np.asarray(prime, np.int64)).to(device).expand(num_rows, -1, -1)
     reading = _Reading(model, begins)
-    rows = torch.arange(num_rows, device=device)  # that go on
+    rows = torch.arange(num_rows, device=device)  # rows that have not ended
     now = torch.zeros(num_rows, dtype=torch.float64, device=device)
     numbers = torch.empty(0)
     num_fields = len(model.config.field_sizes)
@@ -104,11 +104,11 @@ def generate_positions(
 
 
 class _Allowed:
-    """Which ids can be drawn.
+    """The ids that can be drawn.
 
     Attributes:
-        beside: `[vocab, vocab]`, the ids that can stand beside each, which is in another field.
-        at_all: `[vocab]`, the ids that can stand beside any.
+        beside: For each id, the ids of other fields that can share its position, `[vocab, vocab]`.
+        at_all: Ids that can share a position with at least one id, `[vocab]`.
     """
 
     def __init__(self, fits: Tensor, forbidden_ids: Sequence[int]) -> None:
@@ -120,13 +120,14 @@ class _Allowed:
 def _sample_position(
     model: PerceiverAR, reading: _Reading, numbers: Tensor, allowed: _Allowed, sampling: Sequence[SamplingConfig]
 ) -> Tensor:
-    """Return the ids `[rows, fields]` of the next position, field by field.
+    """Draw the ids `[rows, fields]` of the next position, field by field.
 
     Args:
-        reading: what has been read.
-        numbers: `[rows, fields]`, from 0 to 1: where in the distribution each id is.
-        allowed: what can be drawn.
-        sampling: what is left of the distribution of each field.
+        model: The model.
+        reading: Its state after the positions so far.
+        numbers: Uniform random numbers from 0 to 1, `[rows, fields]`.
+        allowed: Ids that can be drawn.
+        sampling: Sampling settings of each field.
     """
     assert model.fields is not None
     states, lasting = reading.states(), reading.lasting()
@@ -134,9 +135,7 @@ def _sample_position(
     for field, ids in enumerate(field_slices(model.config.field_sizes, model.config.vocab_size)):
         logits = model.fields.logits(field, states, chosen, model.head.weight, lasting).float()
         if not torch.isfinite(logits).all():
-            raise PamusicError(
-                "the model's logits are not numbers; its training went astray, so take another checkpoint"
-            )
+            raise PamusicError("the model's logits are not numbers; its training diverged, use another checkpoint")
         can_stand = allowed.at_all[ids].expand_as(logits)
         for before in chosen.unbind(-1):
             can_stand = can_stand & allowed.beside[before][:, ids]
@@ -149,7 +148,7 @@ def _sample_position(
 
 
 class _Reading:
-    """A model, what it has read, and its caches."""
+    """A model with its caches, after the positions read so far."""
 
     def __init__(self, model: PerceiverAR, begins: Tensor) -> None:
         self._model = model
@@ -171,16 +170,16 @@ class _Reading:
         self._states = self._of(position)
 
     def select(self, rows: Tensor) -> None:
-        """Continue with these rows of the batch, `[n]`."""
+        """Keep these rows of the batch, `[n]`."""
         self._caches.select(rows)
         self._recent, self._states = self._recent[rows], self._states[rows]
 
     def states(self) -> Tensor:
-        """Return what the heads read after the last position, `[rows, d]`."""
+        """Return the input of the heads after the last position, `[rows, d]`."""
         return self._states
 
     def lasting(self) -> Tensor | None:
-        """What `model.fields.Offsets.lasting` gives for the last position, `[rows, num_positions]`; None without it."""
+        """Return `model.fields.Offsets.lasting` of the last position, `[rows, num_positions]`; None without offsets."""
         assert self._model.fields is not None
         offsets = self._model.fields.offsets
         return None if offsets is None else offsets.lasting(self._caches.visible_ids(), 1)[:, 0]

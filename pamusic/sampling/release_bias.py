@@ -1,11 +1,11 @@
-"""Raise the logit of closing what has been open for long.
+"""Raise the logits of closing slots that have been open for long.
 
 Knows slots, which some ids open and some close, and the seconds that pass with each id; not what a slot is.
 
-While composing, a model meets states that no piece showed it, and loses track of what it left open. So a closing id
-gets a bias that grows with the age of its slot: none up to `MIN_AGE_SECONDS`, then more with each doubling, up to
-`MAX_AGE_SECONDS`. Where more than `CROWD_SIZE` slots are open, which is when a model begins to leave ever more of them,
-the bias of each grows with their number.
+While generating, a model meets states that it never saw in training, and loses track of the slots that it left open. So
+a closing id gets a bias that grows with the age of its slot: 0 up to `MIN_AGE_SECONDS`, then more with each doubling,
+up to `MAX_AGE_SECONDS`. Above `CROWD_SIZE` open slots, where a model begins to leave ever more of them open, the bias
+also grows with their number.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from pamusic.sampling.constraints import GrammarTables
 
 MIN_AGE_SECONDS, MAX_AGE_SECONDS = 0.5, 4.0
-CROWD_SIZE = 8  # slots; a hand or two, and what a pedal holds
-CROWD_FACTOR = 5.0  # times more, for each of them beyond
+CROWD_SIZE = 8  # slots: about the notes of two hands and a pedal
+CROWD_FACTOR = 5.0  # growth of the bias per further slot, as a multiple of the bias itself
 
 
 class ReleaseBias:
-    """Biases logits by when the slots of some rows were opened last; the rows begin alike."""
+    """The release bias of rows with the same prime, from the time of each slot's last opening."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ReleaseBias:
     ) -> None:
         slots = grammar.num_slots
         self._closings = grammar.slots.closings
-        slot_of_id = np.full(len(grammar.column_of_id), slots)  # the last slot is nobody's
+        slot_of_id = np.full(len(grammar.column_of_id), slots)  # the last slot is a dummy
         slot_of_id[grammar.slots.openings] = np.arange(slots)
         prime = np.array(prime_ids, dtype=np.int64)
         passed, slot = np.cumsum(np.array(seconds_of_id)[prime]), slot_of_id[prime]
@@ -53,27 +53,27 @@ class ReleaseBias:
         self._now, self._opened = of_rows(passed[-1:] if len(passed) else np.zeros(1)), of_rows(opened)
 
     def advance(self, ids: Tensor) -> None:
-        """Take one more id in each row; `[rows]`, int64."""
+        """Consume one more id in each row; `[rows]`, int64."""
         ids = ids[:, None]
         self._now += self._seconds[ids]
         self._opened.scatter_(1, self._slot_of_id[ids], self._now)
 
     def states(self) -> list[Tensor]:
-        """Return the tensors that change as ids are taken."""
+        """Return the tensors that `advance` changes."""
         return [self._now, self._opened]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, `[n]`."""
+        """Keep these rows, `[n]`."""
         self._now, self._opened = (each[rows] for each in self.states())
 
     def apply_bias(self, logits: Tensor, bias: float, is_open: Tensor) -> Tensor:
-        """Return logits `[rows, vocab]` with closing likelier the longer ago a slot was opened, and the more are open.
+        """Return logits with a bias on closings, which grows with the age of a slot and the number of open slots.
 
         Args:
-            logits: of a model.
-            bias: nats by which ids are raised that close slots of at least `MAX_AGE_SECONDS`, where no more than
-                `CROWD_SIZE` are open; those of younger ones less.
-            is_open: which slots are, `[rows, slots]`.
+            logits: Logits of the model, `[rows, vocab]`.
+            bias: Bias, in nats, for slots of at least `MAX_AGE_SECONDS` while at most `CROWD_SIZE` are open; younger
+                slots get less.
+            is_open: Mask of open slots, `[rows, slots]`.
         """
         age = (self._now - self._opened[:, :-1]).clamp(MIN_AGE_SECONDS, MAX_AGE_SECONDS)
         crowd = (is_open.sum(1, keepdim=True) - CROWD_SIZE).clamp(min=0) * CROWD_FACTOR

@@ -1,9 +1,8 @@
-"""Logits -> the next id of each row, token after token, without a look at any number: what is drawn stays where it is.
+"""Draw the next id of each row from logits, without reading any value on the host.
 
-Knows numbers: which ids are forbidden, always or by a grammar, how much closings and the end are raised, what the
-filters leave, and where a number of each row's own randomness falls in that. All that changes from token to token
-stands in tensors on one device, so a CUDA card records a draw once and plays it again, as it does a step
-(`inference.cuda_graph`), and nobody waits for it to say what was drawn.
+Knows numbers: forbidden ids, the grammar, biases on closings and on the end, the filters, and random numbers of each
+row. All state stands in tensors on one device. So a CUDA graph can record a draw once and replay it, like a decode step
+(`inference.cuda_graph`), and the host need not wait for the drawn ids.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from pamusic.sampling.ending import FORBIDDEN, EndingTracker, StopCondition
 from pamusic.sampling.filters import apply_filters
 from pamusic.sampling.release_bias import ReleaseBias
 
-NON_FINITE = -1  # in place of an id: the logits were not numbers
-RANDOM_BLOCK = 256  # random numbers, for each row, that are made at a time
+NON_FINITE = -1  # stands for an id if the logits are not numbers
+RANDOM_BLOCK = 256  # random numbers per row to generate at a time
 
 Record = Callable[[Callable[[], Tensor], torch.device, Sequence[Tensor]], Callable[[], Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """How ids are chosen, and for how long.
+    """Settings of decoding.
 
     Attributes:
-        constraints: what the vocabulary allows.
-        sampling: how an id is drawn from what is allowed.
-        stop: when a row ends.
+        constraints: Ids that the vocabulary allows.
+        sampling: Sampling settings for the allowed ids.
+        stop: Condition that stops a row.
 
     Raises:
-        UsageError: there is an ending, and no id for it.
+        UsageError: The stop condition needs `seconds_of_id` or `end_id`, but the constraints lack it.
     """
 
     constraints: TokenConstraints = TokenConstraints()
@@ -53,7 +52,7 @@ class DecodingConfig:
 
 
 class TokenSampler:
-    """Draws ids for some rows, which all follow the same prime; each row has randomness of its own."""
+    """A sampler for rows with the same prime, each with its own random numbers."""
 
     def __init__(
         self,
@@ -69,16 +68,16 @@ class TokenSampler:
         """Begin after a prime.
 
         Args:
-            prime: what comes before.
-            decoding: how ids are chosen.
-            vocab_size: how many there are.
-            seed: of the randomness of the first row; that of row `i` has `seed + i`.
-            num_rows: how many rows follow the prime.
-            device: where all of it is done; one that knows float64.
-            record: makes of a piece of work what plays it again.
+            prime: Ids that the rows continue.
+            decoding: Settings of decoding.
+            vocab_size: Number of ids.
+            seed: Seed of the first row; row `i` has `seed + i`.
+            num_rows: Number of rows.
+            device: Device of all tensors; it must support float64.
+            record: Function that records a computation and returns a function that replays it.
 
         Raises:
-            UsageError: every id is forbidden, or the constraints are of another vocabulary.
+            UsageError: All ids are forbidden, or the constraints belong to another vocabulary.
         """
         self._device = torch.device(device)
         self._constraints, self._sampling, self._stop = decoding.constraints, decoding.sampling, decoding.stop
@@ -87,7 +86,7 @@ class TokenSampler:
         self._num_drawn, self._num_left = prime.num_resumed, 0  # ids, and random numbers
         constraints = decoding.constraints
         self._forbidden = constraints.forbidden(vocab_size).to(self._device)
-        # Before the end may come it is forbidden in addition; whether it is by itself, for when it may.
+        # The end is forbidden until it is allowed; `_end_forbidden` keeps its own state until then.
         self._end_forbidden: Tensor | None = None
         if constraints.end_id is not None and self._stop.ending is None:
             self._end_forbidden = self._forbidden[constraints.end_id].clone()
@@ -109,7 +108,7 @@ class TokenSampler:
         self._play: Callable[[], Tensor] | None = None
 
     def _follow(self, prime: PrimeTokens, vocab_size: int, num_rows: int) -> None:
-        """Make those that follow the ids of each row."""
+        """Create the grammar, release bias and ending that track the ids of each row."""
         constraints, device = self._constraints, self._device
         self._grammar: Grammar | None = None
         self._release_bias: ReleaseBias | None = None
@@ -128,9 +127,9 @@ class TokenSampler:
 
     @torch.inference_mode()
     def sample(self, logits: Tensor) -> Tensor:
-        """Return the ids that follow, `[rows]`, int64, `NON_FINITE` where logits are not numbers.
+        """Return the next ids, `[rows]`, int64, with `NON_FINITE` where logits are not numbers.
 
-        On CUDA the next call overwrites what it gives.
+        On CUDA, the next call overwrites the result.
 
         Args:
             logits: `[rows, vocab]`, float, on any device.
@@ -153,7 +152,7 @@ class TokenSampler:
         return self._play()
 
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows of more than one."""
+        """Keep these rows; there must be more than one."""
         index = torch.tensor(rows, device=self._device)
         self._randomness = [self._randomness[row] for row in rows]
         self._numbers = self._numbers[index]
@@ -162,7 +161,7 @@ class TokenSampler:
         self._logits = self._play = None
 
     def _let_end_come(self) -> None:
-        """Allow the end from its place on, in the tensors that a recorded draw reads."""
+        """Allow the end once enough ids are drawn, in the tensors that a recorded draw reads."""
         least = self._stop.min_tokens_before_end
         if self._end_may_come or least is None or self._num_drawn < least:
             return
@@ -172,16 +171,16 @@ class TokenSampler:
             self._forbidden[self._constraints.end_id] = self._end_forbidden
 
     def _changing(self) -> list[Tensor]:
-        """Return what another draw changes."""
+        """Return the tensors that a draw changes."""
         states = (state for each in self._followers() for state in each.states())
         return [self._place, *states]
 
     def _followers(self) -> list[Grammar | ReleaseBias | EndingTracker]:
-        """Return those who follow the ids of each row."""
+        """Return the grammar, release bias and ending, as far as they exist."""
         return [each for each in (self._grammar, self._release_bias, self._ending) if each is not None]
 
     def _sample(self, at_first: Tensor | None = None) -> Tensor:
-        """Draw once; recorded where it is without `at_first`: ids, `[vocab]`, that are forbidden in addition, once."""
+        """Draw once. Without `at_first`, ids `[vocab]` that are forbidden only this time, a draw can be recorded."""
         assert self._logits is not None
         logits, ending, end_id = self._logits, self._ending, self._constraints.end_id
         forbidden = self._forbidden.expand(len(logits), -1)
@@ -219,7 +218,10 @@ class TokenSampler:
         return ids.masked_fill(logits.sum(-1).isnan(), NON_FINITE)
 
     def _openings(self, slots: Tensor) -> Tensor:
-        """Return the ids that open slots, `[rows, slots]` -> `[rows, vocab]`; of all slots, also what needs one."""
+        """Return the ids that open these slots, `[rows, slots]` to `[rows, vocab]`.
+
+        For all slots, this includes the ids that need an opening.
+        """
         grammar = self._constraints.grammar
         assert grammar is not None
         ids = self._needs_opening & slots.all(1, keepdim=True)
@@ -228,14 +230,14 @@ class TokenSampler:
 
 
 def inverse_cdf(logits: Tensor, numbers: Tensor) -> Tensor:
-    """Return one id for each row of logits `[rows, vocab]`: where a number below 1, `[rows, 1]`, falls."""
+    """Draw one id for each row of logits `[rows, vocab]` by inverting the CDF at numbers below 1, `[rows, 1]`."""
     summed = logits.softmax(-1).double().cumsum(-1)
-    # In float32 the number is below 1 by more than a product in float64 is rounded by, so it falls on an id.
+    # A float32 number below 1 is further from 1 than the rounding error of the float64 product, so it falls on an id.
     ids = torch.searchsorted(summed, numbers * summed[:, -1:], right=True)[:, 0]
-    return ids.clamp(max=logits.shape[-1] - 1)  # where nothing may follow, as after an end: it is not looked at
+    return ids.clamp(max=logits.shape[-1] - 1)  # after an end nothing may follow; the id is unused
 
 
 def _unless_all(forbidden: Tensor, more: Tensor) -> Tensor:
-    """Return what is forbidden, `[rows, vocab]`, and `more`, unless nothing else may follow in a row."""
+    """Return the union of two masks `[rows, vocab]`, or only the first in rows where the union would forbid all."""
     both = forbidden | more
     return torch.where(both.all(1, keepdim=True), forbidden, both)

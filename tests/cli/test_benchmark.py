@@ -173,7 +173,7 @@ def test_what_makes_no_sense_is_one_line(who):
     done = CliRunner().invoke(app, ["benchmark", str(who.path), "--precision", "fp6", "--tokens", "2"])
 
     assert done.exit_code == 2
-    assert "precision is one of" in done.stderr
+    assert "precision must be one of" in done.stderr
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read():
         said = refused("sample", "--checkpoint", "nobody", "--prime", "nothing.mid", *words)
         assert "nobody" not in said
         assert "nothing.mid" not in said
-    assert "precision is one of" in refused("benchmark", "nobody", "--precision", "fp5")
+    assert "precision must be one of" in refused("benchmark", "nobody", "--precision", "fp5")
 
 
 def test_any_number_of_seconds_can_be_asked_for(tmp_path):

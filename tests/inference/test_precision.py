@@ -106,7 +106,7 @@ def test_auto_depends_on_the_processor_alone(monkeypatch):
     assert [resolve_precision(name, "cpu") for name in ("fp32", "bf16", "int8")] == ["fp32", "bf16", "int8"]
     with pytest.raises(ValueError, match="is for CPUs"):
         resolve_precision("int8", "cuda")
-    with pytest.raises(ValueError, match="precision is one of"):
+    with pytest.raises(ValueError, match="precision must be one of"):
         resolve_precision("fp8", "cpu")
 
 
@@ -153,4 +153,4 @@ def test_a_wrong_precision_is_one_line(checkpoint):
     done = CliRunner().invoke(app, ["sample", "--checkpoint", str(checkpoint), "--precision", "fp7", "-o", "-"])
 
     assert done.exit_code == 2
-    assert "precision is one of auto, fp32, bf16, int8, not 'fp7'" in done.stderr
+    assert "precision must be one of auto, fp32, bf16, int8, got 'fp7'" in done.stderr

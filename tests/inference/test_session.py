@@ -118,9 +118,9 @@ def test_a_policy_has_a_name_or_a_number():
     assert [refill_of(policy, 512) for policy in (1, "1", 512, "300")] == [1, 1, 512, 300]
     assert refill_of("half", 1) == 1
     for policy in ("none", "", "-1", "0", "1.5", 0, 513):
-        with pytest.raises(ValueError, match="refill is"):
+        with pytest.raises(ValueError, match="refill must be"):
             refill_of(policy, 512)
-    with pytest.raises(ValueError, match="more than 128 latents, not 128"):
+    with pytest.raises(ValueError, match="more than 128 latents, got 128"):
         refill_of("last-128", 128)
 
 

@@ -191,5 +191,5 @@ def test_a_filter_returns_new_logits(logits):
 def test_a_value_out_of_range_is_named(wrong):
     ((name, value),) = wrong.items()
 
-    with pytest.raises(ValueError, match=rf"^{name} is .* not {value}$"):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got {value}$"):
         SamplingConfig(**wrong)

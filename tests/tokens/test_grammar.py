@@ -362,5 +362,5 @@ def test_the_sampler_follows_a_prime_that_breaks_the_rules():
 
 
 def test_rules_of_another_vocabulary_are_refused():
-    with pytest.raises(ValueError, match="the grammar is for 391 ids, the model has 24"):
+    with pytest.raises(ValueError, match="the grammar must fit the 24 ids of the model, got one for 391"):
         generate(tiny_model(vocab_size=24, pad_id=23), [0], seed=0, grammar=rules(PERFORMANCE))
