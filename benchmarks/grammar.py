@@ -27,7 +27,8 @@ import torch
 from pamusic import __version__
 from pamusic.corpus.sources import Source, find_sources
 from pamusic.music.midi import read_midi
-from pamusic.sampling.constraints import BatchGrammarState, GrammarState, GrammarTables
+from pamusic.sampling.constraints import GrammarTables
+from pamusic.sampling.grammar_state import BatchGrammarState, GrammarState
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer
 

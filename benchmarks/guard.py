@@ -17,20 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
+from pamusic.compose.token_stream import constraints_of
 from pamusic.corpus.corpus import Corpus, open_corpus
-from pamusic.sampling.constraints import GrammarTables
+from pamusic.sampling.constraints import Constraints
 from pamusic.sampling.guard import DegenerationDetector, Detection, GuardConfig
-from pamusic.tokens.grammar import grammar_arrays
 
 
-def alarms_of(corpus: Corpus, piece: int, guard: GuardConfig, rules: GrammarTables) -> tuple[list[Detection], float]:
+def alarms_of(corpus: Corpus, piece: int, guard: GuardConfig, rules: Constraints) -> tuple[list[Detection], float]:
     """Return the false alarms of a piece, and its seconds."""
-    seconds_of_id = corpus.tokenizer.vocabulary.seconds_of_id.tolist()
-    watch = DegenerationDetector(guard, rules, seconds_of_id, [])
+    watch = DegenerationDetector(guard, rules, [])
     alarms: list[Detection] = []
     latest = -np.inf
-    for id in corpus.piece(piece).tolist():
-        detection = watch.advance(id)
+    for position in corpus.piece(piece).tolist():
+        detection = watch.advance(position)
         if detection is not None:
             if detection.at > latest + guard.lookback_seconds:
                 alarms.append(detection)
@@ -48,7 +47,7 @@ def main() -> int:
     corpus, guard = open_corpus(asked.corpus), GuardConfig()
     pieces = corpus.split(asked.split)
     pieces = [pieces[i] for i in np.unique(np.linspace(0, len(pieces) - 1, asked.pieces).round().astype(int))]
-    rules = GrammarTables(**grammar_arrays(corpus.tokenizer.vocabulary))
+    rules = constraints_of(corpus.tokenizer.vocabulary)
     kinds, seconds, num_tokens, began = Counter[str](), 0.0, 0, time.process_time()
     for piece in pieces:
         alarms, lasts = alarms_of(corpus, piece, guard, rules)

@@ -3,7 +3,7 @@
     >>> import pamusic
     >>> piece = pamusic.load("small").sample(seconds=5, seed=1)
 
-Names are imported when they are first used: `import pamusic` alone imports no PyTorch.
+Names are imported on first use: `import pamusic` alone does not import PyTorch.
 """
 
 from __future__ import annotations

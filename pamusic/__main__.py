@@ -1,4 +1,4 @@
-"""`python -m pamusic`: the same as `pamusic`."""
+"""Run `python -m pamusic`, which is the same as `pamusic`."""
 
 from pamusic.cli import main
 

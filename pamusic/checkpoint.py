@@ -1,8 +1,8 @@
-"""A folder on disk <-> a model, its configuration, and the very tokenizer it was trained with.
+"""Save and load checkpoints: folders with a model, its configuration, and the exact tokenizer of its training.
 
-Knows models and tokenizers, and marries the two; knows no training, no sampling. A checkpoint has `model.safetensors`
+Knows models and tokenizers, and joins the two; knows no training, no sampling. A checkpoint has `model.safetensors`
 (bfloat16 or float32), `config.json` (the model's shape, how it was trained, fingerprints), `tokenizer.toml`, and a
-card, `README.md`. What ships is addressed by name, what is mine by path.
+card, `README.md`. Bundled checkpoints are found by name, all others by path.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 
 FORMAT = 1
-PARTS = {"model.safetensors", "config.json", "tokenizer.toml", "README.md"}  # files; there need be no card
+PARTS = {"model.safetensors", "config.json", "tokenizer.toml", "README.md"}  # file names; the card is optional
 RUNS = Path("runs")
-DEFAULT = "small"  # the checkpoint that is taken where none is named
-LATEST = "latest"  # in place of a name: the newest run that stopped in order
+DEFAULT = "small"  # the checkpoint that is used without a name
+LATEST = "latest"  # used as a name: the newest run that stopped in order
 BEST, LAST = "best", "last"  # the two checkpoints of a run
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model that can be used.
+    """A model that is ready for use.
 
     Attributes:
-        path: its folder.
-        model: in float32, in evaluation mode.
-        tokenizer: what its ids mean.
-        metadata: how it came to be: whatever was given to `save_checkpoint`.
+        path: Folder of the checkpoint.
+        model: Network, in float32 and evaluation mode.
+        tokenizer: Tokenizer of its ids.
+        metadata: Training metadata, as passed to `save_checkpoint`.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Checkpoint:
 
     @property
     def title(self) -> str:
-        """How a person knows it: the name of one that ships, the path of any other."""
+        """Name for people: the name of a bundled checkpoint, or the path of any other."""
         ships = self.path.resolve().parent == checkpoints_folder().resolve()
         return f"{self.path.name}, which ships with pamusic" if ships else str(self.path)
 
@@ -66,16 +66,16 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint's folder, whole or not at all.
+    """Write the folder of a checkpoint, completely or not at all.
 
     Args:
-        path: the folder; one that is there is replaced.
-        model: whose configuration, and whose weights unless others are given.
-        tokenizer: the one it was trained with.
-        metadata: how it came to be; anything that JSON can hold. What describes the model itself is written anew.
-        card: the text of its `README.md`.
-        dtype: of the weights on disk.
-        weights: to be written in place of the model's, by the same names.
+        path: Folder; an existing one is replaced.
+        model: Network with its configuration, and with the weights unless `weights` is given.
+        tokenizer: Tokenizer that the model was trained with.
+        metadata: Training metadata that JSON can hold. Entries that describe the model itself are overwritten.
+        card: Text of its `README.md`.
+        dtype: Type of the weights on disk.
+        weights: Weights to write instead of the model's, under the same names.
 
     Raises:
         PamusicError: the folder cannot be written.
@@ -100,22 +100,22 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint; weights become float32 on the device.
+    """Load a checkpoint; weights become float32 on the device.
 
     Raises:
-        PamusicError: it is missing, broken, or its parts do not belong together.
+        PamusicError: it is missing or broken, or its parts do not match.
     """
     recovered(path)
     about = _config(path)
     tokenizer = Tokenizer(load_vocabulary(path / "tokenizer.toml"))
     if tokenizer.fingerprint != about.get("tokenizer_fingerprint"):
-        raise PamusicError(f"{path}: tokenizer.toml is not the one its model was trained with; restore the folder")
+        raise PamusicError(f"{path}: tokenizer.toml is not the one that its model was trained with; restore the folder")
     try:
         model = PerceiverAR(ModelConfig.from_json(about["model"]))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise PamusicError(
             f"{path}: config.json does not describe a model that this version of pamusic knows ({error}); restore the"
-            " folder, or take the version that wrote it"
+            " folder, or use the version that wrote it"
         ) from None
     if model.config.vocab_size != len(tokenizer.vocabulary):
         raise PamusicError(
@@ -139,13 +139,13 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
     """Return the folder of a checkpoint.
 
     Args:
-        name: the name of a checkpoint that ships; or `LATEST`, the newest run in `runs` that stopped in order; or the
-            path of a checkpoint's folder or of a run's folder (its best, else its last). A name comes before a folder
-            of the same name; `./NAME` is the folder. None means `DEFAULT`.
-        runs: the folder of the runs.
+        name: Name of a bundled checkpoint; or `LATEST`, the newest run in `runs` that stopped in order; or the path of
+            the folder of a checkpoint or of a run (its best checkpoint, else its last). A bundled name has priority
+            over a folder of the same name; `./NAME` is the folder. None means `DEFAULT`.
+        runs: Folder of the runs.
 
     Raises:
-        PamusicError: there is none; the error lists those there are.
+        PamusicError: there is no such checkpoint; the error lists the existing ones.
     """
     name = DEFAULT if name is None else name
     if shipped := [path for path in shipped_checkpoints() if path.name == name]:
@@ -159,51 +159,38 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
         return _of_run(path)
     if Path(name).is_dir():
         raise PamusicError(
-            f"{name}: is neither a checkpoint (no config.json in it) nor a run (no {BEST}/ or {LAST}/); give one"
+            f"{name}: is neither a checkpoint (no config.json) nor a run (no {BEST}/ or {LAST}/); use another folder"
         )
     names = [path.name for path in shipped_checkpoints()] + [str(run) for run in _runs(runs)]
-    raise PamusicError(f"no checkpoint is called {name!r}; there is {', '.join(names) or 'none'}; or give a folder")
+    raise PamusicError(f"no checkpoint is called {name!r}; use one of {', '.join(names) or 'none'}, or a folder")
 
 
 def check_corpus(checkpoint: Checkpoint, corpus: Corpus) -> None:
-    """Refuse a corpus that the checkpoint cannot read.
+    """Raise an error for a corpus that the checkpoint cannot read.
 
     Raises:
-        PamusicError: it was made with another tokenizer.
+        PamusicError: the corpus has another tokenizer.
     """
     if corpus.tokenizer.fingerprint != checkpoint.tokenizer.fingerprint:
         raise PamusicError(
             f"{corpus.path} was tokenized with {corpus.tokenizer.name} ({corpus.tokenizer.fingerprint}), but"
-            f" {checkpoint.path} reads {checkpoint.tokenizer.name} ({checkpoint.tokenizer.fingerprint}); make it anew:"
-            f" pamusic tokenize --tokenizer {checkpoint.path / 'tokenizer.toml'} …"
-        )
-
-
-def check_events(checkpoint: Checkpoint, what: str) -> None:
-    """Refuse a checkpoint of several ids a position where `what` is done for one of events, one id a position.
-
-    Raises:
-        PamusicError: it has several.
-    """
-    num_fields = len(checkpoint.tokenizer.vocabulary.fields)
-    if num_fields > 1:
-        raise PamusicError(
-            f"{checkpoint.title} has {num_fields} ids a position; {what} is for checkpoints of one, such as {DEFAULT}"
+            f" {checkpoint.path} reads {checkpoint.tokenizer.name} ({checkpoint.tokenizer.fingerprint}); make it again"
+            f" with pamusic tokenize --tokenizer {checkpoint.path / 'tokenizer.toml'} …"
         )
 
 
 def shipped_checkpoints() -> list[Path]:
-    """Return the folders of the checkpoints that ship, by name."""
+    """Return the folders of the bundled checkpoints, by name."""
     return sorted(path.parent for path in checkpoints_folder().glob("*/config.json"))
 
 
 def _newest(runs: Path) -> Path:
-    """Return the run that stopped in order last."""
+    """Return the run that most recently stopped in order."""
     finished = [run for run in _runs(runs) if (run / "finished").is_file()]
     if not finished:
         raise PamusicError(
-            f"{LATEST!r} is the newest run in {runs}/ that stopped in order, and there is none; train one with"
-            " pamusic train, or give the folder of a run"
+            f"{LATEST!r} is the newest run in {runs}/ that stopped in order, but there is none; train one with"
+            " pamusic train, or pass the folder of a run"
         )
     return max(finished, key=lambda run: (run / "finished").stat().st_mtime)
 
@@ -219,7 +206,7 @@ def _of_run(run: Path) -> Path:
 
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise PamusicError(f"{path}: no such checkpoint folder")
+        raise PamusicError(f"{path}: no such checkpoint folder; check the path")
     try:
         about = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -228,5 +215,5 @@ def _config(path: Path) -> dict[str, Any]:
         raise PamusicError(f"{path}: config.json is broken ({error}); restore the folder") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
-        raise PamusicError(f"{path}: is a checkpoint of format {found}, we read {FORMAT}; update pamusic")
+        raise PamusicError(f"{path}: checkpoint format must be {FORMAT}, got {found}; update pamusic")
     return about

@@ -1,7 +1,7 @@
-"""Choose what a machine computes with: device, precision, compiler. Knows torch; knows no model.
+"""Choose device, precision and compilation for a machine. Knows torch; knows no model.
 
-This is the one place that answers whether a device multiplies bfloat16 fast (`has_fast_bf16`). A CPU without units for
-it computes such products through a reference kernel: 0.7 to 3 GFLOP/s where float32 reaches 50 to 100.
+Only this module decides whether a device multiplies bfloat16 fast (`has_fast_bf16`). A CPU without bfloat16 units uses
+a reference kernel for such products: 0.7 to 3 GFLOP/s, while float32 reaches 50 to 100.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import torch
 from pamusic.errors import PamusicError, UsageError
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
-# Settings of ONEDNN_MAX_CPU_ISA under which oneDNN uses no bf16 units, whatever the processor has.
+# Settings of ONEDNN_MAX_CPU_ISA under which oneDNN does not use bf16 units, even if the processor has them.
 ISAS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-PROBE_SECONDS = 0.2  # for the products that `choose_machine` times
-TRIES = 4  # of each product that is timed
+PROBE_SECONDS = 0.2  # limit for the products that `choose_machine` times
+TRIES = 4  # runs of each timed product
 SLOW_INT8 = (
-    "this CPU has no bf16 units and there is no compiled kernel: int8 weights of over 3 pieces at once are held in fp32"
+    "this CPU has no bf16 units, and no kernel is compiled: int8 weights are held in fp32 for over 3 pieces at once"
 )
 SLOW_BF16 = (
     "this CPU has no bf16 units: large products in bf16 take 20 to 100 times as long as in fp32; leave out --precision"
@@ -36,13 +36,13 @@ SLOW_BF16 = (
 
 @dataclass(frozen=True)
 class Machine:
-    """The arithmetic of a run.
+    """The device and arithmetic of a run.
 
     Attributes:
-        device: where tensors live.
-        precision: bf16, fp16 or fp32, resolved.
-        compile: whether the model is compiled.
-        precision_reason: how the precision was chosen, for a person to read.
+        device: Device of the tensors.
+        precision: Resolved precision: bf16, fp16 or fp32.
+        compile: Whether the model is compiled.
+        precision_reason: Reason for the precision, for people.
     """
 
     device: torch.device
@@ -51,7 +51,7 @@ class Machine:
     precision_reason: str
 
     def about(self) -> dict[str, str | bool | int]:
-        """Return what the arithmetic of a run depends on, for its record."""
+        """Return everything that the arithmetic of a run depends on, for its record."""
         return {
             "device": str(self.device),
             "precision": self.precision,
@@ -68,21 +68,21 @@ class Machine:
 def choose_machine(
     device: str = "auto", precision: str = "auto", compile: bool | None = None, *, probe: bool = False
 ) -> Machine:
-    """Resolve what the user left open.
+    """Resolve the settings that the user left open.
 
     Args:
-        device: `auto` takes CUDA, else the CPU; Metal (`mps`), which we never tried, only where it is asked for.
-        precision: `auto` takes bf16 where the device has units for it, fp16 on older CUDA cards, else fp32.
-        compile: by default where a compiler is found.
-        probe: time products on a CPU with bf16 units, for at most 0.2 s, and put the result into `precision_reason`. It
-            decides nothing: a run that is resumed, and each of several processes, must choose alike.
+        device: `auto` uses CUDA, else the CPU. Metal (`mps`), which is untested, is used only on request.
+        precision: `auto` uses bf16 if the device has units for it, fp16 on older CUDA cards, else fp32.
+        compile: Whether to compile; by default if a compiler is found.
+        probe: Whether to time products on a CPU with bf16 units, for at most 0.2 s, for `precision_reason`. The result
+            does not affect the choice: a resumed run, and each of several processes, must choose the same.
 
     Raises:
-        PamusicError: the device is not there, or cannot compute in this precision.
+        PamusicError: the device does not exist, or cannot compute in this precision.
         UsageError: there is no such precision.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+        raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     where = torch.device(_best_device() if device == "auto" else _checked(device))
     if precision == "fp16" and where.type == "cpu":
         raise PamusicError("fp16 needs a GPU; on a CPU use --precision bf16 or fp32")
@@ -96,7 +96,7 @@ def choose_machine(
     else:
         chosen, why = "fp32", f"autocast on {where.type} is not relied on"
     if where.type == "cuda":
-        # Who asks for fp32 gets it. Otherwise what autocast leaves in it may be multiplied with 10 bits of mantissa.
+        # With fp32 on request, keep full precision. Otherwise float32 products under autocast may use TF32 (10 bits).
         torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     if compile is None:
         compile = where.type == "cuda" or (where.type == "cpu" and has_compiler())
@@ -104,7 +104,7 @@ def choose_machine(
 
 
 def describe(machine: Machine) -> str:
-    """Return one line: what we train on."""
+    """Return one line that describes device, precision and compilation."""
     if machine.device.type == "cuda":
         what = torch.cuda.get_device_name(machine.device)
     else:
@@ -118,10 +118,10 @@ def describe(machine: Machine) -> str:
 
 
 def has_fast_bf16(device: torch.device | str) -> bool:
-    """Return whether a device multiplies bfloat16 matrices in units made for it.
+    """Return whether a device multiplies bfloat16 matrices in dedicated units.
 
-    The answer follows from the processor and from the settings of PyTorch and oneDNN, never from a measurement: what
-    is computed must be the same tomorrow.
+    The answer depends on the processor and on the settings of PyTorch and oneDNN, never on a measurement, so that
+    results are the same tomorrow.
     """
     where = torch.device(device)
     if where.type == "cuda":
@@ -130,12 +130,12 @@ def has_fast_bf16(device: torch.device | str) -> bool:
 
 
 def cost_of(precision: str, device: torch.device | str, has_kernel: bool = True) -> str | None:
-    """Return one line on what a precision costs where the device has no units for it; None where it costs nothing.
+    """Return one line on the cost of a precision that the device has no units for; None if there is no cost.
 
     Args:
-        precision: as it was asked for.
-        device: computes.
-        has_kernel: whether a compiled kernel multiplies weights in bytes (int8).
+        precision: Requested precision.
+        device: Device that computes.
+        has_kernel: Whether a compiled kernel multiplies int8 weights.
     """
     if torch.device(device).type != "cpu" or has_fast_bf16(device):
         return None
@@ -146,10 +146,10 @@ def cost_of(precision: str, device: torch.device | str, has_kernel: bool = True)
 
 @cache
 def cpu_bf16_units() -> str:
-    """Return the name of the CPU's units for bfloat16 products, or "" where it has none or PyTorch does not use them.
+    """Return the name of the CPU's units for bfloat16 products, or "" if it has none or PyTorch does not use them.
 
-    ATen and oneDNN must both be willing (`ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` can forbid it) and the
-    processor must have the units: oneDNN also takes bfloat16 on AVX-512 without them, and emulates it there.
+    ATen and oneDNN must both allow them (`ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` can forbid it), and the
+    processor must have them: oneDNN also accepts bfloat16 on AVX-512 without such units, and emulates it.
     """
     try:
         is_supported = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -170,13 +170,13 @@ def cpu_bf16_units() -> str:
 def product_rates(
     device: torch.device, *dtypes: torch.dtype, seconds: float, max_side: int = 2048
 ) -> tuple[float, ...]:
-    """Return operations per second of square matrix products in each type, measured within about so many seconds.
+    """Return operations per second of square matrix products in each type, measured in about `seconds`.
 
-    Sides double from 64 as long as the next size is expected to fit into the time left, so that a slow kernel is
-    never given a large product. All types are measured at the same sides. A product of side `n` counts `2 n³`
-    operations; the fastest of several counts, since other programs may run.
+    Sides double from 64 as long as the next size is expected to fit into the remaining time, so that a slow kernel
+    never gets a large product. All types are measured at the same sides. A product of side `n` counts `2 n³`
+    operations. Each rate is the fastest of several runs, since other programs may run.
     """
-    for dtype in dtypes:  # the first product of a type also prepares what the next ones use
+    for dtype in dtypes:  # the first product of a type also includes one-time preparation
         _product_seconds(device, dtype, 64)
     began, best, side = time.perf_counter(), [0.0] * len(dtypes), 64
     while True:
@@ -188,7 +188,7 @@ def product_rates(
 
 
 def keep_freed_memory() -> None:
-    """Print glibc not to give freed memory back: on a CPU, each step would fault it in again, page by page."""
+    """Tell glibc not to return freed memory to the system: on a CPU, each step would fault it in again page by page."""
     if sys.platform != "linux":
         return
     try:
@@ -198,7 +198,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 256 * 2**20)
     except (OSError, AttributeError):
-        return  # not glibc: nothing to tell
+        return  # not glibc: nothing to set
 
 
 def _best_device() -> str:
@@ -207,7 +207,7 @@ def _best_device() -> str:
 
 def _checked(device: str) -> str:
     try:
-        torch.zeros(1, device=device).tolist()  # `meta` makes tensors too, but cannot say what is in them
+        torch.zeros(1, device=device).tolist()  # `meta` also creates tensors, but their values cannot be read
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         reason = shorten(str(error).splitlines()[0], 100, placeholder=" …")
         raise PamusicError(f"device {device!r} cannot be used ({reason}); this machine has {_best_device()}") from None
@@ -215,12 +215,12 @@ def _checked(device: str) -> str:
 
 
 def has_compiler() -> bool:
-    """Return whether `torch.compile` will find one for the CPU."""
+    """Return whether `torch.compile` will find a compiler for the CPU."""
     return any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++", "cl"))
 
 
 def _cpu_precision(probe: bool) -> tuple[str, str]:
-    """Precision of a CPU and the reason for it."""
+    """Return the precision for a CPU, and the reason."""
     units = cpu_bf16_units()
     if not units:
         return "fp32", "this CPU has no bf16 units"
@@ -232,13 +232,13 @@ def _cpu_precision(probe: bool) -> tuple[str, str]:
 
 
 def _measure_bf16_speedup(device: torch.device) -> float:
-    """Return how many times faster a device multiplies in bf16 than in fp32; takes at most `PROBE_SECONDS`."""
+    """Return how many times faster a device multiplies in bf16 than in fp32, measured within `PROBE_SECONDS`."""
     bf16, fp32 = product_rates(device, torch.bfloat16, torch.float32, seconds=PROBE_SECONDS)
     return bf16 / fp32
 
 
 def _product_seconds(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    """Return the seconds of the fastest of some products of two square matrices."""
+    """Return the shortest time of several products of two square matrices, in seconds."""
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     taken = []
     for _ in range(TRIES):

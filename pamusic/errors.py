@@ -1,16 +1,15 @@
-"""The errors for what a person at the keyboard can put right.
+"""Define the errors that a user can fix.
 
-Knows nothing of the rest. Every message is a single line that says what is wrong, what we got, and what to do;
-the command line prints it and exits with `exit_code`. Anything else that escapes is our bug and keeps its traceback.
+Knows nothing of the rest. Every message is a single line that says what is wrong, what was given, and what to do; the
+command line prints it and exits with `exit_code`. Any other exception that escapes is our bug and keeps its traceback.
 """
 
 
 class PamusicError(Exception):
-    """Something outside the program is wrong, and its user can put it right.
+    """An error outside the program that its user can fix.
 
     Attributes:
-        rule: which rule refuses, in words that are the same for every file it refuses: what is counted over many
-            files. The message by default.
+        rule: Reason in words that are equal for all affected files, used for counts. The message by default.
     """
 
     exit_code = 1
@@ -21,12 +20,12 @@ class PamusicError(Exception):
 
 
 class UsageError(PamusicError, ValueError):
-    """We were called with a value that never makes sense, or with two that contradict each other."""
+    """A call with a value that never makes sense, or with two values that contradict each other."""
 
     exit_code = 2
 
 
 def is_about_memory(error: BaseException) -> bool:
-    """Return whether memory ran out: torch says so in words alone, on a CPU and on a GPU in different ones."""
+    """Return whether memory ran out; torch reports this only in words, and differently on CPU and GPU."""
     words = str(error)
     return isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words

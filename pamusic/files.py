@@ -1,6 +1,6 @@
-"""How files are written: whole or not at all, and never over one that was not named.
+"""Write files completely or not at all, and never over a file that was not named.
 
-Knows paths and what may go wrong with them; knows nothing of what is in the files.
+Knows paths and their possible errors; knows nothing of the contents.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import IO
 
 from pamusic.errors import PamusicError
 
-# What can go wrong with a file through no fault of ours, and what to do about it.
+# Errors of files that the user can fix, and what to do about them.
 ERRNO_ADVICE = {
-    errno.ENOSPC: "the disk is full; make room or write elsewhere",
-    errno.EDQUOT: "your disk quota is used up; make room or write elsewhere",
+    errno.ENOSPC: "the disk is full; free some space or write elsewhere",
+    errno.EDQUOT: "your disk quota is used up; free some space or write elsewhere",
     errno.EFBIG: "the file would be larger than the disk or your limits allow; write elsewhere",
     errno.EIO: "the disk failed; write elsewhere",
     errno.EACCES: "permission denied; choose a folder that you may write to",
@@ -28,24 +28,24 @@ ERRNO_ADVICE = {
     errno.EROFS: "the disk is read-only; write elsewhere",
     errno.ENOTDIR: "part of its path is a file, not a folder; choose another path",
     errno.EEXIST: "part of its path is a file, not a folder; choose another path",
-    errno.ENOENT: "its folder does not exist and cannot be made; choose another path",
-    errno.EISDIR: "it is a folder; give the name of a file",
+    errno.ENOENT: "its folder does not exist and cannot be created; choose another path",
+    errno.EISDIR: "it is a folder; use the name of a file",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.ELOOP: "its links lead in a circle; choose another path",
 }
-# These can only come from writing, whichever file they name.
+# These errors can only come from writing, whichever file they name.
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
-TEMPORARY = ".pamusic-"  # how a file in the making is called; a kill may leave one behind
+TEMPORARY = ".pamusic-"  # prefix of unfinished files; a kill may leave one behind
 
 
 @dataclass
 class Draft:
-    """A file in the making.
+    """An unfinished file.
 
     Attributes:
-        file: where to write to.
-        name: what it is called once it is whole; until then, what it is meant to be.
+        file: Path to write to.
+        name: Final path of the finished file; until then, the intended path.
     """
 
     file: Path
@@ -54,17 +54,17 @@ class Draft:
 
 @contextmanager
 def written_atomically(path: str | Path) -> Iterator[Path]:
-    """Lend a temporary path to write to; when the block ends well, that file becomes `path`, at once and whole.
+    """Yield a temporary path to write to; if the block succeeds, that file becomes `path`, complete and in one step.
 
         with written_atomically("out.mid") as temporary:
             temporary.write_bytes(data)
 
-    The temporary file lies in the same folder and has the same suffix. If the block raises, it is removed, and so are
-    the parent folders made for it; what stood at `path` before is untouched. A link is followed, not replaced. A
-    device or a pipe (`/dev/null`) cannot be replaced either: it is lent itself and written directly.
+    The temporary file is in the same folder and has the same suffix. If the block raises, it is removed together with
+    parent folders created for it, and an existing file at `path` is unchanged. A link is followed, not replaced. A
+    device or a pipe (`/dev/null`) cannot be replaced: its own path is yielded and written directly.
 
     Raises:
-        PamusicError: the disk is full or read-only, permission is denied, or the path cannot be that of a file.
+        PamusicError: the disk is full or read-only, permission is denied, or the path cannot be a file.
     """
     with _written(Path(path), os.replace) as temporary:
         yield temporary
@@ -72,12 +72,12 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def written_anew(path: str | Path) -> Iterator[Draft]:
-    """Lend a temporary path; when the block ends well, that file gets the name `path`, or the first free one after it.
+    """Yield a temporary path; if the block succeeds, the file is renamed to `path`, or to the next free name after it.
 
-    The name is taken at the end, in one step with finding it free: whoever else writes there meanwhile loses nothing.
+    The name is claimed at the end, in the same step that finds it free, so files of other programs are never lost.
 
     Raises:
-        PamusicError: as for `written_atomically`.
+        PamusicError: As for `written_atomically`.
     """
     path = Path(path)
     draft = Draft(path, free_name(path))
@@ -85,11 +85,11 @@ def written_anew(path: str | Path) -> Iterator[Draft]:
     def put(temporary: Path, target: Path) -> None:
         while True:
             try:
-                return os.link(temporary, target)  # it takes no name that is taken, and then it is whole at once
+                return os.link(temporary, target)  # fails if the name is taken; otherwise the file is complete at once
             except FileExistsError:
                 draft.name = free_name(path)
                 target = target.with_name(draft.name.name)
-            except OSError:  # a disk that has no links
+            except OSError:  # a disk without links
                 with open(target, "xb"):
                     return os.replace(temporary, target)
 
@@ -99,11 +99,11 @@ def written_anew(path: str | Path) -> Iterator[Draft]:
 
 @contextmanager
 def _written(path: Path, put: Callable[[Path, Path], None]) -> Iterator[Path]:
-    """`written_atomically`, with the step that gives the temporary file its name."""
+    """Implement `written_atomically`, with `put` as the step that gives the temporary file its name."""
     if "\0" in str(path):
-        raise PamusicError(f"cannot write {str(path)!r}: its name holds a zero character; choose another name")
+        raise PamusicError(f"cannot write {str(path)!r}: its name has a zero character; choose another name")
     target = Path(os.path.realpath(path))
-    if os.path.exists(path) and not target.exists():  # /dev/stdout, or /dev/fd/63 of a shell: a pipe has no real path
+    if os.path.exists(path) and not target.exists():  # /dev/stdout, or /dev/fd/63 of a shell: pipes have no real path
         target = path
     made: list[Path] = []
     temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{target.suffix}") if target.name else target
@@ -114,7 +114,7 @@ def _written(path: Path, put: Callable[[Path, Path], None]) -> Iterator[Path]:
             yield target
             return
         made = _make_folder(target.parent)
-        # Made with 0o666, so that the umask decides, as it does for any other file (tempfile would say 0o600).
+        # Created with 0o666, so that the umask decides as for any other file (tempfile would use 0o600).
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         _flush(temporary)
@@ -137,7 +137,7 @@ def _written(path: Path, put: Callable[[Path, Path], None]) -> Iterator[Path]:
 
 
 def free_name(path: str | Path) -> Path:
-    """The path itself where nothing stands there yet, else the first free one of `take-2.wav`, `take-3.wav`, …"""
+    """Return the path itself if it is free, else the first free one of `take-2.wav`, `take-3.wav`, …"""
     path = Path(path)
     candidate, number = path, 1
     while os.path.lexists(candidate):
@@ -147,10 +147,10 @@ def free_name(path: str | Path) -> Path:
 
 
 def free_folder(path: str | Path) -> Path:
-    """Make an empty folder of this name, or of the first free one after it, and return which.
+    """Create an empty folder with this name, or the first free name after it, and return its path.
 
     Raises:
-        PamusicError: it cannot be made.
+        PamusicError: it cannot be created.
     """
     path = Path(path)
     try:
@@ -164,14 +164,14 @@ def free_folder(path: str | Path) -> Path:
 
 
 def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder with its parents; returns those that were missing, outermost first."""
+    """Create a folder with its parents; return the folders that were missing, outermost first."""
     missing = [each for each in [folder, *folder.parents] if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file's bytes are on the disk, so that a power cut after the renaming finds them there."""
+    """Wait until a file's bytes are on the disk, so that they survive a power cut after the renaming."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -183,19 +183,19 @@ def _flush(path: Path) -> None:
 def folder_written_atomically(
     path: str | Path, *, unfinished: Path | None = None, worth_keeping: Callable[[], bool] = lambda: False
 ) -> Iterator[Path]:
-    """Lend a temporary folder; when the block ends well, it becomes `path`, in place of a folder there.
+    """Yield a temporary folder; if the block succeeds, it becomes `path` and replaces an existing folder.
 
-    If the block raises, the temporary folder is removed and `path` is as it was. Between two renames `path` is away
-    for an instant; a program killed just then leaves the old folder beside it as `.NAME.old`, and the next call, or
-    `recovered`, puts it back.
+    If the block raises, the temporary folder is removed and `path` is unchanged. Between two renames `path` is missing
+    for an instant. A program killed at that moment leaves the old folder next to it as `.NAME.old`, and the next call,
+    or `recovered`, restores it.
 
     Args:
-        path: where it shall stand.
-        unfinished: the temporary folder, which may hold earlier work; an empty one of a name of its own by default.
-        worth_keeping: asked when the block raises; where it says yes, the temporary folder stays for a later call.
+        path: Final path of the folder.
+        unfinished: Temporary folder, which may hold earlier work; by default an empty one with a unique name.
+        worth_keeping: Function called if the block raises; if it returns True, the temporary folder stays.
 
     Raises:
-        PamusicError: the disk is full or read-only, permission is denied, or the path cannot be that of a folder.
+        PamusicError: the disk is full or read-only, permission is denied, or the path cannot be a folder.
     """
     path = Path(os.path.realpath(path))
     temporary = unfinished or path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
@@ -229,8 +229,8 @@ def folder_written_atomically(
 
 
 def recovered(path: Path) -> Path:
-    """The path itself, after putting back what `folder_written_atomically`, killed between its renames, left aside."""
-    target = Path(os.path.realpath(path))  # which gives `.` its name, and follows links as the writing did
+    """Return the path, after restoring the old folder if `folder_written_atomically` was killed between its renames."""
+    target = Path(os.path.realpath(path))  # gives `.` its name, and follows links as the writing did
     if target.name and not target.exists():
         old = target.with_name(f".{target.name}.old")
         if old.is_dir():
@@ -239,13 +239,13 @@ def recovered(path: Path) -> Path:
 
 
 def locked(file: IO[bytes]) -> bool:
-    """Claims an open file for this process, until it is closed; False where another process has it."""
+    """Lock an open file for this process until it is closed; return False if another process holds the lock."""
     try:
         import fcntl
-    except ImportError:  # Windows, where a file that is open cannot be taken away anyhow
+    except ImportError:  # Windows, where an open file cannot be removed anyway
         return True
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)  # a disk that has no locks is no reason to stop
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # a disk without locks is not a reason to stop
     return True

@@ -1,4 +1,4 @@
-"""Finds `tokenizers/` and `checkpoints/`, in a wheel or in a checkout. Knows nothing of what is in them."""
+"""Find `tokenizers/` and `checkpoints/`, in a wheel or in a checkout. Knows nothing of their contents."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def tokenizers_folder() -> Path:
-    """Return the folder of the vocabularies that ship."""
+    """Return the folder of the bundled vocabularies."""
     return _shipped("tokenizers")
 
 
 def checkpoints_folder() -> Path:
-    """Return the folder of the checkpoints that ship."""
+    """Return the folder of the bundled checkpoints."""
     return _shipped("checkpoints")
 
 

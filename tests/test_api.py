@@ -148,12 +148,12 @@ def test_a_score_is_that_of_a_corpus_of_one(model, prime):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"seconds": -1}, "seconds is a number above 0"),
+        ({"seconds": -1}, "seconds must be a number above 0"),
         ({"num_samples": 2, "best_of": 2}, "num_samples keeps all pieces, best_of some of them"),
-        ({"prime_start": 5, "prime_end": 4}, "prime_end is after prime_start"),
-        ({"prime_end": 1e6}, "leave prime_end out"),
+        ({"prime_start": 5, "prime_end": 4}, "prime_end must be after prime_start"),
+        ({"prime_end": 1e6}, "leave out prime_end"),
         ({"top_p": 0}, "top_p must be above 0"),
-        ({"top_p": "high"}, "top_p takes a number, not 'high'"),
+        ({"top_p": "high"}, "top_p must be a number, got 'high'"),
         ({"context_length": 4, "num_latents": 8}, "num_latents must be between 1 and context_length"),
     ],
 )
@@ -164,7 +164,7 @@ def test_errors_speak_python(model, prime, options, words):
 
 
 def test_an_option_that_is_none_is_named_with_the_one_that_was_meant(model):
-    with pytest.raises(TypeError, match="'temprature'; do you mean temperature"):
+    with pytest.raises(TypeError, match=r"'temprature' \(did you mean temperature"):
         model.sample(temprature=1.0)
 
 

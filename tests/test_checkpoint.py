@@ -71,7 +71,7 @@ def test_a_checkpoint_that_is_half_a_file_is_refused(saved):
 def test_parts_that_do_not_belong_together_are_refused(saved):
     toml = saved / "tokenizer.toml"
     toml.write_text(toml.read_text().replace("step_ms = 10", "step_ms = 20"))
-    assert "not the one its model was trained with" in refused(saved)
+    assert "not the one that its model was trained with" in refused(saved)
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.toml"])

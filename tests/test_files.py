@@ -40,7 +40,7 @@ def test_a_failed_block_leaves_everything_as_it_was(tmp_path, failure):
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-    with pytest.raises(PamusicError, match=r"take\.mid: the disk is full; make room") as caught:
+    with pytest.raises(PamusicError, match=r"take\.mid: the disk is full; free some space") as caught:
         with written_atomically(tmp_path / "take.mid"):
             raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,8 +1,7 @@
-"""The Python API: `pamusic.load("small").sample(seconds=60)`, and what belongs to it.
+"""The Python API: `pamusic.load("small").sample(seconds=60)`, and the functions around it.
 
-Does what the command line does, through the same requests, and returns values. Knows no terminal. Errors name options
-as Python does; all of them are `PamusicError`s.
-
+It does what the command line does, with the same requests, and returns values. Knows no terminal. Errors name options
+in Python's form; all of them are `PamusicError`s.
     >>> import pamusic
     >>> model = pamusic.load("small")
     >>> prime = pamusic.read_midi("intro.mid")

@@ -1,4 +1,4 @@
-"""What crosses into Python and out of it: errors, paths and files of the API. Knows no model."""
+"""Convert errors, paths and files at the border of the API. Knows no model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMAND = re.compile(r"(pamusic [a-z]+ [^;]*)")
 
 @contextmanager
 def in_python() -> Iterator[None]:
-    """Name options as Python does in errors that speak of flags; leave commands and paths in them as they are."""
+    """Rename flags in errors to Python's names of options; leave commands and paths unchanged."""
     try:
         yield
     except PamusicError as error:
@@ -28,27 +28,27 @@ def in_python() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_about_memory(error):
             raise
-        raise PamusicError("there is not enough memory; ask for fewer pieces at once or for less context") from error
+        raise PamusicError("there is not enough memory; use fewer pieces at once, or less context") from error
 
 
 def as_path(path: StrPath) -> Path:
-    """Return a path that can be one.
+    """Return a value as a path.
 
     Raises:
-        TypeError: it is neither a text nor a path.
-        PamusicError: it is empty, or no file can be called so.
+        TypeError: it is neither a string nor a path.
+        PamusicError: it is empty, or cannot be the name of a file.
     """
     if not isinstance(path, str | PathLike):
-        raise TypeError(f"a path is a text or a pathlib.Path, not {path!r}")
+        raise TypeError(f"a path must be a str or a pathlib.Path, got {path!r}")
     if not str(path) or "\0" in str(path):
-        raise PamusicError(f"no file can be called {str(path)!r}; name another")
+        raise PamusicError(f"{str(path)!r} cannot be a file name; use another")
     return Path(path)
 
 
 def write_file(path: StrPath, data: bytes, suffixes: Sequence[str]) -> Path:
     out = as_path(path)
     if out.suffix.lower() not in suffixes:
-        raise PamusicError(f"{out}: ends in {out.suffix or 'nothing'}, which is not {suffixes[0]}; choose another name")
+        raise PamusicError(f"{out}: must end in {suffixes[0]}, got {out.suffix or 'no suffix'}; use another name")
     with written_atomically(out) as file:
         file.write_bytes(data)
     return out

@@ -1,4 +1,4 @@
-"""Corpora and tokenizers, and what a corpus costs a model. Knows their folders."""
+"""Build and open corpora, load tokenizers, and evaluate a model on a corpus. Knows their folders."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def tokenize(
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Corpus:
-    """Make a corpus of tokens of MIDI files, with splits. The same call resumes an interrupted one.
+    """Build a corpus of tokens from MIDI files, with splits. The same call resumes an interrupted one.
 
     Args:
-        paths: folders, zip archives or MIDI files; MAESTRO keeps its splits.
-        out: the corpus' folder.
-        tokenizer: one that ships, by name, or the path of a TOML file.
-        tracks: as for `read_midi`.
-        overwrite: replace a corpus that is there.
-        on_progress: is called with how many files are done, and of how many.
+        paths: Folders, zip archives or MIDI files; MAESTRO keeps its splits.
+        out: Folder of the corpus.
+        tokenizer: Name of a bundled tokenizer, or the path of a TOML file.
+        tracks: As for `read_midi`.
+        overwrite: Whether to replace an existing corpus.
+        on_progress: Callback with (files done, files in all).
 
     Raises:
         PamusicError: nothing can be tokenized, or `out` cannot be written.
@@ -48,7 +48,7 @@ def tokenize(
     listed = [paths] if isinstance(paths, str | PathLike) else list(paths)
     with in_python():
         if not listed:
-            raise UsageError("there is no path to tokenize; name a folder, a zip archive or a MIDI file")
+            raise UsageError("there is no path to tokenize; pass a folder, a zip archive or a MIDI file")
         build.tokenize(
             [as_path(path) for path in listed], as_path(out), tokenizers.load_tokenizer(tokenizer),
             tracks=parsed_tracks(str(tracks)), force=overwrite, progress=on_progress,
@@ -63,7 +63,7 @@ def open_corpus(path: StrPath) -> Corpus:
         `.pieces`, `.split(name)`, and `.piece(index)`, uint16 ids `[n]` or `[n, fields]`.
 
     Raises:
-        PamusicError: there is none, or it is broken.
+        PamusicError: there is no corpus, or it is broken.
 
     >>> corpus = pamusic.open_corpus("corpus")
     >>> corpus.piece(0).dtype
@@ -77,10 +77,10 @@ def load_tokenizer(name: StrPath) -> Tokenizer:
     """Load a tokenizer.
 
     Args:
-        name: of one that ships, or the path of a TOML file.
+        name: Name of a bundled tokenizer, or the path of a TOML file.
 
     Raises:
-        PamusicError: there is none, or the file is wrong.
+        PamusicError: there is no such tokenizer, or the file is wrong.
 
     >>> tokenizer = pamusic.load_tokenizer("performance")
     >>> ids = tokenizer.encode(prime)
@@ -94,26 +94,26 @@ def load_tokenizer(name: StrPath) -> Tokenizer:
 def evaluate(
     model: Model, corpus: Corpus | StrPath, *, split: str = "test", max_pieces: int | None = None
 ) -> Likelihood:
-    """Score every token of a split once, with all that precedes it up to the context.
+    """Score every token of a split once, given all tokens before it up to the context length.
 
     Args:
-        model: made with the corpus' tokenizer.
-        corpus: from `tokenize` or `open_corpus`, or its folder.
-        split: train, validation or test.
-        max_pieces: score only so many, spread evenly over the split.
+        model: Model with the corpus' tokenizer.
+        corpus: Corpus from `tokenize` or `open_corpus`, or its folder.
+        split: Split: train, validation or test.
+        max_pieces: Largest number of pieces to score, spread evenly over the split.
 
     Returns:
         `.nats_per_token`, `.bits_per_note`, `.num_tokens`, and more.
 
     Raises:
-        PamusicError: the split is empty, or the corpus is of another tokenizer.
+        PamusicError: the split is empty, or the corpus has another tokenizer.
 
     >>> pamusic.evaluate(model, "corpus", split="train", max_pieces=1).num_pieces
     1
     """
     with in_python():
         if not isinstance(model, Model):
-            raise TypeError(f"a model is what load gives, not {model!r}")
+            raise TypeError(f"model must come from pamusic.load, got {model!r}")
         opened = corpus if isinstance(corpus, Corpus) else corpora.open_corpus(as_path(corpus))
         check_corpus(model.checkpoint, opened)
         return likelihood.evaluate(model.checkpoint.model, opened, split, num_pieces=max_pieces)

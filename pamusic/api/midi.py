@@ -1,4 +1,4 @@
-"""Performances from files and into files, and primes. Knows MIDI and sound; knows no model."""
+"""Read and write performances, synthesize them, and prepare primes. Knows MIDI and sound; knows no model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pamusic.music.midi_contents import Repair
 from pamusic.music.performance import Performance
 
 MIDI_SUFFIXES, WAV_SUFFIXES = (".mid", ".midi"), (".wav", ".wave")
-IN_MEMORY = Path("-")  # how a record names a prime that is no file, as it does for standard input
+IN_MEMORY = Path("-")  # a record's name for a prime that is not a file, the same as for standard input
 
 
 @dataclass(frozen=True, eq=False)
 class MidiFile(Performance):
-    """A performance with the file that it was read from, so that a continuation keeps the file's own messages.
+    """A performance with its source file, so that a continuation keeps the file's own messages.
 
     Attributes:
-        path: of the file.
-        data: its bytes.
-        repairs: what was mended in it.
-        tracks: which of its parts were read.
+        path: Path of the file.
+        data: Bytes of the file.
+        repairs: Repairs that reading the file needed.
+        tracks: Parts of the file that were read.
     """
 
     path: Path = IN_MEMORY
@@ -37,17 +37,17 @@ class MidiFile(Performance):
 
 
 def read_midi(path: StrPath, *, tracks: str = "piano") -> MidiFile:
-    """Read the piano part of a Standard MIDI File, mended where it is broken.
+    """Read the piano part of a Standard MIDI File, and repair it if it is broken.
 
     Args:
-        path: the file; gzip is unpacked.
-        tracks: `piano` (programs 0 to 7, no drums), `all` (except drums), or numbers of parts, like `1,3`.
+        path: Path of the file; gzip is unpacked.
+        tracks: `piano` (programs 0 to 7, no drums), `all` (except drums), or numbers of parts, such as `1,3`.
 
     Returns:
         The performance: `.notes`, `[num_notes]` records of onset and offset in seconds, pitch, velocity; `.pedal`.
 
     Raises:
-        PamusicError: the file cannot be read, is no MIDI file, or has no such part.
+        PamusicError: the file cannot be read, is not a MIDI file, or has no such part.
 
     >>> prime = pamusic.read_midi("intro.mid")
     >>> len(prime) > 0, prime.duration > 0
@@ -73,12 +73,12 @@ def write_midi(performance: Performance, path: StrPath) -> Path:
 
 
 def synthesize(performance: Performance, path: StrPath, *, soundfont: StrPath | None = None) -> Path:
-    """Play a performance on a SoundFont, in a small room, into a 16-bit stereo WAV file, and return the path.
+    """Synthesize a performance with a SoundFont, in a small room, to a 16-bit stereo WAV file, and return the path.
 
     Args:
-        performance: with notes.
-        path: of the WAV file.
-        soundfont: an `.sf2` file; by default the best that is installed, else one that is always there.
+        performance: Performance with at least one note.
+        path: Path of the WAV file.
+        soundfont: An `.sf2` file; by default the best that is installed, else one that is always there.
 
     Raises:
         PamusicError: the performance is too long or empty, the SoundFont is broken, or the file cannot be written.
@@ -92,7 +92,7 @@ def synthesize(performance: Performance, path: StrPath, *, soundfont: StrPath | 
 
 
 def as_prime(prime: Performance | StrPath | None, tracks: str) -> Prime:
-    """Return a prime with a file: that which it was read from, or one that is made of it."""
+    """Return a prime with a file: the file that it was read from, or a file made from its notes."""
     if prime is None:
         return Prime()
     if not isinstance(prime, Performance):
@@ -110,16 +110,16 @@ def as_performance(music: Performance | StrPath) -> Performance:
 
 
 def check_times(performance: Performance) -> None:
-    """Refuse what no file can hold."""
+    """Raise an error for times that no file can hold."""
     if not isinstance(performance, Performance):
-        raise TypeError(f"a performance is what read_midi gives, not {type(performance).__name__}")
+        raise TypeError(f"performance must be a pamusic.Performance, got {type(performance).__name__}")
     times = (performance.notes["onset"], performance.notes["offset"], performance.pedal["time"])
     if not all(np.isfinite(each).all() and (each >= 0).all() for each in times):
-        raise PamusicError("the performance has times below 0, or that are no numbers; shift or crop it first")
+        raise PamusicError("times of a performance must be finite and 0 or more; shift or crop it first")
 
 
 def midi_file(data: bytes, path: Path, tracks: str) -> MidiFile:
     performance, repairs = read_and_mend(data, str(path), tracks=parsed_tracks(str(tracks)))
     for array in (performance.notes, performance.pedal):
-        array.flags.writeable = False  # it stands for the file, which does not change with it
+        array.flags.writeable = False  # the arrays stand for the file, which does not change with them
     return MidiFile(performance.notes, performance.pedal, path, data, repairs, str(tracks))

@@ -1,4 +1,4 @@
-"""A model that composes and scores. Knows checkpoints and requests."""
+"""Compose and score with a model. Knows checkpoints and requests."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Piece:
     """A piece that a model composed.
 
     Attributes:
-        ids: the new tokens, `[num_tokens]`, or `[num_positions, fields]`, int64.
-        seed: of its own draws. `sample` with it and `guard=False` gives the piece again, also one of several, up to
-            the rounding of products over more rows.
-        midi: the bytes of its MIDI file, which `pamusic replay` can make again.
-        performance: the prime, up to where it was cut, and the new music.
-        continuation: the new music alone, from time 0.
+        ids: New tokens, `[num_tokens]`, or `[num_positions, fields]`, int64.
+        seed: Seed of this piece. `sample` with this seed and `guard=False` makes the piece again, also one of several,
+            up to rounding differences of products over more rows.
+        midi: Bytes of its MIDI file, which `pamusic replay` can make again.
+        performance: The prime, up to its cut, and the new music.
+        continuation: The new music alone, from time 0.
     """
 
     ids: np.ndarray
@@ -49,10 +49,10 @@ class Piece:
     continuation: Performance
 
     def save(self, path: StrPath) -> Path:
-        """Write the MIDI file, the same bytes as `pamusic sample` writes, and return the path.
+        """Write the MIDI file, with the same bytes as `pamusic sample`, and return the path.
 
         Raises:
-            PamusicError: it cannot be written.
+            PamusicError: the file cannot be written.
         """
         return write_file(path, self.midi, MIDI_SUFFIXES)
 
@@ -65,12 +65,12 @@ class Model:
     """A model that composes and scores; `load` makes one.
 
     Attributes:
-        checkpoint: network, tokenizer, and how they came to be.
-        tokenizer: what its ids mean.
+        checkpoint: Network, tokenizer, and training metadata.
+        tokenizer: Tokenizer of the model's ids.
     """
 
     def __init__(self, checkpoint: Checkpoint, name: str, device: str = "auto") -> None:
-        """Take a checkpoint; `name` and `device` are how a record names it and where it computes."""
+        """Wrap a checkpoint; records contain `name` and `device`."""
         self.checkpoint, self._name, self._device = checkpoint, name, device
         self.tokenizer: Tokenizer = checkpoint.tokenizer
 
@@ -90,11 +90,11 @@ class Model:
         """Continue a prime, or compose from nothing.
 
         Args:
-            prime: what was played so far: from `read_midi`, the path of a MIDI file, or any performance.
-            seconds: of new music; 60 without `length`.
-            seed: the same seed gives the same music; a new one by default.
-            request: all options as one value, which a type checker sees; the other arguments change it.
-            options: fields of `pamusic.SampleRequest`, such as `temperature`, `top_p`, `length`, `best_of`.
+            prime: Music to continue: from `read_midi`, the path of a MIDI file, or any performance.
+            seconds: Seconds of new music; 60 without `length`.
+            seed: Seed; the same seed gives the same music. By default a new one.
+            request: All options as one value, visible to a type checker; the other arguments override it.
+            options: Fields of `pamusic.SampleRequest`, such as `temperature`, `top_p`, `length`, `best_of`.
 
         Raises:
             PamusicError: the prime cannot be continued, or an option makes no sense.
@@ -117,9 +117,9 @@ class Model:
         seed: int | None = None,
         **options: object,
     ) -> list[Piece]:
-        """Compose several pieces at once, with a seed and the next ones: `num_samples`, or the best of `best_of`.
+        """Compose several pieces at once, with consecutive seeds: `num_samples`, or the best of `best_of`.
 
-        Arguments and errors are `sample`'s. Of several pieces the best come first where they are ranked.
+        Arguments and errors are the same as for `sample`. Ranked pieces are ordered from best to worst.
 
         >>> [piece.seed for piece in model.sample_many(seconds=3, seed=7, num_samples=2)]
         [7, 8]
@@ -150,10 +150,10 @@ class Model:
         seed: int | None = None,
         **options: object,
     ) -> Iterator[Event]:
-        """Return an iterator over what is played, as soon as it is known: notes begin and end, pedals move.
+        """Return an iterator over the events of one piece as soon as they are final: note-ons, note-offs, pedals.
 
-        Arguments and errors are `sample`'s, for one piece; the guard is off unless `guard=True`, for it would hold
-        everything back for 30 seconds of music.
+        Arguments and errors are the same as for `sample`. The guard is off unless `guard=True`, since it delays the
+        events by 30 seconds of music.
 
         Returns:
             `pamusic.Event`s `(time, type, number, value)`; times in seconds from the end of the prime.
@@ -166,33 +166,31 @@ class Model:
             asked = {"seconds": seconds, "seed": seed, **options}
             completed, known = self._request(prime, request, asked, is_live=True)
             if not completed.is_one_piece:
-                raise UsageError(f"a stream is of one piece, not {completed.num_drawn}; leave out --num-samples")
-            if self.tokenizer.vocabulary.shape:
-                raise UsageError(f"{self._name} has several ids a position, which cannot be streamed yet; use sample")
+                raise UsageError(f"a stream has one piece, got {completed.num_drawn}; leave out --num-samples")
             composer = Composer(completed, checkpoint=self.checkpoint, is_live=True, log=LOGGER.warning)
             drawn = composer.stream(known, composer.collector())
             decoder = composer.decoder(known)
 
         def events() -> Iterator[Event]:
             with in_python():
-                for (id,) in drawn:
-                    if isinstance(id, int):
-                        yield from decoder.follow(id)
+                for (position,) in drawn:
+                    if position is not None:
+                        yield from decoder.follow(position)
                 yield from decoder.end()
 
         return events()
 
     def score(self, music: Performance | StrPath) -> Likelihood:
-        """Return what a performance costs the model, token by token, each given those before it.
+        """Return the cost of a performance: the likelihood of each token, given the tokens before it.
 
         Args:
-            music: a performance, or the path of a MIDI file.
+            music: A performance, or the path of a MIDI file.
 
         Returns:
             `.nats_per_token`, `.bits_per_note`, `.num_tokens`, and more. The end token counts.
 
         Raises:
-            PamusicError: the file cannot be read, or the tokenizer knows none of its notes.
+            PamusicError: the file cannot be read, or the tokenizer has none of its notes.
 
         >>> 1 < model.score(prime).nats_per_token < 4
         True
@@ -201,7 +199,7 @@ class Model:
             performance = as_performance(music)
             ids = self.tokenizer.encode(performance)
             if not len(ids):
-                raise PamusicError(f"there is no note that {self.tokenizer.name} knows; give music with notes")
+                raise PamusicError(f"the music has no note in the range of {self.tokenizer.name}; use music with notes")
             return likelihood.score_piece(
                 partial(likelihood.score, self.checkpoint.model), self.tokenizer.vocabulary, ids,
                 num_notes=len(performance), seconds=performance.duration,
@@ -215,14 +213,16 @@ class Model:
         *,
         is_live: bool = False,
     ) -> tuple[SampleRequest, Prime]:
-        """Return the request that options are, completed, and the prime, read.
+        """Return the completed request for these options, and the prime.
 
         Raises:
-            PamusicError, TypeError: as for `sample`.
+            PamusicError, TypeError: As for `sample`.
         """
         for name in ("prime", "checkpoint", "device"):
             if name in options:
-                raise TypeError(f"{name!r} is no option here: the prime is an argument, the rest belongs to load")
+                raise TypeError(
+                    f"{name!r} cannot be an option here; pass the prime as an argument, and the rest to load"
+                )
         changes = {name: value for name, value in options.items() if value is not None}
         asked = SampleRequest.from_options({**(vars(request) if request is not None else {}), **changes})
         if "tracks" not in changes and isinstance(prime, MidiFile):
@@ -236,18 +236,18 @@ def load(name: StrPath | None = None, *, device: str = "auto") -> Model:
     """Load a model.
 
     Args:
-        name: the name of one that ships; the folder of a checkpoint or a run; `latest`, the newest run; None for the
+        name: Name of a bundled model; the folder of a checkpoint or a run; `latest`, the newest run; None for the
             default.
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: Device: auto, cpu, cuda, cuda:1, mps.
 
     Raises:
-        PamusicError: there is none, or it is broken; or there is no such device.
+        PamusicError: there is no such model, or it is broken; or there is no such device.
 
     >>> pamusic.load("small")
     <pamusic.Model small: 6,038,273 parameters, performance tokens>
     """
     if not isinstance(device, str):
-        raise TypeError(f"device is a text such as 'cpu', not {device!r}")
+        raise TypeError(f"device must be a str such as 'cpu', got {device!r}")
     with in_python():
         path = find_checkpoint(None if name is None else str(as_path(name)))
         checkpoint = load_checkpoint(path, choose_machine(device, "fp32", compile=False).device)

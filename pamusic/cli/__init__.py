@@ -1,4 +1,4 @@
-"""The command line. Knows words on a terminal; no music and no mathematics."""
+"""Start the command line. Knows words on a terminal; no music and no mathematics."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pamusic.cli.interrupting import INTERRUPTED, Interrupts, end_now
 
 
 def main() -> None:
-    """Run `pamusic` with the words it was called with, and exits."""
+    """Run `pamusic` with its command-line arguments, and exit."""
     _fill_closed_streams()
-    if sys.stderr is None:  # closed (2>&-): nobody listens
+    if sys.stderr is None:  # closed (2>&-): discard the messages
         sys.stderr = os.fdopen(2, "w", closefd=False)
     try:
         signal.signal(signal.SIGTERM, _end)
@@ -29,18 +29,18 @@ def main() -> None:
         finally:
             if can_interrupt:
                 signal.signal(signal.SIGINT, end_now)
-    except KeyboardInterrupt:  # before a command has begun: the application itself sees to all later ones
+    except KeyboardInterrupt:  # before a command has begun: the application handles all later ones
         print("pamusic: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def _fill_closed_streams() -> None:
-    """Point closed descriptors of standard input, output and error at nothing, so that no file gets their numbers.
+    """Point closed descriptors 0 to 2 at the null device, so that no file gets their numbers.
 
-    To Python they stay closed: `sys.stdin` and the others are None, and whoever needs one says so.
+    In Python the closed streams stay None, and code that needs one reports this.
     """
     while True:
-        descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+        descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest free number
         if descriptor > 2:
             os.close(descriptor)
             return
@@ -48,7 +48,7 @@ def _fill_closed_streams() -> None:
 
 
 def _hung_up(number: int, frame: object) -> None:
-    """The window was closed: no more words to it, and the rest as for SIGTERM."""
+    """Handle a closed window: write nothing more to it, then do the same as for SIGTERM."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         with suppress(OSError):
@@ -58,5 +58,5 @@ def _hung_up(number: int, frame: object) -> None:
 
 
 def _end(number: int, frame: object) -> None:
-    """End by an exception, so that what was half-written is taken away on the way out."""
+    """End by an exception, so that half-written files are removed on the way out."""
     raise SystemExit(128 + number)

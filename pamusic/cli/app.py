@@ -1,11 +1,11 @@
-"""The one application that all commands belong to, and what becomes of an error.
+"""Assemble the application from its commands, and turn errors into messages and exit statuses.
 
-Knows the commands by name; each stands in a file of its own, and imports what it needs when it runs.
+Knows the commands by name; each has a file of its own, and imports what it needs when it runs.
 
     exit 0    done
     exit 1    a `PamusicError`, or a disk that is full or forbidden: one line, no traceback
-    exit 2    wrong usage, by typer or by a `UsageError`: one line, too
-    exit 130  interrupted from the keyboard;  141  nobody reads our output any more;  143  told to end (SIGTERM)
+    exit 2    wrong usage, by typer or by a `UsageError`: also one line
+    exit 130  interrupted from the keyboard;  141  the reader of our output is gone;  143  ended by SIGTERM
 
 Anything else is our bug and keeps its traceback.
 """
@@ -43,16 +43,16 @@ from pamusic.cli.terminal import log, result
 from pamusic.errors import PamusicError, is_about_memory
 from pamusic.files import DISK_FULL_ERRNOS, ERRNO_ADVICE
 
-# The state of somebody's disk, not of our program, wherever it is met.
+# Errors of the user's disk, not of our program, wherever they occur.
 ENVIRONMENT_ERRNOS = DISK_FULL_ERRNOS | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
 ClickUsageError: type[Exception] = typer.BadParameter.__mro__[
     1
-]  # what a parser raises: click's, or that of typer's copy of it
+]  # the parsers' exception: click's, or that in typer's copy of click
 
 
 class PamusicGroup(NarrowHelp, TyperGroup):
-    """Turns what a person can put right into one line, in the shell and in a test runner alike."""
+    """A group of commands that reports a user's errors in one line, in a shell and in a test runner alike."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -80,9 +80,7 @@ class PamusicGroup(NarrowHelp, TyperGroup):
         except (MemoryError, RuntimeError) as error:
             if not is_about_memory(error):
                 raise
-            log(
-                "pamusic: error: there is not enough memory; ask for less at once (pieces, windows) or for less context"
-            )
+            log("pamusic: error: there is not enough memory; use fewer pieces or windows at once, or less context")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             log("pamusic: interrupted")
@@ -112,14 +110,14 @@ def pamusic(
     """Symbolic piano music with Perceiver AR: tokenize, train, evaluate, sample, render."""
 
 
-# In the order in which one needs them.
+# In the order of a typical workflow.
 app.command(cls=PamusicCommand)(inspect)
 app.command(cls=PamusicCommand)(tokenize)
 app.command(cls=PamusicCommand)(train)
 app.command(cls=PamusicCommand)(runs)
 app.command(cls=PamusicCommand)(average)
 app.command(cls=PamusicCommand)(evaluate)
-app.command(cls=PamusicCommand, context_settings={"allow_extra_args": True})(sample)  # to refuse them with an example
+app.command(cls=PamusicCommand, context_settings={"allow_extra_args": True})(sample)  # refused with an example
 app.command(cls=PamusicCommand)(replay)
 app.command(cls=PamusicCommand)(render)
 app.command(cls=PamusicCommand)(page)
@@ -131,23 +129,23 @@ app.command(cls=PamusicCommand)(doctor)
 
 
 def _as_exit(error: Any) -> typer.Exit:
-    """Say what is wrong with the words of a command, what we got where that does not, and where to look."""
+    """Log what is wrong with a command's words, the value given, and where to look; return the exit."""
     words = " ".join(error.format_message().split()).rstrip(".")
-    details: list[Any] = getattr(error.__cause__, "errors", list)()  # of typers that check values by pydantic
+    details: list[Any] = getattr(error.__cause__, "errors", list)()  # from typer versions that validate with pydantic
     got = next((repr(detail["input"]) for detail in details if "input" in detail), "")
-    not_so = f", not {got}" if got and got not in words else ""
+    not_so = f", got {got}" if got and got not in words else ""
     log(f"pamusic: error: {words}{not_so}; see {error.ctx.command_path if error.ctx else 'pamusic'} --help")
     return typer.Exit(2)
 
 
 def _named(error: OSError) -> str:
-    """Return the file that an error is about; without one, what was written was standard output."""
+    """Return the file of an error; without a file it was standard output."""
     return os.fsdecode(error.filename) if error.filename is not None else "standard output"
 
 
 def _let_go_of_output() -> None:
-    """Point standard output at nothing, so that flushing it on the way out does not fail again."""
-    with suppress(OSError, ValueError, AttributeError):  # closed, or a test runner's, which has no descriptor
+    """Point standard output at the null device, so that flushing it on the way out does not fail again."""
+    with suppress(OSError, ValueError, AttributeError):  # closed, or a test runner's stream without a descriptor
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())
         os.close(descriptor)

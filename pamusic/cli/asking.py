@@ -1,4 +1,4 @@
-"""Checks how `pamusic sample` was called, before anything is read. Knows options and words."""
+"""Check the call of `pamusic sample` before anything is read. Knows options and words."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 def request_of(
     context: Context, options: Mapping[str, object], config: Path | None, assignments: Sequence[str]
 ) -> SampleRequest:
-    """Return the request of a command line: options that were given, then `--set`, then `--config`, then defaults.
+    """Return the request of a command line: given options, then `--set`, then `--config`, then defaults.
 
     Raises:
         PamusicError: the file cannot be read.
-        UsageError: an option is unknown, or has a value of another type.
+        UsageError: an option is unknown, or its value has the wrong type.
     """
     from pamusic.compose.request import SampleRequest
 
     given = {name: value for name, value in options.items() if _is_given(context, name)}
     values = read_values(config, assignments)
     if "prime" in values:
-        raise UsageError("a prime is no setting; name it with --prime")
+        raise UsageError("prime cannot be a setting; pass it with --prime")
     try:
         return SampleRequest.from_options({**values, **given})
     except TypeError as error:
@@ -47,19 +47,19 @@ def _is_given(context: Context, name: str) -> bool:
 def check_call(
     request: SampleRequest, primes: Sequence[Path], *, out: Path | None, port: str | None, buffer_seconds: float | None
 ) -> None:
-    """Refuse what contradicts the options that are not of the request.
+    """Raise an error for options that contradict each other and are not part of the request.
 
     Raises:
         UsageError: an option makes no sense, or two contradict each other.
     """
     if buffer_seconds is not None and port is None:
-        raise UsageError("--buffer-seconds requires --port; name the port that plays the music")
+        raise UsageError("--buffer-seconds requires --port; pass the port that plays the music")
     if port is not None and not request.is_one_piece:
-        raise UsageError(f"--port plays one piece, not {request.num_drawn}; leave out --num-samples and --best-of")
+        raise UsageError(f"--port plays one piece, got {request.num_drawn}; leave out --num-samples and --best-of")
     is_of_a_prime = request.tracks != "piano" or request.same_track or request.continuation_only
     if not primes and (is_of_a_prime or request.prime_start is not None or request.prime_end is not None):
         raise UsageError(
-            "--prime-start, --prime-end, --tracks, --same-track and --continuation-only need a prime; give one with"
+            "--prime-start, --prime-end, --tracks, --same-track and --continuation-only need a prime; pass one with"
             " --prime"
         )
     if not is_many(primes):
@@ -67,11 +67,11 @@ def check_call(
     given = f"{len(primes)} were given" if len(primes) > 1 else f"{primes[0]} is a folder"
     for option, is_asked in (("--port", port is not None), ("-o -", out == STREAM), ("--prime -", STREAM in primes)):
         if is_asked:
-            raise UsageError(f"{option} works with one prime, and {given}; give --prime once, with one file or -")
+            raise UsageError(f"{option} works with one prime, but {given}; use --prime once, with one file or -")
 
 
 def refuse_words(words: Sequence[str]) -> None:
-    """Refuse what stands behind the options, such as the files of a shell's pattern.
+    """Raise an error for words after the options, such as the files of a shell pattern.
 
     Raises:
         UsageError: there are such words.
@@ -81,6 +81,6 @@ def refuse_words(words: Sequence[str]) -> None:
     more = " …" if len(words) > 2 else ""
     each = " ".join(f"--prime {shlex.quote(word)}" for word in words[:2])
     raise UsageError(
-        f"every prime needs a --prime of its own, and {shlex.quote(words[0])} has none; write {each}{more}, or name"
+        f"every prime needs its own --prime, but {shlex.quote(words[0])} has none; use {each}{more}, or pass"
         " their folder: --prime FOLDER"
     )

@@ -1,4 +1,4 @@
-"""Ctrl-C for a command: the first interrupts it, a second ends it at once. Knows signals; knows no command."""
+"""Handle Ctrl-C: the first interrupts a command, the second ends it at once. Knows signals; knows no command."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import threading
 from contextlib import suppress
 
-INTERRUPTED = 130  # the exit status of what Ctrl-C has ended
-PATIENCE = 1.0  # seconds that a command has, after a second Ctrl-C, to take away what is half-written
+INTERRUPTED = 130  # exit status of a command ended by Ctrl-C
+PATIENCE = 1.0  # seconds that a command has after a second Ctrl-C to remove half-written files
 
 
 class Interrupts:
-    """Handles Ctrl-C: raises `KeyboardInterrupt`, and from the second one on sees to it that the process ends."""
+    """A handler of Ctrl-C that raises `KeyboardInterrupt`, and from the second time on makes the process end."""
 
     def __init__(self) -> None:
         self._num = 0
@@ -24,13 +24,13 @@ class Interrupts:
 
 
 def end_soon() -> None:
-    """Say that the command was interrupted, let nothing else be said, and end the process within `PATIENCE`.
+    """Print that the command was interrupted, suppress all other output, and end the process within `PATIENCE`.
 
-    What is interrupted may be a compiler or other code that is not ours. It may take long to stop, report the
-    interruption as an error, or go on.
+    The interrupted code may be a compiler or another library. It may take long to stop, report the interruption as an
+    error, or ignore it.
     """
     with suppress(OSError):
-        os.write(2, b"pamusic: interrupted\n")  # not by a stream, which may be amid a line of its own
+        os.write(2, b"pamusic: interrupted\n")  # not by a stream, which may be in the middle of a line
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
         os.close(nowhere)
@@ -40,5 +40,5 @@ def end_soon() -> None:
 
 
 def end_now(number: int, frame: object) -> None:
-    """Handle Ctrl-C when a command is done and has said so: what is left can be cut short."""
+    """Handle Ctrl-C after a command is done and has said so: end at once."""
     os._exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""`--port`: music that is heard while it is made. Knows words; `music/port.py` does the playing and the waiting."""
+"""Play music on a port while it is generated (`--port`). Knows words; `music/port.py` plays and waits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pamusic.tokens.streaming_decoder import EventDecoder
     from pamusic.tokens.vocabulary import Position
 
-LIST = "list"  # in place of a port's name
+LIST = "list"  # instead of a port's name: print the names
 
 
 def list_ports() -> None:
-    """Print the names of the ports, one a line."""
+    """Print the names of the ports, one per line."""
     from pamusic.music.port import MAKES_ONE, port_names
 
     names = port_names()
@@ -31,7 +31,7 @@ def list_ports() -> None:
 
 
 class Live:
-    """What is drawn, heard on a port, or on none."""
+    """Playback of generated music on a port, or on none."""
 
     def __init__(self, player: Player | None) -> None:
         self._player = player
@@ -39,14 +39,14 @@ class Live:
     def tee(
         self, drawn: Iterable[Sequence[Position | None]], decoder: EventDecoder
     ) -> Iterator[Sequence[Position | None]]:
-        """Pass on the ids of one piece as they are drawn, then play them; end early where the port is lost."""
+        """Yield the ids of one piece as they are drawn, then play them; stop early if the port is lost."""
         player = self._player
         for ids in drawn:
-            yield ids  # first, so that no interruption loses one that is heard
+            yield ids  # first, so that an interruption loses no id that was played
             if player is None:
                 continue
-            for id in ids:
-                player.feed(decoder.follow(id) if isinstance(id, int) else [], decoder.seconds)
+            for position in ids:
+                player.feed([] if position is None else decoder.follow(position), decoder.seconds)
             player.throttle()
             if player.is_over:
                 return
@@ -55,23 +55,23 @@ class Live:
             player.finish()
 
     def play(self, events: Sequence[Event], seconds: float) -> None:
-        """Play what is there already."""
+        """Play music that is complete."""
         if self._player is not None:
             self._player.feed(events, seconds)
             self._player.finish()
 
     def stop(self) -> bool:
-        """Play nothing from now on; return whether the port was lost before."""
+        """Stop playing; return whether the port was lost before."""
         if self._player is None:
             return False
         self._player.stop()
         return self._player.lost is not None
 
     def raise_if_lost(self, comfort: str = "") -> None:
-        """Say how often the music waited for the model, and raise if the port was lost.
+        """Log how often the music waited for the model, and raise an error if the port was lost.
 
         Args:
-            comfort: what to say besides of a port that was lost.
+            comfort: Text to add to the error.
 
         Raises:
             PamusicError: the port was lost.
@@ -88,7 +88,7 @@ class Live:
 
 @contextmanager
 def live(port: str | None, ahead: float) -> Iterator[Live]:
-    """Lend what plays on a port, which is opened first, so that an error comes before the work.
+    """Open the port, so that an error comes before the work, and yield the playback.
 
     Raises:
         PamusicError: there is no such port.
@@ -100,7 +100,7 @@ def live(port: str | None, ahead: float) -> Iterator[Live]:
 
     with opened_port(port) as (lent, is_there):
         if port == NEW and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
-            log(f"the port {OWN_NAME} is there: connect to it, then press Enter")
+            log(f"the port {OWN_NAME} is ready: connect to it, then press Enter")
             sys.stdin.readline()
         player = Player(lent, ahead=ahead, on_wait=_slow, is_there=is_there)
         with playing(player):
@@ -108,4 +108,4 @@ def live(port: str | None, ahead: float) -> Iterator[Live]:
 
 
 def _slow(second: float) -> None:
-    log(f"the model is slower than the music, which waits for it (second {second:.1f})")
+    log(f"the model is slower than the music, so the music waits (second {second:.1f})")

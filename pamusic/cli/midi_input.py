@@ -1,4 +1,4 @@
-"""How a command reads what MIDI it was given: from its places or from standard input, telling what was mended.
+"""Read a command's MIDI input from paths or standard input, and log repairs.
 
 Knows streams and words.
 """
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from pamusic.music.performance import Performance
 
 STREAM_NAME = "standard input"
-MAX_NAMED = 3  # files of other kinds, of those that are left out
+MAX_NAMED = 3  # names of left-out files in a message
 
 
 def read_telling(source: Path, tracks: Tracks) -> Performance:
-    """Return the performance in a file, or in what comes from standard input; one line says what was mended in it.
+    """Return the performance of a file or of standard input; log repairs in one line.
 
     Raises:
-        PamusicError: there is none.
+        PamusicError: it cannot be read, or has no music.
     """
     return read_with_bytes(source, tracks)[0]
 
 
 def read_with_bytes(source: Path, tracks: Tracks) -> tuple[Performance, bytes, tuple[Repair, ...]]:
-    """As `read_telling`, with the file's bytes and what was mended."""
+    """Return the result of `read_telling`, the bytes of the file, and its repairs."""
     from pamusic.music.midi import file_bytes, read_and_mend
 
     name = STREAM_NAME if source == STREAM else str(source)
@@ -47,9 +47,9 @@ def read_with_bytes(source: Path, tracks: Tracks) -> tuple[Performance, bytes, t
 
 
 def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performance]]:
-    """Yield each performance in files, folders and archives, and in standard input, with the place where it was found.
+    """Yield each performance in files, folders, archives and standard input, with the place where it was found.
 
-    Log and skip what cannot be read; log what was mended.
+    Log and skip what cannot be read; log repairs.
 
     Raises:
         PamusicError: a path does not exist, or nothing at all can be read.
@@ -82,13 +82,13 @@ def read_all(paths: list[Path], tracks: Tracks) -> Iterator[tuple[str, Performan
 
 
 def print_left_out(names: Sequence[str]) -> None:
-    """Tell what is left out, if anything."""
+    """Log the files that are left out, if any."""
     if names:
         log(f"left out {left_out_words(names)}")
 
 
 def left_out_words(names: Sequence[str]) -> str:
-    """Return how many files of other kinds are left out, and the names of some."""
+    """Return the number of left-out files of other kinds, and some of their names."""
     kinds = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
     counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
     more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
@@ -97,7 +97,7 @@ def left_out_words(names: Sequence[str]) -> str:
 
 
 def streamed() -> bytes:
-    """Return what comes from standard input; if gzip has packed it, the unpacked bytes.
+    """Return the bytes of standard input, unpacked if gzip has packed them.
 
     Raises:
         PamusicError: it is closed, cannot be read, or is larger than any MIDI file of music.
@@ -105,8 +105,8 @@ def streamed() -> bytes:
     from pamusic.music.foreign import read_file
 
     if sys.stdin is None:
-        raise PamusicError(f"{STREAM_NAME} is closed; give the name of a file in place of -")
+        raise PamusicError(f"{STREAM_NAME} is closed; pass the name of a file instead of -")
     try:
         return read_file(sys.stdin.buffer, STREAM_NAME)
     except OSError as error:
-        raise PamusicError(f"{STREAM_NAME}: cannot be read ({error.strerror}); give a MIDI file") from None
+        raise PamusicError(f"{STREAM_NAME}: cannot be read ({error.strerror}); use a MIDI file") from None

@@ -1,4 +1,4 @@
-"""`--config` and `--set`: values of options from a TOML file and from words. Knows TOML, files and words."""
+"""Read values of options from a TOML file (`--config`) and from words (`--set`). Knows TOML, files and words."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pamusic.errors import PamusicError, UsageError
 
 
 def read_values(config: Path | None, assignments: Sequence[str]) -> dict[str, object]:
-    """Return values by the names of options; an assignment comes before the file, a later one before an earlier one.
+    """Return values by option name. Assignments override the file, and later assignments override earlier ones.
 
     Args:
-        config: a TOML file with lines such as `top_p = 0.98`, or None.
-        assignments: words such as `top-p=0.98`.
+        config: A TOML file with lines such as `top_p = 0.98`, or None.
+        assignments: Words such as `top-p=0.98`.
 
     Raises:
         PamusicError: the file cannot be read.
-        UsageError: a word is no assignment.
+        UsageError: a word is not an assignment.
     """
     values = {} if config is None else _read_table(config)
     for assignment in assignments:
         name, is_assigned, text = assignment.partition("=")
         if not name or not is_assigned:
-            raise UsageError(f"--set takes NAME=VALUE, not {assignment!r}; write it like: --set top_p=0.98")
+            raise UsageError(f"--set must be NAME=VALUE, got {assignment!r}; use for example --set top_p=0.98")
         values[name.strip().replace("-", "_")] = _parse(text.strip())
     return values
 
@@ -35,11 +35,11 @@ def _read_table(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         raise PamusicError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PamusicError(f"{path}: is not a TOML file ({error}); write lines such as: top_p = 0.98") from None
+        raise PamusicError(f"{path}: is not a TOML file ({error}); use lines such as: top_p = 0.98") from None
 
 
 def _parse(text: str) -> object:
-    """Return a value of TOML, or the text itself where it is none."""
+    """Return a TOML value, or the text itself if it is not one."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,4 +1,4 @@
-"""Where a command's result goes: a file, under a name given or free, or standard output. Knows paths and streams."""
+"""Write a command's result to a named file, a free name or standard output. Knows paths and streams."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ STREAM = Path("-")
 
 
 class Output:
-    """Takes the bytes of one file, and tells its name."""
+    """The destination of one file."""
 
     def __init__(self, draft: Draft | None) -> None:
         self._draft = draft
         self.is_dropped = False
 
     def write(self, data: bytes) -> None:
-        """Write all there is."""
+        """Write the whole file."""
         if self._draft is None:
             result_bytes(data)
         else:
             self._draft.file.write_bytes(data)
 
     def drop(self) -> None:
-        """Say that there will be no such file."""
+        """Mark this file as not to be written."""
         self.is_dropped = True
 
 
 class _DroppedError(Exception):
-    """Takes us out of the place of a file that will not be."""
+    """Signal that leaves the writing of a file without creating it."""
 
 
 @contextmanager
 def outputs(out: Path | None, default: Path, num: int, *, sources: Sequence[Path], kind: str) -> Iterator[list[Output]]:
-    """Lend places for some results: that of `output` for one; for more, `out` with a number behind its name each.
+    """Yield destinations for `num` results: as in `output` for one; for more, `out` with numbers appended to its name.
 
-    The user named none of those, so what is there stays, and the first free names after them are taken.
+    The user did not choose the numbered names, so existing files stay, and the next free names are used.
 
     Raises:
         PamusicError: they cannot be written there.
     """
     if num > 1 and out == STREAM:
-        raise UsageError(f"standard output takes one file, not {num}; name one with --out, they will be numbered")
+        raise UsageError(f"standard output takes one file, got {num}; pass a name with --out to number them")
     if num > 1 and out is not None and (not out.name or out.is_dir() or (out.exists() and not out.is_file())):
-        raise PamusicError(f"{out}: is no name for {num} files; name one with --out, they will be numbered")
+        raise PamusicError(f"{out}: cannot name {num} files; pass a file name with --out to number them")
     places = [(out, default)] * num
     if num > 1 and out is not None:
         places = [(None, out.with_stem(f"{out.stem}-{number:0{len(str(num))}}")) for number in range(1, num + 1)]
@@ -61,24 +61,24 @@ def outputs(out: Path | None, default: Path, num: int, *, sources: Sequence[Path
 
 @contextmanager
 def output(out: Path | None, default: Path, *, sources: Sequence[Path], kind: str) -> Iterator[Output]:
-    """Lend a place for a result, opened first, so that an error comes before the work, not after it.
+    """Yield a destination for a result, opened first, so that an error comes before the work, not after it.
 
-    When the block ends well, the file is there, whole, and its path is printed.
+    If the block succeeds, the file is complete, and its path is printed.
 
     Args:
-        out: where the user wants it, even over what is there; `-` is standard output.
-        default: where it goes otherwise, or under the first free name after it.
-        sources: files that must not be overwritten.
-        kind: music or sound, for an error.
+        out: Path from the user, which may replace an existing file; `-` is standard output.
+        default: Path without `out`; if it exists, the next free name is used.
+        sources: Files that must not be overwritten.
+        kind: Kind of the result (music or sound), for errors.
 
     Raises:
         PamusicError: it cannot be written there.
     """
     if out == STREAM:
         if sys.stdout is None:
-            raise PamusicError("standard output is closed; name a file with --out")
+            raise PamusicError("standard output is closed; pass a file with --out")
         if sys.stdout.isatty():
-            raise PamusicError(f"standard output is a terminal, which shows no {kind}; name a file with --out")
+            raise PamusicError(f"standard output is a terminal, which cannot show {kind}; pass a file with --out")
         yield Output(None)
         return
     if out is not None:
@@ -96,24 +96,24 @@ def output(out: Path | None, default: Path, *, sources: Sequence[Path], kind: st
 
 
 def check_kind(out: Path | None, kind: str, suffixes: Sequence[str]) -> None:
-    """Refuse a name that is not that of such a file: what lies there may be dear to somebody.
+    """Raise an error if a path has the suffix of another kind of file, which might be overwritten by mistake.
 
     Raises:
-        PamusicError: it has another suffix, and is no pipe, device or folder.
+        PamusicError: the suffix is not one of `suffixes`, and the path is not a pipe, device or folder.
     """
     if out is None or out == STREAM or out.suffix.lower() in suffixes or (out.exists() and not out.is_file()):
         return
-    raise PamusicError(f"{out}: only {kind} files are written here; name one that ends in {suffixes[0]}")
+    raise PamusicError(f"{out}: only {kind} files are possible here; use a name that ends in {suffixes[0]}")
 
 
 def check_apart(out: Path, source: Path) -> None:
-    """Refuse to write over what is read.
+    """Raise an error if the output would overwrite the input.
 
     Raises:
-        PamusicError: both are one file.
+        PamusicError: both are the same file.
     """
     if source.exists() and out.exists() and os.path.samefile(out, source):
-        raise PamusicError(f"{out}: is {source} itself; name another file with --out")
+        raise PamusicError(f"{out}: is also the input; use another file with --out")
 
 
 def _lent(draft: Draft) -> Iterator[Output]:
@@ -124,14 +124,14 @@ def _lent(draft: Draft) -> Iterator[Output]:
 
 
 def picture(path: Path | None) -> AbstractContextManager[Path | None]:
-    """Lend a place for a picture, or None where none is asked for; opened first, as for `output`.
+    """Yield a destination for a figure, or None without a path; opened first, as in `output`.
 
     Raises:
-        UsageError: it is called otherwise than a picture: what lies there may be what the command reads.
-        PamusicError: it cannot be written there.
+        UsageError: the suffix is not .png, so the file might be an input of the command.
+        PamusicError: the file cannot be written.
     """
     if path is None:
         return nullcontext()
     if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot draws a PNG file, and {str(path)!r} is not called so; name one that ends in .png")
+        raise UsageError(f"--plot must end in .png, got {str(path)!r}")
     return written_atomically(path)

@@ -1,4 +1,4 @@
-"""Several primes of one command: which files they are, and where each continuation goes. Knows paths and words."""
+"""Find the files of several primes, and name their continuations. Knows paths and words."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ MIDI_SUFFIXES = (".mid", ".midi")
 
 
 def prime_path(word: str) -> Path:
-    """Return the path that a word of `--prime` names.
+    """Return the path of a `--prime` argument.
 
     Raises:
-        UsageError: it is empty, as an unset variable of a shell is; as a path that would be the folder we are in.
+        UsageError: it is empty, as for an unset shell variable; an empty path would mean the current folder.
     """
     if not word:
-        raise UsageError("--prime is empty; name a MIDI file, a folder, or - for standard input")
+        raise UsageError("--prime is empty; pass a MIDI file, a folder, or - for standard input")
     return Path(word)
 
 
 def is_many(primes: Sequence[Path]) -> bool:
-    """Return whether the primes are several: more than one was named, or a folder."""
+    """Return whether there are several primes: more than one path, or a folder."""
     return len(primes) > 1 or any(prime.is_dir() for prime in primes)
 
 
 def found_primes(named: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Return the files that were named or that lie in a folder, each once; and why a folder gives none.
+    """Return the given files and those in given folders, each once, and the reasons why a folder has none.
 
-    Whether a file can be read is not known yet.
+    This does not check whether the files can be read.
     """
     from pamusic.corpus.sources import find_sources
 
@@ -57,19 +57,19 @@ def found_primes(named: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def place_of(out: Path | None, default: Path) -> Callable[[Path], Path]:
-    """Return a function from a prime's path to the name that its continuation gets, if that is still free.
+    """Return a function from a prime's path to the preferred name of its continuation.
 
-    A folder takes files that are called as the primes are. A name such as `take.mid` makes `take-PRIME.mid`.
+    In a folder, continuations have the names of their primes. A name such as `take.mid` becomes `take-PRIME.mid`.
 
     Args:
-        out: what the user asks for: a folder (an existing one, or a name without a suffix), a name, or None.
-        default: the name that is taken without `out`.
+        out: Path from the user: a folder (an existing one, or a name without a suffix), a file name, or None.
+        default: File name without `out`.
 
     Raises:
         PamusicError: `out` is neither a folder nor the name of a MIDI file.
     """
     if out is not None and out.exists() and not (out.is_dir() or out.is_file()):
-        raise PamusicError(f"{out}: takes no more than one file; name a folder or a MIDI file with --out")
+        raise PamusicError(f"{out}: can take only one file; pass a folder or a MIDI file with --out")
     if out is not None and (out.is_dir() or not (out.exists() or out.suffix)):
         return lambda prime: out / f"{_stem(prime)}.mid"
     check_kind(out, "MIDI", MIDI_SUFFIXES)
@@ -78,5 +78,5 @@ def place_of(out: Path | None, default: Path) -> Callable[[Path], Path]:
 
 
 def _stem(path: Path) -> str:
-    """Return the name without its endings: of `a.mid` and of `a.mid.gz` it is `a`."""
+    """Return a file name without its endings: `a` for both `a.mid` and `a.mid.gz`."""
     return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from pamusic.training.reports import Report
     from pamusic.training.trainer import Trainer
 
-TIMED_AFTER_STEPS = 30  # the first of them compile
+TIMED_AFTER_STEPS = 30  # the first steps include compilation
 SAMPLED_SECONDS = 30.0
 
 
 class TrainingProgress:
-    """A bar on a terminal, a line at each validation, and samples to listen to; call it with each report."""
+    """A progress bar, a line per validation, and audible samples; call the object with each report."""
 
     def __init__(self, trainer: Trainer, sample_every: int | None = None) -> None:
         self._trainer, self._sample_every, self._sampled = trainer, sample_every, trainer.step
@@ -46,7 +46,7 @@ class TrainingProgress:
             self._sample(report.step)
 
     def _sample(self, step: int) -> None:
-        """Leave some seconds of the model's music in the run's folder; the training takes no notice."""
+        """Write a sample of the model's music to the run's folder; it does not affect the training."""
         from pamusic.checkpoint import Checkpoint
         from pamusic.compose.token_stream import StreamConfig, stream_piece
         from pamusic.files import written_atomically
@@ -68,10 +68,10 @@ class TrainingProgress:
                 file.write_bytes(wav_bytes(synthesize(music)))
 
     def on_stop(self, in_order: bool) -> None:
-        """Print that a signal has come; end the process soon if it stops in the middle of a step."""
+        """Log that a signal has arrived; if it cannot stop after a whole step, end the process soon."""
         self._bar.clear()
         if in_order:
-            log("stopping after this step, with a checkpoint; Ctrl-C once more stops at once, without")
+            log("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once, without one")
             return
         end_soon()
         self._trainer.discard()
@@ -82,7 +82,7 @@ class TrainingProgress:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in hours and minutes; in seconds if it is under half a minute."""
+    """Return a duration in hours and minutes, or in seconds below half a minute."""
     minutes = round(seconds / 60)
     return (
         f"{minutes // 60} h {minutes % 60} min"

@@ -1,6 +1,6 @@
-"""Old names of options, which commands still take for one version. Knows words only.
+"""Map old names of options, accepted for one version, to their new names. Knows words only.
 
-The help does not list them. A record in a file keeps its own names (`compose/request.py`).
+The help does not list them. Records in files keep the old names (`compose/request.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A request of `pamusic sample` or `pamusic replay` -> MIDI files, told on a terminal. Knows words and output paths."""
+"""Run a request of `pamusic sample` or `pamusic replay`, and write MIDI files. Knows words and output paths."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def sample_files(
 ) -> None:
     """Compose from nothing, from one prime, or from each of several; every file records how it was made.
 
-    Several primes are continued one after the other, with the same seed. Those that fail are listed at the end.
+    Several primes are continued one after another with the same seed. Failed primes are listed at the end.
 
     Args:
-        out: a file, or None; for several primes also a folder.
-        default: the file that is written without `out`, or the first free name after it.
+        out: A file, or None; for several primes also a folder.
+        default: File without `out`; if it exists, the next free name is used.
         primes: MIDI files and folders of them.
-        request: completed; its prime is none of these.
-        port: a MIDI port that plays the new music while it is composed, or None.
-        buffer_seconds: how far it is composed ahead of what the port plays.
+        request: Completed request; its own `prime` is not used.
+        port: MIDI port that plays the new music during generation, or None.
+        buffer_seconds: Seconds that generation stays ahead of the port.
 
     Raises:
-        PamusicError: nothing can be composed, or not from every prime; or the port was not found, or was lost.
-        typer.Exit: it was interrupted; what was composed is written.
+        PamusicError: nothing can be composed, or some primes failed, or the port was not found or lost.
+        typer.Exit: composing was interrupted; the finished part is written.
     """
     run = SamplingRun(request, port=port, buffer_seconds=buffer_seconds)
     if not is_many(primes):
@@ -82,11 +82,11 @@ def sample_files(
 
 
 class PrimeError(PamusicError):
-    """A prime cannot be continued; another prime may be."""
+    """A prime cannot be continued, but other primes may be."""
 
 
 class SamplingRun:
-    """A composer at work for one command, for any number of primes; tells how it goes."""
+    """A composer for one command and any number of primes, with progress messages."""
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class SamplingRun:
         """Check the request; read nothing.
 
         Args:
-            request: completed.
-            replayed: the record of a file that is to be made again, without the others of its batch.
-            port, buffer_seconds: as for `sample_files`.
+            request: Completed request.
+            replayed: Record of the file to make again, without the other files of its batch.
+            port, buffer_seconds: As for `sample_files`.
 
         Raises:
             UsageError: an option has a wrong value.
@@ -114,7 +114,7 @@ class SamplingRun:
         self._is_announced = False
 
     def announce(self) -> None:
-        """Load the checkpoint, unless it is loaded, and say once which one it is."""
+        """Load the checkpoint if needed, and log its title once."""
         composer = self._composer
         title = composer.checkpoint.title
         if not self._is_announced:
@@ -128,12 +128,12 @@ class SamplingRun:
         """Compose the pieces that follow one prime; return the bytes of the last file.
 
         Args:
-            prime_path: a MIDI file, `-` for standard input, or None.
-            out, default: as for `sample_files`; several pieces get numbers or free names.
+            prime_path: A MIDI file, `-` for standard input, or None.
+            out, default: As for `sample_files`; several pieces get numbers or free names.
 
         Raises:
             PrimeError: the prime cannot be continued.
-            PamusicError, typer.Exit: as for `sample_files`.
+            PamusicError, typer.Exit: As for `sample_files`.
         """
         composer = self._composer
         sources = [path for path in (prime_path, default if composer.replayed else None) if path is not None]
@@ -143,7 +143,7 @@ class SamplingRun:
             began, result, was_lost = self._draw(prime, playback)
             took = time.perf_counter() - began
             result, rows = _select(composer, result, prime)
-            if result.interruption is not None:  # guarded pieces are drawn in turns: the last may have nothing yet
+            if result.interruption is not None:  # guarded pieces are drawn one by one: the last may have nothing yet
                 rows = _drop_empty(rows, result, files)
             is_cut = result.interruption is not None or was_lost
             midi = _write(composer, files, rows, result, prime, is_cut=is_cut)
@@ -154,10 +154,10 @@ class SamplingRun:
         return midi
 
     def _draw(self, prime: Prime, playback: Live) -> tuple[float, GenerationResult, bool]:
-        """Draw the pieces, while a bar shows how far they are.
+        """Draw the pieces, with a progress bar.
 
         Returns:
-            When it began; what was drawn; whether the port was lost.
+            The start time, the result, and whether the port was lost.
         """
         composer, request = self._composer, self._composer.request
         collector = composer.collector()
@@ -178,12 +178,12 @@ class SamplingRun:
         return began, result, playback.stop()
 
     def _print_intervention(self, piece: int, intervention: Intervention) -> None:
-        """Say what the guard did."""
+        """Log an intervention of the guard."""
         detection, seed = intervention.detection, self._composer.request.seed or 0
         what = f"{DETECTIONS[detection.kind]} from second {detection.since:.1f} to {detection.at:.1f}"
-        back = "let go" if detection.kind == "held" else f"back to second {intervention.back_to:.1f}"
+        back = "released" if detection.kind == "held" else f"back to second {intervention.back_to:.1f}"
         if intervention.gave_up:
-            back += ", where it ends, for it came again and again; --temperature may be too low"
+            back += ", where the piece ends, because it kept recurring; --temperature may be too low"
         log(f"guard, seed {seed + piece}: {what}; {back}")
 
     def _report(self, result: GenerationResult, took: float) -> None:
@@ -206,13 +206,13 @@ def _read(composer: Composer, path: Path | None) -> Prime:
 
 
 def _select(composer: Composer, result: GenerationResult, prime: Prime) -> tuple[GenerationResult, list[int]]:
-    """Return the places of the pieces that are kept; an interruption keeps the first ones."""
+    """Return the result and the rows that are kept; after an interruption these are the first ones."""
     try:
         if composer.is_ranking:
             log(f"comparing {len(result.pieces)} pieces")
         best_of = composer.best_of(result, prime)
     except KeyboardInterrupt as interruption:
-        log("interrupted before they were compared; the first are kept")
+        log("interrupted before the comparison; the first pieces are kept")
         return replace(result, interruption=interruption), composer.rows
     if best_of is None:
         return result, composer.rows
@@ -230,34 +230,34 @@ def _write(
         midi, is_kept = composer.midi(result.pieces[row], prime, record_of(row))
         file.write(midi)
     if prime.performance is not None and not is_kept and not composer.request.continuation_only:
-        log("the prime's file is not plain, so its notes and pedals are written anew, to the millisecond")
+        log("the prime's file is not plain, so its notes and pedals are rewritten, rounded to milliseconds")
     return midi
 
 
 def _drop_empty(rows: list[int], result: GenerationResult, files: list[Output]) -> list[int]:
-    """Return those pieces that have music; there will be no files for the others.
+    """Return the pieces that have music, and drop the files of the others.
 
     Raises:
-        KeyboardInterrupt: none has.
+        KeyboardInterrupt: no piece has music.
     """
     rows = [row for row in rows if result.pieces[row]]
     for file in files[len(rows) :]:
         file.drop()
     if len(rows) < len(files):
-        log(f"of {len(files)} pieces {len(rows)} had begun")
+        log(f"{len(rows)} of {len(files)} pieces had begun")
     if not rows:
         raise KeyboardInterrupt
     return rows
 
 
 def _exit_status(interruption: BaseException) -> int:
-    """Return the exit status of an interruption."""
+    """Return the exit status for an interruption."""
     return int(interruption.code or 0) if isinstance(interruption, SystemExit) else INTERRUPTED
 
 
 @contextmanager
 def _about_a_prime(path: Path | None) -> Iterator[None]:
-    """Mark errors as those of one prime, and name it in them; except wrong usage."""
+    """Convert errors to `PrimeError`s that name the prime; leave wrong usage as it is."""
     try:
         yield
     except UsageError:

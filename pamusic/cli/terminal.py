@@ -1,4 +1,4 @@
-"""Words on a terminal: results go to standard output, all the rest to standard error.
+"""Write to the terminal: results to standard output, everything else to standard error.
 
 Knows streams; knows no command.
 """
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
     from rich.console import Console
     from tqdm import tqdm
 
-MAX_LISTED = 20  # refusals and the like on a terminal; the rest is counted
+MAX_LISTED = 20  # lines of a list such as refusals; the rest is counted
 
 
 def result(line: object) -> None:
-    """One line of result, such as a path: what another program may read."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be valid text: it goes out as it came in
+    """Print one line of the result, such as a path, for other programs to read."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be valid text: write its bytes unchanged
         sys.stdout.reconfigure(errors="surrogateescape")
     print(line, file=sys.stdout, flush=True)
 
 
 def result_bytes(data: bytes) -> None:
-    """A whole file as the result: MIDI or WAV bytes."""
+    """Write a whole file as the result: MIDI or WAV bytes."""
     rest = memoryview(data)
-    while rest:  # where Python is told not to buffer (PYTHONUNBUFFERED), one write takes what a pipe holds, 64 KiB
+    while rest:  # unbuffered (PYTHONUNBUFFERED), one write takes at most the 64 KiB of a pipe
         rest = rest[sys.stdout.buffer.write(rest) :]
     sys.stdout.buffer.flush()
 
 
 def log(line: object) -> None:
-    """One line for the person at the keyboard."""
+    """Print one line for the user."""
     print(one_line(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def log_if_slow(words: str, seconds: float = 1.0) -> Iterator[None]:
-    """Say what is going on if the block takes longer than so many seconds."""
+    """Log a message if the block takes longer than `seconds`."""
     timer = Timer(seconds, log, (words,))
     timer.daemon = True
     timer.start()
@@ -52,26 +52,26 @@ def log_if_slow(words: str, seconds: float = 1.0) -> Iterator[None]:
 
 
 def load_torch() -> None:
-    """Import PyTorch, which takes seconds on some machines, and then say so."""
+    """Import PyTorch, which takes seconds on some machines; log a message if it does."""
     with log_if_slow("loading PyTorch"):
         import torch  # noqa: F401
 
 
 def one_line(text: object) -> str:
-    """Without line breaks, and with what no terminal should get (such as an escape in a file's name) spelled out."""
+    """Return the text without line breaks, and with unprintable characters (such as terminal escapes) spelled out."""
     lines = " ".join(str(text).splitlines())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in lines)
 
 
 def console(*, stderr: bool = True) -> Console:
-    """Return a rich console for tables; made anew, so that it writes to what standard error (or output) is now."""
+    """Return a new rich console for tables, which writes to the current standard error (or output)."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
 
 
 def table(rows: list[dict[str, Any]], title: str | None = None) -> None:
-    """A table of numbers and words, a row each, with the names of the first as its head."""
+    """Print a table with one row per dictionary; the names of the first row are the head."""
     from rich.table import Table
 
     if not rows:
@@ -85,7 +85,7 @@ def table(rows: list[dict[str, Any]], title: str | None = None) -> None:
 
 
 def progress_callback(bar: tqdm) -> Callable[[int, int], None]:
-    """Return what moves a bar: a function of how many are done, and of how many."""
+    """Return a callback (done, total) that moves a progress bar."""
 
     def move(done: int, of: int) -> None:
         bar.total = of
@@ -102,10 +102,9 @@ def progress(
     unit: str = "it",
     scaled: bool = False,
 ) -> tqdm:
-    """Return a progress bar, around `items` or to be moved with `update`; silent where nobody watches.
+    """Return a progress bar, around `items` or moved with `update`; silent unless standard error is a terminal.
 
-    Watching is a terminal at standard error: a log file or a pipe gets nothing. Numbers that are not
-    whole are `scaled`: rounded to three digits.
+    Numbers that are not whole are `scaled`: rounded to three digits.
     """
     from tqdm import tqdm
 

@@ -1,1 +1,1 @@
-"""Music from a model: where ids and performances meet."""
+"""Generate music with a model: connect ids and performances."""

@@ -1,8 +1,8 @@
-"""How fast a checkpoint composes, and how far that is from what the machine's memory allows.
+"""Measure how fast a checkpoint generates, and compare this with the limit of the machine's memory.
 
-Knows checkpoints and the sampler, and draws as `pamusic sample` does, by the vocabulary's grammar; knows no terminal.
-A step has to read the weights and the caches. So their bytes over the measured bandwidth of the memory is the limit,
-but for what stays in the processor's own caches, and for refills, which read little and compute much.
+Knows checkpoints and the sampler, and draws like `pamusic sample`, with the vocabulary's grammar; knows no terminal.
+A decode step has to read the weights and the caches. Their bytes and the measured memory bandwidth give the limit of
+speed. It ignores the processor's own caches, and refills, which read little and compute much.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pamusic.checkpoint import Checkpoint
@@ -26,30 +27,31 @@ from pamusic.inference.memory_traffic import step_bytes
 from pamusic.inference.precision import resolve_precision
 from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.sampling.constraints import PrimeTokens
+from pamusic.sampling.decoding import DecodingConfig
 from pamusic.sampling.generate import generate
-from pamusic.sampling.token_sampler import DecodingConfig
 from pamusic.tokens.tokenizer import NOTE_ON
+from pamusic.tokens.vocabulary import Position
 
-OWN_IDS = 256  # of the model's own, repeated, are the context that is measured with
+OWN_IDS = 256  # ids that the model draws; their repetition is the prime of a measurement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What was measured at one context and number of pieces.
+    """The measured speed at one length of context and number of pieces.
 
     Attributes:
-        context_length: tokens that the model sees.
-        prime_length: tokens that precede the first one that is drawn.
-        num: pieces at once.
-        first_token_seconds: from being asked to the first token, with the prime read in between.
-        tokens_per_second, notes_per_second: of all pieces together, by the clock.
-        tokens_per_cpu_second: of all pieces, for each second of CPU time of all threads; what other programs do on this
-            machine changes it less. None where too few were drawn for this system's clock of CPU time to move.
-        times_real_time: seconds of music of all pieces in a second.
-        memory_mib: held by the process afterwards; on a GPU, the most that it held there.
-        mib_per_token: that have to be read.
-        limit: tokens a second of all pieces, if nothing but reading took time.
-        share_of_limit: how near to that we are.
+        context_length: Number of tokens that the model sees.
+        prime_length: Number of tokens in the prime.
+        num: Number of pieces at once.
+        first_token_seconds: Seconds from the request to the first token, prefill included.
+        tokens_per_second, notes_per_second: Speed of all pieces together, by the clock.
+        tokens_per_cpu_second: Tokens of all pieces per second of CPU time of all threads, which depends less on other
+            programs. None if too few tokens were drawn for the system's clock of CPU time to advance.
+        times_real_time: Seconds of music of all pieces per second.
+        memory_mib: Memory of the process after the measurement; on a GPU, its peak there.
+        mib_per_token: Memory to read per token.
+        limit: Tokens per second of all pieces if only reading took time.
+        share_of_limit: Measured speed as a share of the limit.
     """
 
     context_length: int
@@ -68,12 +70,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A window around one place of a long piece.
+    """The speed in a window of a long piece.
 
     Attributes:
-        place: the token in its middle, counted from 1.
-        ms, cpu_ms: a token, by the clock and of CPU time.
-        memory_mib: held by the process.
+        place: Number of the token in its middle, from 1.
+        ms, cpu_ms: Milliseconds per token, by the clock and of CPU time.
+        memory_mib: Memory of the process.
     """
 
     place: int
@@ -93,22 +95,22 @@ def speed(
     precision: str = "auto",
     kernel: Kernel | None = None,
 ) -> Speed:
-    """Draw some tokens after a prime.
+    """Measure the speed of drawing tokens after a prime.
 
     Args:
-        checkpoint: the model that composes.
-        context_length: tokens it sees.
-        num: pieces at once.
-        bandwidth: of the memory, in bytes a second.
-        prime_length: tokens before them; by default they fill the context.
-        tokens: of each piece; by default as many as lie between two refills, so that each costs its share of one.
-        precision, kernel: as in `InferenceSession`.
+        checkpoint: Checkpoint to measure.
+        context_length: Number of tokens that the model sees.
+        num: Number of pieces at once.
+        bandwidth: Memory bandwidth in bytes per second.
+        prime_length: Number of tokens in the prime; by default they fill the context.
+        tokens: Number of tokens per piece; by default one refill cycle, so that each token has its share of a refill.
+        precision, kernel: As in `InferenceSession`.
 
     Raises:
-        UsageError: the arguments do not fit together.
+        UsageError: The arguments do not fit together.
     """
     if tokens is not None and tokens < 1:
-        raise UsageError(f"tokens is 1 or more, not {tokens}")
+        raise UsageError(f"tokens must be at least 1, got {tokens}")
     config = checkpoint.model.config.resized(context_length=context_length)
     precision = resolve_precision(precision, checkpoint.model.head.weight.device, kernel is not None)
     prime = own_ids(checkpoint, prime_length or context_length, precision)
@@ -118,7 +120,7 @@ def speed(
     drawn = _sample(checkpoint, prime, num=num, context_length=context_length, precision=precision, kernel=kernel)
     next(drawn)
     first = time.perf_counter() - begun
-    next(drawn)  # the first step makes what the others find: rotations, and weights laid out for a kernel
+    next(drawn)  # the first step also prepares rotations and weights
     ids, took, cpu = _timed(islice(drawn, tokens))
     vocabulary, device = checkpoint.tokenizer.vocabulary, checkpoint.model.head.weight.device
     in_use = (min(refill, len(prime)) + min(config.num_latents, len(prime) + tokens)) / 2
@@ -132,8 +134,8 @@ def speed(
         first_token_seconds=first,
         tokens_per_second=len(ids) / took,
         tokens_per_cpu_second=len(ids) / cpu if cpu > 0 else None,
-        notes_per_second=float((vocabulary.kind_of_id[ids] == NOTE_ON).sum() / took),
-        times_real_time=float(vocabulary.seconds_of_id[ids].sum() / took),
+        notes_per_second=float((vocabulary.kind_of_id[np.array(ids)] == NOTE_ON).sum() / took),
+        times_real_time=float(vocabulary.seconds_of_id[np.array(ids)].sum() / took),
         memory_mib=memory_mib(device),
         mib_per_token=read / 2**20,
         limit=bandwidth / read,
@@ -141,8 +143,8 @@ def speed(
     )
 
 
-def _timed(drawn: Iterable[Sequence[int | None]]) -> tuple[list[int], float, float]:
-    """Return the ids of all rows, and the seconds that they took by the clock and of CPU time."""
+def _timed(drawn: Iterable[Sequence[Position | None]]) -> tuple[list[Position], float, float]:
+    """Return the ids of all rows, and the time to draw them, by the clock and of CPU time."""
     begun, cpu_begun = time.perf_counter(), time.process_time()
     ids = [id for row in drawn for id in row if id is not None]
     return ids, time.perf_counter() - begun, time.process_time() - cpu_begun
@@ -151,8 +153,8 @@ def _timed(drawn: Iterable[Sequence[int | None]]) -> tuple[list[int], float, flo
 def along(
     checkpoint: Checkpoint, places: Sequence[int], window: int, precision: str = "auto", kernel: Kernel | None = None
 ) -> Iterator[Stretch]:
-    """Draw one long piece from nothing, and yields what the windows around some of its tokens cost."""
-    start = checkpoint.tokenizer.vocabulary.id("start")
+    """Draw one long piece without a prime, and yield the speed in windows around some of its tokens."""
+    start: Position = checkpoint.tokenizer.vocabulary.border("start").tolist()
     precision = resolve_precision(precision, checkpoint.model.head.weight.device, kernel is not None)
     begun: dict[int, tuple[float, float]] = {}
     for count, _ in enumerate(_sample(checkpoint, [start], precision=precision, kernel=kernel), start=1):
@@ -168,16 +170,16 @@ def along(
             return
 
 
-def own_ids(checkpoint: Checkpoint, length: int, precision: str = "fp32") -> list[int]:
-    """Return a prime of some tokens, start included: a few that the model draws, over and over."""
-    start = checkpoint.tokenizer.vocabulary.id("start")
+def own_ids(checkpoint: Checkpoint, length: int, precision: str = "fp32") -> list[Position]:
+    """Return a prime of `length` tokens, start included: a few tokens drawn by the model, repeated."""
+    start: Position = checkpoint.tokenizer.vocabulary.border("start").tolist()
     drawn = islice(_sample(checkpoint, [start], precision=precision), min(OWN_IDS, max(1, length - 1)))
     own = [id for (id,) in drawn if id is not None]
     return [start, *(own * (length // len(own) + 1))[: length - 1]]
 
 
 def read_bandwidth(device: torch.device | str = "cpu") -> float:
-    """Return bytes of memory that can be read in a second, with all threads: the best of some sums over 256 MiB."""
+    """Measure memory bandwidth with all threads, in bytes per second: the best of some sums over 256 MiB."""
     numbers, best = torch.ones(64 * 2**20, device=device), float("inf")
     for _ in range(8):
         begun = time.perf_counter()
@@ -187,7 +189,7 @@ def read_bandwidth(device: torch.device | str = "cpu") -> float:
 
 
 def memory_mib(device: torch.device | str = "cpu") -> float:
-    """Memory that this process holds now, or on a GPU has held there at most; where the system does not tell, 0."""
+    """Return the memory of this process, or its peak on a GPU; 0 if the system does not report it."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     statm = Path("/proc/self/statm")
@@ -195,7 +197,7 @@ def memory_mib(device: torch.device | str = "cpu") -> float:
 
 
 def machine() -> str:
-    """Return one line: what this was measured on."""
+    """Return one line that describes this machine."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -205,14 +207,14 @@ def machine() -> str:
 
 def _sample(
     checkpoint: Checkpoint,
-    prime: Iterable[int],
+    prime: Iterable[Position],
     *,
     num: int = 1,
     context_length: int | None = None,
     precision: str,
     kernel: Kernel | None = None,
-) -> Iterator[list[int | None]]:
-    """Pieces without end, as `pamusic sample` draws them."""
+) -> Iterator[list[Position | None]]:
+    """Return an iterator over the ids of endless pieces, drawn like `pamusic sample`."""
     inference = InferenceConfig(context_length=context_length, precision=precision)
     decoding = DecodingConfig(constraints=constraints_of(checkpoint.tokenizer.vocabulary))
     session = InferenceSession(checkpoint.model, inference, kernel)

@@ -1,4 +1,4 @@
-"""Rank the pieces that were drawn. Knows the measures of `evaluation.ranking` and what a piece costs its model."""
+"""Rank generated pieces. Knows the measures of `evaluation.ranking` and the likelihood of a piece."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pamusic.tokens.vocabulary import Position
 
 @dataclass(frozen=True)
 class BestOf:
-    """Pieces, ranked.
+    """The ranking of pieces.
 
     Attributes:
-        standings: from best to worst; `row` is the place among the pieces that were drawn.
-        is_like_prime: whether they were compared with the prime first, which is long enough for that.
+        standings: Ranked pieces, from best to worst; `row` is the index among the generated pieces.
+        is_like_prime: True if they were compared with the prime, which was long enough.
     """
 
     standings: list[RankedPiece]
@@ -31,13 +31,13 @@ class BestOf:
 def rank_pieces(
     checkpoint: Checkpoint, pieces: Sequence[Sequence[Position]], request: SampleRequest, prime: Performance | None
 ) -> BestOf:
-    """Return pieces from best to worst.
+    """Rank pieces from best to worst.
 
     Args:
-        checkpoint: composed them.
-        pieces: ids of each, as they follow the prime.
-        request: which asked for them.
-        prime: what was played before, or None.
+        checkpoint: Checkpoint that generated them.
+        pieces: New ids of each piece.
+        request: Request for the pieces.
+        prime: Prime, or None.
     """
     tokenizer, prime_range = checkpoint.tokenizer, request.prime_range
     music = [

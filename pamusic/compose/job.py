@@ -1,7 +1,7 @@
-"""A request -> finished pieces: load, draw, rank, write MIDI. What the command line and the Python API both do.
+"""Turn a request into pieces: load, draw, rank, write MIDI. The command line and the Python API both use this.
 
-Knows requests, checkpoints, primes and records; knows no terminal and no output paths. What a caller wants to hear of
-the work comes through functions that it gives.
+Knows requests, checkpoints, primes and records; knows no terminal and no output paths. It reports progress through
+callbacks.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from pamusic.sampling.guard import GuardConfig, Intervention, Snapshot
 from pamusic.tokens.continuation import PrimeSource, streaming, write_midi
 from pamusic.tokens.prime import describe_unsupported_notes
 from pamusic.tokens.streaming_decoder import EventDecoder
-from pamusic.tokens.vocabulary import CLASSES, Position
+from pamusic.tokens.vocabulary import Position
 
 Log = Callable[[str], None]
 
 
 def _ignore(*_: object) -> None:
-    """Take what nobody wants to hear."""
+    """Ignore a report."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prime:
-    """A prime that was read, or none.
+    """A prime, or the absence of one.
 
     Attributes:
-        performance: what was played, or None.
-        data: the bytes of its file, or None.
-        repairs: what was mended in it.
-        path: of its file, as a record names it, or None.
+        performance: Performance of the prime, or None.
+        data: Bytes of its file, or None.
+        repairs: Repairs that reading made in it.
+        path: Path of its file for a record, or None.
     """
 
     performance: Performance | None = None
@@ -58,13 +58,14 @@ class Prime:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What was drawn.
+    """The result of drawing.
 
     Attributes:
-        pieces: the ids of each, or positions; what a guard still held back is among them.
-        num_drawn: how many were drawn for each, those that a guard took back included; of a batch, for the longest.
-        num_alarms: how many interventions there were in each.
-        interruption: what ended it before its end, or None.
+        pieces: Ids, or positions, of each piece, including those that a guard had not yielded yet.
+        num_drawn: Number of draws for each piece, including ids that a guard took back; in a batch, of the longest
+            piece.
+        num_alarms: Number of interventions of the guard in each piece.
+        interruption: Exception that stopped the drawing early, or None.
     """
 
     pieces: list[list[Position]]
@@ -75,13 +76,13 @@ class GenerationResult:
 
 @dataclass(eq=False)
 class Collector:
-    """Collects what is drawn of some pieces; monitors their guard. Interrupted, it has all that there was.
+    """A collector of drawn ids, and monitor of guards. After an interruption, it has everything drawn so far.
 
     Attributes:
-        num_pieces: that are drawn.
-        size_of: what an id, or a position, adds to the progress: 1, or seconds.
-        on_intervention_of: is called with the number of a piece and what its guard did.
-        on_progress: is called with how much more there is, or less.
+        num_pieces: Number of pieces.
+        size_of: Function that returns the progress of an id, or a position: 1, or its seconds.
+        on_intervention_of: Called with the number of a piece and an intervention of its guard.
+        on_progress: Called with the change of the progress, which is negative when a guard takes ids back.
     """
 
     num_pieces: int
@@ -89,32 +90,32 @@ class Collector:
     on_intervention_of: Callable[[int, Intervention], None] = _ignore
     on_progress: Callable[[float], object] = _ignore
     _snapshots: dict[int, Snapshot] = field(default_factory=dict)  # the last of each guarded piece
-    _sizes: dict[int, list[float]] = field(default_factory=dict)  # of such a piece, up to each id
+    _sizes: dict[int, list[float]] = field(default_factory=dict)  # progress of each guarded piece, up to each id
 
     def on_intervention(self, piece: int, intervention: Intervention) -> None:
-        """Pass on what the guard did."""
+        """Report an intervention of the guard."""
         self.on_intervention_of(piece, intervention)
 
     def on_snapshot(self, piece: int, snapshot: Snapshot) -> None:
-        """Take what there is of a guarded piece."""
+        """Store the snapshot of a guarded piece, and report the progress."""
         self._snapshots[piece] = snapshot
         sizes = self._sizes.setdefault(piece, [0])
         before = sizes[-1]
-        del sizes[max(1, snapshot.num_ids) :]  # what was taken back; the last id is new
+        del sizes[max(1, snapshot.num_ids) :]  # remove ids that were taken back; the last id is new
         for id in snapshot.ids[len(sizes) - 1 : snapshot.num_ids]:
             sizes.append(sizes[-1] + self.size_of(id))
         self.on_progress(sizes[-1] - before)
 
     def collect(self, drawn: Iterable[Sequence[Position | None]]) -> GenerationResult:
-        """Return what is drawn until the end or an interruption.
+        """Collect everything drawn until the end or an interruption.
 
         Args:
-            drawn: as in `token_stream.stream`, of which this is the monitor.
+            drawn: Result of `token_stream.stream`, with this collector as its monitor.
 
         Raises:
-            KeyboardInterrupt, SystemExit: the work was interrupted, and there is nothing yet.
+            KeyboardInterrupt, SystemExit: The work was interrupted before the first id.
         """
-        steps: list[Sequence[Position | None]] = []  # whole ones, so an interruption leaves all pieces as long
+        steps: list[Sequence[Position | None]] = []  # complete steps, so an interrupted batch has equal lengths
         interruption: BaseException | None = None
         try:
             for step in drawn:
@@ -140,13 +141,13 @@ class Collector:
 
 
 class Composer:
-    """Does what one request asks for, for any number of primes; loads the checkpoint once, when it is needed.
+    """The executor of one request, for any number of primes. It loads the checkpoint once, on first use.
 
     Attributes:
-        request: completed.
-        tracks: which parts of a prime's file are read.
-        rows: places, among the pieces that are drawn, of those that are kept if nothing ranks them.
-        replayed: the record of a file that is to be made again, without the others of its batch, or None.
+        request: Completed request.
+        tracks: Parts of a prime's file to read.
+        rows: Indices of the drawn pieces to keep if there is no ranking.
+        replayed: Record of a file to reproduce, without the other pieces of its batch, or None.
     """
 
     def __init__(
@@ -161,14 +162,14 @@ class Composer:
         """Check the request; read nothing.
 
         Args:
-            request: completed (`SampleRequest.completed`).
-            checkpoint: composes; by default the one that the request names.
-            replayed: the record of a file that is to be made again.
-            is_live: whether a port plays the music while it is made.
-            log: is called with lines for people.
+            request: Completed request (`SampleRequest.completed`).
+            checkpoint: Checkpoint to use; by default the one that the request names.
+            replayed: Record of a file to reproduce.
+            is_live: True if a port plays the music while it is generated.
+            log: Called with messages for people.
 
         Raises:
-            UsageError: an option has a wrong value.
+            UsageError: An option has an invalid value.
         """
         assert request.seed is not None
         assert request.guard is not None
@@ -188,65 +189,63 @@ class Composer:
 
     @cached_property
     def path(self) -> Path:
-        """The checkpoint's folder."""
+        """Folder of the checkpoint."""
         return find_checkpoint(self.request.checkpoint) if self._given is None else self._given.path
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint, which is loaded now."""
+        """Checkpoint, loaded on first use."""
         if self._given is not None:
             return self._given
         return load_checkpoint(self.path, choose_machine(self.request.device, "fp32", compile=False).device)
 
     @cached_property
     def kernel(self) -> CompiledKernel | None:
-        """What computes steps in int8; None where nothing does."""
-        if not self.request.compile or self.has_fields:
+        """Kernel that computes steps in int8, or None."""
+        if not self.request.compile:
             return None
         return kernel_for(self.checkpoint.model, self.request.precision, self._log)
 
     @cached_property
     def precision(self) -> str:
-        """The precision that is computed in, never `auto`."""
-        if self.has_fields:
-            return "fp32"
+        """Resolved precision, never `auto`."""
         return resolve_precision(
             self.request.precision, self.checkpoint.model.head.weight.device, self.kernel is not None
         )
 
     def load(self) -> None:
-        """Load what is needed to draw: the checkpoint, and what computes its steps.
+        """Load the checkpoint and the kernel.
 
         Raises:
-            PamusicError: it cannot be loaded, or not on this device.
-            UsageError: the precision is not for this device.
+            PamusicError: The checkpoint cannot be loaded on this device.
+            UsageError: This device does not support the precision.
         """
         _ = self.checkpoint, self.kernel, self.precision
 
     @property
     def has_fields(self) -> bool:
-        """Whether the checkpoint has several ids a position, which are drawn plainly."""
+        """True if the checkpoint has several ids a position."""
         return bool(self.checkpoint.tokenizer.vocabulary.shape)
 
     @property
     def precision_cost(self) -> str | None:
-        """One line on what the precision costs on this machine; None where it costs nothing."""
+        """One line on the cost of the precision on this machine; None if it has no cost."""
         device = self.checkpoint.model.head.weight.device
         return cost_of(self.request.precision, device, self.kernel is not None)
 
     def check_prime(self, prime: Prime) -> None:
-        """Refuse a prime that is not the one of the file that is made again.
+        """Raise an error if a prime is not the prime of the file to reproduce.
 
         Raises:
-            PamusicError: it is another.
+            PamusicError: It is another prime.
         """
         if self.replayed and prime.data is not None and sha256(prime.data) != self.replayed.prime_sha256:
             raise PamusicError(
-                f"{prime.path}: is not the prime that the file was made from; say where that is: --prime"
+                f"{prime.path}: is not the prime that the file was made from; pass that one with --prime"
             )
 
     def collector(self) -> Collector:
-        """Return what collects the pieces; it counts tokens where there is a length, otherwise seconds of music."""
+        """Return a collector for the pieces; progress is in tokens if a length is given, else in seconds of music."""
         collector = Collector(self.request.num_drawn)
         if self.request.length is None:
             seconds_of_id = self.checkpoint.tokenizer.vocabulary.seconds_of_id.tolist()
@@ -254,14 +253,13 @@ class Composer:
         return collector
 
     def stream(self, prime: Prime, monitor: Collector) -> Iterator[Sequence[Position | None]]:
-        """Return an iterator over the new ids of all pieces, as `token_stream.stream`, and with its errors."""
-        if self.has_fields:
-            self._refuse_for_fields(prime)
+        """Return an iterator over the new ids of all pieces, like `token_stream.stream`, with its errors."""
+        self._refuse_for_vocabulary()
         config = replace(self._config, inference=replace(self.request.inference, precision=self.precision))
         return stream(self.checkpoint, prime.performance, config, kernel=self.kernel, monitor=monitor)
 
     def decoder(self, prime: Prime) -> EventDecoder:
-        """Return what makes events of one piece's ids while they are drawn."""
+        """Return a decoder that turns the ids of one piece into events while they are drawn."""
         return streaming(
             self.checkpoint.tokenizer,
             prime=prime.performance,
@@ -270,34 +268,34 @@ class Composer:
         )
 
     def unsupported_notes(self, prime: Prime) -> str:
-        """Return one line on notes of the prime that the model has no keys for; empty where it has all."""
+        """Return one line on notes of the prime that the tokenizer lacks; empty if there are none."""
         if prime.performance is None:
             return ""
         return describe_unsupported_notes(self.checkpoint.tokenizer, prime.performance, self.request.prime_range)
 
     @property
     def is_ranking(self) -> bool:
-        """Whether the best of the pieces are kept; a piece that is made again has been chosen already."""
+        """True if the pieces are ranked; a reproduced piece was already chosen."""
         return bool(self.request.best_of) and self.replayed is None
 
     def best_of(self, result: GenerationResult, prime: Prime) -> BestOf | None:
-        """Return the pieces from best to worst; None where all that was asked for is kept."""
+        """Return the pieces from best to worst; None if all pieces are kept."""
         if not self.is_ranking:
             return None
         return rank_pieces(self.checkpoint, result.pieces, self.request, prime.performance)
 
     def records(self, result: GenerationResult, prime: Prime, *, is_cut: bool) -> Callable[[int], Provenance]:
-        """Return a function that gives the record of a piece by its place among those drawn.
+        """Return a function that returns the record of a piece by its index.
 
         Args:
-            result: what was drawn.
-            prime: what the pieces follow.
-            is_cut: whether the drawing ended before its end.
+            result: Result of drawing.
+            prime: Prime of the pieces.
+            is_cut: True if drawing was interrupted.
         """
         options = self.request.to_record() | self._names(prime)
         options |= {"precision": self.precision, "compile": bool(self.kernel)}
-        if self.has_fields:  # these have no effect there
-            options |= {"guard": False, "let_go": 0.0}
+        if self.has_fields:  # a note ends by its length, so this has no effect
+            options |= {"let_go": 0.0}
         record = provenance(options, self.checkpoint, prime.data)
         replayed = self.replayed
         record = replace(record, stopped_after=replayed.stopped_after if replayed else None)
@@ -311,7 +309,7 @@ class Composer:
         return of_piece
 
     def midi(self, ids: Sequence[Position], prime: Prime, record: Provenance) -> tuple[bytes, bool]:
-        """Return the MIDI file of one piece, and whether the prime's messages are as they were in its file."""
+        """Return the MIDI file of one piece, and whether it keeps the messages of the prime's file unchanged."""
         source = None if prime.data is None else PrimeSource(prime.data, prime.repairs, self.tracks)
         return write_midi(
             self.checkpoint.tokenizer,
@@ -332,7 +330,7 @@ class Composer:
         return sum(length if most is None else min(length, most) for length in lengths)
 
     def _names(self, prime: Prime) -> dict[str, object]:
-        """Return how the record names checkpoint and prime: as the user did, but by no word that changes meaning."""
+        """Return the names of checkpoint and prime for the record: as given, but with `latest` resolved."""
         if self.replayed:
             return {name: self.replayed.options.get(name) for name in ("prime", "checkpoint")}
         given = self.request.checkpoint
@@ -340,27 +338,21 @@ class Composer:
             given = self.path.name if self.path in shipped_checkpoints() else str(self.path)
         return {"prime": prime.path, "checkpoint": given}
 
-    def _refuse_for_fields(self, prime: Prime) -> None:
-        """Refuse what is not done yet where a position has several ids.
+    def _refuse_for_vocabulary(self) -> None:
+        """Refuse options that this checkpoint's vocabulary gives no meaning.
 
         Raises:
-            UsageError: it was asked for.
+            UsageError: One of them was given.
         """
         request = self.request
+        has_bias = request.release_bias not in (0, SamplingConfig.release_bias)
         asked = {
-            "--prime": prime.performance is not None,
-            "--port": self._is_live,
-            "--end-near-length": request.end_near_length,
-            "--context-length": request.context_length is not None,
-            "--num-latents": request.num_latents is not None,
-            "--refill": request.refill != SampleRequest.refill,
-            "--precision": request.precision not in ("auto", "fp32"),
-            "--release-bias": request.release_bias not in (0, SamplingConfig.release_bias),
+            "--release-bias": has_bias and self.has_fields,
+            "--temperature-length": request.temperature_length != 1
+            and not self.checkpoint.tokenizer.vocabulary.has("length"),
         }
-        for name, temperature in zip(CLASSES, self._config.sampling.class_temperatures, strict=True):
-            asked[f"--temperature-{name}"] = temperature != 1
         if refused := [name for name, is_asked in asked.items() if is_asked]:
             raise UsageError(
-                f"{self.checkpoint.title} has {len(self.checkpoint.tokenizer.vocabulary.fields)} ids a position, and"
-                f" such a checkpoint is sampled from nothing, in fp32, as trained; leave out {', '.join(refused)}"
+                f"{', '.join(refused)} {'has' if len(refused) == 1 else 'have'} no effect with {self.checkpoint.title},"
+                f" which reads {self.checkpoint.tokenizer.name}; leave it out"
             )

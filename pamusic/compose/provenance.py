@@ -1,8 +1,8 @@
-"""What made a piece of music, written into its file, so that the file can be made again.
+"""Record in a MIDI file how it was made, so that the file can be reproduced.
 
-Knows checkpoints, versions and hashes; knows no options by name, and no terminal. The record stands as one text (meta
-message 1) at tick 0 of the first track: the word pamusic and JSON, in ASCII. Paths stand in it as they were given; what
-tells a prime and a checkpoint for sure is their hash. A prime that has such a text of its own keeps it, before ours.
+Knows checkpoints, versions and hashes; knows no options by name, and no terminal. The record is one text (meta message
+1) at tick 0 of the first track: the word pamusic and JSON, in ASCII. Paths are recorded as given; hashes identify the
+prime and the checkpoint. If the prime has such a record, it is kept, before ours.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SIGN = "pamusic "
-CODE = ("inference", "model", "music", "sampling", "tokens")  # the packages that music depends on
-MODULES = ("compose/token_stream.py", "device.py")  # and the modules beside them
+CODE = ("inference", "model", "music", "sampling", "tokens")  # packages that the music depends on
+MODULES = ("compose/token_stream.py", "device.py")  # other modules that the music depends on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What made a file.
+    """The record of how a file was made.
 
     Attributes:
-        options: of `pamusic sample`, by name, each as it was in force: the seed that was drawn, the checkpoint that
-            was chosen; but not where the result went.
-        weights_sha256: of the checkpoint's `model.safetensors`.
-        tokenizer, tokenizer_fingerprint: the checkpoint's.
-        prime_sha256: of the prime's file; None where there was no prime.
-        row: its place among the pieces that were composed at once.
-        alarms: how often the guard took it back.
-        stopped_after: how many ids had been drawn for it when it was interrupted, those included that the guard took
-            back, or for the longest of pieces that were drawn as one batch; None if it never was.
-        made_on: what else the numbers may depend on, by name: versions, threads, device.
+        options: Effective options of `pamusic sample`, by name, such as the drawn seed and the chosen checkpoint; but
+            not the path of the result.
+        weights_sha256: Hash of the checkpoint's `model.safetensors`.
+        tokenizer, tokenizer_fingerprint: Tokenizer of the checkpoint.
+        prime_sha256: Hash of the prime's file; None without a prime.
+        row: Index among the pieces of one command.
+        alarms: Number of interventions of the guard.
+        stopped_after: Number of ids drawn when an interruption stopped the piece, including ids that the guard took
+            back; in a batch, of its longest piece. None without an interruption.
+        made_on: Other things that the result may depend on, by name: versions, threads, device.
     """
 
     options: dict[str, object]
@@ -56,13 +56,13 @@ class Provenance:
     stopped_after: int | None = None
 
     def text(self) -> str:
-        """Return the record as it stands in a file."""
+        """Return the record as a text for a file."""
         return SIGN + json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"), default=str)
 
 
 def provenance(options: dict[str, object], checkpoint: Checkpoint, prime: bytes | None) -> Provenance:
-    """Return the record of what is about to be made."""
-    import torch  # here, for who reads a record needs none
+    """Return the record for new pieces."""
+    import torch  # here, because reading a record does not need torch
 
     tokenizer = checkpoint.tokenizer
     return Provenance(
@@ -83,18 +83,18 @@ def provenance(options: dict[str, object], checkpoint: Checkpoint, prime: bytes 
 
 
 def read_provenance(data: bytes, name: str) -> Provenance:
-    """Return the record in a file, the last where there are several.
+    """Return the record in a file, or the last one of several.
 
     Raises:
-        PamusicError: there is none, or none that we know how to read.
+        PamusicError: There is no record, or it cannot be read.
     """
     ours = [text for text in texts(data) if text.startswith(SIGN)]
     if not ours:
-        raise PamusicError(f"{name}: does not say how it was made; only what pamusic sample wrote does, unchanged")
+        raise PamusicError(f"{name}: has no record of how it was made; use an unchanged file of pamusic sample")
     try:
         fields = json.loads(ours[-1].removeprefix(SIGN))
         if fields.pop("format") != FORMAT:
-            raise PamusicError(f"{name}: was made by another pamusic, and its record has another form; update pamusic")
+            raise PamusicError(f"{name}: its record has the format of another version of pamusic; update pamusic")
         record = Provenance(**fields)
         counts = (record.row, record.alarms, record.stopped_after or 0)
         whole = (
@@ -109,24 +109,24 @@ def read_provenance(data: bytes, name: str) -> Provenance:
 
 
 def check_weights(record: Provenance, path: Path) -> None:
-    """Refuse a checkpoint that is not the one of a record.
+    """Raise an error if a checkpoint is not the recorded one.
 
     Raises:
-        PamusicError: it is another, or has no weights.
+        PamusicError: The checkpoint has other weights, or none.
     """
     try:
         found = sha256((path / "model.safetensors").read_bytes())
     except OSError:
-        raise PamusicError(f"{path}: has no model.safetensors that can be read; restore the folder") from None
+        raise PamusicError(f"{path}: cannot read model.safetensors; restore the folder") from None
     if found != record.weights_sha256:
         raise PamusicError(
             f"{path}: has other weights ({found[:12]}…) than the file was made with ({record.weights_sha256[:12]}…); "
-            "say with --checkpoint where those are"
+            "pass the right folder with --checkpoint"
         )
 
 
 def differences(before: Provenance, now: Provenance) -> list[str]:
-    """Return what the numbers may depend on and is not as it was, in words."""
+    """Describe differences from the record that may change the result."""
     found = [
         f"{name} {now.made_on.get(name)}, then {before.made_on.get(name, 'unknown')}"
         for name in {**now.made_on, **before.made_on}
@@ -138,7 +138,7 @@ def differences(before: Provenance, now: Provenance) -> list[str]:
 
 
 def has_music_of(data: bytes, other: bytes) -> bool:
-    """Return whether two files have the same messages, but for the records of how they were made."""
+    """Return whether two files have the same messages, apart from their records."""
     return without_texts(data, SIGN) == without_texts(other, SIGN)
 
 
@@ -148,7 +148,7 @@ def sha256(data: bytes) -> str:
 
 @cache
 def _code() -> str:
-    """Short for the source of what composes: between two versions it changes, too."""
+    """Return a short hash of the source code that the music depends on, which can change between versions."""
     here, digest = Path(__file__).parents[1], hashlib.sha256()
     paths = [*(here / name for name in MODULES), *(path for name in CODE for path in (here / name).iterdir())]
     for path in sorted(path for path in paths if path.suffix in (".py", ".cpp")):
@@ -157,4 +157,4 @@ def _code() -> str:
 
 
 def _broken(name: str) -> Provenance:
-    raise PamusicError(f"{name}: says how it was made in a way that cannot be read; the record was changed")
+    raise PamusicError(f"{name}: its record was changed and cannot be read; use the original file")

@@ -1,7 +1,7 @@
-"""Everything that a piece is asked for by: one value for the command line, the API, the record in a file, and replay.
+"""Define the request for a piece: one value for the command line, the API, the record in a file, and replay.
 
-Knows the names and defaults of options; knows no terminal and no model. A field's default stands here alone. Fields
-whose name in a record differs from their own (format 1) say so; a record keeps its names and their order.
+Knows the names and defaults of options; knows no terminal and no model. Defaults are only here. A field whose name in a
+record (format 1) differs from its own has `_recorded_as`; a record keeps its names and their order.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from pamusic.tokens.continuation import Placement
     from pamusic.tokens.prime import PrimeRange
 
-DEFAULT_SECONDS = 60.0  # of new music, where no length is asked for
-MAX_SAMPLES = 1024  # pieces of one batch: no machine of today holds the caches of more
-MAX_CONTEXT = 2**31 - 1  # tokens: a piece has a hundred thousand
+DEFAULT_SECONDS = 60.0  # length of new music without another request
+MAX_SAMPLES = 1024  # pieces of one batch; no present machine has memory for the caches of more
+MAX_CONTEXT = 2**31 - 1  # tokens; a long piece has a hundred thousand
 BOUNDS: dict[str, tuple[int, int]] = {
     "seed": (0, 2**63 - 1),
     "num_samples": (1, MAX_SAMPLES),
@@ -37,43 +37,43 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "context_length": (1, MAX_CONTEXT),
     "num_latents": (1, MAX_CONTEXT),
 }
-"""The least and the most of each option that is a count, or a seed."""
+"""Smallest and largest value of each option that is a count or a seed."""
 
 T = TypeVar("T")
 
 
 def _recorded_as(name: str, default: T) -> T:
-    """Return a field that has another name in a record."""
+    """Return a dataclass field with another name in a record."""
     return field(default=default, metadata={"record": name})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
-    """What is asked for, as far as the music depends on it.
+    """A request for music, with everything that the result depends on.
 
     Attributes:
-        prime: the MIDI file that is continued; None begins from nothing.
-        seed: the same seed gives the same music; None draws one.
-        num_samples: pieces, with this seed and the next ones.
-        best_of: generate this many candidates and keep the best, in place of `num_samples`.
-        keep: how many of them; 1 by default.
-        length: new tokens at most, or positions; None as `seconds` need.
-        seconds, minutes: of new music; give one. 60 seconds where there is no length either.
-        end_near_length: bring the piece to a close near that length, at 1.25 times it at the latest.
-        allow_end: let the model end the piece before that.
-        tracks: which parts of the prime's file are read: `piano`, `all` (except drums), or numbers.
-        prime_start, prime_end: seconds of the prime between which it is read.
-        same_track: write the new music where the prime was played, not on a track of its own.
-        continuation_only: leave the prime out of the file.
-        temperature, top_p, top_k, min_p, typical_p, release_bias: as in `SamplingConfig`.
-        temperature_time, temperature_pitch, temperature_velocity: one more temperature among time shifts, among keys
-            and among velocities.
-        guard: take back loops and silences, release stuck keys; None for single pieces that no port plays.
-        checkpoint: a name or a folder; None for the default one.
-        context_length, num_latents, refill: as in `InferenceConfig`.
-        precision: of the weights: fp32, bf16, int8, or auto for the fastest.
-        compile: use the C++ kernel if a compiler is found.
-        device: auto, cpu, cuda, cuda:1, mps.
+        prime: MIDI file to continue; None to begin without one.
+        seed: Seed; the same seed gives the same music. None draws one.
+        num_samples: Number of pieces, with this seed and the next ones.
+        best_of: Number of candidates to generate and rank, instead of `num_samples`.
+        keep: Number of best candidates to keep; 1 by default.
+        length: Largest number of new tokens, or positions; None for no limit besides `seconds`.
+        seconds, minutes: Length of new music; pass one of them. 60 seconds if `length` is not given either.
+        end_near_length: Bring the piece to a close near this length, at 1.25 times the length at the latest.
+        allow_end: Let the model end the piece earlier.
+        tracks: Parts of the prime's file to read: `piano`, `all` (except drums), or numbers.
+        prime_start, prime_end: Part of the prime to read, in seconds.
+        same_track: Write the new music to the track of the prime instead of a new track.
+        continuation_only: Leave the prime out of the file.
+        temperature, top_p, top_k, min_p, typical_p, release_bias: Settings of `SamplingConfig`.
+        temperature_time, temperature_pitch, temperature_velocity, temperature_length: Extra temperatures among time
+            shifts, pitches, velocities and note lengths.
+        guard: Take back loops and silences, and release stuck notes; None: only for single pieces that no port plays.
+        checkpoint: Name or folder of a checkpoint; None for the default one.
+        context_length, num_latents, refill: Settings of `InferenceConfig`.
+        precision: Precision of the weights: fp32, bf16, int8, or auto for the fastest.
+        compile: Use the C++ kernel if a compiler is found.
+        device: Device: auto, cpu, cuda, cuda:1, mps.
     """
 
     prime: Path | None = None
@@ -99,6 +99,7 @@ class SampleRequest:
     temperature_time: float = 1.0
     temperature_pitch: float = 1.0
     temperature_velocity: float = 1.0
+    temperature_length: float = field(default=1.0, metadata={"omit": True})
     release_bias: float = _recorded_as("let_go", SamplingConfig.release_bias)
     guard: bool | None = None
     checkpoint: str | None = None
@@ -111,30 +112,30 @@ class SampleRequest:
 
     @classmethod
     def from_record(cls, options: Mapping[str, object], *, defaults: Mapping[str, object] | None = None) -> Self:
-        """Return the request that options are, by their names in a record.
+        """Return the request from options by their names in a record.
 
         Args:
-            options: some or all of them.
-            defaults: of those that are missing, in place of the fields' own: `LEGACY_DEFAULTS` for a file.
+            options: Some or all options.
+            defaults: Values of missing options, instead of the fields' own defaults: `LEGACY_DEFAULTS` for a file.
 
         Raises:
-            PamusicError: an option is unknown, or its value is of another type.
+            PamusicError: An option is unknown, or its value has the wrong type.
         """
         names = {record_name: name for name, record_name in RECORD_NAMES.items()}
         if unknown := sorted(options.keys() - names.keys()):
-            raise PamusicError(f"was made with options that we do not know ({', '.join(unknown)}); update pamusic")
+            raise PamusicError(f"was made with unknown options ({', '.join(unknown)}); update pamusic")
         for name, value in options.items():
             if not _fits(value, _hints()[names[name]]):
-                raise PamusicError(f"its record was changed ({name} is {value!r}); take the original")
+                raise PamusicError(f"its record was changed ({name} is {value!r}); use the original file")
         return cls.from_options({names[name]: value for name, value in {**(defaults or {}), **options}.items()})
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
-        """Return the request that options are, by the names of fields.
+        """Return the request from options by the names of fields.
 
         Raises:
-            UsageError: a value is of another type.
-            TypeError: there is no such option.
+            UsageError: A value has the wrong type.
+            TypeError: An option is unknown.
         """
         hints = _hints()
         values: dict[str, Any] = {}
@@ -142,29 +143,34 @@ class SampleRequest:
             value = str(given) if name == "refill" and isinstance(given, int) else given
             if name not in hints:
                 close = get_close_matches(name, hints, 1)
-                raise TypeError(f"there is no option {name!r}{f'; do you mean {close[0]}?' if close else ''}")
+                raise TypeError(f"unknown option {name!r}{f' (did you mean {close[0]}?)' if close else ''}")
             if not _fits(value, hints[name]):
-                raise UsageError(f"--{name.replace('_', '-')} takes {_expected(hints[name])}, not {value!r}")
+                raise UsageError(f"--{name.replace('_', '-')} must be {_expected(hints[name])}, got {value!r}")
             values[name] = _as_hinted(value, hints[name])
         return cls(**values)
 
     def to_record(self) -> dict[str, object]:
-        """Return all options by their names in a record, in its order."""
-        return {record_name: getattr(self, name) for name, record_name in RECORD_NAMES.items()}
+        """Return all options by their names in a record, in its order.
+
+        Later options are left out at their defaults, so that a replay of an older file writes the same bytes.
+        """
+        later = (each for each in fields(self) if each.metadata.get("omit"))
+        omitted = {each.name for each in later if getattr(self, each.name) == each.default}
+        return {record_name: getattr(self, name) for name, record_name in RECORD_NAMES.items() if name not in omitted}
 
     def completed(self, *, is_live: bool = False) -> Self:
-        """Return the request with a seed, a length in seconds and a guard or none.
+        """Return the request with seed, length and guard filled in.
 
         Args:
-            is_live: a port plays the music while it is made; then there is no guard unless it is asked for.
+            is_live: True if a port plays the music while it is generated; then the guard is off by default.
 
         Raises:
-            UsageError: an option makes no sense, or two contradict each other.
+            UsageError: An option is invalid, or two contradict each other.
         """
         self._check_bounds()
         self._check_pieces()
         if self.same_track and self.continuation_only:
-            raise UsageError("--same-track writes a file with the prime, --continuation-only leaves it out; take one")
+            raise UsageError("--same-track writes a file with the prime, --continuation-only leaves it out; use one")
         seconds = self._seconds()
         return replace(
             self,
@@ -175,41 +181,46 @@ class SampleRequest:
 
     @property
     def num_drawn(self) -> int:
-        """How many pieces are drawn."""
+        """Number of pieces to draw."""
         return self.best_of or self.num_samples
 
     @property
     def num_kept(self) -> int:
-        """How many pieces are kept."""
+        """Number of pieces to keep."""
         return self.keep or 1 if self.best_of else self.num_samples
 
     @property
     def is_one_piece(self) -> bool:
-        """Whether one piece is drawn; it has a guard by default, unless a port plays it."""
+        """True if a single piece is drawn; it has a guard by default, unless a port plays it."""
         return self.num_drawn == 1
 
     @property
     def max_seconds(self) -> float | None:
-        """Seconds after which a piece is cut in any case; None where tokens are counted."""
+        """Seconds after which a piece is cut in any case; None for a length in tokens."""
         ending = self.stop.ending
         return self.seconds if ending is None or self.seconds is None else self.seconds * ending.deadline
 
     @property
     def sampling(self) -> SamplingConfig:
-        """How an id is drawn."""
+        """Sampling settings."""
         return SamplingConfig(
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
             min_p=self.min_p,
             typical_p=self.typical_p,
-            class_temperatures=(self.temperature_time, self.temperature_pitch, self.temperature_velocity),
+            class_temperatures=(
+                self.temperature_time,
+                self.temperature_pitch,
+                self.temperature_velocity,
+                self.temperature_length,
+            ),
             release_bias=self.release_bias,
         )
 
     @property
     def stop(self) -> StopCondition:
-        """When a piece ends."""
+        """Condition that ends a piece."""
         from pamusic.sampling.ending import EndingConfig, StopCondition
 
         return StopCondition(
@@ -221,7 +232,7 @@ class SampleRequest:
 
     @property
     def inference(self) -> InferenceConfig:
-        """How much is computed; its precision is still to be resolved."""
+        """Settings of inference, with an unresolved precision."""
         from pamusic.inference.session import InferenceConfig
 
         return InferenceConfig(
@@ -233,40 +244,40 @@ class SampleRequest:
 
     @property
     def prime_range(self) -> PrimeRange:
-        """Which part of the prime is read."""
+        """Part of the prime to read."""
         from pamusic.tokens.prime import PrimeRange
 
         return PrimeRange(self.prime_start or 0.0, self.prime_end)
 
     @property
     def placement(self) -> Placement:
-        """Where new music stands in a file."""
+        """Placement of new music in a file."""
         return "alone" if self.continuation_only else "same track" if self.same_track else "new track"
 
     def _check_bounds(self) -> None:
         for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                raise UsageError(f"--{name.replace('_', '-')} is {least} to {most}, not {value}")
+                raise UsageError(f"--{name.replace('_', '-')} must be between {least} and {most}, got {value}")
 
     def _check_pieces(self) -> None:
         if self.best_of is not None and self.num_samples != 1:
-            raise UsageError("--num-samples keeps all pieces, --best-of some of them; give one of the two")
+            raise UsageError("--num-samples keeps all pieces, --best-of some of them; use one of the two")
         if self.keep is not None and (self.best_of is None or self.keep > self.best_of):
             raise UsageError(
                 f"--keep {self.keep} needs --best-of with {self.keep} or more; without it all pieces are kept"
             )
         if not self.is_one_piece and self.temperature == 0:
             raise UsageError(
-                f"--temperature 0 leaves nothing to chance, so all {self.num_drawn} pieces would be one; ask for one"
+                f"--temperature 0 is deterministic, so all {self.num_drawn} pieces would be equal; request one piece"
             )
 
     def _seconds(self) -> float | None:
         if self.minutes is not None and self.seconds is not None:
-            raise UsageError("--minutes and --seconds both say how long; give one of them")
+            raise UsageError("--minutes and --seconds both set the length; use one of them")
         for name, asked in (("seconds", self.seconds), ("minutes", self.minutes)):
             if asked is not None and not 0 < 60 * asked < inf:
-                raise UsageError(f"--{name} is a number above 0, not {asked:g}")
+                raise UsageError(f"--{name} must be a number above 0, got {asked:g}")
         return self.seconds if self.minutes is None else 60 * self.minutes
 
 
@@ -281,14 +292,14 @@ def _hints() -> dict[str, Any]:
 
 
 def _expected(hint: Any) -> str:
-    """Return in words what an option of this type takes."""
+    """Describe the values of an option of this type."""
     hints = get_args(hint) or (hint,)
     words = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
     return next(text for kind, text in words.items() if kind in hints)
 
 
 def _as_hinted(value: object, hint: Any) -> Any:
-    """Return a value that fits, in the very type: a whole number may stand for a float, a text for a path."""
+    """Convert a valid value to the type of the option: a whole number to a float, a text to a path."""
     hints = get_args(hint) or (hint,)
     if isinstance(value, bool):
         return value
@@ -298,7 +309,7 @@ def _as_hinted(value: object, hint: Any) -> Any:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Return whether an option of this type can have this value; numbers of NumPy are numbers, texts can be paths."""
+    """Return whether a value is valid for an option of this type; NumPy numbers are numbers, texts can be paths."""
     hints = get_args(hint) or (hint,)
     if isinstance(value, bool):
         return bool in hints  # and not int, though bool is a subclass

@@ -1,8 +1,8 @@
-"""A prime and a checkpoint -> new ids, each as soon as it is drawn, and what they cost.
+"""Stream new ids from a prime and a checkpoint, and compute their likelihood.
 
-Knows performances, checkpoints and the sampler; knows no terminal and no paths. It stands above `sampling/`, which must
-not know what ids mean: here a vocabulary becomes the sampler's constraints. A prime becomes ids in `tokens/prime.py`,
-new ids become music in `tokens/continuation.py`.
+Knows performances, checkpoints and the sampler; knows no terminal and no paths. The layer below, `sampling/`, must not
+know the meaning of ids: here a vocabulary becomes the sampler's constraints. `tokens/prime.py` turns a prime into ids,
+and `tokens/continuation.py` turns new ids into music.
 """
 
 from __future__ import annotations
@@ -16,41 +16,40 @@ from typing import Protocol
 
 import numpy as np
 
-from pamusic.checkpoint import Checkpoint, check_events
+from pamusic.checkpoint import Checkpoint
 from pamusic.errors import UsageError
 from pamusic.evaluation.likelihood import score
 from pamusic.inference.int8 import Kernel
 from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.music.performance import Performance
 from pamusic.sampling.config import SamplingConfig
-from pamusic.sampling.constraints import GrammarTables, PrimeTokens, TokenConstraints
+from pamusic.sampling.constraints import Constraints, GrammarTables, PositionConstraints, PrimeTokens, TokenConstraints
+from pamusic.sampling.decoding import DecodingConfig
 from pamusic.sampling.ending import StopCondition
 from pamusic.sampling.generate import generate
 from pamusic.sampling.guard import GuardConfig, Intervention, Snapshot, generate_guarded
-from pamusic.sampling.positions import PositionConstraints, generate_positions
-from pamusic.sampling.token_sampler import DecodingConfig
-from pamusic.tokens.grammar import grammar_arrays
+from pamusic.tokens.grammar import grammar_arrays, position_arrays
 from pamusic.tokens.prime import WHOLE, PrimeRange, encode_prime, ids_before
 from pamusic.tokens.vocabulary import Position, Vocabulary
 
-# A second of MAESTRO has 40 tokens on average. A model that lets no time pass would never reach its seconds.
+# A second of MAESTRO has 40 tokens on average. Without this limit, a model that draws no time shift would never stop.
 MAX_TOKENS_PER_SECOND = 500
-MAX_TOKENS = 2**62  # whatever number of seconds is asked for
+MAX_TOKENS = 2**62  # limit for any number of seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
-    """How pieces that follow one prime are drawn.
+    """Settings for pieces that follow one prime.
 
     Attributes:
-        seed: the same seed gives the same ids; of several pieces, the next ones have the next seeds.
-        num_pieces: that are drawn.
-        prime_range: which part of the prime is read.
-        sampling: how an id is drawn; its classes are `vocabulary.CLASSES`, in their order.
-        stop: when a piece ends.
-        inference: how much is computed, and in which precision.
-        guard: what is taken back, and drawn again; ids then come later than they are drawn. None for no guard.
-        max_draws: a piece ends when so many ids have been drawn for it, whatever a guard took back of them.
+        seed: Seed of the first piece; each further piece has the next seed. The same seed gives the same ids.
+        num_pieces: Number of pieces.
+        prime_range: Part of the prime to read.
+        sampling: Sampling settings; their classes are `vocabulary.CLASSES`, in this order.
+        stop: Condition that ends a piece.
+        inference: Settings of inference.
+        guard: Settings of the guard, which delays the ids; None for no guard.
+        max_draws: Limit on the draws of a piece, including ids that a guard took back.
     """
 
     seed: int
@@ -64,17 +63,17 @@ class StreamConfig:
 
 
 class GuardMonitor(Protocol):
-    """Receives the events of guarded pieces, by the number of the piece."""
+    """A receiver of the events of guarded pieces, with the number of the piece."""
 
     def on_intervention(self, piece: int, intervention: Intervention) -> None:
-        """Take what the guard did."""
+        """Receive an intervention of the guard."""
 
     def on_snapshot(self, piece: int, snapshot: Snapshot) -> None:
-        """Take what there is of a piece, held back or not, whenever one more id was drawn for it."""
+        """Receive the ids of a piece, yielded or not, after each draw."""
 
 
 class _Unmonitored:
-    """Takes what nobody wants to hear."""
+    """A monitor that ignores all events."""
 
     def on_intervention(self, piece: int, intervention: Intervention) -> None: ...
 
@@ -89,34 +88,30 @@ def stream(
     kernel: Kernel | None = None,
     monitor: GuardMonitor | None = None,
 ) -> Iterator[Sequence[Position | None]]:
-    """Return an iterator over the next id of each piece, as soon as it is drawn; None where one has ended.
+    """Return an iterator over the next id of each piece, as soon as it is drawn; None for a piece that has ended.
 
-    By the vocabulary's grammar, none is ill-formed. With a guard each piece is drawn alone, for a batch cannot go back
-    in one row and on in the others: they take turns, an id each, and it takes as long as one after the other.
-
-    Where the checkpoint has several fields a position, a piece begins from nothing; of the configuration, seed, number
-    of pieces, sampling and stop enter.
+    The vocabulary's grammar keeps all pieces well-formed. With a guard, each piece is drawn separately, because a batch
+    cannot go back in a single row. The pieces then take turns, one id each, which takes as long as one after the other.
 
     Args:
-        checkpoint: the model that composes.
-        prime: what was played so far, or None.
-        config: how.
-        kernel: computes steps in int8 (`inference.session`, `inference.native_kernel`).
-        monitor: receives what a guard does.
+        checkpoint: Checkpoint that generates.
+        prime: Prime, or None.
+        config: Settings.
+        kernel: Kernel that computes steps in int8 (`inference.session`, `inference.native_kernel`).
+        monitor: Receiver of the guard's events.
 
     Raises:
-        UsageError: the arguments do not fit together or to the checkpoint.
-        PamusicError: the tokenizer knows none of the prime's notes.
+        UsageError: The arguments do not fit each other or the checkpoint.
+        PamusicError: The tokenizer supports none of the prime's notes.
     """
     config = replace(config, stop=_bounded(config.stop))
-    if checkpoint.tokenizer.vocabulary.shape and prime is None:
-        return _stream_positions(checkpoint, config)
-    check_events(checkpoint, "following a prime, token by token,")
+    if checkpoint.tokenizer.vocabulary.shape and not checkpoint.tokenizer.vocabulary.has("length"):
+        _check_compound(checkpoint, prime, config)
     return _stream_tokens(checkpoint, prime, config, kernel, monitor or _Unmonitored())
 
 
 def stream_piece(checkpoint: Checkpoint, prime: Performance | None, config: StreamConfig) -> Iterator[Position]:
-    """Return an iterator over the ids of one piece; the arguments and errors are `stream`'s."""
+    """Return an iterator over the ids of one piece, with the arguments and errors of `stream`."""
     return (id for (id,) in stream(checkpoint, prime, config) if id is not None)
 
 
@@ -128,11 +123,12 @@ def _stream_tokens(
     monitor: GuardMonitor,
 ) -> Iterator[Sequence[Position | None]]:
     vocabulary = checkpoint.tokenizer.vocabulary
-    tokens = PrimeTokens([vocabulary.id("start")])
+    start: Position = vocabulary.border("start").tolist()
+    tokens = PrimeTokens([start])
     if prime is not None:
         encoded = encode_prime(checkpoint.tokenizer, prime, config.prime_range)
         too_early = ids_before(checkpoint.tokenizer, encoded.gap_steps)
-        tokens = PrimeTokens([*tokens.ids, *encoded.ids.tolist()], forbidden_next=too_early)
+        tokens = PrimeTokens([start, *encoded.ids.tolist()], forbidden_next=too_early)
     decoding = DecodingConfig(constraints=constraints_of(vocabulary), sampling=config.sampling, stop=config.stop)
     session = InferenceSession(checkpoint.model, config.inference, kernel)
     if config.guard is None:
@@ -148,51 +144,41 @@ def _stream_tokens(
     return zip_longest(*pieces)
 
 
-def _stream_positions(checkpoint: Checkpoint, config: StreamConfig) -> Iterator[Sequence[Position | None]]:
-    vocabulary = checkpoint.tokenizer.vocabulary
-    constraints = PositionConstraints(
-        fits=vocabulary.fits,
-        seconds_of_id=vocabulary.seconds_of_id,
-        forbidden_ids=[vocabulary.id("start"), vocabulary.id("pad")],
-        end_id=vocabulary.id("end"),
-    )
-    positions = generate_positions(
-        checkpoint.model, vocabulary.border("start")[None], constraints, seed=config.seed, num_rows=config.num_pieces,
-        sampling=_sampling_of_fields(vocabulary, config.sampling), stop=config.stop,
-    )  # fmt: skip
-    return islice(positions, config.max_draws)
+def _check_compound(checkpoint: Checkpoint, prime: Performance | None, config: StreamConfig) -> None:
+    """Raise an error for what needs note lengths, with a vocabulary of events with several fields.
 
-
-def _sampling_of_fields(vocabulary: Vocabulary, sampling: SamplingConfig) -> list[SamplingConfig]:
-    """Return how each field is drawn: filters leave shifts and lengths as they are; temperature applies to all.
-
-    Their rarest values are the longest ones. Without these, music has few rests and few long notes: where the filters
-    take the last hundredth of these fields too, it has half again as many notes a second (`docs/experiments.md`).
+    Raises:
+        UsageError: The request has a prime, a guard or an ending.
     """
-    whole = replace(sampling, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0)
-    times = [vocabulary.range(kind).first for kind in ("time_shift", "length") if vocabulary.has(kind)]
-    return [
-        whole if any(field.start <= first < field.start + field.size for first in times) else sampling
-        for field in vocabulary.fields
-    ]
+    for what, is_asked in (
+        ("a prime", prime is not None),
+        ("--guard", config.guard is not None),
+        ("--end-near-length", config.stop.ending is not None),
+    ):
+        if is_asked:
+            raise UsageError(
+                f"{checkpoint.title} has events of several fields, and {what} needs note lengths; leave it out"
+            )
 
 
 def _bounded(stop: StopCondition) -> StopCondition:
-    """Return the condition with a bound on tokens where there is one on seconds, for a model that lets no time pass.
+    """Return a stop condition with a limit on tokens if it has one on seconds, for a model that draws no time shift.
 
     Raises:
-        UsageError: `seconds` is no length.
+        UsageError: `seconds` is not a positive number.
     """
     if stop.seconds is None:
         return stop
     if not 0 < stop.seconds < inf:
-        raise UsageError(f"seconds is a number above 0, not {stop.seconds}")
+        raise UsageError(f"seconds must be a number above 0, got {stop.seconds}")
     most = round(min(stop.seconds * MAX_TOKENS_PER_SECOND, MAX_TOKENS)) + MAX_TOKENS_PER_SECOND
     return replace(stop, max_tokens=min(stop.max_tokens or most, most))
 
 
-def constraints_of(vocabulary: Vocabulary) -> TokenConstraints:
-    """Return the constraints of a vocabulary with one id a position."""
+def constraints_of(vocabulary: Vocabulary) -> Constraints:
+    """Return what the sampler knows of a vocabulary."""
+    if vocabulary.shape:
+        return PositionConstraints(**position_arrays(vocabulary))
     return TokenConstraints(
         grammar=GrammarTables(**grammar_arrays(vocabulary)),
         seconds_of_id=vocabulary.seconds_of_id.tolist(),
@@ -209,13 +195,13 @@ def nats_per_token(
     prime_range: PrimeRange = WHOLE,
     inference: InferenceConfig = InferenceConfig(),
 ) -> list[float]:
-    """Return what a new token of each piece costs the model, whatever the draws were filtered by; NaN without one.
+    """Return the mean nats of a new token of each piece, without sampling filters; NaN for a piece without tokens.
 
     Args:
-        checkpoint: composed them.
-        pieces: the ids, or positions, that followed the prime.
-        prime, prime_range: what they followed.
-        inference: with how many latents and how much context; in fp32.
+        checkpoint: Checkpoint that generated them.
+        pieces: New ids, or positions, of each piece.
+        prime, prime_range: Prime of the pieces, and the part that was read.
+        inference: Number of latents and length of context; the precision is always fp32.
     """
     encoded = [] if prime is None else encode_prime(checkpoint.tokenizer, prime, prime_range).ids.tolist()
     before = [checkpoint.tokenizer.vocabulary.border("start").tolist(), *encoded]

@@ -1,1 +1,1 @@
-"""Many pieces on disk: found, tokenized, written and read."""
+"""Corpora: find, tokenize, write and read many pieces on disk."""

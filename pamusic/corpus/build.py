@@ -1,7 +1,7 @@
-"""Sources -> corpus, on all cores.
+"""Build a corpus from sources, on all cores.
 
 Knows sources, performances, tokens and the corpus; reports through a callback. Each worker reads, parses and encodes a
-file; one process writes, in the order of the sources, so that the corpus does not depend on who was first.
+file. One process writes, in the order of the sources, so that the corpus does not depend on timing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from pamusic.tokens.tokenizer import NOTE_ON, Tokenizer
 ENGINES = ("pamusic", "note-seq")
 OUTSIDE = "outside the pitches"
 LONG, RESTS = "notes or pedals", "rests"
-# Repairs that say which notes we take and how long they last. They do not hold where note-seq reads a file differently.
+# Repairs that select notes or set their lengths. They do not apply where note-seq reads a file differently.
 OF_THE_MUSIC = {
     OUTSIDE,
     LONG,
@@ -62,7 +62,7 @@ OF_THE_MUSIC = {
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What a worker makes of a file."""
+    """A file as encoded by a worker."""
 
     ids: np.ndarray
     name: str
@@ -75,7 +75,7 @@ class Encoded:
 
 @dataclass
 class SplitCount:
-    """What a split holds."""
+    """Totals of a split."""
 
     num_files: int = 0
     num_notes: int = 0
@@ -83,7 +83,7 @@ class SplitCount:
     num_tokens: int = 0
 
     def add(self, piece: Piece, times: int = 1) -> None:
-        """Count a piece, or with -1 takes it away again."""
+        """Count a piece; `times` -1 removes it again."""
         self.num_files += times
         self.num_notes += times * piece.num_notes
         self.seconds += times * piece.seconds
@@ -92,7 +92,7 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A piece with the same notes as an earlier one: its name and split, and the earlier one's."""
+    """A piece with the same notes as an earlier one; `name` and `split`, and those of the earlier piece."""
 
     name: str
     split: str
@@ -106,12 +106,12 @@ class Duplicate:
 
 @dataclass
 class Summary:
-    """What became of the sources.
+    """Result of tokenizing the sources.
 
     Attributes:
-        num_resumed: how many of them were done before an interruption.
-        left_out: files of other kinds.
-        num_official: pieces whose split a table names.
+        num_resumed: Number of sources done before an interruption.
+        left_out: Names of files of other kinds.
+        num_official: Number of pieces with an official split.
     """
 
     splits: dict[str, SplitCount] = field(default_factory=lambda: {split: SplitCount() for split in SPLITS})
@@ -120,16 +120,16 @@ class Summary:
     duplicates: list[Duplicate] = field(default_factory=list)
     num_resumed: int = 0
     num_official: int = 0
-    repaired: list[tuple[str, str]] = field(default_factory=list)  # name of the file, and words
+    repaired: list[tuple[str, str]] = field(default_factory=list)  # name of the file, and words of its repairs
     num_repairs: Counter[str] = field(default_factory=Counter)  # by kind
-    # Those without an official split, in their order, while none is for validation.
+    # Pieces without an official split, in order, as long as validation is empty.
     _pieces: list[Piece] = field(default_factory=list)
     _first: dict[int, tuple[str, str]] = field(default_factory=dict)  # content -> name and split of its first piece
-    _doubled: set[int] = field(default_factory=set)  # contents that several pieces have
+    _doubled: set[int] = field(default_factory=set)  # contents of more than one piece
 
     @property
     def in_all(self) -> SplitCount:
-        """What all splits hold together."""
+        """Totals of all splits together."""
         counts = self.splits.values()
         return SplitCount(
             sum(count.num_files for count in counts),
@@ -139,7 +139,7 @@ class Summary:
         )
 
     def _add_repairs(self, name: str, repairs: Iterable[tuple[str, int, str]]) -> None:
-        """Count what was mended in a file."""
+        """Count the repairs of a file."""
         words = []
         for kind, count, said in repairs:
             self.num_repairs[kind] += count
@@ -148,15 +148,15 @@ class Summary:
             self.repaired.append((name, "; ".join(words)))
 
     def first_like(self, ids: np.ndarray) -> str | None:
-        """Return the name of a piece that has these ids already."""
+        """Return the name of an earlier piece with these ids; None if there is none."""
         first = self._first.get(int(content_of(ids), 16))
         return first and first[0]
 
     def move_one_to_validation(self) -> Piece | None:
-        """Choose a piece for validation where none is, of `MIN_PIECES_TO_VALIDATE` or more; None where none is moved.
+        """Move a piece to an empty validation split, from `MIN_PIECES_TO_VALIDATE` pieces on, and return it, or None.
 
-        A piece with an official split is not chosen. Nor is a piece whose notes another piece has, too: it would be
-        trained on. Nor is the only piece to train on.
+        Three kinds of pieces never move: a piece with an official split; a piece with the notes of another piece, since
+        training would see them; and the only piece to train on.
         """
         is_only_one = self.splits["train"].num_files == 1
         free = [
@@ -173,7 +173,7 @@ class Summary:
         return piece
 
     def take(self, entry: Piece | Refusal, source: Source) -> None:
-        """Count what was written of a source."""
+        """Count the piece or refusal that was written for a source."""
         if isinstance(entry, Refusal):
             self.refused.append(entry)
             return
@@ -203,31 +203,32 @@ def tokenize(
     keep_after: float = KEEP_AFTER,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Summary:
-    """Make a corpus of all MIDI files under `paths`.
+    """Build a corpus from all MIDI files under `paths`.
 
-    Interrupted (Ctrl-C, SIGTERM, a kill, a full disk), it can be gone on with by the same call, as long as the files
-    are the same: see `writing_corpus`. The corpus is then byte for byte what it would have been.
+    After an interruption (Ctrl-C, SIGTERM, a kill, a full disk), the same call resumes the work if the files are
+    unchanged: see `writing_corpus`. The corpus is then byte for byte the same as without the interruption.
 
     Args:
-        paths: folders, zip archives, MIDI files.
-        out: the corpus' folder.
-        tracks: which parts of a file to take, see `read_and_mend`; the engine note-seq chooses none.
-        engine: who makes ids of a file, one of `ENGINES`.
-        drop_duplicates: leave out a piece whose ids an earlier piece has had.
-        force: replace a corpus that is there.
-        num_workers: processes; as many as the machine's cores by default.
-        keep_after: seconds of work from which on an interruption keeps what is done.
-        progress: called with (files done, files in all), from the first file on; by then all processes have started.
+        paths: Folders, zip archives, MIDI files.
+        out: Folder of the corpus.
+        tokenizer: Tokenizer of the corpus.
+        tracks: Parts of a file to read, see `read_and_mend`; the engine note-seq supports only the default.
+        engine: Encoder, one of `ENGINES`.
+        drop_duplicates: Whether to leave out a piece with the same ids as an earlier one.
+        force: Whether to replace an existing corpus.
+        num_workers: Number of processes; by default the number of cores.
+        keep_after: Seconds of work after which an interruption keeps the finished part.
+        progress: Callback with (files done, files in all), from the first file on; all processes have started by then.
 
     Raises:
-        PamusicError: nothing to tokenize, every file refused, `out` cannot be written, or the engine does not know the
-            tokenizer.
+        PamusicError: there is nothing to tokenize, every file is refused, `out` cannot be written, or the engine does
+            not support the tokenizer.
     """
     check_corpus_place(out, force=force)
     if engine == "note-seq":
         check_reference(tokenizer)
         if tracks != "piano":
-            raise UsageError("--engine note-seq knows no choice of tracks; leave out --tracks")
+            raise UsageError("--engine note-seq cannot select tracks; leave out --tracks")
     sources, refused, left_out = find_sources(paths)
     summary = Summary(refused=list(refused), left_out=left_out)
     work = _work_on(sources, tokenizer, tracks, engine, drop_duplicates)
@@ -259,7 +260,7 @@ def tokenize(
 
 
 def _work_on(sources: list[Source], tokenizer: Tokenizer, *options: object) -> str:
-    """Return a line that is the same where the same files, unchanged, are to become the same corpus."""
+    """Return a hash that is equal if unchanged files are to become the same corpus."""
     digest = hashlib.sha256(repr((__version__, tokenizer.name, tokenizer.fingerprint, options)).encode())
     archives: dict[str, tuple[int, int]] = {}
     for source in sources:
@@ -272,7 +273,7 @@ def _work_on(sources: list[Source], tokenizer: Tokenizer, *options: object) -> s
 
 
 def _state(path: str) -> tuple[int, int]:
-    """Size, and when it was last written to; of a file that is gone, nothing."""
+    """Return the size and modification time of a file; zeros if it does not exist."""
     try:
         about = os.stat(path)
     except OSError:
@@ -297,8 +298,8 @@ def _written(result: Encoded | Refusal, writer: CorpusWriter) -> Piece | Refusal
 
 @contextmanager
 def _terminated_in_order() -> Iterator[None]:
-    """SIGTERM ends the program as Ctrl-C does, with its workers and its files put in order; exit 143."""
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+    """Make SIGTERM end the program like Ctrl-C, with workers and files cleaned up; exit status 143."""
+    if threading.current_thread() is not threading.main_thread():  # other threads receive no signals
         yield
         return
     before = signal.signal(signal.SIGTERM, _terminate)
@@ -313,14 +314,14 @@ def _terminate(number: int, _: object) -> None:
 
 
 def why_nothing(refused: list[Refusal]) -> str:
-    """Why there is nothing where all files are refused: the rule that refused most of them."""
+    """Return why all files are refused: the most frequent rule, with an example."""
     if len(refused) == 1:
         return f"{refused[0].name}: {refused[0].reason}"
     rule, how_many = Counter(refusal.rule or refusal.reason for refusal in refused).most_common(1)[0]
     example = next(refusal for refusal in refused if (refusal.rule or refusal.reason) == rule)
     return (
-        f"none of {len(refused):,} files could be taken; {how_many:,} of them by the rule \u201c{rule}\u201d, "
-        f"as {example.name}: {example.reason}"
+        f"all {len(refused):,} files were refused; {how_many:,} of them by the rule \u201c{rule}\u201d, "
+        f"such as {example.name}: {example.reason}"
     )
 
 
@@ -346,7 +347,7 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
     except PamusicError as error:
         return Refusal(source.name, str(error).removeprefix(f"{source.name}: "), error.rule)
     if not len(ids):
-        return Refusal(source.name, f"no note of it is within the pitches of the tokenizer {tokenizer.name}")
+        return Refusal(source.name, f"has no note within the pitches of the tokenizer {tokenizer.name}")
     return Encoded(
         ids=ids,
         name=source.name,
@@ -359,12 +360,12 @@ def _encode(source: Source, tokenizer: Tokenizer, tracks: Tracks, engine: str) -
 
 
 def _num_notes(ids: np.ndarray, tokenizer: Tokenizer) -> int:
-    """Return how many notes ids begin."""
+    """Return the number of onsets in ids."""
     return int(np.count_nonzero(tokenizer.vocabulary.kind_of_id[ids] == NOTE_ON))
 
 
 def _outside(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, int, str]]:
-    """Return how many notes the vocabulary has no keys for, as a repair; nothing where it has all."""
+    """Return the number of notes outside the vocabulary's pitches, as a repair; an empty list if there are none."""
     pitch, keys = performance.notes["pitch"], tokenizer.vocabulary.range("note_on")
     num_outside = int(np.count_nonzero((pitch < keys.first) | (pitch > keys.last)))
     if not num_outside:
@@ -375,7 +376,7 @@ def _outside(performance: Performance, tokenizer: Tokenizer) -> list[tuple[str, 
 
 
 def _clipped(grid: GridNotes, tokenizer: Tokenizer) -> list[tuple[str, int, str]]:
-    """How many notes, pedals and rests last longer than the vocabulary can say, as repairs; nothing where none does."""
+    """Return the numbers of notes or pedals, and of rests, too long for the vocabulary, as repairs; without zeros."""
     vocabulary, told = tokenizer.vocabulary, []
     num_notes, num_rests = num_clipped(grid, vocabulary)
     for kind, what, one, count in (

@@ -1,10 +1,10 @@
-"""Many pieces of ids on disk, memory-mapped, with their splits.
+"""Open a corpus: many pieces of ids on disk, memory-mapped, with their splits.
 
-Knows ids and pieces; knows no MIDI, no model. A corpus is a folder: `tokens.bin` (all ids, uint16, little-endian, one
-piece behind the other, without start and end; of several fields position by position), `tokenizer.toml` (the vocabulary
-it was made with) and `corpus.json` (everything else). It is there entirely or not at all: `writer.py` sees to that.
-Whoever makes something of it that takes long may keep that in the folder, too (`DERIVED`); no fingerprint knows of it,
-and it goes with the corpus.
+Knows ids and pieces; knows no MIDI, no model. A corpus is a folder: `tokens.bin` (the ids of all pieces in sequence,
+uint16, little-endian, without start and end; with several fields, position by position), `tokenizer.toml` (its
+vocabulary) and `corpus.json` (everything else). The folder is complete or absent: `writer.py` ensures this. Results
+that take long to derive from the corpus may be stored in the folder, too (`DERIVED`). No fingerprint covers them, and
+they are deleted with the corpus.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pamusic.tokens.vocabulary import load_vocabulary
 
 FORMAT = 1
 ID = np.dtype("<u2")
-AT_ONCE = 1 << 20  # ids that are counted at a time
+AT_ONCE = 1 << 20  # ids counted at a time
 FILES = {"tokens.bin", "tokenizer.toml", "corpus.json"}
-DERIVED = {"originality.npz", "originality.json"}  # can be deleted: they are made anew
+DERIVED = {"originality.npz", "originality.json"}  # can be deleted: they are made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class Piece:
     """One work or take.
 
     Attributes:
-        name: its source file's.
-        split: train, validation or test.
-        start, num_tokens: where it lies in `tokens.bin`, in positions.
-        num_notes, seconds: how many notes it has and how long it lasts.
-        sha256: of the source file.
-        content: a hash of its ids, the same for pieces with the same notes (`content_of`); early corpora have none.
-        repairs: what was mended in it and left out: (kind, how often, words) each.
+        name: Name of the source file.
+        split: Split: train, validation or test.
+        start, num_tokens: Place and length in `tokens.bin`, in positions.
+        num_notes, seconds: Number of notes, and duration.
+        sha256: Hash of the source file.
+        content: Hash of the ids, equal for pieces with the same notes (`content_of`); empty in early corpora.
+        repairs: Repairs and omissions, each (kind, count, words).
     """
 
     name: str
@@ -58,10 +58,10 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """An opened corpus.
+    """An open corpus.
 
     Attributes:
-        ids: `[num_positions]`, or of several fields `[num_positions, num_fields]`: a view of the file, not of memory.
+        ids: `[num_positions]`, or with several fields `[num_positions, num_fields]`; a memory map of the file.
     """
 
     path: Path
@@ -77,29 +77,29 @@ class Corpus:
         """Return the ids of a piece, `[num_tokens]` or `[num_tokens, num_fields]`, uint16, without start and end.
 
         Raises:
-            PamusicError: what stands there are no ids of its tokenizer.
+            PamusicError: the file holds ids that the tokenizer does not have.
         """
         piece = self.pieces[index]
         ids = self.ids[piece.start : piece.start + piece.num_tokens]
         if ids.max(initial=0) >= len(self.tokenizer.vocabulary):
             raise PamusicError(
-                f"{self.path}: tokens.bin is broken ({piece.name} has id {ids.max()}, {self.tokenizer.name} knows"
-                f" {len(self.tokenizer.vocabulary)}); make the corpus anew: pamusic tokenize"
+                f"{self.path}: tokens.bin is broken ({piece.name} has id {ids.max()}, {self.tokenizer.name} has"
+                f" {len(self.tokenizer.vocabulary)} ids); make it again with pamusic tokenize"
             )
         for column, field in zip(ids.T, self.tokenizer.vocabulary.fields, strict=True) if ids.ndim == 2 else ():
             if column.min(initial=field.start) < field.start or column.max(initial=0) >= field.start + field.size:
                 raise PamusicError(
                     f"{self.path}: tokens.bin is broken ({piece.name} has ids of other fields in {field.name});"
-                    " make the corpus anew: pamusic tokenize"
+                    " make it again with pamusic tokenize"
                 )
         return ids
 
     def split(self, name: str) -> list[int]:
-        """Indices of the pieces of a split."""
+        """Return the indices of the pieces of a split."""
         return [index for index, piece in enumerate(self.pieces) if piece.split == name]
 
     def count_of_kinds(self) -> dict[str, int]:
-        """Return how many of its ids are of each kind of event."""
+        """Return the number of ids of each kind of event."""
         count = np.zeros(len(self.tokenizer.vocabulary), np.int64)
         for start in range(0, len(self.ids), AT_ONCE):
             count += np.bincount(self.ids[start : start + AT_ONCE].ravel(), minlength=len(count))
@@ -110,7 +110,7 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of which pieces it holds, in which order, by which tokenizer."""
+        """Hash of the pieces, their order and the tokenizer."""
         digest = hashlib.sha256(self.tokenizer.fingerprint.encode())
         for piece in self.pieces:
             digest.update(f"{piece.split} {piece.sha256} {piece.num_tokens}\n".encode())
@@ -118,7 +118,7 @@ class Corpus:
 
 
 def content_of(ids: np.ndarray) -> str:
-    """Return a hash of ids, the same for the same ids."""
+    """Return a hash of ids; equal ids have equal hashes."""
     return hashlib.blake2b(np.ascontiguousarray(ids, ID).tobytes(), digest_size=8).hexdigest()
 
 
@@ -126,25 +126,25 @@ def open_corpus(path: Path) -> Corpus:
     """Open a corpus.
 
     Raises:
-        PamusicError: there is none, or it is broken or of another format.
+        PamusicError: there is no corpus, or it is broken or has another format.
     """
     if not (recovered(path) / "corpus.json").is_file():
-        raise PamusicError(f"{path}: no corpus there; make one: pamusic tokenize FOLDER --out {path}")
+        raise PamusicError(f"{path}: no corpus there; make one with pamusic tokenize FOLDER --out {path}")
     try:
         about = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise PamusicError(
-                f"{path}: is a corpus of format {about['format']}, we read {FORMAT}; make it anew: pamusic tokenize"
+                f"{path}: corpus format must be {FORMAT}, got {about['format']}; make it again with pamusic tokenize"
             )
         pieces = tuple(Piece(**piece) for piece in about["pieces"])
         num_ids, fingerprint = int(about["num_tokens"]), str(about["tokenizer_fingerprint"])
         _check_pieces(pieces, num_ids)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise PamusicError(f"{path}: corpus.json is broken ({error}); make the corpus anew: pamusic tokenize") from None
+        raise PamusicError(f"{path}: corpus.json is broken ({error}); make it again with pamusic tokenize") from None
     tokenizer = Tokenizer(load_vocabulary(path / "tokenizer.toml"))
     if tokenizer.fingerprint != fingerprint:
         raise PamusicError(
-            f"{path}: tokenizer.toml was changed after the corpus was made; make it anew: pamusic tokenize"
+            f"{path}: tokenizer.toml was changed after the corpus was made; make it again with pamusic tokenize"
         )
     file = path / "tokens.bin"
     size = file.stat().st_size if file.is_file() else 0
@@ -152,24 +152,24 @@ def open_corpus(path: Path) -> Corpus:
     position = ID.itemsize * len(tokenizer.vocabulary.fields)
     if size != num_ids * position:
         raise PamusicError(
-            f"{path}: tokens.bin has {size} bytes, not {num_ids * position}; make the corpus anew: pamusic tokenize"
+            f"{path}: tokens.bin must have {num_ids * position} bytes, got {size}; make it again with pamusic tokenize"
         )
     ids = np.memmap(file, ID, mode="r", shape=(num_ids, *shape)) if num_ids else np.empty((0, *shape), ID)
     return Corpus(path, tokenizer, pieces, ids)
 
 
 def _check_pieces(pieces: tuple[Piece, ...], num_ids: int) -> None:
-    """Pieces lie one behind the other and fill the file.
+    """Check that the pieces fill the file without gaps.
 
     Raises:
-        ValueError: they do not, or a split is none of `SPLITS`.
+        ValueError: they do not, or a split is not in `SPLITS`.
     """
     at = 0
     for piece in pieces:
         if piece.split not in SPLITS:
-            raise ValueError(f"{piece.name} is in no split, but in {piece.split!r}")
+            raise ValueError(f"split of {piece.name} must be one of {', '.join(SPLITS)}, got {piece.split!r}")
         if piece.start != at or piece.num_tokens < 0:
-            raise ValueError(f"{piece.name} begins at {piece.start}, not at {at}")
+            raise ValueError(f"{piece.name} must begin at {at}, got {piece.start}")
         at += piece.num_tokens
     if at != num_ids:
-        raise ValueError(f"its pieces have {at} tokens, not {num_ids}")
+        raise ValueError(f"pieces must have {num_ids} tokens in all, got {at}")

@@ -1,7 +1,7 @@
-"""Sources -> something of each, on all cores, in their order.
+"""Process sources on all cores, with results in the order of the sources.
 
-Knows sources and processes; not what is made of a source. A file that kills the process that works on it is refused,
-and the others go on.
+Knows sources and processes; knows nothing of the results. A file that kills its worker process is refused, and the
+other files continue.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import TypeVar
 
 from pamusic.corpus.sources import Refusal, Source
 
-CHUNK = 8  # files a worker takes at once
+CHUNK = 8  # files per task of a worker
 Made = TypeVar("Made")
 
 
 def in_parallel(
     sources: list[Source], make: Callable[[Source], Made | Refusal], num_workers: int | None = None
 ) -> Generator[Made | Refusal, None, None]:
-    """Yield what is made of each source, in their order; never much more than was asked for is in memory.
+    """Yield the result for each source, in order, while only a few results are held in memory.
 
     Args:
-        sources: what to work on.
-        make: works on one; another process must be able to import it.
-        num_workers: processes; as many as the machine's cores by default, and none for a few sources.
+        sources: Sources to process.
+        make: Function for one source; another process must be able to import it.
+        num_workers: Number of processes; by default the number of cores, or none for a few sources.
     """
     num_workers = min(num_workers or os.cpu_count() or 1, -(-len(sources) // CHUNK))
     if num_workers <= 1:
@@ -49,7 +49,7 @@ def in_parallel(
                 for results in _in_order(pool, chunks, make, ahead):
                     num_done += len(results)
                     yield from results
-        except BrokenProcessPool:  # one of those at work killed its worker
+        except BrokenProcessPool:  # one of the files in progress killed its worker
             for source in sources[num_done : num_done + ahead * CHUNK]:
                 num_done += 1
                 yield _made_alone(source, make)
@@ -66,7 +66,7 @@ def _pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _made_alone(source: Source, make: Callable[[Source], Made | Refusal]) -> Made | Refusal:
-    """Works on a file in a process of its own; a file that kills it is refused."""
+    """Process a file in a process of its own; refuse the file if it kills the process."""
     try:
         with _pool(1) as pool:
             ((result,),) = _in_order(pool, [[source]], make, ahead=1)
@@ -79,12 +79,12 @@ def _made_alone(source: Source, make: Callable[[Source], Made | Refusal]) -> Mad
 def _in_order(
     pool: ProcessPoolExecutor, chunks: Iterable[list[Source]], make: Callable[[Source], Made | Refusal], ahead: int
 ) -> Iterator[list[Made | Refusal]]:
-    """Results in the order of the chunks, never more than `ahead` chunks in memory."""
+    """Yield results in the order of the chunks, with at most `ahead` chunks in memory."""
     waiting: deque[Future[list[Made | Refusal]]] = deque()
     for chunk in chunks:
         with warnings.catch_warnings(), _signals_held_back():
-            # Forking spares each worker the imports. Python 3.12 warns of it where there are threads, as NumPy's
-            # library has some; all workers are forked at once here, before a thread of ours or a bar's is started.
+            # Forking spares each worker the imports. Python 3.12 warns about forking with threads, and NumPy's library
+            # has some. All workers are forked at once here, before we or a progress bar start a thread.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             waiting.append(pool.submit(_made_of_each, chunk, make))
         if len(waiting) >= ahead:
@@ -95,9 +95,9 @@ def _in_order(
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM reach us after the block: amid it, a pool half started could not be shut down.
+    """Delay Ctrl-C and SIGTERM until the end of the block: a half-started pool could not be shut down.
 
-    Workers started in it never hear of Ctrl-C, from their first instruction on.
+    Workers that start in the block ignore Ctrl-C from their first instruction on.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -110,7 +110,7 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _follow_parent() -> None:
-    """In a worker: Ctrl-C is the parent's to hear, SIGTERM ends us, and the parent's death too, however it died."""
+    """Prepare a worker: ignore Ctrl-C, which the parent handles; end on SIGTERM and on any death of the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):

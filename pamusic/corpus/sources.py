@@ -1,7 +1,7 @@
-"""Where pieces come from: folders, zip archives and single files, MAESTRO among them.
+"""Find the sources of pieces: folders, zip archives and single files, including MAESTRO.
 
-Knows file names, zip members and MAESTRO's table; opens no MIDI. What it finds is a list of `Source`, in an order that
-does not depend on the file system, and the names of all files that it leaves out.
+Knows file names, zip members and MAESTRO's table; opens no MIDI. The result is a list of `Source`, in an order that
+does not depend on the file system, and the names of all files that are left out.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from pamusic.errors import PamusicError
 from pamusic.music.foreign import read_file
 
 SPLITS = ("train", "validation", "test")
-MIDI_ENDINGS = (".mid", ".midi", ".kar", ".rmi", ".smf")  # each of them also as .mid.gz and so on
+MIDI_ENDINGS = (".mid", ".midi", ".kar", ".rmi", ".smf")  # each also with .gz, such as .mid.gz
 IS_MIDI = re.compile(rf"({'|'.join(map(re.escape, MIDI_ENDINGS))})(\.gz)?$", re.IGNORECASE)
-MAX_TABLE_BYTES = 64 * 2**20  # of a table in a folder; MAESTRO's has 0.3
-MAX_NESTED_BYTES = 256 * 2**20  # of an archive in an archive, which is unpacked into memory
+MAX_TABLE_BYTES = 64 * 2**20  # limit for a table in a folder; MAESTRO's has 0.3 MiB
+MAX_NESTED_BYTES = 256 * 2**20  # limit for an archive within an archive, which is unpacked into memory
 MAESTRO_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
-VALIDATION_SHARE = TEST_SHARE = 0.1  # of a folder without official splits: MAESTRO's own are 0.11 and 0.14
-MIN_PIECES_TO_VALIDATE = 5  # with this many pieces or more, one is for validation
-LINK_TO_FOLDER = "is a link to a folder, which is not followed; name that folder"
-TAKEN_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound on memory
+VALIDATION_SHARE = TEST_SHARE = 0.1  # for a folder without official splits; MAESTRO's own are 0.11 and 0.14
+MIN_PIECES_TO_VALIDATE = 5  # from this number of pieces on, one is for validation
+LINK_TO_FOLDER = "is a link to a folder, which is not followed; pass that folder"
+TAKEN_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods can unpack to any size in memory
 
-# All that zipfile raises over broken archives.
+# All exceptions that zipfile raises for broken archives.
 BROKEN = (
     *(OSError, EOFError, RuntimeError, KeyError, ValueError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -48,11 +48,11 @@ class Source:
     """One MIDI file, in a folder or in an archive.
 
     Attributes:
-        container: the archive, or None.
-        path: the file's path, within the archive if there is one.
-        name: what it is called in the corpus: relative to what the user named.
-        split: the official one, or None where the content decides.
-        nested: the path of an archive within `container`, in which `path` lies; empty where there is none.
+        container: Path of the archive, or None.
+        path: Path of the file, within the archive if there is one.
+        name: Name in the corpus, relative to the path that the user gave.
+        split: Official split; None if the content decides.
+        nested: Path of an archive within `container` that holds `path`; empty if there is none.
     """
 
     container: str | None
@@ -63,37 +63,37 @@ class Source:
 
     @property
     def where(self) -> str:
-        """Its path from where the user is, through the archive if there is one: no other file has the same."""
+        """Path from the working directory, through the archive if there is one; unique for each file."""
         return "/".join(part for part in (self.container, self.nested, self.path) if part)
 
     def read(self) -> bytes:
-        """Return the bytes of a MIDI file; if gzip has packed it, the unpacked bytes.
+        """Return the bytes of a MIDI file, unpacked if gzip has packed them.
 
         Raises:
-            PamusicError: it cannot be read, or is larger than any MIDI file of music.
+            PamusicError: the file cannot be read, or is larger than any MIDI file of music.
         """
         with self._opened() as file:
             return read_file(file, self.name)
 
     def read_table(self) -> bytes:
-        """Return the bytes of a table, as they are.
+        """Return the bytes of a table.
 
         Raises:
-            PamusicError: it cannot be read, or is larger than any table of pieces.
+            PamusicError: the table cannot be read, or is larger than any table of pieces.
         """
         with self._opened() as file:
             table = file.read(MAX_TABLE_BYTES + 1)
         if len(table) > MAX_TABLE_BYTES:
             raise PamusicError(
-                f"{self.name}: has more than {MAX_TABLE_BYTES / 2**20:.0f} MiB, the most of any table we read; "
-                "if it is MAESTRO's, fetch it anew",
+                f"{self.name}: is larger than {MAX_TABLE_BYTES / 2**20:.0f} MiB, the limit for tables; "
+                "if it is MAESTRO's, download it again",
                 rule="too large",
             )
         return table
 
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
-        """Open the file; whatever is wrong with it or its archive is raised as a `PamusicError`."""
+        """Open the file; raise a `PamusicError` for any problem with it or its archive."""
         try:
             if self.container is None:
                 with open(self.path, "rb") as file:
@@ -104,7 +104,7 @@ class Source:
             if info.compress_type not in TAKEN_PACKINGS:
                 raise PamusicError(
                     f"{self.name}: is packed in a rare way (method {info.compress_type}); "
-                    "zip it anew with deflate, the usual one",
+                    "zip it again with deflate, the usual method",
                     rule="rare packing",
                 )
             with archive.open(info) as member:
@@ -112,16 +112,17 @@ class Source:
         except BROKEN as error:
             why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
             raise PamusicError(
-                f"{self.name}: cannot be read ({why}); fetch it anew, or check its rights", rule="cannot be read"
+                f"{self.name}: cannot be read ({why}); download it again, or check its permissions",
+                rule="cannot be read",
             ) from None
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that did not become a piece, and why.
+    """A file that did not become a piece, and the reason.
 
     Attributes:
-        rule: what refused it, in words that are the same for each file it refuses; the reason by default.
+        rule: Rule that refused the file, in words that are equal for all such files; the reason by default.
     """
 
     name: str
@@ -130,12 +131,12 @@ class Refusal:
 
 
 class Found(NamedTuple):
-    """What is found under some paths.
+    """Files found under some paths.
 
     Attributes:
-        sources: the MIDI files.
-        refused: files that should be pieces and cannot be.
-        left_out: names of the files of all other kinds.
+        sources: MIDI files.
+        refused: Files that should be pieces but cannot be.
+        left_out: Names of all other files.
     """
 
     sources: list[Source]
@@ -145,25 +146,25 @@ class Found(NamedTuple):
 
 @dataclass
 class _Finds:
-    """What is found so far in a folder or an archive; see `Found`."""
+    """Files found so far in a folder or an archive; see `Found`."""
 
     sources: list[Source] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     def take_in(self, name: str, inner: _Finds) -> None:
-        """Add what is in an archive called `name`."""
+        """Add the contents of an archive called `name`."""
         self.sources += [replace(each, name=f"{name}/{each.name}") for each in inner.sources]
         self.refused += [replace(each, name=f"{name}/{each.name}") for each in inner.refused]
         self.left_out += [f"{name}/{each}" for each in inner.left_out]
 
 
 def find_sources(paths: list[Path]) -> Found:
-    """Find all MIDI files under folders, in archives and in archives within these, and those named outright.
+    """Find all MIDI files: in folders, in archives, in archives within these, and given by path.
 
-    A folder or archive with MAESTRO's table in it gives the files of the table, with their official splits; files that
-    the table names and that are missing are refused. So are links to folders, which are not followed, what cannot be
-    opened, and archive members whose path leads outside or whose name another member has. Hidden files are ignored.
+    A folder or archive with MAESTRO's table gives the files of the table, with their official splits. Missing
+    files of the table, links to folders (they are not followed) and files that cannot be opened are refused. So are
+    archive members with a path that leads outside or with the name of another member. Hidden files are ignored.
 
     Raises:
         PamusicError: a path does not exist, or there is no MIDI file at all.
@@ -175,13 +176,13 @@ def find_sources(paths: list[Path]) -> Found:
         elif not path.exists():
             raise PamusicError(f"{path}: no such file or folder; check the path")
         elif not path.is_file():
-            raise PamusicError(f"{path}: is a device or a pipe; name a folder, a zip or MIDI files")
+            raise PamusicError(f"{path}: is a device or a pipe; pass a folder, a zip or MIDI files")
         elif zipfile.is_zipfile(path):
             inner = _in_archive(str(path))
-            if not inner.sources and path.suffix.lower() != ".zip":  # a score, say: its reader tells what it is
+            if not inner.sources and path.suffix.lower() != ".zip":  # for example a score; its reader explains that
                 inner = _Finds([Source(None, str(path), path.name)])
         elif path.suffix.lower() == ".zip":
-            raise PamusicError(f"{path}: is not a zip archive, or a broken one; fetch it anew")
+            raise PamusicError(f"{path}: is not a zip archive, or a broken one; download it again")
         else:
             inner = _Finds([Source(None, str(path), path.name)])
         found.sources += inner.sources
@@ -192,15 +193,15 @@ def find_sources(paths: list[Path]) -> Found:
         why = f"; {found.refused[0].name}: {found.refused[0].reason}" if found.refused else ""
         others = f", but {len(found.left_out):,} of other kinds, such as {found.left_out[0]}" if found.left_out else ""
         raise PamusicError(
-            f"{what}: no MIDI file ({', '.join(MIDI_ENDINGS)}) in it{others}{why}; "
-            "name a folder, a zip or files that have some"
+            f"{what}: no MIDI file ({', '.join(MIDI_ENDINGS)}) found{others}{why}; "
+            "pass a folder, a zip or files that have some"
         )
     return Found(_each_once(found.sources), found.refused, found.left_out)
 
 
 def _each_once(sources: list[Source]) -> list[Source]:
-    """Without files named twice, under whatever names; links are followed."""
-    real: dict[str, str] = {}  # of folders and archives: looked up once, for they may hold a hundred thousand files
+    """Return the sources without files that were given twice, under whatever names; links are followed."""
+    real: dict[str, str] = {}  # by folder or archive, resolved once: each may hold a hundred thousand files
     once: dict[tuple[str, str], Source] = {}
     for each in sources:
         if each.container is None and os.path.islink(each.path):
@@ -216,9 +217,9 @@ def _each_once(sources: list[Source]) -> list[Source]:
 
 
 def split_by_content(data: bytes) -> str:
-    """Return the split of a file that has no official one: the same for the same bytes, whatever its name.
+    """Return the split of a file without an official one; it depends only on the bytes, not on the name.
 
-    Of few files none may fall into validation; `nearest_to_validation` then says which one is moved there.
+    With few files, validation may stay empty; `nearest_to_validation` then selects the file to move there.
     """
     position = _position(hashlib.sha256(data).hexdigest())
     if position < TEST_SHARE:
@@ -227,14 +228,14 @@ def split_by_content(data: bytes) -> str:
 
 
 def nearest_to_validation(hashes: Sequence[str], splits: Sequence[str]) -> int:
-    """Return the index of the file that is moved to validation where none is there by its content.
+    """Return the index of the file to move to an empty validation split.
 
-    It is the file of the training split whose hash is nearest to those of validation, so it depends on no name and no
-    order. Without training files it is the nearest of the others.
+    It is the training file with the hash nearest to the range of validation, so it does not depend on names or order.
+    Without training files it is the nearest of the others.
 
     Args:
         hashes: SHA-256 of each file, as hexadecimal digits.
-        splits: of each file, by `split_by_content`.
+        splits: Split of each file, by `split_by_content`.
     """
 
     def distance(index: int) -> tuple[bool, float]:
@@ -245,7 +246,7 @@ def nearest_to_validation(hashes: Sequence[str], splits: Sequence[str]) -> int:
 
 
 def _position(sha256: str) -> float:
-    """Return a number from 0 to 1 that is as good as random, and depends on the content alone."""
+    """Return a pseudo-random number from 0 to 1 that depends only on the content."""
     return int(sha256[:16], 16) / 2**64
 
 
@@ -290,19 +291,19 @@ def _in_folder(folder: Path) -> _Finds:
 
 
 def _files_under(beginning: str, found: _Finds, folder: str = "") -> Iterator[str]:
-    """Yield files relative to where we begin, in the order of names at each level; none hidden.
+    """Yield the files below a folder, sorted by name at each level, without hidden ones; paths are relative to the top.
 
     Args:
-        beginning: where we begin; empty, or with a separator at its end.
-        found: gets what cannot be read.
-        folder: where we are, relative to that; likewise.
+        beginning: Path of the top folder; empty, or with a separator at its end.
+        found: Object that collects what cannot be read.
+        folder: Current folder relative to the top; also empty or with a separator at its end.
     """
     try:
         with os.scandir(beginning + folder or os.curdir) as scanned:
             entries = sorted((each for each in scanned if each.name[0] != "."), key=lambda entry: entry.name)
     except OSError as error:
         name = folder.replace(os.sep, "/") or "./"
-        reason = f"cannot be opened ({error.strerror or error}); check its rights"
+        reason = f"cannot be opened ({error.strerror or error}); check its permissions"
         found.refused.append(Refusal(name, reason, "cannot be opened"))
         return
     for entry in entries:
@@ -319,24 +320,26 @@ def _files_under(beginning: str, found: _Finds, folder: str = "") -> Iterator[st
 
 
 def _why_no_file(entry: os.DirEntry[str]) -> str:
-    """Why what is found in a folder, and is no folder, cannot be read as a file; nothing where it can."""
+    """Return why a folder entry that is not a folder cannot be read as a file; empty if it can."""
     try:
         if entry.is_file():
             return ""
         if entry.is_symlink():
-            return LINK_TO_FOLDER if entry.is_dir() else "is a link to what is not there or no file; mend or remove it"
+            return (
+                LINK_TO_FOLDER if entry.is_dir() else "is a broken link, or a link to a special file; fix or remove it"
+            )
     except OSError as error:
-        return f"is a link that cannot be followed ({error.strerror}); mend or remove it"
+        return f"is a link that cannot be followed ({error.strerror}); fix or remove it"
     return "is a device or a pipe; put a file in its place"
 
 
 def _is_wanted(name: str) -> bool:
-    """Return whether a file of this name is opened: a MIDI file, an archive or a table."""
+    """Return whether a file with this name is opened: a MIDI file, an archive or a table."""
     return bool(IS_MIDI.search(name)) or name.lower().endswith((".csv", ".zip"))
 
 
 def _in_archive(path: str, nested: str = "") -> _Finds:
-    """Return what is in an archive, or in an archive within it; what lies a level deeper is left out."""
+    """Find the files of an archive, or of an archive within it; archives one level deeper are left out."""
     found = _Finds()
     members: dict[str, str] = {}
     for info in sorted(_open_archive(path, nested).infolist(), key=lambda info: info.filename):
@@ -394,11 +397,11 @@ def _open_archive(path: str, nested: str = "") -> zipfile.ZipFile:
 
 @lru_cache(maxsize=4)
 def _opened(path: str, nested: str, changed: int, process: int) -> zipfile.ZipFile:
-    """Return an archive, opened once in each process: a descriptor that two share would have one place to read at."""
+    """Open an archive once per process: two processes that share a descriptor would share its read position."""
     try:
         archive = zipfile.ZipFile(path)
     except BROKEN as error:
-        raise PamusicError(f"{path}: is a broken zip archive ({error}); fetch it anew") from None
+        raise PamusicError(f"{path}: is a broken zip archive ({error}); download it again") from None
     if not nested:
         return archive
     name = f"{path}/{nested}"
@@ -407,21 +410,21 @@ def _opened(path: str, nested: str, changed: int, process: int) -> zipfile.ZipFi
             member = archive.getinfo(nested)
             if member.file_size > MAX_NESTED_BYTES or member.compress_type not in TAKEN_PACKINGS:
                 raise PamusicError(
-                    f"{name}: is an archive within an archive, too large ({member.file_size / 2**20:.0f} MiB, at most "
+                    f"{name}: is a nested archive, too large ({member.file_size / 2**20:.0f} MiB, at most "
                     f"{MAX_NESTED_BYTES / 2**20:.0f}) or packed in a rare way; unpack it first",
                     rule="archive within an archive",
                 )
             with archive.open(member) as file:
                 return zipfile.ZipFile(io.BytesIO(file.read(MAX_NESTED_BYTES)))
     except BROKEN as error:
-        raise PamusicError(f"{name}: is a broken zip archive ({error}); fetch it anew") from None
+        raise PamusicError(f"{name}: is a broken zip archive ({error}); download it again") from None
 
 
 def _rows_or_refusal(table: Source, found: _Finds) -> list[tuple[str, str]] | None:
-    """What `_maestro_rows` returns; None where the table cannot be read, which is then refused among what is found.
+    """Return the rows of `_maestro_rows`; None if the table cannot be read, which is then added to the refusals.
 
     Raises:
-        PamusicError: it has a split that there is not.
+        PamusicError: the table has an unknown split.
     """
     try:
         data = table.read_table()
@@ -432,14 +435,14 @@ def _rows_or_refusal(table: Source, found: _Finds) -> list[tuple[str, str]] | No
 
 
 def _maestro_rows(data: bytes, name: str) -> list[tuple[str, str]]:
-    """Return (file name, split) of each row; none where the table is not MAESTRO's.
+    """Return (file name, split) of each row; an empty list if the table is not MAESTRO's.
 
     Args:
-        data: the table.
-        name: how to call it in an error.
+        data: Bytes of the table.
+        name: Name of the table in errors.
 
     Raises:
-        PamusicError: it has a split that there is not.
+        PamusicError: the table has an unknown split.
     """
     try:
         table = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
@@ -452,6 +455,6 @@ def _maestro_rows(data: bytes, name: str) -> list[tuple[str, str]]:
         if row["split"] not in SPLITS or not row["midi_filename"]:
             raise PamusicError(
                 f"{name}: row {number} puts {row['midi_filename']!r} into split {row['split']!r}; "
-                f"the splits are {', '.join(SPLITS)}"
+                f"use one of {', '.join(SPLITS)}"
             )
     return [(row["midi_filename"], row["split"]) for row in rows]

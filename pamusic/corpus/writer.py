@@ -1,7 +1,7 @@
-"""Writing a corpus: whole or not at all, and gone on with after an interruption.
+"""Write a corpus completely or not at all, and resume after an interruption.
 
-Knows the corpus' files and the journal of a work that is not yet whole; knows no MIDI. A corpus is made in a hidden
-folder beside its place and renamed when it is complete. A kill at any moment leaves the old corpus or the new one.
+Knows the corpus' files and the journal of unfinished work; knows no MIDI. A corpus is made in a hidden folder next to
+its final place and renamed when complete. A kill at any moment leaves the old corpus or the new one.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from pamusic.files import TEMPORARY, folder_written_atomically, locked, recovere
 from pamusic.tokens.tokenizer import Tokenizer
 
 JOURNAL = "journal"
-WRITTEN_OUT_EVERY = 1.0  # seconds of work that a kill may cost
-KEEP_AFTER = 5.0  # seconds of work from which on it is worth leaving a folder behind
+WRITTEN_OUT_EVERY = 1.0  # seconds of work that a kill may lose
+KEEP_AFTER = 5.0  # seconds of work after which an unfinished folder is kept
 
 
 class CorpusWriter:
-    """Takes pieces one by one, and what is refused between them; `close` completes the folder's files.
+    """A writer that takes pieces and refusals one at a time; `close` completes the files of the folder.
 
-    Each is noted on a line of a journal, after its ids went to their file. So nothing is kept in memory, and a folder
-    that a killed program left behind holds work that can be gone on with.
+    Each is recorded in a line of a journal, after its ids went to their file. So nothing is kept in memory, and the
+    folder of a killed program holds work that can be resumed.
     """
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, work: str = "") -> None:
-        """Open the files of a folder, with whatever they hold; `work` says what is being done there."""
+        """Open the files of a folder with their present contents; `work` identifies the work done there."""
         self._folder, self._tokenizer, self._work = folder, tokenizer, work
         self._ids: IO[bytes] = (folder / "tokens.bin").open("a+b")
         self._journal: IO[bytes] = (folder / JOURNAL).open("a+b")
@@ -47,10 +47,10 @@ class CorpusWriter:
         self.alone = locked(self._journal)
 
     def resumed(self) -> Iterator[Piece | Refusal]:
-        """Yield what an earlier writer took or refused, in its order, if it did the same work.
+        """Yield the pieces and refusals of an earlier writer, in its order, if it did the same work.
 
-        To be read to its end before anything is added. It ends before the first line that is not whole, or whose ids
-        are not those that the line was written for.
+        Read to the end before adding anything. The iteration ends before the first line that is incomplete or does not
+        match its ids.
         """
         self._journal.seek(0)
         self._ids.seek(0)
@@ -96,7 +96,7 @@ class CorpusWriter:
         sha256: str,
         repairs: Sequence[tuple[str, int, str]] = (),
     ) -> Piece:
-        """Take a piece; its ids are `[num_tokens]` or `[num_tokens, num_fields]`."""
+        """Add a piece; its ids are `[num_tokens]` or `[num_tokens, num_fields]`."""
         assert split in SPLITS
         assert ids.shape[1:] == self._tokenizer.vocabulary.shape
         content = content_of(ids)
@@ -108,7 +108,7 @@ class CorpusWriter:
         return piece
 
     def refuse(self, refusal: Refusal) -> None:
-        """Notes that a source did not become a piece."""
+        """Record that a source did not become a piece."""
         self._note("refused", refusal)
 
     def _note(self, kind: str, entry: Piece | Refusal) -> None:
@@ -117,20 +117,20 @@ class CorpusWriter:
             self._write_out()
 
     def _write_out(self) -> None:
-        self._ids.flush()  # first, so that what the journal names is there
+        self._ids.flush()  # first, so that all ids named in the journal are in their file
         self._journal.flush()
         self._written_out = time.monotonic()
 
     def worth_keeping(self, after: float) -> bool:
-        """Whether what there is should outlive a failure: it has pieces, and took `after` seconds or was resumed."""
+        """Return whether the work should survive a failure: it has pieces, and took `after` seconds or was resumed."""
         return self.num_pieces > 0 and (self.num_resumed > 0 or time.monotonic() - self._began >= after)
 
     def close(self, *, to_validation: Piece | None = None, **about: object) -> None:
         """Complete the folder.
 
         Args:
-            to_validation: a piece that was added, which changes its split.
-            about: what else goes into `corpus.json`.
+            to_validation: A piece that was added and now moves to validation.
+            about: Other entries of `corpus.json`.
         """
         self._write_out()
         vocabulary = self._tokenizer.vocabulary
@@ -142,7 +142,7 @@ class CorpusWriter:
             "num_tokens": self._num_tokens,
             **about,
         }
-        with (self._folder / "corpus.json").open("wb") as file:  # each piece on its line of the journal
+        with (self._folder / "corpus.json").open("wb") as file:  # each piece in one line, as in the journal
             file.write(json.dumps(content, indent=0).encode().removesuffix(b"\n}") + b',\n"pieces": [')
             self._journal.seek(0)
             separator = b"\n"
@@ -156,14 +156,14 @@ class CorpusWriter:
         (self._folder / JOURNAL).unlink()
 
     def abandon(self) -> None:
-        """Close the files; what they hold stays."""
+        """Close the files; their contents stay."""
         for file in (self._ids, self._journal):
             with suppress(OSError):
                 file.close()
 
 
 def _moved(entry: bytes, to_validation: Piece) -> bytes:
-    """Return a piece's line of the journal, with its new split if it is the piece that is moved."""
+    """Return a piece's journal line, with its new split if it is the piece that moves."""
     fields = json.loads(entry)
     if fields["start"] == to_validation.start:
         fields["split"] = "validation"
@@ -174,20 +174,20 @@ def _moved(entry: bytes, to_validation: Piece) -> bytes:
 def writing_corpus(
     path: Path, tokenizer: Tokenizer, *, force: bool = False, work: str = "", keep_after: float = KEEP_AFTER
 ) -> Iterator[CorpusWriter]:
-    """Give a writer; what it wrote becomes `path` when the block ends well, and vanishes when it does not.
+    """Yield a writer; its output becomes `path` if the block succeeds, and is removed if it fails.
 
     Args:
-        path: the corpus' folder.
-        tokenizer: the ids'.
-        force: replace a corpus that is there.
-        work: a line that says what is done. With one, work is done in `.NAME.unfinished` beside `path`. That folder
-            stays behind when the program is killed, or when the block raises after `keep_after` seconds; the writer of
-            the same work finds it and goes on from it (`CorpusWriter.resumed`), the writer of any other empties it.
-        keep_after: see `work`.
+        path: Folder of the corpus.
+        tokenizer: Tokenizer of the ids.
+        force: Whether to replace an existing corpus.
+        work: A line that identifies the work. With one, the work is done in `.NAME.unfinished` next to `path`. That
+            folder stays if the program is killed, or if the block raises after `keep_after` seconds. The next writer
+            for the same work resumes it (`CorpusWriter.resumed`); a writer for other work empties it.
+        keep_after: See `work`.
 
     Raises:
-        PamusicError: something is there already and `force` is not given, or the place cannot be written to, or
-            another program is writing there.
+        PamusicError: `path` exists and `force` is not given, the place cannot be written to, or another program is
+            writing there.
     """
     check_corpus_place(path, force=force)
     writer: CorpusWriter | None = None
@@ -201,7 +201,7 @@ def writing_corpus(
         try:
             if not writer.alone:
                 raise PamusicError(
-                    f"{path}: another program is writing it; let it end, or choose another place with --out"
+                    f"{path}: another program is writing it; wait for its end, or use another place with --out"
                 )
             yield writer
         finally:
@@ -209,7 +209,7 @@ def writing_corpus(
 
 
 def num_unfinished(path: Path) -> int:
-    """Return how many sources an interrupted `writing_corpus` had done, that the same work would go on from."""
+    """Return the number of sources done by an interrupted `writing_corpus`, from which the same work would resume."""
     try:
         with (_unfinished(path) / JOURNAL).open("rb") as journal:
             return max(0, sum(1 for _ in journal) - 1)
@@ -223,23 +223,21 @@ def _unfinished(path: Path) -> Path:
 
 
 def check_corpus_place(path: Path, *, force: bool) -> None:
-    """Refuse a place where something precious lies.
+    """Raise an error if writing to this place would destroy other data.
 
     Raises:
-        PamusicError: `path` exists and `force` is not given, or is no corpus at all, or has other files in it.
+        PamusicError: `path` exists and `force` is not given, or it is not a corpus, or has other files.
     """
     path = Path(os.path.realpath(path))
     if not recovered(path).exists():
         return
     names = {each.name for each in path.iterdir()} if path.is_dir() else set()
     if not path.is_dir() or (names and "corpus.json" not in names):
-        raise PamusicError(f"{path}: exists and is not a corpus; choose another place with --out")
+        raise PamusicError(f"{path}: exists and is not a corpus; use another place with --out")
     if others := sorted(name for name in names - FILES - DERIVED if not name.startswith(TEMPORARY)):
         raise PamusicError(
-            f"{path}: has other files in it than a corpus ({', '.join(others[:3])}); "
-            "move them away, or choose another place with --out"
+            f"{path}: has files that do not belong to a corpus ({', '.join(others[:3])}); "
+            "move them away, or use another place with --out"
         )
     if not force and names:
-        raise PamusicError(
-            f"{path}: there is a corpus already; replace it with --overwrite, or choose another place with --out"
-        )
+        raise PamusicError(f"{path}: is a corpus already; replace it with --overwrite, or use another place with --out")

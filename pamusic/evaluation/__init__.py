@@ -1,1 +1,1 @@
-"""How good a model is, in numbers. Knows no terminal."""
+"""Measure the quality of models and their music. Knows no terminal."""

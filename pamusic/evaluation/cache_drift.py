@@ -1,11 +1,11 @@
-"""What the sampler's caches cost: the likelihood of the same tokens under each policy of refill.
+"""Measure the cost of cached latents: the likelihood of the same tokens under each refill policy.
 
-Task: a stretch of each of some pieces is predicted token by token by the sampler's own path, `inference.session`, with
-all that precedes it up to the context. Convention: the stretch is the middle of the piece, so that a long context
-precedes it; each policy but `all` has read N tokens one by one before it, so that no latent is left that began with the
-rest in one pass. Metrics: nats per token, and how many more than with R = N, which makes all N latents anew at each
-token; that with its standard error, from the differences of single tokens. Stretches of whole cycles are fair to all: N
-tokens are two cycles of `half`. One logit at a time is slow, R = N above all, so few tokens are scored.
+Task: predict an excerpt of some pieces token by token, through the sampler's own path (`inference.session`), given the
+whole context. Convention: the excerpt is the middle of the piece, so that a long context precedes it. N tokens before
+it are read one by one, so that no latent is left from the parallel prefill. Metrics: nats per token, and the difference
+from R = N, which recomputes all N latents at each token, with its standard error over tokens. Excerpts of whole refill
+cycles are fair to all policies: N tokens are two cycles of `half`. Reading token by token is slow, most of all with
+R = N, so only few tokens are scored.
 """
 
 from __future__ import annotations
@@ -16,26 +16,30 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pamusic.corpus.corpus import Corpus
 from pamusic.evaluation.likelihood import require_finite, select_pieces
+from pamusic.inference.prediction import Prediction
 from pamusic.inference.session import InferenceConfig, InferenceSession, refill_of
 from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.tokens.vocabulary import Position
 
-BEST = "all"  # what the others are compared with
+BEST = "all"  # the policy that the others are compared with
 
 
 @dataclass(frozen=True)
 class CacheDrift:
-    """What one policy costs.
+    """The cost of one refill policy.
 
     Attributes:
-        refill: its name.
-        latents: R; 0 where the oldest latent is dropped.
-        nats_per_token, num_tokens: what came out.
-        more_than_all: nats per token beyond those of R = N.
-        standard_error: of that.
-        tokens_per_second: on this machine, this time; those read one by one before the stretch count as well.
+        refill: Name of the policy.
+        latents: R; 0 if the oldest latent is dropped.
+        nats_per_token, num_tokens: Mean cost, and number of scored tokens.
+        more_than_all: Nats per token above R = N.
+        standard_error: Standard error of `more_than_all`.
+        tokens_per_second: Speed in this measurement, including the tokens read one by one before the excerpt.
     """
 
     refill: str
@@ -47,13 +51,13 @@ class CacheDrift:
     tokens_per_second: float
 
     def numbers(self) -> dict[str, float | int | str]:
-        """Return all of it by name, rounded."""
+        """Return all values by name, rounded."""
         rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
         return {**rounded, "tokens_per_second": round(self.tokens_per_second, 1)}
 
 
 def policies(num_latents: int) -> list[str]:
-    """Return those worth comparing, `BEST` first; `last-128` only where that is another than the rest."""
+    """Return the policies to compare, `BEST` first; `last-128` only if it differs from the others."""
     return [BEST, "half", *(["last-128"] if num_latents > 256 else []), "slide"]
 
 
@@ -71,17 +75,17 @@ def drift(
     """Score the same tokens under each policy.
 
     Args:
-        model: in evaluation mode.
-        corpus: made with the model's tokenizer; the caller sees to that.
-        split: train, validation or test.
-        num_pieces: so many, spread evenly over the split.
-        num_tokens: of each piece; N by default.
-        num_latents, context_length: the model's by default.
-        progress: called after each stretch with the policy, how many of the stretches are done, and of how many.
+        model: Model in evaluation mode.
+        corpus: Corpus with the model's tokenizer, which the caller must ensure.
+        split: Train, validation or test.
+        num_pieces: Number of pieces, spread evenly over the split.
+        num_tokens: Tokens to score of each piece; N by default.
+        num_latents, context_length: Shape of the model; its own by default.
+        progress: Called after each excerpt with the policy, the number of excerpts done, and their total.
 
     Raises:
-        PamusicError: the split is empty, or the model's logits are no numbers.
-        ValueError: the arguments do not fit together.
+        PamusicError: The split is empty, or the model's logits are not numbers.
+        ValueError: The arguments do not fit together.
     """
     config = model.config.resized(context_length=context_length, num_latents=num_latents)
     stretches = select_excerpts(corpus, split, num_pieces, num_tokens or config.num_latents)
@@ -91,7 +95,7 @@ def drift(
     for way, policy in enumerate(tried):
         costs, num_read, began = [], 0, time.perf_counter()
         for index, (tokens, first) in enumerate(stretches, start=1):
-            ahead = min(first - 1, config.num_latents)  # so that latents are as old as they get
+            ahead = min(first - 1, config.num_latents)  # so that no latent comes from the prefill
             inference = InferenceConfig(
                 num_latents=config.num_latents, context_length=config.context_length, refill=policy
             )
@@ -116,30 +120,42 @@ def drift(
     ]
 
 
-def costs_of(session: InferenceSession, tokens: Sequence[int], first: int) -> np.ndarray:
-    """Nats, float64, of each token `[n]` from number `first` on, read one after the other; those before it at once."""
-    (logits,) = session.prefill(tokens[:first])
-    nats = [-logits.log_softmax(-1)[tokens[first]].item()]
+@torch.inference_mode()
+def costs_of(session: InferenceSession, tokens: Sequence[Position], first: int) -> np.ndarray:
+    """Return the nats of each token from index `first` on, read one by one after a prefill of the others, float64."""
+    nats = [_nats(session.prefill(tokens[:first]), tokens[first])]
     for token, following in pairwise(tokens[first:]):
-        (logits,) = session.step([token])
-        nats.append(-logits.log_softmax(-1)[following].item())
+        nats.append(_nats(session.step(torch.tensor([token])), following))
     return np.array(nats)
 
 
-def select_excerpts(corpus: Corpus, split: str, num_pieces: int, num_tokens: int) -> list[tuple[list[int], int]]:
-    """Stretches from the middle of pieces that are spread evenly over a split.
+def _nats(prediction: Prediction, following: Position) -> float:
+    """Return the nats of the next token, or of all fields of the next position, predicted for one row."""
+    if isinstance(prediction, Tensor):
+        return -float(prediction[0].log_softmax(-1)[following])
+    ids = torch.tensor([following])
+    fields = enumerate(prediction.slices)
+    log_p = (
+        prediction.logits(field, ids[:, :field])[0].log_softmax(-1)[ids[0, field] - its.start] for field, its in fields
+    )
+    return -sum(map(float, log_p))
+
+
+def select_excerpts(corpus: Corpus, split: str, num_pieces: int, num_tokens: int) -> list[tuple[list[Position], int]]:
+    """Select excerpts from the middle of pieces that are spread evenly over a split.
 
     Returns:
-        The tokens of each piece, start and end included, up to the end of its stretch, and where that begins.
+        For each piece, its tokens (with start and end) up to the end of the excerpt, and the index of its beginning.
 
     Raises:
-        PamusicError: the split is empty.
+        PamusicError: The split is empty.
     """
     pieces = select_pieces(corpus, split, None)
     vocabulary = corpus.tokenizer.vocabulary
     stretches, num_pieces = [], min(num_pieces, len(pieces))
     for index in np.unique(np.linspace(0, len(pieces) - 1, num_pieces + 2)[1:-1].round().astype(int)):
-        tokens = [vocabulary.id("start"), *corpus.piece(pieces[index]).tolist(), vocabulary.id("end")]
+        start, end = (vocabulary.border(kind).tolist() for kind in ("start", "end"))
+        tokens = [start, *corpus.piece(pieces[index]).tolist(), end]
         length = min(num_tokens, len(tokens) - 1)
         first = max(1, (len(tokens) - length) // 2)
         stretches.append((tokens[: first + length], first))

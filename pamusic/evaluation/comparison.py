@@ -1,16 +1,16 @@
-"""Generated against real performances: how much alike the two sets are, one statistic at a time.
+"""Compare generated with real performances, one statistic at a time.
 
-Task: two sets of MIDI files. Convention: that of Yang and Lerch 2020, "On the evaluation of generative models in
-music". Two pieces are as far apart in a statistic as `statistics.distance` says. The distances of all pairs of real
-pieces are one distribution, those of each real piece to each generated one another; each becomes a density by a
-Gaussian kernel, its width by Scott's rule. Metrics: the area under both densities (1: the generated pieces stand among
-the real ones as these do), and the Kullback-Leibler divergence, in nats, of the first from the second.
+Task: compare two sets of MIDI files. Convention: Yang and Lerch 2020, "On the evaluation of generative models in
+music". `statistics.distance` is the distance of two pieces in a statistic. One distribution has the distances of all
+pairs of real pieces, the other the distances from each real to each generated piece. A Gaussian kernel, with a width by
+Scott's rule, turns each into a density. Metrics: the area under both densities (overlap; 1: generated pieces lie among
+the real ones like real ones), and the Kullback-Leibler divergence of the first from the second, in nats.
 
-Differences from their code (mgeval): both densities stand on one grid, where theirs computes the divergence of two
-vectors that were taken at different distances; the histograms of distances are made smooth on that grid, which is
-quicker and changes nothing in the digits told; the divergence is finite, for no density is taken to be below
-`MIN_DENSITY`. And the overlap is told for real pieces against real pieces too: what there is to reach with as many of
-them.
+Differences from their code (mgeval):
+- Both densities are on one grid; theirs computes the divergence of two vectors taken at different distances.
+- Histograms of distances are smoothed on this grid, which is faster and changes no reported digit.
+- The divergence is finite, because no density falls below `MIN_DENSITY`.
+- The overlap is also reported for real against real pieces, as the value that this number of pieces can reach.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from pamusic.errors import PamusicError
 from pamusic.evaluation.statistics import LAGS, NGRAM, STATISTICS, PerformanceFeatures, Statistics, excerpt, statistics
 from pamusic.music.midi import Tracks, read_and_mend
 
-MIN_REAL = 5  # of fewer, half has but one distance, which is no distribution: nothing could be reached
-GRID = 1000  # places at which densities are known, as in their code
-MIN_DENSITY = 1e-10  # of a density's mass, at a place
-HALVINGS = 10  # of the real pieces
+MIN_REAL = 5  # with fewer, half of the real pieces has a single distance, which is not a distribution
+GRID = 1000  # points of a density, as in their code
+MIN_DENSITY = 1e-10  # smallest share of a density's mass at a point
+HALVINGS = 10  # random halvings of the real pieces
 
 
 @dataclass(frozen=True, eq=False)
 class StatisticSet:
-    """What was measured of a set of pieces.
+    """The statistics of a set of pieces.
 
     Attributes:
-        num_pieces: those that could be read.
-        num_short: those shorter than the excerpt that was asked for.
-        values: `[pieces, size]` of each of `STATISTICS`, by name.
-        num_figures: `[pieces]`, figures of `statistics.NGRAM` notes in a row.
-        refused: the others.
-        left_out: files of other kinds.
+        num_pieces: Number of pieces that could be read.
+        num_short: Number of pieces shorter than the requested excerpt.
+        values: Values of each of `STATISTICS` by name, `[pieces, size]`.
+        num_figures: Number of figures of `statistics.NGRAM` consecutive notes, `[pieces]`.
+        refused: Files that could not be read.
+        left_out: Files of other kinds.
     """
 
     num_pieces: int
@@ -58,24 +58,24 @@ class StatisticSet:
     left_out: list[str]
 
     def repetition(self) -> dict[str, float]:
-        """Return the share of all figures that occurred before in their piece, by how long ago (`statistics.LAGS`)."""
+        """Return the share of figures that occurred before in their piece, by the time since (`statistics.LAGS`)."""
         num_figures = max(1, int(self.num_figures.sum()))
         return {lag: float(self.values[f"repetition_{lag}"][:, 0] @ self.num_figures) / num_figures for lag in LAGS}
 
 
 @dataclass(frozen=True, eq=False)
 class StatisticComparison:
-    """Two sets in one statistic.
+    """The comparison of two sets in one statistic.
 
     Attributes:
-        name: of the statistic.
-        real, generated: mean and standard deviation over the pieces; None for one that has more than one value.
-        within_real, within_generated, between: mean distances of pairs; None where there is no pair.
-        overlap: area under both densities, 0 to 1.
-        divergence: nats, of the distances between the sets from those within the real one.
-        reachable: the overlap of the halves of the real set, on average.
-        distances: `[GRID]`, where the densities stand.
-        densities: `[2, GRID]`, of the distances within the real set and between the sets; each sums up to 1.
+        name: Name of the statistic.
+        real, generated: Mean and standard deviation over the pieces; None for a statistic with several values.
+        within_real, within_generated, between: Mean distances of pairs; None without a pair.
+        overlap: Area under both densities, 0 to 1.
+        divergence: Divergence of the distances within the real set from the distances between the sets, in nats.
+        reachable: Mean overlap of halves of the real set.
+        distances: Grid of the densities, `[GRID]`.
+        densities: Densities of the distances within the real set and between the sets, `[2, GRID]`; each sums to 1.
     """
 
     name: str
@@ -91,7 +91,7 @@ class StatisticComparison:
     densities: np.ndarray
 
     def numbers(self) -> dict[str, Any]:
-        """Return all but the densities, rounded."""
+        """Return all values except the densities, rounded."""
 
         def rounded(value: float | None) -> float | None:
             return None if value is None else float(f"{value:.4g}")
@@ -123,18 +123,18 @@ def measure_statistics(
     num_workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> StatisticSet:
-    """Return the statistics of all MIDI files under some paths, computed on all cores.
+    """Compute the statistics of all MIDI files under some paths, on all cores.
 
     Args:
-        paths: folders, zip archives, MIDI files.
-        seconds: how much of each is measured, from its first note on.
-        split: only files that MAESTRO's table puts into it.
-        tracks: which parts of a file are taken.
-        num_workers: processes; as many as the machine's cores by default.
-        progress: called with (files done, files in all).
+        paths: Folders, zip archives, MIDI files.
+        seconds: Length to measure of each file, from its first note.
+        split: Split of MAESTRO's table that the files must belong to, or None.
+        tracks: Parts of a file to read.
+        num_workers: Number of processes; one per core by default.
+        progress: Called with (files done, files in all).
 
     Raises:
-        PamusicError: there is no file, none of the split, or none that can be read.
+        PamusicError: There is no file, none in the split, or none that can be read.
     """
     sources, refused, left_out = find_sources(paths)
     if split is not None:
@@ -160,15 +160,13 @@ def measure_statistics(
 
 
 def compare_statistics(real: StatisticSet, generated: StatisticSet) -> list[StatisticComparison]:
-    """Both sets in each statistic; without that of a pedal which one of them does not have at all.
+    """Compare two sets in each statistic; leave out the sustain pedal if one set never uses it.
 
     Raises:
-        PamusicError: there are too few real pieces.
+        PamusicError: There are too few real pieces.
     """
     if real.num_pieces < MIN_REAL:
-        raise PamusicError(
-            f"to know how far real pieces are apart takes {MIN_REAL} of them, not {real.num_pieces}; name more"
-        )
+        raise PamusicError(f"a comparison needs at least {MIN_REAL} real pieces, got {real.num_pieces}; pass more")
     without_pedal = not (real.values["sustain"].any() and generated.values["sustain"].any())
     return [
         _compare(name, real.values[name], generated.values[name])
@@ -178,14 +176,16 @@ def compare_statistics(real: StatisticSet, generated: StatisticSet) -> list[Stat
 
 
 def mean_overlap(rows: list[StatisticComparison]) -> tuple[float, float]:
-    """Return the mean overlap, and the mean of what could be reached, over the statistics that enter it."""
+    """Return the mean overlap and the mean reachable overlap, over the statistics that count for the mean."""
     entering = [row for row in rows if STATISTICS[row.name].in_mean]
     return float(np.mean([row.overlap for row in entering])), float(np.mean([row.reachable for row in entering]))
 
 
 def overlap_and_divergence(within: np.ndarray, between: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Of two sets of distances, `[n]` and `[m]`: the area under both densities, the divergence of the first from the
-    second, in nats, the grid and the densities, as in `StatisticComparison`."""
+    """Return overlap, divergence, grid and densities of two sets of distances, `[n]` and `[m]`.
+
+    `StatisticComparison` explains them.
+    """
     low, high = (float(end(np.concatenate([within, between]))) for end in (np.min, np.max))
     widths = [max(float(each.std()) * len(each) ** -0.2, 1e-12) for each in (within, between)]
     edges = np.linspace(low - 3 * max(widths), high + 3 * max(widths), GRID + 1)
@@ -196,7 +196,7 @@ def overlap_and_divergence(within: np.ndarray, between: np.ndarray) -> tuple[flo
 
 
 def pairwise(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return `[n, m]`, Euclidean distances of values `[n, size]` to values `[m, size]`."""
+    """Return the Euclidean distances `[n, m]` from values `[n, size]` to values `[m, size]`."""
     squares = np.zeros((len(one), len(other)))
     for a, b in zip(one.T, other.T, strict=True):
         squares += (a[:, None] - b) ** 2
@@ -225,7 +225,7 @@ def _compare(name: str, real: np.ndarray, generated: np.ndarray) -> StatisticCom
 
 
 def _reachable(distances: np.ndarray) -> float:
-    """The overlap where half of the real pieces, at distances `[n, n]`, is taken for generated; the mean of some."""
+    """Return the mean overlap when a random half of the real pieces, at distances `[n, n]`, counts as generated."""
     num_real = len(distances)
     overlaps = []
     for seed in range(HALVINGS):
@@ -237,12 +237,12 @@ def _reachable(distances: np.ndarray) -> float:
 
 
 def _pairs(distances: np.ndarray) -> np.ndarray:
-    """Return `[n * (n - 1) / 2]`, each pair of distances `[n, n]` once."""
+    """Return each pair of the distances `[n, n]` once, `[n * (n - 1) / 2]`."""
     return distances[np.triu_indices(len(distances), 1)]
 
 
 def _density(values: np.ndarray, edges: np.ndarray, width: float) -> np.ndarray:
-    """Return `[GRID]`, the density of values, smoothed by a Gaussian of a width; it sums up to 1."""
+    """Return the density of values, `[GRID]`, smoothed by a Gaussian of some width; it sums to 1."""
     counts = np.histogram(values, edges)[0].astype(np.float64)
     cell = edges[1] - edges[0]
     reach = max(1, int(np.ceil(6 * width / cell)))

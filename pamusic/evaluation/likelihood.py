@@ -1,13 +1,13 @@
-"""How well a model predicts a split: nats per token, and what does not depend on the tokens.
+"""Measure how well a model predicts a split: nats per token, and bits per note and second.
 
-Task: every token of every piece of a split, the end token included, is predicted once from what precedes it.
-Convention: that of the official Perceiver AR code. A piece is cut into blocks that are aligned to its end; a block is
-scored with as many latents as there are, of which it is the last part, and with all that precedes it up to the
-context. The block is half the latents unless it is said. Metrics: the sum of nats over the number of tokens; in bits,
-over the number of notes played and over the seconds of music.
-Difference from the official code: keys and values of the context are computed once a piece, which changes nothing.
-Beyond it: a model that is asked of the piece in several keys says several things of each token; their mean is one more
-way to pay for a better prediction with work alone.
+Task: predict every token of every piece of a split once, the end token included, from the tokens before it.
+Convention: the official Perceiver AR code. A piece is cut into blocks aligned to its end. A block is scored by the last
+latents of a pass with all latents and the whole context before it. A block has half as many tokens as there are latents
+by default. Metrics: the sum of nats divided by the number of tokens; in bits, divided by the number of notes and by the
+seconds of music.
+Difference from the official code: keys and values of the context are computed once per piece, with the same result.
+Extension: the piece can be scored in several transpositions. The mean of their probabilities is a better prediction, at
+more computation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pamusic.model.fields import by_field
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.vocabulary import Vocabulary
 
-# Borders of the stretches of a piece, in tokens; a piece of MAESTRO has 20,000 on average.
+# Borders, in tokens, of the ranges of positions in a piece; a piece of MAESTRO has 20,000 tokens on average.
 STRETCHES = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 2**62)
 
 
@@ -37,17 +37,17 @@ def _zeros() -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """What a split costs a model.
+    """The likelihood of a split under a model.
 
     Attributes:
-        nats: in all.
-        num_tokens: predicted, end tokens included; where a position has several fields, positions.
-        num_correct: tokens whose most likely prediction was right, in the piece's own key.
-        num_notes, seconds: of the music as it was read, before it was tokenized.
-        num_pieces: scored.
-        nats_of_stretch, tokens_of_stretch: `[stretches]`, by where in its piece a token stands (`STRETCHES`).
-        nats_of_field: of several fields, by name, what each costs, its bins included; empty for one.
-        nats_within_bins: of `nats`, what says which of the values of its bin each is (`Vocabulary.nats_within_id`).
+        nats: Total nats.
+        num_tokens: Number of predicted tokens, end tokens included; positions if a position has several fields.
+        num_correct: Number of tokens that were the most likely prediction, in the original key.
+        num_notes, seconds: Notes and seconds of the music before tokenization.
+        num_pieces: Number of scored pieces.
+        nats_of_stretch, tokens_of_stretch: Nats and tokens by range of positions in a piece (`STRETCHES`), `[ranges]`.
+        nats_of_field: Nats of each field by name, including its bins; empty for one field.
+        nats_within_bins: Part of `nats` that selects a value within its bin (`Vocabulary.nats_within_id`).
     """
 
     nats: float = 0.0
@@ -63,26 +63,26 @@ class Likelihood:
 
     @property
     def nats_per_token(self) -> float:
-        """Mean cost of a token, or of a position of several fields."""
+        """Mean nats of a token, or of a position with several fields."""
         return self.nats / self.num_tokens
 
     @property
     def accuracy(self) -> float:
-        """Share of tokens whose most likely prediction was right."""
+        """Share of tokens that were the most likely prediction."""
         return self.num_correct / self.num_tokens
 
     @property
     def bits_per_note(self) -> float:
-        """All costs over the number of notes."""
+        """Total bits divided by the number of notes."""
         return self.nats / math.log(2) / self.num_notes
 
     @property
     def bits_per_second(self) -> float:
-        """All costs over the seconds of music."""
+        """Total bits divided by the seconds of music."""
         return self.nats / math.log(2) / self.seconds
 
     def __add__(self, other: Likelihood) -> Likelihood:
-        """Return what both cost together."""
+        """Return the sum of two likelihoods."""
         names = {**self.nats_of_field, **other.nats_of_field}
         added = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in _SUMMED}
         of_field = {name: self.nats_of_field.get(name, 0.0) + other.nats_of_field.get(name, 0.0) for name in names}
@@ -105,7 +105,7 @@ class Likelihood:
         }
 
     def by_position(self) -> list[dict[str, float | int]]:
-        """First position, tokens and nats per token of each stretch that has any."""
+        """Return first position, tokens and nats per token of each range of positions that has tokens."""
         stretches = zip(STRETCHES, self.tokens_of_stretch, self.nats_of_stretch, strict=False)
         return [
             {"from": first, "tokens": int(tokens), "nats_per_token": round(float(nats / tokens), 4)}
@@ -133,19 +133,19 @@ def evaluate(
     """Score a split.
 
     Args:
-        model: in evaluation mode; computes in the type of its weights.
-        corpus: made with the model's tokenizer; the caller sees to that.
-        split: train, validation or test.
-        block: tokens scored at a time; half the latents by default.
-        num_latents, context_length: at most so many are used; the model's by default.
-        num_pieces: only so many pieces are scored, spread evenly over the split; all by default.
-        num_keys: a token costs what the mean of its probabilities in so many keys says: the piece's own, a semitone
-            higher, one lower, two higher and so on, each read as a piece of its own, at as many times the work.
-        from_position: tokens before this position of their piece are not counted; nor are notes and seconds then.
-        progress: called after each piece with the likelihood so far, tokens done, and tokens in all.
+        model: Model in evaluation mode; it computes in the dtype of its weights.
+        corpus: Corpus with the model's tokenizer, which the caller must ensure.
+        split: Train, validation or test.
+        block: Tokens to score at a time; half the latents by default.
+        num_latents, context_length: Shape of the model; its own by default.
+        num_pieces: Number of pieces to score, spread evenly over the split; all by default.
+        num_keys: Number of transpositions whose probabilities are averaged: the original, a semitone higher, one lower,
+            two higher, and so on. Each is read as a separate piece.
+        from_position: First position of a piece to score; if above 0, notes and seconds are not counted.
+        progress: Called after each piece with the likelihood so far, tokens done, and tokens in all.
 
     Raises:
-        PamusicError: the split is empty, or the model's logits are no numbers.
+        PamusicError: The split is empty, or the model's logits are not numbers.
     """
     pieces = select_pieces(corpus, split, num_pieces)
     vocabulary = corpus.tokenizer.vocabulary
@@ -177,18 +177,18 @@ def score_piece(
     keys: Sequence[np.ndarray] = (),
     from_position: int = 0,
 ) -> Likelihood:
-    """Return what one piece costs, its end included.
+    """Return the likelihood of one piece, its end included.
 
     Args:
-        score_tokens: as `score`, of a model.
-        vocabulary: what the ids mean.
-        ids: `[n]` or `[n, fields]`, without start and end.
-        num_notes, seconds: of the music, before it was tokenized.
-        keys: as in `transposition_maps`; the piece's own alone by default.
-        from_position: as for `evaluate`.
+        score_tokens: Function like `score`, for a model.
+        vocabulary: Vocabulary of the ids.
+        ids: Ids `[n]` or `[n, fields]`, without start and end.
+        num_notes, seconds: Notes and seconds of the music before tokenization.
+        keys: Result of `transposition_maps`; only the original key by default.
+        from_position: As for `evaluate`.
 
     Raises:
-        PamusicError: the model's logits are no numbers.
+        PamusicError: The model's logits are not numbers.
     """
     tokens = np.concatenate([vocabulary.border("start")[None], ids, vocabulary.border("end")[None]])
     scores = [score_tokens(key[tokens]) for key in keys] if keys else [score_tokens(tokens)]
@@ -217,23 +217,23 @@ def score_piece(
 
 
 def _by_name(names: list[str], nats: np.ndarray, within: np.ndarray) -> dict[str, float]:
-    """Return what each field costs, `[n, fields]` and within bins, in the piece's own key; {} for one field."""
+    """Sum the nats of each field, `[n, fields]` and within bins, in the original key; return {} for one field."""
     if len(names) == 1:
         return {}
     return {name: float(its) for name, its in zip(names, (nats + within).sum(0), strict=True)}
 
 
 def select_pieces(corpus: Corpus, split: str, num_pieces: int | None) -> list[int]:
-    """Return the pieces of a split, or only so many of them, spread evenly over it.
+    """Return the pieces of a split, or `num_pieces` of them, spread evenly over it.
 
     Raises:
-        PamusicError: there are none.
+        PamusicError: The split is empty.
     """
     if num_pieces is not None and num_pieces < 1:
-        raise UsageError(f"--max-pieces is 1 or more, not {num_pieces}")
+        raise UsageError(f"--max-pieces must be at least 1, got {num_pieces}")
     pieces = corpus.split(split)
     if not pieces:
-        raise PamusicError(f"{corpus.path}: has no {split} pieces to score; name another split or corpus")
+        raise PamusicError(f"{corpus.path}: has no {split} pieces to score; use another split or corpus")
     if num_pieces is None:
         return list(pieces)
     places = np.linspace(0, len(pieces) - 1, min(num_pieces, len(pieces))).round().astype(int)
@@ -241,10 +241,10 @@ def select_pieces(corpus: Corpus, split: str, num_pieces: int | None) -> list[in
 
 
 def transposition_maps(vocabulary: Vocabulary, num_keys: int) -> list[np.ndarray]:
-    """Return what becomes of each id, `[vocab]`, in each of so many keys, the piece's own first.
+    """Return the transposed ids, `[vocab]`, for each of `num_keys` keys, the original first.
 
-    Pitches that leave the range at one end come in at the other. So no two ids become one, and what the model says in
-    another key is a distribution over the ids of this one.
+    Pitches wrap around at the ends of their range. So the map is one-to-one, and a prediction in another key is a
+    distribution over the ids of the original one.
     """
     keys = []
     for i in range(num_keys):
@@ -257,13 +257,13 @@ def transposition_maps(vocabulary: Vocabulary, num_keys: int) -> list[np.ndarray
 
 
 def require_finite(nats: np.ndarray) -> None:
-    """Refuse costs of tokens that are no numbers: all that is made of them would be none.
+    """Raise an error if the nats of a token are not finite.
 
     Raises:
-        PamusicError: one of them is none.
+        PamusicError: A value is not finite.
     """
     if not np.isfinite(nats).all():
-        raise PamusicError("the model's logits are not numbers; its training went astray, so take another checkpoint")
+        raise PamusicError("the model's logits are not numbers; its training diverged, use another checkpoint")
 
 
 def score(
@@ -275,16 +275,17 @@ def score(
     context_length: int | None = None,
     first: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what each token of a piece from `first` on costs, given those before it.
+    """Return the nats of each token of a piece from index `first` on, given the tokens before it.
 
     Args:
-        tokens: `[n]` or `[n, fields]` ids, `n > first`.
-        block, num_latents, context_length: as for `evaluate`.
-        first: 1 or more; the tokens before it are read, and little else is computed for them.
+        model: Model in evaluation mode.
+        tokens: Ids `[n]` or `[n, fields]`, `n > first`.
+        block, num_latents, context_length: As for `evaluate`.
+        first: Index of the first token to score, at least 1. The tokens before it are only read into the context.
 
     Returns:
-        Nats `[n - first]` or `[n - first, fields]`, float64, of each field given those before it; and whether the most
-        likely token was the right one, of all fields, `[n - first]`.
+        Nats `[n - first]` or `[n - first, fields]`, float64, of each field given the fields before it. A mask
+        `[n - first]`, True if the most likely token was right in all fields.
     """
     piece = torch.from_numpy(np.asarray(tokens, np.int64)).to(model.embedding.weight.device)
     nats, correct = costs(
@@ -303,11 +304,11 @@ def costs(
     context_length: int | None = None,
     first: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Compute what `score` returns, as tensors on the device of `piece` `[n]`, without waiting for it."""
+    """Compute `score` as tensors on the device of `piece` `[n]`, without waiting for the device."""
     config = model.config.resized(context_length=context_length, num_latents=num_latents)
     block = block or max(1, config.num_latents // 2)
     if not 1 <= block <= config.num_latents:
-        raise UsageError(f"a block is 1 to num_latents ({config.num_latents}) tokens, not {block}")
+        raise UsageError(f"block must be between 1 and num_latents ({config.num_latents}), got {block}")
     piece = piece[None]
     caches = model.new_caches(1, config.num_latents, config.context_length)
     num_scored = piece.shape[1] - 1
@@ -316,7 +317,7 @@ def costs(
     if scored:
         model.read(piece[:, :scored], caches)
     while scored < num_scored:
-        # Blocks end where whole blocks are left, so that the last one ends with the piece.
+        # The first block takes the remainder, so that the last block ends with the piece.
         stop = scored + ((num_scored - scored - 1) % block + 1)
         model.read(piece[:, scored:stop], caches)
         for layer in caches.layers:
@@ -333,7 +334,7 @@ def costs(
 
 
 def _of_positions(logits: Tensor, targets: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return nats `[n]` or `[n, fields]` of targets, and whether all fields' most likely ids were right, `[n]`."""
+    """Return the nats of targets, `[n]` or `[n, fields]`, and a mask of correct predictions in all fields, `[n]`."""
     fields = list(by_field(logits, targets, sizes))
     nats = [F.cross_entropy(of_field, target, reduction="none") for of_field, target in fields]
     is_right = torch.stack([of_field.argmax(-1) == target for of_field, target in fields]).all(0)

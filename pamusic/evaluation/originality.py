@@ -1,16 +1,17 @@
-"""Does music copy the training set? The longest stretch of it that stands there too, in any key and at any tempo.
+"""Find the longest passage that music shares with the training set, in any key and at any tempo.
 
-Task: of a piece, find the stretch with the most notes in the order in which a piece of a corpus' training split has
-them. Convention: notes are read by onset, those of a chord (`CHORD` after one another at most) from low to high;
-time is left out, and of pitches only the steps from note to note count, so that key, tempo, touch and lengths do not
-matter. A stretch begins where nine notes in a row agree. It goes on over places where up to six notes on either side
-differ or are missing, if six agree behind them: such are the fingers' order within a chord, or an ornament. Figures
-that stand in the training split more than `COMMON` times begin no stretch, but belong to one.
-Metric: notes that agree, but for those that only repeat what the stretch had before (trills, broken chords): a note
-counts if the five that end with it are new. Beside it stands how many held-out real pieces have as many (`Reference`),
-for those resemble the training set too.
+Task: find the passage of a piece that has the most notes in the same order in a piece of the training split.
+Convention: notes are sorted by onset, and within a chord (onsets at most `CHORD` apart) from low to high. Only the
+intervals between successive notes count, so key, tempo, touch and lengths do not matter. A passage begins where nine
+notes in a row agree. It may skip up to six notes on either side if the next six agree. This covers ornaments, and notes
+of a chord in another order. Figures that are in the training split more than `COMMON` times cannot begin a passage, but
+can belong to one.
+Metric: the number of notes that agree, without notes that only repeat a figure of the passage (trills, broken chords).
+A note counts if the last five notes up to it are new. Held-out real pieces resemble the training set too, so the number
+of them with as long a passage is reported beside it (`Reference`).
 
-Knows corpora and performances; knows no model. The index is a sorted array of eight steps each, packed into 64 bits.
+Knows corpora and performances; knows no model. The index is a sorted array of eight intervals each, packed into 64
+bits.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from pamusic.tokens.grid import GridNotes
 from pamusic.tokens.tokenizer import Tokenizer
 
 FORMAT = 1
-STEPS = 8  # from note to note, that must agree for a stretch to begin: as many bytes as a number has
-FIGURE = 4  # steps that make a figure: what repeats one is not counted again (docs/originality.md)
-COMMON = 100  # what is more frequent is a figure, not a work
-# Measured (docs/originality.md): fewer cut what was planted to pieces, more found no more of it.
+STEPS = 8  # intervals that must agree for a passage to begin: one per byte of a 64-bit number
+FIGURE = 4  # intervals of a figure; its repetitions do not count (docs/originality.md)
+COMMON = 100  # occurrences above which eight intervals are a common figure rather than a copy of a work
+# Measured (docs/originality.md): with fewer, planted copies fall into pieces; with more, no more of them are found.
 MAX_MISMATCHES = 6
 SKIPS = sorted(
     ((a, b) for a in range(MAX_MISMATCHES + 1) for b in range(MAX_MISMATCHES + 1) if a or b),
@@ -48,7 +49,7 @@ NUM_EXCERPTS = 100
 
 @dataclass(frozen=True, eq=False)
 class NoteSequence:
-    """Notes in the order in which they are compared: `[num_notes]` each, onsets in seconds and pitches (int16)."""
+    """Notes in the order of comparison: onsets in seconds and pitches (int16), `[num_notes]` each."""
 
     onset: np.ndarray
     pitch: np.ndarray
@@ -60,14 +61,14 @@ class NoteSequence:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The training split of a corpus, made ready for looking up.
+    """The index of a corpus' training split.
 
     Attributes:
-        start: `[num_pieces + 1]`, int64, where the notes of each piece begin, and where the last one's end.
-        onset: `[num_notes]`, float32, seconds.
-        pitch: `[num_notes]`, int16.
-        gram: `[num_grams]`, uint64, in order: `STEPS` steps of pitch each.
-        place: `[num_grams]`, int32, the note with which each begins.
+        start: Index of the first note of each piece, and the total number of notes, `[num_pieces + 1]`, int64.
+        onset: Onsets in seconds, `[num_notes]`, float32.
+        pitch: Pitches, `[num_notes]`, int16.
+        gram: Sorted n-grams of `STEPS` intervals, `[num_grams]`, uint64.
+        place: Index of the first note of each n-gram, `[num_grams]`, int32.
     """
 
     start: np.ndarray
@@ -79,17 +80,17 @@ class Index:
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """A stretch of a piece that stands in the training split, too.
+    """A passage of a piece that is also in the training split.
 
     Attributes:
-        notes: that agree; those that only repeat a figure of the stretch are left out.
-        repeating: those.
-        differing: notes of the stretch that do not agree.
-        start, end: onsets of its first and last note, in seconds of the piece that was looked up.
-        piece: in which one of the training split it stands.
-        piece_start, piece_end: where, in seconds of that.
-        transposed: semitones by which it is higher than there.
-        tempo: how many times as fast as there it is.
+        notes: Number of notes that agree, without notes that only repeat a figure of the passage.
+        repeating: Number of notes that agree, but only repeat a figure.
+        differing: Number of notes of the passage that do not agree.
+        start, end: Onsets of its first and last note in the piece, in seconds.
+        piece: Name of the training piece.
+        piece_start, piece_end: Onsets of its first and last note in the training piece, in seconds.
+        transposed: Transposition relative to the training piece, in semitones.
+        tempo: Tempo relative to the training piece.
     """
 
     notes: int
@@ -110,12 +111,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Reference:
-    """The longest stretches of real pieces that nobody trained on.
+    """The longest passages that held-out real pieces share with the training split.
 
     Attributes:
-        split: where they are from.
-        excerpt_seconds: how long each excerpt is.
-        notes, seconds: of each excerpt's longest stretch; 0 where there is none.
+        split: Split of the held-out pieces.
+        excerpt_seconds: Length of each excerpt.
+        notes, seconds: Notes and seconds of each excerpt's longest passage; 0 if there is none.
     """
 
     split: str
@@ -124,7 +125,7 @@ class Reference:
     seconds: tuple[float, ...]
 
     def num_at_least(self, notes: int) -> int:
-        """Return how many excerpts have a stretch of so many notes."""
+        """Return the number of excerpts that have a passage of at least `notes` notes."""
         return sum(each >= notes for each in self.notes)
 
     def numbers(self) -> dict[str, Any]:
@@ -144,12 +145,12 @@ class Reference:
 
 
 def line(tokenizer: Tokenizer, performance: Performance) -> NoteSequence:
-    """Return a performance in the order in which it is compared, on the grid of a corpus' tokenizer."""
+    """Return the notes of a performance in the order of comparison, on the grid of a corpus' tokenizer."""
     return _line(tokenizer, tokenizer.to_grid(performance))
 
 
 def longest_match(index: Index, corpus: Corpus, music: NoteSequence) -> Match | None:
-    """The stretch of music with the most notes that stands in a corpus' training split too; None if there is none."""
+    """Return the passage of music with the most notes that is also in the training split; None if there is none."""
     note, place, run = _seeds(index, music)
     is_open = np.ones(len(note), bool)
     figure = _figures(music.pitch)
@@ -193,16 +194,14 @@ def longest_match(index: Index, corpus: Corpus, music: NoteSequence) -> Match | 
 
 
 def make_index(corpus: Corpus, progress: Callable[[int, int], None] = lambda done, of: None) -> Index:
-    """Make the training split of a corpus ready for looking up.
+    """Build the index of a corpus' training split.
 
     Raises:
-        PamusicError: there is no piece in it.
+        PamusicError: The training split is empty.
     """
     pieces = corpus.split("train")
     if not pieces:
-        raise PamusicError(
-            f"{corpus.path}: has no piece to train on, so nothing can be copied from it; name another corpus"
-        )
+        raise PamusicError(f"{corpus.path}: has no training pieces that music could copy; use another corpus")
     lines, grams, places, start = [], [], [], [0]
     for done, piece in enumerate(pieces):
         lines.append(_line(corpus.tokenizer, corpus.tokenizer.grid_from_ids(corpus.piece(piece))))
@@ -225,12 +224,12 @@ def kept_index(
     progress: Callable[[int, int], None] = lambda done, of: None,
     tell: Callable[[str], None] = lambda words: None,
 ) -> Index:
-    """Return the index that lies in a corpus' folder, made and put there where it is missing, or is another corpus'.
+    """Return the index from a corpus' folder; build it and write it there if it is missing or outdated.
 
     Args:
-        corpus: whose training split it is.
-        progress: told after each piece how many are done, and of how many.
-        tell: told why it could not be put there.
+        corpus: The corpus.
+        progress: Called after each piece with (pieces done, pieces in all).
+        tell: Called with a message if the index cannot be written.
     """
     path = corpus.path / KEPT_INDEX
     try:
@@ -238,7 +237,7 @@ def kept_index(
             if str(kept["of"]) == _of(corpus):
                 return Index(*(kept[name] for name in ("start", "onset", "pitch", "gram", "place")))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # there is none, or a broken one
+        pass  # missing or broken
     index = make_index(corpus, progress)
     try:
         with written_atomically(path) as temporary:
@@ -249,7 +248,7 @@ def kept_index(
 
 
 def excerpts(corpus: Corpus, split: str, seconds: float, num: int) -> Iterator[NoteSequence]:
-    """Excerpts of that length, at the same places each time, each from another piece, spread over the split."""
+    """Yield fixed excerpts of some length, each from another piece, spread over the split."""
     step_seconds = corpus.tokenizer.vocabulary.time_step_ms / 1000
     long_enough = [piece for piece in corpus.split(split) if corpus.pieces[piece].seconds > seconds]
     num = min(num, len(long_enough))
@@ -273,9 +272,9 @@ def make_reference(
     num: int = NUM_EXCERPTS,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Reference | None:
-    """What excerpts of real pieces that were held out have in common with the training split; None without such pieces.
+    """Return the longest passages that held-out excerpts share with the training split; None without such pieces.
 
-    They are of the test split, or of the validation split where that has none of this length.
+    Excerpts come from the test split, or from the validation split if no test piece is long enough.
     """
     for split in ("test", "validation"):
         found = []
@@ -292,7 +291,7 @@ def make_reference(
 def kept_reference(
     index: Index, corpus: Corpus, seconds: int, progress: Callable[[int, int], None] = lambda done, of: None
 ) -> Reference | None:
-    """Return the reference that lies in a corpus' folder, made and put there where it is missing."""
+    """Return the reference from a corpus' folder; compute it and write it there if it is missing."""
     path = corpus.path / KEPT_REFERENCE
     kept: dict[str, Any] = {}
     try:
@@ -302,7 +301,7 @@ def kept_reference(
             fields = kept[str(seconds)]
             return Reference(**{**fields, "notes": tuple(fields["notes"]), "seconds": tuple(fields["seconds"])})
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # there is none, or a broken one
+        pass  # missing or broken
     made = make_reference(index, corpus, seconds, progress=progress)
     if made is not None:
         try:
@@ -310,12 +309,12 @@ def kept_reference(
                 text = json.dumps({"of": _of(corpus), "references": {**kept, str(seconds): asdict(made)}})
                 temporary.write_text(text + "\n", encoding="utf-8")
         except PamusicError:
-            pass  # the index could not be kept either, and that was told
+            pass  # the index could not be written either, which was reported
     return made
 
 
 def nearest_reference_seconds(seconds: float) -> int:
-    """Which length of excerpts a piece is compared with: the longer the piece, the longer what chance gives it."""
+    """Return the excerpt length to compare a piece with, because longer pieces have longer passages by chance."""
     return min(REFERENCE_SECONDS, key=lambda each: max(each / max(seconds, 1), max(seconds, 1) / each))
 
 
@@ -329,7 +328,7 @@ def _line(tokenizer: Tokenizer, grid: GridNotes) -> NoteSequence:
 
 
 def _grams(pitch: np.ndarray) -> np.ndarray:
-    """Return `[num_notes - STEPS]`, uint64: the steps between notes that follow one another, a byte each."""
+    """Return the n-grams of `STEPS` intervals, one byte each, `[num_notes - STEPS]`, uint64."""
     steps = (np.diff(pitch) + 128).astype(np.uint8)
     if len(steps) < STEPS:
         return np.empty(0, np.uint64)
@@ -337,7 +336,7 @@ def _grams(pitch: np.ndarray) -> np.ndarray:
 
 
 def _figures(pitch: np.ndarray) -> np.ndarray:
-    """Return `[num_notes]`, uint64: the last `FIGURE` steps up to each note; of the first notes, fewer."""
+    """Return the last `FIGURE` intervals up to each note, fewer for the first notes, `[num_notes]`, uint64."""
     steps = (np.diff(pitch, prepend=pitch[:1]) + 128).astype(np.uint64)
     figures = np.zeros(len(pitch), np.uint64)
     for back in range(min(FIGURE, len(pitch))):
@@ -346,14 +345,14 @@ def _figures(pitch: np.ndarray) -> np.ndarray:
 
 
 def _seeds(index: Index, music: NoteSequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where stretches may begin: notes of the music, the notes of the index they agree with, and for how many grams."""
+    """Return possible beginnings of passages: notes of the music, notes of the index, and equal n-grams in a row."""
     gram = _grams(music.pitch)
     first, last = (np.searchsorted(index.gram, gram, side=side) for side in ("left", "right"))
     count = last - first
     note = np.repeat(np.arange(len(gram)), count)
     nth = np.arange(len(note)) - np.repeat(np.cumsum(count) - count, count)
     place = index.place[np.repeat(first, count) + nth].astype(np.int64)
-    # Those that follow one another on both sides are one.
+    # Merge matches that are consecutive on both sides.
     order = np.lexsort((note, place - note))
     note, place = note[order], place[order]
     is_first = np.append(True, (np.diff(note) != 1) | (np.diff(place) != 1))[: len(note)]
@@ -362,7 +361,7 @@ def _seeds(index: Index, music: NoteSequence) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return which of our notes agree from the beginnings on, and behind how many of theirs the last one stands."""
+    """Return the indices of our notes that agree, from the beginnings on, and the number of their notes passed."""
     runs, i, j = [np.empty(0, np.int64)], 0, 0
     while True:
         run = _run(ours[i:], theirs[j:])
@@ -378,7 +377,7 @@ def _agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _run(ours: np.ndarray, theirs: np.ndarray, at_once: int = 64) -> int:
-    """Return how many notes agree before the first that does not."""
+    """Return the number of notes that agree before the first that differs."""
     length, run = min(len(ours), len(theirs)), 0
     while run < length:
         until = min(run + at_once, length)
@@ -390,5 +389,5 @@ def _run(ours: np.ndarray, theirs: np.ndarray, at_once: int = 64) -> int:
 
 
 def _of(corpus: Corpus) -> str:
-    """Return what an index and a reference depend on."""
+    """Return a key of everything that an index and a reference depend on."""
     return f"{corpus.fingerprint} {FORMAT} {STEPS} {CHORD} {COMMON} {MAX_MISMATCHES} {FIGURE} {NUM_EXCERPTS}"

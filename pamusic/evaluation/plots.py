@@ -1,4 +1,4 @@
-"""Likelihood by position, context and compute, or two sets of pieces compared, as a PNG picture.
+"""Plot likelihood by position, context and compute, or the comparison of two sets of pieces, as PNG.
 
 Knows numbers and matplotlib.
 """
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def likelihood_picture(total: Likelihood | None, points: list[SweepPoint], num_latents: int) -> bytes:
-    """Return a PNG file of what there is.
+    """Plot a likelihood and a sweep, and return a PNG file.
 
     Args:
-        total: of a split, for its stretches.
-        points: of a sweep.
-        num_latents: the model's own: the context is varied at this number.
+        total: Likelihood of a split by position, or None.
+        points: Points of a sweep.
+        num_latents: Number of latents of the model, at which the sweep varies the context.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def likelihood_picture(total: Likelihood | None, points: list[SweepPoint], num_l
 
 
 def comparison_picture(rows: list[StatisticComparison]) -> bytes:
-    """Return a PNG file of the distances within the real set and those between the sets, for each statistic."""
+    """Plot the distances within the real set and between the sets for each statistic, and return a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,12 +1,12 @@
-"""Pieces that a model composed -> which to listen to first, and why.
+"""Rank generated pieces, and explain the ranking.
 
-Knows their statistics and what they cost the model; knows no model. A piece is held to real performances or, where it
-follows a prime that is long enough to be measured, to that prime in what a player keeps up: how dense, how wide, how
-loud and how much pedal. How far it is off is told in spreads: of minutes of performances, or of neighbouring minutes
-of one. Cost: the mean of the squares of these deviations, none counting as more than `MAX_DEVIATION` spreads.
+Knows their statistics and their cost in nats; knows no model. A piece is compared with real performances. If it follows
+a prime that is long enough, some statistics are compared with the prime instead, since a player keeps them up: density,
+range, loudness and pedal. Deviations are in spreads: the spread over minutes of all performances, or over neighbouring
+minutes of one performance. The cost of a piece is the mean square of its deviations, each clipped to `MAX_DEVIATION`.
 
-What it costs the model, in nats per token, is compared within the batch: too little is a loop or a cliché, too much a
-fall out of any style (Holtzman et al. 2020, arXiv:1904.09751, section 4, find that human text is neither).
+The nats per token are compared within the batch. A very low value is a loop or a cliché, and a very high one has lost
+any style (Holtzman et al. 2020, arXiv:1904.09751, section 4, find that human text has neither).
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ import numpy as np
 from pamusic.evaluation.statistics import Statistics, statistics
 from pamusic.music.performance import Performance
 
-MAX_DEVIATION = 4.0  # spreads; as if farther off nothing were worse
-MIN_PRIME_SECONDS, MIN_PRIME_NOTES = 10.0, 40  # of a prime that says how it is played
-LAST_SECONDS = 60.0  # of it that are held to say so: what follows goes on from there
-NATS_SPREAD = 0.2  # at least: between validation pieces of MAESTRO it is 0.23 for the checkpoint that ships
+MAX_DEVIATION = 4.0  # spreads; larger deviations count as this
+MIN_PRIME_SECONDS, MIN_PRIME_NOTES = 10.0, 40  # smallest prime to compare with
+LAST_SECONDS = 60.0  # the end of the prime to compare with, because the continuation follows it
+NATS_SPREAD = 0.2  # smallest spread; over validation pieces of MAESTRO it is 0.23 for the shipped checkpoint
 
 LIKE_THE_PRIME = ("density", "pitch_range", "velocity", "velocity_spread", "sustain")
-ONLY_TOO_MUCH = ("repetition_2s", "silence")  # many real minutes have none; a phrase that returns later is wanted
+ONLY_TOO_MUCH = ("repetition_2s", "silence")  # only excess counts: many real minutes have none
+# Repetition after more than 2 s is not among them, because a phrase that returns later is wanted.
 
 
 @dataclass(frozen=True)
 class ReferenceStatistic:
-    """What a statistic is among minutes of real performances.
+    """The distribution of a statistic over minutes of real performances.
 
     Attributes:
-        mean: of all.
-        spread: their standard deviation.
-        drift: the root mean square of how one minute of a performance differs from the next.
+        mean: Mean over all minutes.
+        spread: Standard deviation over all minutes.
+        drift: Root mean square difference between neighbouring minutes of a performance.
     """
 
     mean: float
@@ -44,8 +45,8 @@ class ReferenceStatistic:
     drift: float
 
 
-# The training split of MAESTRO v3.0.0, each performance cut into minutes from its first note on: 9,066 minutes of 961
-# performances, as `benchmarks/typical.py` computes them.
+# The training split of MAESTRO v3.0.0, with each performance cut into minutes from its first note: 9,066 minutes of 961
+# performances, computed by `benchmarks/typical.py`.
 TYPICAL = {
     "repetition_2s": ReferenceStatistic(0.03201, 0.04849, 0.05467),
     "repetition_12s": ReferenceStatistic(0.03223, 0.04496, 0.05263),
@@ -62,13 +63,13 @@ TYPICAL = {
 
 @dataclass(frozen=True, eq=False)
 class RankedPiece:
-    """Where a piece stands.
+    """The rank of a piece.
 
     Attributes:
-        row: its place among the pieces.
-        cost: the lower the better; infinite without a note.
-        values: what was measured, by name: of `TYPICAL`, and nats.
-        deviations: how far it is off in each, in spreads.
+        row: Index among the pieces.
+        cost: Cost, lower is better; infinite for a piece without notes.
+        values: Measured values by name: the statistics in `TYPICAL`, and nats.
+        deviations: Deviation of each value from its target, in spreads.
     """
 
     row: int
@@ -78,16 +79,16 @@ class RankedPiece:
 
 
 def can_be_measured(prime: Performance | None) -> bool:
-    """Return whether a prime is long enough to say how it is played."""
+    """Return whether a prime is long enough to compare with."""
     return prime is not None and prime.duration >= MIN_PRIME_SECONDS and len(prime) >= MIN_PRIME_NOTES
 
 
 def targets(prime: Performance | None, *, with_pedal: bool) -> dict[str, tuple[float, float]]:
-    """Return what each statistic should be, and the spread around it.
+    """Return the target and the spread of each statistic.
 
     Args:
-        prime: what the pieces follow.
-        with_pedal: whether they could have a sustain pedal of their own.
+        prime: Prime of the pieces, or None.
+        with_pedal: True if the pieces can use a sustain pedal.
     """
     wanted = {name: (each.mean, each.spread) for name, each in TYPICAL.items() if with_pedal or name != "sustain"}
     if prime is not None and can_be_measured(prime):
@@ -99,17 +100,20 @@ def targets(prime: Performance | None, *, with_pedal: bool) -> dict[str, tuple[f
 def rank(
     pieces: Sequence[Performance], nats: Sequence[float], wanted: dict[str, tuple[float, float]]
 ) -> list[RankedPiece]:
-    """Return where each of some pieces stands, the best first.
+    """Rank pieces, the best first.
 
     Args:
-        pieces: what is new in them.
-        nats: what a token of each costs the model, not counting a prime's.
-        wanted: from `targets`.
+        pieces: New parts of the pieces, without the prime.
+        nats: Nats per token of each new part.
+        wanted: Result of `targets`.
     """
     finite = [each for each in nats if isfinite(each)]
     middle = float(np.median(finite)) if finite else 0.0
     off = float(np.median(np.abs(np.array(finite) - middle))) if finite else 0.0
-    wanted = {"nats": (middle, max(1.4826 * off, NATS_SPREAD)), **wanted}  # as a normal distribution's deviation
+    wanted = {
+        "nats": (middle, max(1.4826 * off, NATS_SPREAD)),
+        **wanted,
+    }  # the standard deviation of a normal distribution
     standings = []
     for row, (piece, cost_in_nats) in enumerate(zip(pieces, nats, strict=True)):
         if not len(piece):

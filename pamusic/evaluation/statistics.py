@@ -1,15 +1,15 @@
-"""What a listener would notice of a performance, in numbers.
+"""Compute statistics of a performance that a listener would notice.
 
-Task: a performance becomes a few figures that have names. Convention: all are of the sound, with the sustain pedal
-reckoned into the notes' lengths, so that music with pedals and music without them (as `performance` writes it) compare.
-Each is a mean, a share or a histogram, over windows of fixed length where a longer piece would have more of it, so that
-pieces of unlike length compare; what is left is that figures of long pieces scatter less. Metrics: `STATISTICS`. Those
-with one value and those with more are treated alike: two performances differ by the Euclidean distance of their values.
+Task: describe a performance by a few named statistics. Convention: statistics describe the sound: the sustain pedal
+lengthens the notes, so music with pedals and music without them (from the tokenizer `performance`) are comparable. Each
+statistic is a mean, a share or a histogram. Those that grow with the length of a piece are taken over windows of fixed
+length. So pieces of different lengths are comparable, although long pieces scatter less. Metrics: `STATISTICS`. The
+distance of two performances in a statistic is the Euclidean distance of its values, whether one or more.
 
-Source: the set of Yang and Lerch 2020, "On the evaluation of generative models in music", Neural Computing and
-Applications 32, which is for monophonic scores on a beat. Where we differ: theirs counts notes and pitches of a piece,
-ours of a second or a window; note lengths and onsets are in seconds, for a performance has no beat; polyphony, touch,
-pedal, similarity and repetition are added, and the transition matrices, of 144 cells each, are left out.
+Source: Yang and Lerch 2020, "On the evaluation of generative models in music", Neural Computing and Applications 32,
+whose set is for monophonic scores with a beat. Differences: we count notes and pitches per second or window instead of
+per piece. Lengths and distances of notes are in seconds, because a performance has no beat. Polyphony, velocity, pedal,
+similarity and repetition are added, and the transition matrices, of 144 cells each, are left out.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ import numpy as np
 from pamusic.music.pedal import DOWN, sustain_folded
 from pamusic.music.performance import CHORD, SUSTAIN, Performance
 
-STEP = 0.05  # seconds; of the piano roll
-WINDOW = 10.0  # seconds; of what is told of a stretch of music
+STEP = 0.05  # seconds of a step of the piano roll
+WINDOW = 10.0  # seconds of a window
 SHORT_WINDOW = 4.0
-NGRAM = 8  # notes; chance alone hardly repeats so many
-MEMORY = 60.0  # seconds back to which a repetition is one
+NGRAM = 8  # notes of a figure, which rarely repeats by chance
+MEMORY = 60.0  # seconds within which `self_repetition` counts a repetition
 LAGS = {"2s": (-np.inf, 2.0), "12s": (2.0, 12.0), "60s": (12.0, MEMORY), "later": (MEMORY, np.inf)}  # seconds
 
-LAST_INTERVAL = 12  # semitones of a melody's step; all that is wider counts as one more
-ONSET_EDGES = 0.0125 * 2.0 ** np.arange(8)  # seconds, 12.5 ms to 1.6 s: below, between and above are nine classes
+LAST_INTERVAL = 12  # semitones; all wider melodic intervals are one class
+ONSET_EDGES = 0.0125 * 2.0 ** np.arange(8)  # seconds, 12.5 ms to 1.6 s: edges of nine classes
 LENGTH_EDGES = 0.05 * 2.0 ** np.arange(8)  # seconds, 50 ms to 6.4 s
 
 Statistics = dict[str, np.ndarray]  # by name, `[size]` float64 each
 
 
 class PerformanceFeatures:
-    """A performance, and what several statistics are computed from; each is computed when it is first asked for."""
+    """The features of a performance that several statistics share, computed on first use."""
 
     def __init__(self, performance: Performance) -> None:
         notes = sustain_folded(performance).notes
@@ -49,7 +49,7 @@ class PerformanceFeatures:
 
     @cached_property
     def roll(self) -> np.ndarray:
-        """`[steps, 128]`, how many strings of a pitch sound in each step."""
+        """Number of sounding notes by step and pitch, `[steps, 128]`."""
         num_steps = int(self.seconds / STEP) + 2
         first = (self.onset / STEP).astype(np.int64)
         last = np.maximum((self.offset / STEP + 0.5).astype(np.int64), first + 1)  # one step at least
@@ -60,26 +60,26 @@ class PerformanceFeatures:
 
     @cached_property
     def chroma(self) -> np.ndarray:
-        """`[steps, 12]`, how many strings of a pitch class sound in each step."""
+        """Number of sounding notes by step and pitch class, `[steps, 12]`."""
         padded = np.pad(self.roll, ((0, 0), (0, 132 - 128)))
         return padded.reshape(len(padded), 11, 12).sum(1)
 
     @cached_property
     def chord(self) -> np.ndarray:
-        """`[notes]`, the number of the chord that each note belongs to: notes struck closer than `CHORD`."""
+        """Number of the chord of each note, `[notes]`; onsets of a chord are at most `CHORD` apart."""
         return np.cumsum(np.diff(self.onset, prepend=-np.inf) > CHORD) - 1
 
     @cached_property
     def lags(self) -> np.ndarray:
-        """`[notes - NGRAM + 1]`, how long before each figure of `NGRAM` notes in a row the same keys were struck last.
+        """Time since the last occurrence of each figure of `NGRAM` notes in a row, `[notes - NGRAM + 1]`.
 
-        In seconds, from first note to first note; not a number the first time. Notes of a chord stand from low to high.
+        In seconds, from first note to first note; NaN for the first occurrence. Notes of a chord are sorted by pitch.
         """
         order = np.lexsort((self.pitch, self.chord))
         if len(order) < NGRAM:
             return np.empty(0)
         pitch, onset = self.pitch[order].astype(np.uint64), self.onset[order]
-        powers = np.uint64(128) ** np.arange(NGRAM, dtype=np.uint64)  # eight times seven bits: each has its number
+        powers = np.uint64(128) ** np.arange(NGRAM, dtype=np.uint64)  # eight times seven bits fit in 64
         figure = (np.lib.stride_tricks.sliding_window_view(pitch, NGRAM) * powers).sum(1)
         by_figure = np.argsort(figure, kind="stable")
         again = np.diff(figure[by_figure]) == 0
@@ -88,9 +88,9 @@ class PerformanceFeatures:
         return lags
 
     def windows(self, length: float) -> np.ndarray:
-        """Return `[notes]`, the number of the whole window in which each begins; -1 in what is left at the end.
+        """Return the number of the window in which each note begins, `[notes]`; -1 after the last whole window.
 
-        A performance shorter than a window is one.
+        A performance shorter than a window counts as one window.
         """
         window = (self.onset / length).astype(np.int64)
         window[window >= max(1, int(self.seconds / length))] = -1
@@ -152,7 +152,7 @@ def _melody(features: PerformanceFeatures) -> np.ndarray:
 def _harmony(features: PerformanceFeatures) -> np.ndarray:
     sounds = (features.chroma > 0).astype(np.int64)
     both = [(sounds * np.roll(sounds, interval, axis=1)).sum() for interval in range(1, 7)]
-    both[5] //= 2  # each tritone was met from both its ends
+    both[5] //= 2  # each tritone was counted from both ends
     return _shares(np.array(both))
 
 
@@ -184,7 +184,7 @@ def _sustain(features: PerformanceFeatures) -> float:
 
 
 def _similarity(features: PerformanceFeatures, seconds: float) -> float:
-    """The mean correlation of the pitch classes of neighbouring windows; 1 is the same harmony, 0 an unrelated one."""
+    """Return the mean correlation of pitch classes in neighbouring windows: 1 is the same harmony, 0 unrelated."""
     steps = round(seconds / STEP)
     num_windows = len(features.chroma) // steps
     windows = features.chroma[: num_windows * steps].reshape(num_windows, steps, 12).sum(1).astype(np.float64)
@@ -196,12 +196,12 @@ def _similarity(features: PerformanceFeatures, seconds: float) -> float:
 
 
 def _self_repetition(features: PerformanceFeatures) -> float:
-    """The share of figures of `NGRAM` notes whose keys were struck in this order within the last `MEMORY` before."""
+    """Return the share of figures of `NGRAM` notes that last occurred at most `MEMORY` seconds before."""
     return float((features.lags <= MEMORY).mean()) if len(features.lags) else 0.0
 
 
 def _repetition(features: PerformanceFeatures, lag: str) -> float:
-    """Return the share of figures of `NGRAM` notes that occurred before, the last time so long ago."""
+    """Return the share of figures of `NGRAM` notes that last occurred within this range of `LAGS`."""
     after, until = LAGS[lag]
     return float(((features.lags > after) & (features.lags <= until)).mean()) if len(features.lags) else 0.0
 
@@ -212,14 +212,14 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Statistic:
-    """One thing to notice.
+    """One statistic.
 
     Attributes:
-        words: what it is.
-        unit: of its values, or of their distance.
-        of: measures it.
-        in_mean: whether it enters the mean overlap of two sets. The shares of repetition by lag do not: the mean stays
-            comparable with earlier ones, and `self_repetition` enters it.
+        words: Description.
+        unit: Unit of its values, or of their distance.
+        of: Function that computes it.
+        in_mean: True if it counts for the mean overlap of two sets. The shares of repetition by lag do not, because
+            `self_repetition` does, and so the mean stays comparable with earlier ones.
     """
 
     words: str
@@ -231,7 +231,7 @@ class Statistic:
 def _repetition_at(lag: str) -> Statistic:
     after, until = LAGS[lag]
     ago = f"more than {after:g} s" if until == np.inf else f"at most {until:g} s"
-    words = f"8 notes in a row that were last features {ago} ago"
+    words = f"8 notes in a row that were last heard {ago} ago"
     if np.isfinite(after) and np.isfinite(until):
         words += f", and more than {after:g}"
     return Statistic(words, "share", lambda features: _repetition(features, lag), in_mean=False)
@@ -257,23 +257,23 @@ STATISTICS = {
     "similarity_1s": Statistic("harmony of a second and of the next", "correlation", lambda h: _similarity(h, 1)),
     "similarity_4s": Statistic("harmony of 4 s and of the next 4", "correlation", lambda h: _similarity(h, 4)),
     "similarity_16s": Statistic("harmony of 16 s and of the next 16", "correlation", lambda h: _similarity(h, 16)),
-    "self_repetition": Statistic("8 notes in a row that were features within the last 60 s", "share", _self_repetition),
+    "self_repetition": Statistic("8 notes in a row that were heard within the last 60 s", "share", _self_repetition),
     **{f"repetition_{name}": _repetition_at(name) for name in LAGS},
 }
 
 
 def statistics(performance: Performance) -> Statistics:
-    """Return all of `STATISTICS` of a performance, from second 0 to its end; without notes, zeros."""
+    """Compute all `STATISTICS` of a performance, from second 0 to its end; zeros without notes."""
     features = PerformanceFeatures(performance)
     return {name: np.atleast_1d(np.asarray(each.of(features), np.float64)) for name, each in STATISTICS.items()}
 
 
 def excerpt(performance: Performance, seconds: float) -> Performance:
-    """Return the first seconds of a performance, counted from its first note."""
+    """Return the first `seconds` of a performance, counted from its first note."""
     start = float(performance.notes["onset"][0]) if len(performance) else 0.0
     return performance.cropped(start, start + seconds)
 
 
 def distance(one: Statistics, other: Statistics, name: str) -> float:
-    """How far two performances are apart in one statistic."""
+    """Return the distance of two performances in one statistic."""
     return float(np.linalg.norm(one[name] - other[name]))

@@ -1,8 +1,8 @@
-"""What context and latents are worth: the likelihood of the same tokens with more or less of either.
+"""Measure the likelihood of the same tokens with other lengths of context and numbers of latents.
 
-Task: the score of `likelihood`, repeated. Convention: compared are the tokens that have the longest context of all
-before them, so that none has less than it is said; where no piece is that long, all tokens. Metrics: nats per token,
-operations a token (`model.flops`) and seconds.
+Task: the score of `likelihood`, repeated. Convention: only tokens that have the longest of the contexts before them
+count, so that every token has the full context. If no piece is that long, all tokens count. Metrics: nats per token,
+operations per token (`model.flops`) and speed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ MIN_CONTEXT = 128
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One way to score.
+    """One point of a sweep.
 
     Attributes:
-        context_length, num_latents, block: how.
-        nats_per_token, num_tokens: what came out.
-        flops: operations a token.
-        tokens_per_second: on this machine, this time.
+        context_length, num_latents, block: Settings of the point.
+        nats_per_token, num_tokens: Mean nats, and number of scored tokens.
+        flops: Operations per token.
+        tokens_per_second: Speed in this measurement.
     """
 
     context_length: int
@@ -39,13 +39,13 @@ class SweepPoint:
     tokens_per_second: float
 
     def numbers(self) -> dict[str, float | int]:
-        """Return all of it by name, rounded."""
+        """Return all values by name, rounded."""
         rounded = {"nats_per_token": round(self.nats_per_token, 4), "flops": round(self.flops)}
         return {**asdict(self), **rounded, "tokens_per_second": round(self.tokens_per_second)}
 
 
 def contexts_and_latents(model: PerceiverAR) -> list[tuple[int, int]]:
-    """(context, latents) to try: contexts from the shortest to twice the model's, latents from a quarter to twice."""
+    """Return pairs (context, latents) to try: contexts up to twice the model's, latents from a quarter to twice."""
     context, latents = model.config.context_length, model.config.num_latents
     contexts = [context >> k for k in range(20) if context >> k >= min(MIN_CONTEXT, context)][::-1]
     tried = [(length, min(latents, length)) for length in [*contexts, 2 * context]]
@@ -62,12 +62,12 @@ def sweep(
     num_pieces: int | None = None,
     progress: Callable[[int, Likelihood, int, int], None] = lambda way, so_far, done, of: None,
 ) -> list[SweepPoint]:
-    """Score the same tokens in each way.
+    """Score the same tokens at each point.
 
     Args:
-        model, corpus, split, num_pieces: as for `evaluate`.
-        ways: (context, latents).
-        progress: as for `evaluate`, with the number of the way before it.
+        model, corpus, split, num_pieces: As for `evaluate`.
+        ways: Pairs (context, latents).
+        progress: As for `evaluate`, with the index of the point as first argument.
     """
     longest = max(context for context, _ in ways)
     reaches = any(corpus.pieces[piece].num_tokens > longest for piece in select_pieces(corpus, split, num_pieces))

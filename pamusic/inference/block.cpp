@@ -163,32 +163,34 @@ struct Context {
     int32_t num_turned, vocab;
 };
 
-// Turns queries and keys: each dimension times `own`, and its partner times `partners`.
+// Rotates queries and keys: each dimension times `own`, and its partner times `partners`.
 struct Turn {
-    const float *own, *partners;  // [2, HEAD_DIM], of queries and of keys
+    const float *own, *partners;  // [2, HEAD_DIM] of all rows, or of each, of queries and of keys
     const int64_t* partner;       // [HEAD_DIM]
+    int64_t row;                  // from the numbers of a row to those of the next; 0 where all have the same
 };
 }
 
 namespace {
 
-void turned(const float* x, float least, const Turn& turn, int which, float* to) {
+void turned(const float* x, float least, const Turn& turn, int row, int which, float* to) {
     float unit[HEAD_DIM];
     as_unit(x, HEAD_DIM, least, unit);
-    const float *own = turn.own + which * HEAD_DIM, *partners = turn.partners + which * HEAD_DIM;
+    const int64_t at = row * turn.row + which * HEAD_DIM;
+    const float *own = turn.own + at, *partners = turn.partners + at;
     for (int i = 0; i < HEAD_DIM; ++i) to[i] = unit[i] * own[i] + unit[turn.partner[i]] * partners[i];
 }
 
 // What a head gathers, `[HEAD_DIM]`, for the query, key and value that were projected for it; `place` counts heads of all
 // rows, and `scores` has room for n.
-void gathered(const float* query, const float* key, const float* value, int place, float least, const Turn& turn,
-              const Seen& seen, float* scores, float* to) {
+void gathered(const float* query, const float* key, const float* value, int row, int place, float least,
+              const Turn& turn, const Seen& seen, float* scores, float* to) {
     const int64_t n = seen.n, first = place * seen.room + seen.first, own = first + n - 1;
     float x[HEAD_DIM];
-    turned(key, least, turn, 1, x);
+    turned(key, least, turn, row, 1, x);
     seen.key_scales[own] = as_bytes(x, seen.keys + own * HEAD_DIM);
     seen.value_scales[own] = as_bytes(value, seen.values + own * HEAD_DIM);
-    turned(query, least, turn, 0, x);
+    turned(query, least, turn, row, 0, x);
     int16_t asked[HEAD_DIM];
     const float scale = as_shorts(x, HEAD_DIM, asked);
 
@@ -235,13 +237,16 @@ void shared(const float* query, const float* of_ids, int row, int place, const C
     for (int id = 0; id < context.vocab; ++id) to[id] /= total;
 }
 
-// What follows the heads: their output, then the MLP, each added to the stream. `shorts` is one thread's own.
+// What follows the heads, if there are any: their output, then the MLP, each added to the stream. `shorts` is one thread's
+// own.
 void finished(const Block& block, int rows, const float* heads, float* hidden, float* x, Shorts& shorts) {
-    const int width = block.output.out, wide = block.up.out;
+    const int width = block.down.out, wide = block.up.out;
     const std::unique_ptr<float[]> unit(new float[width]);
     const auto add = [=](int row, int out, float product) { x[row * width + out] += product; };
-    for (int row = 0; row < rows; ++row) shorts.take(row, heads + row * width, width);
-    shorts.multiplied(block.output, rows, add);
+    if (heads) {
+        for (int row = 0; row < rows; ++row) shorts.take(row, heads + row * width, width);
+        shorts.multiplied(block.output, rows, add);
+    }
     for (int row = 0; row < rows; ++row) {
         as_unit(x + row * width, width, block.least, unit.get());
         shorts.take(row, unit.get(), width);
@@ -258,8 +263,9 @@ void finished(const Block& block, int rows, const float* heads, float* hidden, f
 
 extern "C" {
 
-// The residual stream x `[rows, width]` after a block, in its place.
-void step(const Block* block, int rows, float* x, const Seen* seen, const Turn* turn, int threads) {
+// The residual stream x `[rows, width]` after a block, in its place. Keys and values are made from `source`
+// `[rows, width]`, which is x in a block of self-attention.
+void step(const Block* block, int rows, const float* source, float* x, const Seen* seen, const Turn* turn, int threads) {
     const int width = block->output.out, wide = block->up.out, heads = width / HEAD_DIM;
     const std::unique_ptr<float[]> projected(new float[rows * 3 * width]), gathers(new float[rows * width]),
         hidden(new float[rows * wide]);
@@ -267,26 +273,36 @@ void step(const Block* block, int rows, float* x, const Seen* seen, const Turn* 
     {
         Shorts shorts(rows, std::max(width, wide));
         const std::unique_ptr<float[]> unit(new float[width]), scores(new float[seen->n]);
+        const Matrix &all = block->project, of_x{all.bytes, all.scales, source == x ? all.out : width, all.in},
+                     of_source{all.bytes + static_cast<int64_t>(width) * all.in, all.scales + width, 2 * width, all.in};
+        float* to = projected.get();
         for (int row = 0; row < rows; ++row) {
             as_unit(x + row * width, width, block->least, unit.get());
             shorts.take(row, unit.get(), width);
         }
-        float* to = projected.get();
-        shorts.multiplied(block->project, rows,
-                          [=](int row, int out, float product) { to[row * 3 * width + out] = product; });
+        shorts.multiplied(of_x, rows, [=](int row, int out, float product) { to[row * 3 * width + out] = product; });
+        if (source != x) {
+            for (int row = 0; row < rows; ++row) {
+                as_unit(source + row * width, width, block->least, unit.get());
+                shorts.take(row, unit.get(), width);
+            }
+            shorts.multiplied(of_source, rows,
+                              [=](int row, int out, float product) { to[row * 3 * width + width + out] = product; });
+        }
 #pragma omp for schedule(static)
         for (int place = 0; place < rows * heads; ++place) {
-            const float* query = &projected[place / heads * 3 * width + place % heads * HEAD_DIM];
-            gathered(query, query + width, query + 2 * width, place, block->least_of_heads, *turn, *seen, scores.get(),
-                     &gathers[place * HEAD_DIM]);
+            const int row = place / heads;
+            const float* query = &projected[row * 3 * width + place % heads * HEAD_DIM];
+            gathered(query, query + width, query + 2 * width, row, place, block->least_of_heads, *turn, *seen,
+                     scores.get(), &gathers[place * HEAD_DIM]);
         }
         finished(*block, rows, gathers.get(), hidden.get(), x, shorts);
     }
 }
 
-// The same from the heads `[rows, width]` on.
+// The same from the heads `[rows, width]` on, or from the MLP on where there are none.
 void finish(const Block* block, int rows, const float* heads, float* x, int threads) {
-    const int width = block->output.out, wide = block->up.out;
+    const int width = block->down.out, wide = block->up.out;
     const std::unique_ptr<float[]> hidden(new float[rows * wide]);
 #pragma omp parallel num_threads(threads)
     {

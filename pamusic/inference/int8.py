@@ -95,11 +95,20 @@ class ContextCacheView:
 class Kernel(Protocol):
     """A kernel that computes blocks in int8, with the number of threads that torch uses."""
 
-    def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
-        """Return the residual stream `[rows, d]`, float32, after a block; `x` is contiguous and may be overwritten."""
+    def step(
+        self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary, source: Tensor | None = None
+    ) -> Tensor:
+        """Return the residual stream `[rows, d]`, float32, after a block; `x` is contiguous and may be overwritten.
 
-    def finish(self, block: Int8Block, x: Tensor, heads: Tensor) -> Tensor:
-        """Finish a block from the output of its heads, `[rows, d]`; `x` and the result are as for `step`."""
+        Keys and values are made from `source` `[rows, d]`, by default from `x`. The factors of `rotary` are
+        `[2, 1, head_dim]`, the same for all rows, or `[rows, 2, 1, head_dim]`, contiguous.
+        """
+
+    def finish(self, block: Int8Block, x: Tensor, heads: Tensor | None) -> Tensor:
+        """Finish a block from the output of its heads, `[rows, d]`; `x` and the result are as for `step`.
+
+        Without heads, only the MLP is computed.
+        """
 
     def share(self, queries: Tensor, of_ids: Tensor, context: ContextCacheView) -> Tensor:
         """Return the attention weights of heads, summed by id, `[rows, heads, vocab]`; they sum to 1.
@@ -114,9 +123,13 @@ class Kernel(Protocol):
 class ReferenceKernel:
     """A kernel of torch operations: slow, but easy to verify."""
 
-    def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
+    def step(
+        self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary, source: Tensor | None = None
+    ) -> Tensor:
         rows, heads, _, head_dim = seen.keys.shape
         projected = block.project(unit_rms(x, block.least)).view(rows, 3, heads, head_dim)
+        if source is not None:
+            projected[:, 1:] = block.project(unit_rms(source, block.least)).view(rows, 3, heads, head_dim)[:, 1:]
         queries, new = apply_rotary(unit_rms(projected[:, :2], block.least_of_heads), rotary).unbind(1)
         visible = slice(seen.first, seen.first + seen.n)
         held = [each[:, :, visible] for each in (seen.keys, seen.key_scales, seen.values, seen.value_scales)]
@@ -126,8 +139,8 @@ class ReferenceKernel:
         weights = ((keys.float() @ queries[..., None])[..., 0] * key_scales).softmax(-1) * value_scales
         return self.finish(block, x, (weights[:, :, None] @ values.float()).flatten(1))
 
-    def finish(self, block: Int8Block, x: Tensor, heads: Tensor) -> Tensor:
-        x = x + block.output(heads)
+    def finish(self, block: Int8Block, x: Tensor, heads: Tensor | None) -> Tensor:
+        x = x if heads is None else x + block.output(heads)
         return x + block.down(block.up(unit_rms(x, block.least)).relu().square())
 
     def share(self, queries: Tensor, of_ids: Tensor, context: ContextCacheView) -> Tensor:

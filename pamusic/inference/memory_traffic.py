@@ -1,7 +1,8 @@
 """Count the bytes that one decode step reads, which limit its speed. Knows shapes; runs nothing.
 
-The count has the weights that `inference.token_step` reads, once a step for all rows, and the caches of each row. It
-leaves out activations, look-ups of single rows, and refills, which read little and compute much.
+The count has the weights that `inference.token_step`, or `inference.field_step`, reads, once a step for all rows, and
+the caches of each row. It leaves out activations, look-ups of single rows, and refills, which read little and compute
+much.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pamusic.inference.precision import num_bytes
 from pamusic.inference.token_step import num_turned
 from pamusic.model.cache import context_headroom
 from pamusic.model.config import ModelConfig
+from pamusic.model.fields import HIDDEN
 from pamusic.model.ledger import NUM_AGES
 
 FLOAT, ID = 4, 8  # bytes of a number in a cache, and of an id
@@ -37,6 +39,8 @@ def step_bytes(
         in_bytes: True if a kernel computes blocks, with weights and caches in int8 (`inference.int8`).
         recorded: True if steps are recorded (`inference.cuda_graph`); these read whole buffers.
     """
+    if config.field_sizes:
+        return _step_bytes_of_fields(config, precision, num_rows, num_latents, num_seen, in_bytes)
     d = config.d_model
     matrices = d * d * ((1 + 2 * config.mlp_ratio) + config.num_layers * (4 + 2 * config.mlp_ratio))
     tables = config.vocab_size * d * FLOAT * (1 if recorded else 3)  # the head; keys and values of ids
@@ -55,3 +59,16 @@ def step_bytes(
         caches += round(entries * ((2 + compared) * FLOAT + 2 * ID))  # norm, product; id, previous id
     weights = matrices * (1 if in_bytes else num_bytes(precision, num_rows))
     return weights + tables + num_rows * caches
+
+
+def _step_bytes_of_fields(
+    config: ModelConfig, precision: str, num_rows: int, num_latents: float, num_seen: int, in_bytes: bool
+) -> float:
+    """Return the same for a model with several ids a position (`inference.field_step`): the cache has whole keys."""
+    d = config.d_model
+    matrices = d * d * (1 + config.num_layers) * (4 + 2 * config.mlp_ratio)
+    heads = (len(config.field_sizes) - 1) * 2 * HIDDEN * d * d
+    weights = (matrices + heads) * (1 if in_bytes else num_bytes(precision, num_rows))
+    numbers = d + FLOAT * config.num_heads if in_bytes else d * FLOAT  # the keys, or values, of a position in a layer
+    caches = 2 * numbers * (num_seen + config.num_layers * num_latents)
+    return weights + (d * d + config.vocab_size * d) * FLOAT + num_rows * caches

@@ -55,6 +55,7 @@ def kernel_for(
     """
     config, like = model.config, model.head.weight
     is_fit = like.device.type == "cpu" and like.dtype == torch.float32 and config.num_layers
+    is_fit = is_fit and (model.fields is None or config.cross_num_heads == config.num_heads)  # one width of heads
     if precision not in ("auto", "int8") or not is_fit:
         return None
     return kernel(config.d_model // config.num_heads, told=told)
@@ -112,26 +113,34 @@ class CompiledKernel:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._step, self._finish, self._share = library.step, library.finish, library.share
-        self._step.argtypes = [POINTER(_Block), c_int, c_void_p, POINTER(_Seen), POINTER(_Turn), c_int]
+        self._step.argtypes = [POINTER(_Block), c_int, c_void_p, c_void_p, POINTER(_Seen), POINTER(_Turn), c_int]
         self._finish.argtypes = [POINTER(_Block), c_int, c_void_p, c_void_p, c_int]
         self._share.argtypes = [POINTER(_Context), c_int, c_int, c_void_p, c_void_p, c_void_p, c_int]
         self._step.restype = self._finish.restype = self._share.restype = None
         self._blocks: WeakKeyDictionary[Int8Block, _Block] = WeakKeyDictionary()
 
-    def step(self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary) -> Tensor:
+    def step(
+        self, block: Int8Block, x: Tensor, seen: CacheView, rotary: Rotary, source: Tensor | None = None
+    ) -> Tensor:
         """Compute `Kernel.step`."""
+        source = x if source is None else source
         assert x.is_contiguous()
+        assert source.is_contiguous()
+        own, partners, partner = rotary
         tensors = (seen.keys, seen.values, seen.key_scales, seen.value_scales)
         held = _Seen(*(each.data_ptr() for each in tensors), seen.keys.shape[2], seen.first, seen.n)
-        by = _Turn(*(each.data_ptr() for each in rotary))
-        self._step(self._block(block), len(x), x.data_ptr(), byref(held), byref(by), torch.get_num_threads())
+        of_row = own[0].numel() if own.dim() == 4 and len(own) > 1 else 0
+        by = _Turn(own.data_ptr(), partners.data_ptr(), partner.data_ptr(), of_row)
+        threads = torch.get_num_threads()
+        self._step(self._block(block), len(x), source.data_ptr(), x.data_ptr(), byref(held), byref(by), threads)
         return x
 
-    def finish(self, block: Int8Block, x: Tensor, heads: Tensor) -> Tensor:
+    def finish(self, block: Int8Block, x: Tensor, heads: Tensor | None) -> Tensor:
         """Compute `Kernel.finish`."""
         assert x.is_contiguous()
-        heads = heads.contiguous()
-        self._finish(self._block(block), len(x), heads.data_ptr(), x.data_ptr(), torch.get_num_threads())
+        heads = None if heads is None else heads.contiguous()
+        of_heads = None if heads is None else heads.data_ptr()
+        self._finish(self._block(block), len(x), of_heads, x.data_ptr(), torch.get_num_threads())
         return x
 
     def share(self, queries: Tensor, of_ids: Tensor, context: ContextCacheView) -> Tensor:
@@ -182,7 +191,7 @@ class _Context(Structure):
 
 
 class _Turn(Structure):
-    _fields_ = tuple((name, c_void_p) for name in ("own", "partners", "partner"))
+    _fields_ = (*((name, c_void_p) for name in ("own", "partners", "partner")), ("row", c_int64))
 
 
 def _matrix(matrix: Int8Matrix) -> _Matrix:
@@ -249,8 +258,10 @@ def _matches_reference(found: Kernel, head_dim: int) -> bool:
     matrices = {name: Int8Matrix.of(drawn(*size) / size[1] ** 0.5) for name, size in sizes.items()}
     block = Int8Block(**matrices, least=1e-3, least_of_heads=1e-3)
     memory = [*quantize_rows(drawn(rows, heads, room, head_dim)), *quantize_rows(drawn(rows, heads, room, head_dim))]
-    rotary = (drawn(2, 1, head_dim), drawn(2, 1, head_dim), torch.arange(head_dim).roll(1))
-    x, results, vocab = drawn(rows, width), [], 7
+    partner = torch.arange(head_dim).roll(1)
+    rotary = (drawn(2, 1, head_dim), drawn(2, 1, head_dim), partner)
+    of_rows = (drawn(rows, 2, 1, head_dim), drawn(rows, 2, 1, head_dim), partner)
+    x, source, results, vocab = drawn(rows, width), drawn(rows, width), [], 7
     context = ContextCacheView(
         2, room - 5, torch.arange(rows * room).view(rows, room) % vocab, *quantize_rows(drawn(rows, heads, room, 6))
     )
@@ -258,8 +269,10 @@ def _matches_reference(found: Kernel, head_dim: int) -> bool:
     for candidate in (found, ReferenceKernel()):
         own = [each.clone() for each in memory]
         after = candidate.step(block, x.clone(), CacheView(3, room - 7, *own), rotary)
+        again = candidate.step(block, x.clone(), CacheView(4, room - 7, *own), of_rows, source)
         shares = candidate.share(queries, of_ids, context)
-        results.append([after, own[0] * own[1][..., None], own[2] * own[3][..., None], shares])
+        third = candidate.finish(block, x.clone(), None)
+        results.append([after, again, third, own[0] * own[1][..., None], own[2] * own[3][..., None], shares])
     # The last bit of a sum can flip a rounding, which changes an int8 value by one.
     return all(torch.allclose(one, other, rtol=1e-3, atol=0.05) for one, other in zip(*results, strict=True))
 

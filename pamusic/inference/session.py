@@ -26,14 +26,17 @@ from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pamusic.device import has_fast_bf16
 from pamusic.errors import UsageError
 from pamusic.inference.cuda_graph import CudaGraphStep
+from pamusic.inference.field_step import FieldStep
 from pamusic.inference.int8 import Kernel
 from pamusic.inference.precision import resolve_precision
+from pamusic.inference.prediction import FieldPrediction, Prediction
 from pamusic.inference.threads import Threads
 from pamusic.inference.token_step import TokenStep
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
@@ -118,11 +121,14 @@ class InferenceSession:
         precision = resolve_precision(inference.precision, device, kernel is not None)
         is_halved = precision != "fp32" and has_fast_bf16(device)
         self._parallel = deepcopy(model).to(torch.bfloat16) if is_halved else model
-        self._stepper = (
-            CudaGraphStep(model, precision)
-            if device.type == "cuda"
-            else TokenStep(model, precision, kernel if precision == "int8" else None)
-        )
+        self._model = model
+        self._stepper: TokenStep | FieldStep
+        if model.fields is not None:
+            self._stepper = FieldStep(model, precision, kernel if precision == "int8" else None)
+        elif device.type == "cuda":
+            self._stepper = CudaGraphStep(model, precision)
+        else:
+            self._stepper = TokenStep(model, precision, kernel if precision == "int8" else None)
         self.device, self._dtype, self._width = device, model.head.weight.dtype, config.d_model
         self._chooser = Threads()
         self._begin()
@@ -138,20 +144,21 @@ class InferenceSession:
         self._recent: deque[Tensor] = deque(maxlen=self.refill)  # input of a refill, `[rows, d]` each
 
     @torch.inference_mode()
-    def prefill(self, ids: Sequence[int]) -> Tensor:
+    def prefill(self, ids: Sequence[int | list[int]]) -> Prediction:
         """Read the last `context_length` of the first ids and return the next logits, `[rows, vocab]`, float32.
 
-        The last R positions become latents, or the last N with the policy `slide`.
+        Where a position has several ids, these are lists, and the result is a `FieldPrediction`. The last R positions
+        become latents, or the last N with the policy `slide`.
         """
-        tokens = torch.tensor([list(map(int, ids[-self.context_length :]))]).to(self.device)
+        tokens = torch.from_numpy(np.array([ids[-self.context_length :]], np.int64)).to(self.device)
         self._stepper.read(tokens, self.caches)
         latents = self._parallel.latents(tokens[:, -(self.refill or self.num_latents) :], self.caches)
         self._recent.extend(latents.to(self._dtype).unbind(1))
         return self._refill(latents)
 
     @torch.inference_mode()
-    def step(self, ids: Sequence[int] | Tensor) -> Tensor:
-        """Read one more id in each row and return the next logits, `[rows, vocab]`, float32.
+    def step(self, ids: Sequence[int] | Tensor) -> Prediction:
+        """Read one more id, or position, in each row and return the next logits like `prefill`.
 
         The next call may overwrite the result.
         """
@@ -164,6 +171,8 @@ class InferenceSession:
         with self._threads(len(ids)):
             latents = self._stepper.latents(tokens, self.caches)
             self._recent.append(latents)
+            if isinstance(self._stepper, FieldStep):
+                return self._of_fields(self._stepper.states(latents, self.caches))
             return self._stepper.logits(latents, self.caches).to(torch.float32)
 
     def select(self, rows: Sequence[int]) -> None:
@@ -172,20 +181,31 @@ class InferenceSession:
         self.caches.select(index)
         self._recent = deque((latents[index] for latents in self._recent), maxlen=self.refill)
 
-    def _refill(self, latents: Tensor) -> Tensor:
-        """Run the layers on latents `[rows, n, d]` in one parallel pass; return the last logits, `[rows, vocab]`."""
+    def _of_fields(self, states: Tensor) -> FieldPrediction:
+        """Return the prediction of a position with several fields from the layers' output `[rows, d]`."""
+        assert isinstance(self._stepper, FieldStep)
+        offsets = self._stepper.heads.offsets
+        lasting = None if offsets is None else offsets.lasting(self.caches.visible_ids(), 1)[:, 0]
+        return FieldPrediction(states.to(self._dtype), lasting, self._stepper.heads, self._model.head.weight)
+
+    def _refill(self, latents: Tensor) -> Prediction:
+        """Run the layers on latents `[rows, n, d]` in one parallel pass; return the last logits like `prefill`."""
         latents = latents.to(self._parallel.head.weight.dtype)
         at_once = ROWS_AT_ONCE if self.device.type == "cpu" else len(latents)
-        logits = []
+        predict = self._parallel.logits if self._model.fields is None else self._parallel.states
+        predicted = []
         for first in range(0, len(latents), at_once):
             rows = slice(first, first + at_once)
             layers = [cache.rows(rows) for cache in self.caches.layers]
             memory = None if self.caches.memory is None else self.caches.memory.rows(rows)
-            caches = Caches(self.caches.cross, layers, self.caches.position, memory=memory)
-            logits.append(self._parallel.logits(latents[rows], caches, last_only=True)[:, 0])
+            ids = None if self.caches.ids is None else self.caches.ids.rows(rows)
+            now = None if self.caches.now is None else self.caches.now[rows]
+            caches = Caches(self.caches.cross, layers, self.caches.position, ids, memory=memory, now=now)
+            predicted.append(predict(latents[rows], caches, last_only=True)[:, 0])
         for cache in self.caches.layers:
             cache.advance(latents.shape[1])
-        return torch.cat(logits).to(torch.float32)
+        together = torch.cat(predicted)
+        return together.to(torch.float32) if self._model.fields is None else self._of_fields(together)
 
     @contextmanager
     def _threads(self, num_rows: int) -> Iterator[None]:

@@ -86,8 +86,8 @@ class TokenStep:
         self._num_turned = num_turned(cross.head_dim, fraction)
         self._cross_rotary = RotaryTable(embedding.new_ones(2, cross.head_dim), fraction)
         self._kernel = kernel
-        self._cross_tail: _Tail | _KernelTail = (
-            _Tail(model.cross, self._norm, self.operations, precision)
+        self._cross_tail: Tail | _KernelTail = (
+            Tail(model.cross, self._norm, self.operations, precision)
             if kernel is None
             else _KernelTail(model.cross, eps, kernel)
         )
@@ -182,9 +182,9 @@ class _Layer:
     ) -> None:
         self._num_heads, self._head_dim = block.attention.num_heads, block.attention.head_dim
         self._norm, self._norm_of_heads = norm, operations.norm(self._head_dim, eps, block.mlp_norm.weight)
-        self._project = product(_projection(block), precision)
+        self._project = product(projection(block), precision)
         self.rotary = _rotary_of(block, fraction)
-        self._tail = _Tail(block, norm, operations, precision)
+        self._tail = Tail(block, norm, operations, precision)
 
     def __call__(self, x: Tensor, rotary: Rotary, cache: Attended) -> Tensor:
         parts = self._project(self._norm(x)).to(x.dtype).view(-1, 3, self._num_heads, self._head_dim)
@@ -193,7 +193,7 @@ class _Layer:
         return self._tail(x, cache.attend(queries))
 
 
-class _Tail:
+class Tail:
     """The rest of a block after its heads: output projection, MLP, and the residual stream around both."""
 
     def __init__(self, block: Block, norm: Norm, operations: type[StepOps], precision: str) -> None:
@@ -211,7 +211,7 @@ class _KernelLayer:
     """A self-attention block in int8, computed by a kernel."""
 
     def __init__(self, block: Block, fraction: float, eps: float, kernel: Kernel) -> None:
-        self._block, self.rotary, self._kernel = _in_bytes(block, eps), _rotary_of(block, fraction), kernel
+        self._block, self.rotary, self._kernel = in_int8(block, eps), _rotary_of(block, fraction), kernel
 
     def __call__(self, x: Tensor, rotary: Rotary, cache: Attended) -> Tensor:
         assert isinstance(cache, Int8Cache)
@@ -222,16 +222,17 @@ class _KernelTail:
     """The rest of a block after its heads, in int8, computed by a kernel."""
 
     def __init__(self, block: Block, eps: float, kernel: Kernel) -> None:
-        self._block, self._kernel = _in_bytes(block, eps), kernel
+        self._block, self._kernel = in_int8(block, eps), kernel
 
     def __call__(self, x: Tensor, heads: Tensor) -> Tensor:
         return self._kernel.finish(self._block, x, heads.flatten(1))
 
 
-def _in_bytes(block: Block, eps: float) -> Int8Block:
+def in_int8(block: Block, eps: float, source_gain: Tensor | None = None) -> Int8Block:
+    """Return the weights of a block in int8; `source_gain` is as for `projection`."""
     width, head_dim = len(block.mlp_norm.weight), block.attention.head_dim
     return Int8Block(
-        project=Int8Matrix.of(_projection(block)),
+        project=Int8Matrix.of(projection(block, source_gain)),
         output=Int8Matrix.of(block.attention.output.weight),
         up=Int8Matrix.of(_up(block)),
         down=Int8Matrix.of(block.mlp.down.weight),
@@ -240,10 +241,15 @@ def _in_bytes(block: Block, eps: float) -> Int8Block:
     )
 
 
-def _projection(block: Block) -> Tensor:
-    """Return the weights of queries, keys and values for an input normalised to unit length, `[3 * d, d]`."""
-    attention, gain = block.attention, block.attention_norm.weight * len(block.attention_norm.weight) ** 0.5
-    return torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]) * gain
+def projection(block: Block, source_gain: Tensor | None = None) -> Tensor:
+    """Return the weights of queries, keys and values for an input normalised to unit length, `[3 * d, d]`.
+
+    Keys and values may come from another input, with a norm of its own: `source_gain` is the gain of that.
+    """
+    attention, gain = block.attention, block.attention_norm.weight
+    source_gain = gain if source_gain is None else source_gain
+    weights = [attention.query.weight * gain, attention.key.weight * source_gain, attention.value.weight * source_gain]
+    return torch.cat(weights) * len(gain) ** 0.5
 
 
 def _up(block: Block) -> Tensor:
@@ -251,10 +257,14 @@ def _up(block: Block) -> Tensor:
     return block.mlp.up.weight * block.mlp_norm.weight * len(block.mlp_norm.weight) ** 0.5
 
 
-def _rotary_of(block: Block, fraction: float) -> RotaryTable:
+def gains_of(block: Block) -> Tensor:
+    """Return the gains of a block's normalised queries and keys, with the scale of attention, `[2, head_dim]`."""
     attention = block.attention
-    gains = [attention.query_norm.weight, attention.key_norm.weight * attention.head_dim**0.5]
-    return RotaryTable(torch.stack(gains), fraction)
+    return torch.stack([attention.query_norm.weight, attention.key_norm.weight * attention.head_dim**0.5])
+
+
+def _rotary_of(block: Block, fraction: float) -> RotaryTable:
+    return RotaryTable(gains_of(block), fraction)
 
 
 class RotaryTable:

@@ -28,7 +28,7 @@ class FieldHeads(nn.Module):
         super().__init__()
         self.slices = field_slices(sizes, sum(sizes))
         self.chosen = nn.Embedding(sum(sizes) - sizes[-1], d_model)  # nothing is predicted given the last field
-        self.mlps = nn.ModuleList(_FieldMLP(d_model) for _ in sizes[1:])
+        self.mlps = nn.ModuleList(FieldMLP(d_model) for _ in sizes[1:])
         self.offsets = None if offsets is None else Offsets(offsets, sizes, d_model)
         nn.init.normal_(self.chosen.weight)
 
@@ -50,6 +50,10 @@ class FieldHeads(nn.Module):
         """Return logits `[..., size]` of field number `field`, given the ids `[..., field]` of the fields before it."""
         if field:
             latents = self.mlps[field - 1](latents + self.chosen(chosen).sum(-2).to(latents.dtype))
+        return self.of_states(field, latents, chosen, head, lasting)
+
+    def of_states(self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, lasting: Tensor | None) -> Tensor:
+        """Return logits `[..., size]` of a field from the output `[..., d]` of its MLP."""
         logits = F.linear(latents, head[self.slices[field]])
         if self.offsets is not None and field in (0, len(self.slices) - 1):
             assert lasting is not None, "offsets need `lasting`"
@@ -139,7 +143,7 @@ class Offsets(nn.Module):
         return (near * weights[..., None, :]).sum(-1)
 
 
-class _FieldMLP(nn.Module):
+class FieldMLP(nn.Module):
     """`x + mlp(x)`, with RMS norm before and after."""
 
     def __init__(self, d_model: int) -> None:

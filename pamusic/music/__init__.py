@@ -1,1 +1,1 @@
-"""What a performance is, and how it is read, written, heard and seen. Knows NumPy; knows no tokens, no torch."""
+"""Performances: how to represent, read, write, play and describe them. Knows NumPy; knows no tokens, no torch."""

@@ -1,9 +1,9 @@
-"""The messages of all tracks -> parts and pedals, by port and channel.
+"""Turn the messages of all tracks into parts and pedals, by port and channel.
 
 Knows ticks, ports and channels; knows no bytes and no seconds. A player sends all messages of one port and channel to
-one instrument, whichever tracks they stand in. So a program or a pedal counts for the notes of every track there. At
-one tick, programs and pedals count before notes. One exception: a program that follows a note in the same track. The
-tracks of format 2 are patterns that share nothing.
+one instrument, from whichever track. So a program or a pedal applies to the notes of all tracks on its channel. At one
+tick, programs and pedals apply before notes. One exception: a program that follows a note in the same track. The tracks
+of format 2 are patterns that share nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pamusic.music.text import readable
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """Holds the messages of one track, by line (port * 16 + channel), each in the order of the file.
+    """Messages of one track, by line (port * 16 + channel), each in the order of the file.
 
     Attributes:
-        name: the track's, as its bytes.
-        notes: `[num_notes, 5]` onset and offset in ticks, pitch, velocity, own program. That is the program, plus 1,
-            which this track sets at the tick of the onset, before the note; 0 where it sets none there.
-        instants: the same of notes that are released at the tick of their onset.
+        name: Name of the track, as bytes.
+        notes: `[num_notes, 5]` onset and offset in ticks, pitch, velocity, own program. The own program is the program
+            plus 1 that this track sets at the tick of the onset, before the note; 0 if it sets none there.
+        instants: Notes released at the tick of their onset, in the same form.
         programs: `[num_changes, 2]` tick and program.
         pedals: `[num_messages, 3]` tick, control and value.
     """
@@ -50,14 +50,14 @@ def pedals_by_line(tracks: list[dict[int, np.ndarray]]) -> dict[int, np.ndarray]
 
 
 def one_after_another(patterns: list[dict[int, np.ndarray]], ends: list[int]) -> dict[int, np.ndarray]:
-    """Return the pedal messages of each line of a file whose patterns follow one another.
+    """Return the pedal messages of each line of a file with consecutive patterns.
 
-    No pedal stays down from one pattern to the next: it goes up a tick before its pattern ends. At the very tick a
-    message of the next pattern may stand, and there a pedal goes down before it goes up.
+    No pedal stays down from one pattern to the next: it goes up one tick before its pattern ends. At the tick of the
+    end a message of the next pattern may stand, and at one tick a pedal goes down before it goes up.
 
     Args:
-        patterns: for each pattern what `pedals_by_line` returns, in their order.
-        ends: the tick at which each pattern ends.
+        patterns: Result of `pedals_by_line` for each pattern, in order.
+        ends: Tick at which each pattern ends.
     """
     separate = [
         {line: _up_before(end, messages) for line, messages in by_line.items()}
@@ -67,7 +67,7 @@ def one_after_another(patterns: list[dict[int, np.ndarray]], ends: list[int]) ->
 
 
 def _up_before(end: int, messages: np.ndarray) -> np.ndarray:
-    """Return the pedal messages of a pattern, all before its end, and in the end no pedal down."""
+    """Return the pedal messages of a pattern before its end, with every pedal up at the end."""
     before = messages[messages[:, 0] < end]
     down = {control: value for _, control, value in before.tolist()}
     ups = [(end - 1, control, 0) for control, value in down.items() if value]
@@ -84,9 +84,9 @@ def parts_of(tracks: list[Played], pedals: dict[int, np.ndarray], lost: list[int
     """Yield the parts that have notes, in the order of tracks, lines and programs.
 
     Args:
-        tracks: those of the file.
-        pedals: of `pedals_by_line`.
-        lost: gets the number of notes of a track that have no length and do not sound.
+        tracks: Tracks of the file.
+        pedals: Result of `pedals_by_line`.
+        lost: List that receives, for each track, the number of notes without length that do not sound.
     """
     changes = _changes_by_line(tracks)
     for number, track in enumerate(tracks):
@@ -110,11 +110,11 @@ def parts_of(tracks: list[Played], pedals: dict[int, np.ndarray], lost: list[int
 
 @dataclass(frozen=True, eq=False)
 class _Changes:
-    """Holds the changes of program of a line, by tick; those of one tick in the order of tracks.
+    """Program changes of a line, by tick; at one tick in the order of tracks.
 
     Attributes:
         tick, track, program: `[num_changes]`, int64.
-        before: `[num_changes]`, the place of the last change of an earlier tick or track; -1 where there is none.
+        before: `[num_changes]`, index of the last change of an earlier tick or track; -1 if there is none.
     """
 
     tick: np.ndarray
@@ -150,10 +150,10 @@ def _changes_by_line(tracks: list[Played]) -> dict[int, _Changes]:
 def _sounding_instants(
     instants: np.ndarray, notes: np.ndarray, pedal: np.ndarray | None, line: int
 ) -> tuple[np.ndarray, int]:
-    """Return the notes without length that sound, each a tick long, and the number of those that are lost.
+    """Return the notes without length that sound, each one tick long, and the number of those that do not.
 
-    A note sounds where the sustain pedal is down: its string rings until the pedal goes up. A drum always sounds. Where
-    the same key has another note-on at the same tick, nothing is lost: the key sounds from that tick on.
+    Such a note sounds while the sustain pedal is down, until the pedal goes up. A drum always sounds. If the same key
+    has another note-on at the same tick, nothing is lost: the key sounds from that tick on.
     """
     key = instants[:, 0] << 7 | instants[:, 2]
     last = len(key) - 1 - np.unique(key[::-1], return_index=True)[1]

@@ -1,4 +1,4 @@
-"""The bytes of a Standard MIDI File -> its header and its tracks, however broken.
+"""Split the bytes of a Standard MIDI File, however broken, into its header and its tracks.
 
 Knows chunks and their lengths; knows no messages. A second file in the same bytes is left out.
 """
@@ -12,15 +12,15 @@ from pamusic.errors import PamusicError
 from pamusic.music.foreign import check_is_midi, is_riff
 from pamusic.music.midi_contents import KINDS, Repair
 
-FAR_BEFORE_HEADER = 4096  # MacBinary puts 128 bytes before it, mail and web servers some lines
+FAR_BEFORE_HEADER = 4096  # MacBinary puts 128 bytes before it; mail and web servers put some lines
 SECOND_FILE = b"MThd\0\0\0\6"
-# Frames a second as they stand in the division -> (frames that we call a quarter, microseconds these take).
+# Frames per second as coded in the division -> (frames that we call a quarter, their duration in microseconds).
 SMPTE = {24: (24, 1_000_000), 25: (25, 1_000_000), 29: (30, 1_001_000), 30: (30, 1_000_000)}
 
 
 @dataclass
 class Log:
-    """Counts what was mended so far."""
+    """Counts of the repairs so far."""
 
     counts: dict[str, int] = field(default_factory=dict)
     cut_tick: int | None = None
@@ -43,7 +43,7 @@ class Log:
 
 
 def from_header_on(data: bytes, name: str, log: Log) -> tuple[bytes, int]:
-    """Return the data from the header on, and where in it the first chunk begins."""
+    """Return the data from the header on, and the place in it where the first chunk begins."""
     check_is_midi(data, name, far=FAR_BEFORE_HEADER)
     has_wrapping = is_riff(data)
     start = data.find(b"MThd")
@@ -54,7 +54,7 @@ def from_header_on(data: bytes, name: str, log: Log) -> tuple[bytes, int]:
     data = data[start:]
     if len(data) < 14:
         raise PamusicError(
-            f"{name}: is cut off within its header ({len(data)} bytes of 14); fetch it anew", rule="cut off"
+            f"{name}: is cut off within its header ({len(data)} bytes of 14); download it again", rule="cut off"
         )
     length = int.from_bytes(data[4:8], "big")
     if length < 6 or length > len(data) or data[8] or data[9] > 2:
@@ -64,16 +64,16 @@ def from_header_on(data: bytes, name: str, log: Log) -> tuple[bytes, int]:
 
 
 def time_base(division: int, name: str) -> tuple[int, int | None]:
-    """Return the ticks in a quarter; and the microseconds in a quarter, or None where tempi set them."""
+    """Return the ticks per quarter, and the microseconds per quarter (None if tempi set them)."""
     if division == 0:
-        raise PamusicError(f"{name}: has no ticks in a quarter; save it anew in a sequencer", rule="no time base")
+        raise PamusicError(f"{name}: has 0 ticks per quarter; save it again in a sequencer", rule="no time base")
     if division < 0x8000:
         return division, None
     frames, ticks = 256 - (division >> 8), division & 0xFF
     if frames not in SMPTE or not ticks:
         raise PamusicError(
-            f"{name}: counts {ticks} ticks in a frame and {frames} frames a second, not 24, 25, 29 or 30; "
-            "save it anew in a sequencer",
+            f"{name}: has {ticks} ticks per frame and {frames} frames per second, but frames must be 24, 25, 29 or 30; "
+            "save it again in a sequencer",
             rule="no time base",
         )
     frames, tempo = SMPTE[frames]
@@ -81,15 +81,15 @@ def time_base(division: int, name: str) -> tuple[int, int | None]:
 
 
 def track_spans(data: bytes, at: int, log: Log) -> Iterator[tuple[int, int, bool]]:
-    """Yield (first byte, end, whether its length was as said) of each track, whatever number the header has.
+    """Yield (first byte, end, whether its length was right) of each track, whatever number the header gives.
 
-    A chunk's length is believed where the file, a track's last message or another chunk stands at its end. Otherwise
-    the chunk ends where the next track begins.
+    A chunk's length is accepted if the end of the file, an end-of-track message or another chunk stands at its end.
+    Otherwise the chunk ends where the next track begins.
 
     Args:
-        data: the file, from its header on.
-        at: where the first chunk begins.
-        log: gets what is left out.
+        data: Bytes of the file, from its header on.
+        at: Place where the first chunk begins.
+        log: Log that counts what is left out.
     """
     has_track = False
     while at < len(data):
@@ -115,7 +115,7 @@ def track_spans(data: bytes, at: int, log: Log) -> Iterator[tuple[int, int, bool
 
 
 def _next_track(data: bytes, at: int) -> int:
-    """Return where the next track or the next file begins; the end of the data where there is none."""
+    """Return the place where the next track or the next file begins; the end of the data if there is none."""
     track = data.find(b"MTrk", at)
     end = track if track >= 0 else len(data)
     second = data.find(SECOND_FILE, at, end)
@@ -123,7 +123,7 @@ def _next_track(data: bytes, at: int) -> int:
 
 
 def _is_chunk(data: bytes, at: int) -> bool:
-    """Return whether a chunk begins here that ends within the file."""
+    """Return whether a chunk that ends within the file begins here."""
     kind = data[at : at + 4]
     if kind == b"MTrk":
         return True

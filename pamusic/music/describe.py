@@ -1,4 +1,4 @@
-"""What is in a MIDI file, and what is played in it: for a person who wants to know before using it.
+"""Summarise a MIDI file and the performance in it, for a person who wants to know before using it.
 
 Knows tracks, tempi and performances; judges nothing, changes nothing, knows no tokens.
 """
@@ -19,16 +19,16 @@ PEDAL_NAMES = {SUSTAIN: "sustain", SOSTENUTO: "sostenuto", SOFT: "soft"}
 
 @dataclass(frozen=True)
 class Track:
-    """What one track plays on one channel with one program.
+    """The notes of one track on one channel with one program.
 
     Attributes:
-        number: what `--tracks` calls it, from 1 on.
-        name: the track's.
-        channel: 1 to 16.
-        program: 0 to 127, of General MIDI.
-        is_drum: whether it is on the channel of the drums.
-        num_notes: how many it strikes.
-        taken: whether we read it.
+        number: Number for `--tracks`, from 1.
+        name: Name of the track.
+        channel: Channel, 1 to 16.
+        program: General MIDI program, 0 to 127.
+        is_drum: Whether it is on the drum channel.
+        num_notes: Number of notes.
+        taken: Whether pamusic reads it.
     """
 
     number: int
@@ -42,16 +42,16 @@ class Track:
 
 @dataclass(frozen=True)
 class File:
-    """How a file is laid out.
+    """Layout of a file.
 
     Attributes:
-        format: 0, 1 or 2, of the Standard MIDI File.
-        ticks_per_quarter: its resolution; None where it counts seconds (SMPTE).
-        ticks_per_second: its resolution there; None elsewhere.
-        num_tempi: at how many places a tempo is set.
-        slowest_bpm, fastest_bpm: quarters a minute; the standard's 120 where none is set; None where it counts seconds.
-        tracks: those with notes.
-        made_by: what pamusic wrote into it of how it was made; None elsewhere.
+        format: Format of the Standard MIDI File: 0, 1 or 2.
+        ticks_per_quarter: Resolution; None for SMPTE time.
+        ticks_per_second: Resolution for SMPTE time; None otherwise.
+        num_tempi: Number of places where a tempo is set.
+        slowest_bpm, fastest_bpm: Quarters per minute; the standard's 120 if no tempo is set; None for SMPTE time.
+        tracks: Tracks with notes.
+        made_by: The record that pamusic wrote into the file; None if there is none.
     """
 
     format: int
@@ -66,12 +66,12 @@ class File:
 
 @dataclass(frozen=True)
 class PedalUse:
-    """How one pedal is used.
+    """Use of one pedal.
 
     Attributes:
-        num_messages: how often it moves.
-        num_values: how many different values it takes.
-        up, shallow, deep, down: the share of time at 0, at 1 to 63, at 64 to 126, at 127.
+        num_messages: Number of its messages.
+        num_values: Number of different values.
+        up, shallow, deep, down: Shares of the time at 0, at 1 to 63, at 64 to 126, and at 127.
     """
 
     num_messages: int
@@ -84,16 +84,16 @@ class PedalUse:
 
 @dataclass(frozen=True)
 class PerformanceSummary:
-    """What is played.
+    """Summary of a performance.
 
     Attributes:
-        seconds: from 0 to the last thing that happens.
-        num_notes: strokes.
-        pitches, velocities: lowest and highest.
-        notes_per_second: over all of it.
-        most_keys: down at once.
-        keys: down at once on average, while any is.
-        pedals: by name, those that move.
+        seconds: Time of the last event.
+        num_notes: Number of notes.
+        pitches, velocities: Lowest and highest.
+        notes_per_second: Mean over the whole duration.
+        most_keys: Largest number of keys down at once.
+        keys: Mean number of keys down, over the time in which any is down.
+        pedals: Use of each pedal that moves, by name.
     """
 
     seconds: float
@@ -107,11 +107,11 @@ class PerformanceSummary:
 
 
 def describe_file(contents: Contents, taken: list[Part]) -> File:
-    """How a file is laid out.
+    """Describe the layout of a file.
 
     Args:
-        contents: of the file, from `midi.read_contents`.
-        taken: those of its parts that are read.
+        contents: Contents of the file, from `midi.read_contents`.
+        taken: Parts that pamusic reads.
     """
     smpte = contents.has_smpte_time
     bpm = [60e6 / tempo for _, tempo in contents.tempos]
@@ -133,9 +133,9 @@ def describe_file(contents: Contents, taken: list[Part]) -> File:
 
 
 def describe_performance(performance: Performance) -> PerformanceSummary:
-    """Return what is played in a performance that has notes."""
+    """Summarise a performance that has notes."""
     notes, seconds = performance.notes, performance.duration
-    times = np.concatenate([notes["offset"], notes["onset"]])  # at one instant keys go up before others go down
+    times = np.concatenate([notes["offset"], notes["onset"]])  # at one instant offsets come before onsets
     order = np.argsort(times, kind="stable")
     down = np.cumsum(np.repeat([-1, 1], len(notes))[order])
     lasts = np.diff(times[order], append=times[order][-1])

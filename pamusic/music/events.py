@@ -1,4 +1,4 @@
-"""A performance as a list of events in time: what a stream can carry and a port can play.
+"""Turn a performance into a list of timed events, the form that a stream carries and a port plays.
 
 Knows keys, pedals and seconds; knows no messages and no clock.
 """
@@ -12,7 +12,7 @@ from pamusic.music.performance import Performance
 
 
 class EventType(IntEnum):
-    """What happens; in the order of what happens at one moment, as in the files that `splicing` writes."""
+    """Types of events, in the order in which events of one instant occur, as in the files that `splicing` writes."""
 
     NOTE_OFF = 0
     PEDAL = 1
@@ -20,13 +20,13 @@ class EventType(IntEnum):
 
 
 class Event(NamedTuple):
-    """One thing that is played.
+    """One event of a performance.
 
     Attributes:
-        time: in seconds.
-        type: a note ends or begins, or a pedal moves.
-        number: the key's pitch, or the pedal's control number.
-        value: a velocity for a note-on, a pedal's depth from 0 (up) to 127 (down); 0 for a note-off.
+        time: Time in seconds.
+        type: Note-off, pedal or note-on.
+        number: Pitch of the key, or control number of the pedal.
+        value: Velocity of a note-on; depth of a pedal from 0 (up) to 127 (down); 0 for a note-off.
     """
 
     time: float
@@ -36,7 +36,7 @@ class Event(NamedTuple):
 
 
 def events(performance: Performance) -> list[Event]:
-    """Return all events of a performance, in order; within a moment and a type by key, pedals as they come."""
+    """Return all events of a performance, by time, then type, then key; pedals of one instant keep their order."""
     notes = performance.notes.tolist()
     done = [Event(onset, EventType.NOTE_ON, pitch, velocity) for onset, _, pitch, velocity in notes]
     done += [Event(offset, EventType.NOTE_OFF, pitch) for _, offset, pitch, _ in notes]

@@ -1,10 +1,11 @@
-"""A plain MIDI file -> its parts, in ticks, by symusic, in about a millisecond.
+"""Read a plain MIDI file into its parts, in ticks, with symusic, in about a millisecond.
 
 Knows messages by their bytes; knows no seconds and no pianos. Whether a file is plain is checked, never assumed. All
-other files are left to `lenient_reader.py`, a microsecond a byte. The tests hold the two readers to the same result.
+other files go to `lenient_reader.py`, which takes a microsecond per byte. The tests hold the two readers to the same
+result.
 
-Symusic keeps neither track nor channel. So each channel of each track gets one more note, behind the end: its pitch is
-the channel, its length the track.
+Symusic keeps neither track nor channel. So each channel of each track gets one extra note after the end: its pitch is
+the channel, its length is the track number plus 1.
 """
 
 from __future__ import annotations
@@ -20,29 +21,30 @@ from pamusic.music.midi_contents import MAX_PARTS, NUM_CHANNELS, Contents, Part
 from pamusic.music.performance import PEDALS
 from pamusic.music.text import readable
 
-# Deltas and messages as they stand in a file, and the tick that four of the longest deltas lead to.
+# Deltas and messages as bytes of a file, and the tick that four of the longest deltas lead to.
 LONGEST_DELTA, EMPTY_TEXT, END_OF_TRACK = b"\xff\xff\xff\x7f", b"\xff\x01\x00", b"\xff\x2f\x00"
 SIGN = "end of a track, as pamusic marks it"  # a marker (meta message 6)
 NEVER = 4 * (2**28 - 1)
 NOTE_ON, CONTROL, PROGRAM, PRESSURE = 0x90, 0xB0, 0xC0, 0xD0
 META, PORT, SET_TEMPO = 0xFF, 0x21, 0x51
-IS_PEDAL = np.isin(np.arange(256), PEDALS)  # of each control's number
-UNREADABLE = "\ufffd"  # what symusic makes of a byte that is not UTF-8
+IS_PEDAL = np.isin(np.arange(256), PEDALS)  # by control number
+UNREADABLE = "\ufffd"  # symusic's replacement for a byte that is not UTF-8
 
-# Messages of notes, controls and the like, in a row, each after its delta, with running status; one of another kind.
+# A run of channel messages, each after its delta, with running status; and one message of another kind.
 NUMBER, DATA = rb"[\x80-\xff]{0,3}+[\0-\x7f]", rb"[\0-\x7f]"
 OF_TWO, OF_ONE = rb"[\x80-\xbf\xe0-\xef]%b{2}(?:%b%b{2})*+" % (DATA, NUMBER, DATA), rb"[\xd0-\xdf]%b" % DATA
 COMMON_MESSAGES = re.compile(rb"(?:%b(?:%b|%b))*+" % (NUMBER, OF_TWO, OF_ONE))
 OTHER_MESSAGE = re.compile(rb"%b(?:([\xc0-\xcf])(%b)|\xff(%b)(%b))" % (NUMBER, DATA, DATA, NUMBER))
 
-Programs = dict[int, int]  # of a track: the program of each channel that gets one
+Programs = dict[int, int]  # program of each channel in a track that sets one
 
 
 def read_plain(data: bytes) -> Contents | None:
-    """Return what a plain file holds; None where symusic refuses it, or does not tell all that we have to know.
+    """Return the contents of a plain file; None if symusic refuses it, or does not report all that we need.
 
-    Symusic gives each release to the oldest open note of its key, pretty_midi to all that began earlier. So where
-    notes of a key overlap they are paired anew. So that none is lost, all keys are released after the end.
+    Symusic pairs each release with the oldest open note of its key; pretty_midi ends all notes that began earlier. So
+    overlapping notes of a key are paired again as in pretty_midi. All keys are released after the end, so that no note
+    is lost.
     """
     plain = _marked(data)
     if plain is None:
@@ -54,10 +56,10 @@ def read_plain(data: bytes) -> Contents | None:
         return None
     signs = [marker.time for marker in score.markers if marker.text == SIGN]
     if len(signs) != len(programs) or not all(0 <= tick < NEVER // 2 for tick in signs):
-        return None  # a message went on beyond the end of its track, or ticks beyond what symusic can count
+        return None  # a message extends beyond the end of its track, or ticks exceed symusic's counter
     tempos = score.tempos.numpy()
     if np.any((np.diff(tempos["time"]) == 0) & (np.diff(tempos["mspq"]) != 0)) or not np.all(tempos["mspq"]):
-        return None  # symusic sorts them, and from some twenty on shuffles those of one tick
+        return None  # symusic sorts tempi, and from about twenty on reorders those of one tick
     parts: list[Part] = []
     pedals: list[dict[int, np.ndarray]] = [{} for _ in programs]
     for track in score.tracks:
@@ -78,7 +80,7 @@ def read_plain(data: bytes) -> Contents | None:
 
 
 def _part(track: symusic.core.TrackTick) -> Part | None:
-    """Return what symusic read on one channel of a track; None where its mark is missing or notes cannot be paired."""
+    """Return the notes of one channel of a track; None if its mark is missing or its notes cannot be paired."""
     columns = track.notes.numpy()
     onset, duration, pitch = (columns[name].astype(np.int64) for name in ("time", "duration", "pitch"))
     if not len(onset) or onset[-1] < NEVER or UNREADABLE in track.name:
@@ -94,7 +96,7 @@ def _part(track: symusic.core.TrackTick) -> Part | None:
 
 
 def _has_programs_of_its_own(parts: list[Part], programs: list[Programs]) -> bool:
-    """Return whether no program of a track counts for the notes of another track; all begin with program 0."""
+    """Return whether each program change affects only notes of its own track; every channel starts with program 0."""
     for channel in range(NUM_CHANNELS):
         sets = [(number, track[channel]) for number, track in enumerate(programs) if channel in track]
         if any(program for _, program in sets):
@@ -105,11 +107,11 @@ def _has_programs_of_its_own(parts: list[Part], programs: list[Programs]) -> boo
 
 
 def _marked(data: bytes) -> tuple[bytes, list[Programs]] | None:
-    """Return the file with marks behind the end of each track, and the programs of its tracks; None if it is not plain.
+    """Return the file with marks after the end of each track, and the programs of its tracks; None if it is not plain.
 
-    Plain is: nothing but a header and as many tracks as it says, each of them ended by its only end of track; no sysex
-    and no tempo of odd length, both of which symusic misreads; no port but the first; at most one program for each
-    channel of a track.
+    A plain file has a header and exactly the number of tracks that it states. Each track has one end of track, at its
+    end. It has no sysex and no tempo of a wrong length, since symusic misreads both; only port 0; and at most one
+    program per channel of a track.
     """
     division = int.from_bytes(data[12:14], "big")
     if data[:9] != b"MThd\0\0\0\6\0" or data[9:10] > b"\1" or not 0 < division < 0x8000:
@@ -136,14 +138,15 @@ def _marked(data: bytes) -> tuple[bytes, list[Programs]] | None:
         parts += [b"MTrk", len(chunk).to_bytes(4, "big"), chunk]
         programs.append(its_programs)
         at = end
-    # Symusic may look a few bytes beyond the end.
+    # Symusic may read a few bytes beyond the end.
     return (b"".join([*parts, bytes(16)]), programs) if at == len(data) else None
 
 
 def _programs_at_a_glance(chunk: bytes) -> Programs | None:
-    """Return the programs of a plain track, found in all its bytes at once; None where a delta or a name hides them.
+    """Return the programs of a plain track from one scan of its bytes; None if a delta or a name makes this unsafe.
 
-    A delta may look like a program, so some may be too many. No other message may follow by running status.
+    A delta can look like a program change, so the result may contain extra programs. No other message may follow a
+    program change by running status.
     """
     if chunk[-3:] != END_OF_TRACK:
         return None
@@ -162,7 +165,7 @@ def _programs_at_a_glance(chunk: bytes) -> Programs | None:
 
 
 def _programs(chunk: bytes) -> Programs | None:
-    """Return the programs of a plain track, read message by message; None where it is not plain."""
+    """Return the programs of a plain track, read message by message; None if it is not plain."""
     at, programs = 0, Programs()
     while True:
         if (common := COMMON_MESSAGES.match(chunk, at)) and (message := OTHER_MESSAGE.match(chunk, common.end())):
@@ -172,7 +175,7 @@ def _programs(chunk: bytes) -> Programs | None:
         status, program, kind, length = message.groups()
         if status:
             if status[0] - PROGRAM in programs:
-                return None  # what a note belongs to when its program changes
+                return None  # a second program: its notes may belong to either
             programs[status[0] - PROGRAM] = program[0]
         elif kind[0] == END_OF_TRACK[1]:
             return programs if length == b"\0" and at == len(chunk) else None
@@ -185,7 +188,7 @@ def _programs(chunk: bytes) -> Programs | None:
 
 
 def _value(number: bytes) -> int:
-    """Return the value of a number of seven bits a byte."""
+    """Return the value of a variable-length number (seven bits per byte)."""
     value = 0
     for byte in number:
         value = value << 7 | byte & 0x7F
@@ -199,16 +202,16 @@ def _all_keys_released(channel: int) -> bytes:
 
 @lru_cache(maxsize=256)
 def _mark(channel: int, track: int) -> bytes:
-    """Return a note whose length is the track and whose pitch is the channel; then the next message's delta."""
+    """Return a note with the channel as its pitch and the track number plus 1 as its length, then the next delta."""
     length = track + 1
     delta = bytes([0x80 | length >> 14, 0x80 | length >> 7 & 0x7F, length & 0x7F])
     return bytes([NOTE_ON + channel, channel, 1]) + delta + bytes([0x80 + channel, channel, 0, 0])
 
 
 def _released(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.ndarray | None:
-    """Return the offsets `[num_notes]` as pretty_midi pairs them, from symusic's; None where these do not tell.
+    """Return the offsets `[num_notes]` as pretty_midi pairs them, from symusic's; None if these do not determine them.
 
-    A release ends all notes of its key that began earlier, so each ends with the first release after it.
+    A release ends all notes of its key that began earlier, so each note ends with the first release after its onset.
     """
     if not len(onset):
         return offset

@@ -1,4 +1,4 @@
-"""Files that are no Standard MIDI Files: what each is, and what to do about it. A packed MIDI file is unpacked.
+"""Recognise files that are not Standard MIDI Files, and say what to do with them. Unpack a MIDI file packed by gzip.
 
 Knows how formats begin; knows nothing of MIDI but its first four letters.
 """
@@ -14,15 +14,15 @@ from pamusic.errors import PamusicError
 from pamusic.music.midi_contents import MAX_FILE_BYTES, check_size
 
 GZIP, ZIP = b"\x1f\x8b", b"PK\3\4"
-LOOKED_AT = 4096  # bytes, for words of markup
-SMALL_PIECE = 64  # bytes of a gzip file that are unpacked first; its smallest member has 20
+LOOKED_AT = 4096  # bytes that are searched for markup
+SMALL_PIECE = 64  # first bytes of a gzip member to unpack; the smallest member has 20
 EXPORT = "export it as MIDI in a notation program, such as MuseScore"
-TRANSCRIBE = "transcribe it with other software, or take a MIDI file of the piece"
-FETCH = "fetch the file itself anew"
-UNPACK = "unpack it and give what is in it"
-GIVE_ARCHIVE = "give it to a command that takes folders"
+TRANSCRIBE = "transcribe it with other software, or use a MIDI file of the piece"
+FETCH = "download the file itself again"
+UNPACK = "unpack it and pass the file inside"
+GIVE_ARCHIVE = "pass it to a command that reads folders"
 
-# What such files begin with -> what they are, and what to do.
+# First bytes of a file -> its format, and what to do with it.
 BEGINNINGS = (
     (b"SMF2CLIP", "a MIDI 2.0 clip", "save it as a Standard MIDI File of MIDI 1.0"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
@@ -40,7 +40,7 @@ BEGINNINGS = (
     (b"\x18FICHIER GUITAR PRO", "a Guitar Pro tablature", "export it as MIDI in Guitar Pro or TuxGuitar"),
     (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself with git lfs pull"),
 )
-# The same of markup: an expression for its first words.
+# The same for markup: a pattern for its first words.
 MARKUPS = (
     (rb"<score-(partwise|timewise)|<!doctype\s+score-", "MusicXML, a score", EXPORT),
     (rb"<musescore", "a score of MuseScore", EXPORT),
@@ -51,20 +51,20 @@ MARKUPS = (
 
 
 def read_file(file: BinaryIO, name: str) -> bytes:
-    """Return what is in an open file; if gzip has packed it, the unpacked bytes. Every MIDI file is read by this.
+    """Return the bytes of an open file, unpacked if gzip has packed them. Every MIDI file is read by this function.
 
     Raises:
-        PamusicError: it is larger than any MIDI file of music, or broken.
-        OSError: it cannot be read.
+        PamusicError: the file is larger than any MIDI file of music, or broken.
+        OSError: the file cannot be read.
     """
     return unpacked(file.read(MAX_FILE_BYTES + 1), name)
 
 
 def unpacked(data: bytes, name: str) -> bytes:
-    """Return a file as it is; if gzip has packed it, the unpacked bytes. What is returned is not packed.
+    """Return the bytes of a file, unpacked if gzip has packed them; the result is never packed.
 
     Raises:
-        PamusicError: it is broken, packed more than once, or larger than any MIDI file of music.
+        PamusicError: the file is broken, packed more than once, or larger than any MIDI file of music.
     """
     check_size(len(data), name)
     if not data.startswith(GZIP):
@@ -73,7 +73,7 @@ def unpacked(data: bytes, name: str) -> bytes:
         whole = _members(data, name)
     except zlib.error as error:
         raise PamusicError(
-            f"{name}: is a broken gzip file ({error}); fetch it anew", rule="a broken gzip file"
+            f"{name}: is a broken gzip file ({error}); download it again", rule="a broken gzip file"
         ) from None
     if whole.startswith(GZIP):
         raise PamusicError(
@@ -83,10 +83,10 @@ def unpacked(data: bytes, name: str) -> bytes:
 
 
 def _members(data: bytes, name: str) -> bytes:
-    """Return what the members of a gzip file hold, one after another.
+    """Return the contents of the members of a gzip file, one after another.
 
-    A member tells its length only when it has been read, and then what was read too much is copied. So each member is
-    read in pieces, small ones first: all of it takes time in proportion to the bytes.
+    The length of a member is known only after reading it, and bytes read beyond its end are copied. So each member is
+    read in pieces that start small and grow, which takes time in proportion to the bytes.
     """
     whole, view, at = bytearray(), memoryview(data), 0
     while data.startswith(GZIP, at):
@@ -103,15 +103,15 @@ def _members(data: bytes, name: str) -> bytes:
 
 
 def check_is_midi(data: bytes, name: str, *, far: int) -> None:
-    """Refuse what is no MIDI file, with what it is and what to do.
+    """Raise an error if the data is not a MIDI file; the error names the format and says what to do.
 
     Args:
-        data: the file.
-        name: how to call it in an error.
-        far: how many bytes may stand before its header.
+        data: Bytes of the file.
+        name: Name of the file in errors.
+        far: Largest number of bytes before the header.
 
     Raises:
-        PamusicError: it is none.
+        PamusicError: the data is not a MIDI file.
     """
     kind = _archive(data, name)
     if not kind and data.find(b"MThd", 0, None if is_riff(data) else far) >= 0:
@@ -121,12 +121,12 @@ def check_is_midi(data: bytes, name: str, *, far: int) -> None:
 
 
 def is_riff(data: bytes) -> bool:
-    """Return whether it is a MIDI file in Microsoft's wrapping (.rmi)."""
+    """Return whether the data is a MIDI file in Microsoft's RIFF wrapping (.rmi)."""
     return data[:4] == b"RIFF" and data[8:12] == b"RMID"
 
 
 def _archive(data: bytes, name: str) -> tuple[str, str] | None:
-    """Return what an archive is and what to do; None for any other file, which may be a MIDI file."""
+    """Return the kind of an archive and what to do with it; None for any other file, which may be a MIDI file."""
     if not data.startswith(ZIP):
         return None
     if b".mscx" in data:
@@ -138,7 +138,7 @@ def _archive(data: bytes, name: str) -> tuple[str, str] | None:
 
 
 def _kind(data: bytes) -> tuple[str, str]:
-    """Return what a file is that is neither a MIDI file nor an archive, and what to do."""
+    """Return the kind of a file that is neither a MIDI file nor an archive, and what to do with it."""
     for beginning, what, remedy in BEGINNINGS:
         if data.startswith(beginning):
             return f"but {what}", remedy
@@ -156,4 +156,4 @@ def _kind(data: bytes) -> tuple[str, str]:
         for words_of_it, what, remedy in MARKUPS:
             if re.search(words_of_it, words):
                 return f"but {what}", remedy
-    return f"(it begins with {data[:4]!r}, not b'MThd')", "give a Standard MIDI File (.mid)"
+    return f"(it begins with {data[:4]!r}, not b'MThd')", "use a Standard MIDI File (.mid)"

@@ -1,4 +1,4 @@
-"""What the channels of a file are in the middle of at some tick: keys and pedals that are down, sounds and programs.
+"""Track the state of a file's channels at a tick: open keys and pedals, sounds and programs.
 
 Knows messages and ticks; knows no seconds and no files.
 """
@@ -14,11 +14,11 @@ from pamusic.music.performance import PEDALS
 
 @dataclass
 class Key:
-    """Keeps what is open on a key in the middle of a track.
+    """Open notes of a key in the middle of a track.
 
     Attributes:
-        onsets: the ticks of its open notes, as `read_leniently` pairs them.
-        num_unanswered: how many more notes began than ended: some sequencers hold so many open.
+        onsets: Ticks of its open notes, as `read_leniently` pairs them.
+        num_unanswered: Number of note-ons minus note-offs; some sequencers hold this number of notes open.
     """
 
     onsets: list[int] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Key:
         self.num_unanswered += 1
 
     def release(self, tick: int) -> None:
-        """End the notes of earlier ticks; where there are none, forget those that begin at this tick."""
+        """End the notes of earlier ticks; if there are none, forget the notes that begin at this tick."""
         was_down = any(onset < tick for onset in self.onsets)
         self.onsets = [onset for onset in self.onsets if onset == tick and was_down]
         self.num_unanswered = max(0, self.num_unanswered - 1)
@@ -38,15 +38,15 @@ class Key:
 
 @dataclass
 class State:
-    """Keeps what a channel is in the middle of.
+    """State of a channel.
 
     Attributes:
-        keys: by pitch.
-        pedals: those that are down, and how far.
-        controls: all others.
-        sound: what they were at its last note-on, before it was faded out, say.
-        last_onset: the tick of that note-on.
-        program, bend: as they are.
+        keys: Keys by pitch.
+        pedals: Values of the pedals that are down.
+        controls: Values of all other controls.
+        sound: Values of these controls at the last note-on, which a later fade-out does not change.
+        last_onset: Tick of that note-on.
+        program, bend: Current values.
     """
 
     keys: dict[int, Key] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class State:
 
 
 def states_of(timed: list[tuple[int, mido.Message]]) -> dict[int, State]:
-    """Return what each channel is in the middle of after these messages."""
+    """Return the state of each channel after these messages."""
     states: dict[int, State] = {}
     for tick, message in timed:
         kind = message.type

@@ -1,22 +1,24 @@
-"""Standard MIDI File -> its parts, in ticks: the reader that refuses little and says what it mended.
+"""Read a Standard MIDI File into its parts, in ticks; this reader refuses little and reports its repairs.
 
-Knows a file message by message; knows no seconds and no pianos. It stands behind the fast reader of `midi.py`, which
-takes plain files alone, and gives the same `Contents`: choice of tracks, tempo map and all that follows are one
-mechanism. It is also that reader's plain twin: on a plain file both give the same, and the tests hold them together.
+Knows a file message by message; knows no seconds and no pianos. It handles the files that the fast reader of `midi.py`
+refuses, and gives the same `Contents`: the choice of tracks, the tempo map and all later steps are shared. It is also
+the plain twin of that reader: on a plain file both give the same result, and the tests hold them together.
 
-Why not mend the bytes and hand them to the fast reader: which stroke a release ends depends on the order within a
-tick, and that reader does not keep it. Why not mido: it refuses a file as a whole where one chunk is cut, and tells
-nobody what it clipped.
+Why not repair the bytes and use the fast reader: which note a release ends depends on the order within a tick, and that
+reader does not keep this order. Why not mido: it refuses a whole file if one chunk is cut, and does not report what it
+clips.
 
-What players do, we do: a chunk of wrong length ends where the next one begins, a message too short ends its track,
-running status holds across meta messages and sysex, what lies outside the tracks is passed over. Tracks beyond those
-that the header counts are left out, unless those have no notes. Strokes are paired as pretty_midi pairs them: a release
-closes all strokes of its key that are open and began earlier, and forgets those of its own tick. Unlike pretty_midi we
-keep a stroke that is never released: it ends where its key is struck anew, or with its track. We also keep a stroke
-that is released in its own tick, where it sounds. Programs and pedals belong to a channel of the file, not of a track
-(`channels.py`). Tracks of format 2 are patterns of their own: each begins where the one before it ends, at the tempo of
-the standard, with program 0 and its pedals up. Frames of SMPTE become ticks, whatever the tempo: 30 of them last a
-second, in drop frame (29.97) 1.001.
+The reader does what players do. A chunk with a wrong length ends where the next one begins. A message that is too short
+ends its track. Running status survives meta messages and sysex. Bytes outside the tracks are skipped. Tracks beyond the
+header's number are left out, unless the others have no notes.
+
+Notes are paired as in pretty_midi: a release ends all open notes of its key that began earlier, and drops notes that
+began at its own tick. Two differences: a note without a release is kept, and ends at the next onset of its key or with
+its track; a note released at its own tick is kept if it sounds.
+
+Programs and pedals belong to a channel of the file, not of a track (`channels.py`). Tracks of format 2 are separate
+patterns: each begins where the one before it ends, at the standard's tempo, with program 0 and its pedals up. SMPTE
+frames become ticks at any tempo: 30 frames last 1 second, or 1.001 seconds in drop frame (29.97).
 """
 
 from __future__ import annotations
@@ -34,27 +36,28 @@ from pamusic.music.midi_contents import MAX_PARTS, NUM_CHANNELS, OUR_TEXT, Conte
 from pamusic.music.performance import PEDALS
 from pamusic.music.text import readable
 
-MAX_TRACKS = 65_535  # what a header can speak of
-MAX_TICK = 2**40  # beyond any music; far below where the arithmetic would end
+MAX_TRACKS = 65_535  # limit of the header's 16 bits
+MAX_TICK = 2**40  # beyond any music; far below integer overflow
 FORMATS = (0, 1, 2)
 
-DEFAULT_TEMPO = 500_000  # microseconds a quarter, of the standard
+DEFAULT_TEMPO = 500_000  # microseconds per quarter, the standard's default
 NOTE_OFF, NOTE_ON, CONTROL, PROGRAM = HEARD = (0x80, 0x90, 0xB0, 0xC0)
 META, SYSEX = 0xFF, (0xF0, 0xF7)
 TEXT, TRACK_NAME, PORT, END_OF_TRACK, SET_TEMPO = 0x01, 0x03, 0x21, 0x2F, 0x51
 UNDEFINED = (0xF4, 0xF5, 0xF9, 0xFD)
-LENGTHS_OF_COMMON = {0xF1: 2, 0xF2: 3, 0xF3: 2}  # messages of live MIDI that have no place in a file
+LENGTHS_OF_COMMON = {0xF1: 2, 0xF2: 3, 0xF3: 2}  # messages of live MIDI that do not belong in a file
 
 
 def read_leniently(data: bytes, name: str) -> Contents:
-    """Return what a file holds, however it is broken.
+    """Return the contents of a file, however broken it is.
 
     Args:
-        data: the file.
-        name: how to call it in an error.
+        data: Bytes of the file.
+        name: Name of the file in errors.
 
     Raises:
-        PamusicError: there is no header, or none that tells how long a tick is; or there are too many tracks or ticks.
+        PamusicError: the header is missing or does not define the length of a tick, or there are too many tracks or
+            ticks.
     """
     log = Log()
     data, at = from_header_on(data, name, log)
@@ -129,31 +132,31 @@ class _Track:
     """A track, read message by message.
 
     Attributes:
-        end: its last tick; it begins at `start`, which is not 0 for a pattern that follows another.
-        tempos: (tick, microseconds a quarter) in the order of the file.
-        our_text: the last text in which pamusic says how it made the file; empty where there is none.
-        notes: by line, what `Played.notes` has, one note after the other.
+        end: Last tick. The track begins at `start`, which is not 0 for a pattern that follows another.
+        tempos: (tick, microseconds per quarter) in the order of the file.
+        our_text: Last text in which pamusic says how it made the file; empty if there is none.
+        notes: Rows of `Played.notes` by line, flattened.
     """
 
     def __init__(self, data: bytes, is_whole: bool, log: Log, start: int = 0) -> None:
         self.end = start
-        self.tempos = [(start, DEFAULT_TEMPO)] if start else []  # a pattern knows nothing of the one before it
+        self.tempos = [(start, DEFAULT_TEMPO)] if start else []  # a pattern does not inherit the tempo before it
         self.our_text = ""
         self.notes: dict[int, array[int]] = {}
         self._name = b""
         self._first_line = 0  # of the port
-        # By line, what `Played` has, one after the other.
+        # By line, the rows of the fields of `Played`, flattened.
         self._instants: dict[int, array[int]] = {}
         self._programs: dict[int, array[int]] = {}
         self._pedals: dict[int, array[int]] = {}
-        # (line, pitch) -> onset, program set at that tick and velocity of each open stroke, as bits of one number.
+        # (line, pitch) -> onset, program set at that tick, and velocity of each open note, packed into one number.
         self._open: dict[tuple[int, int], array[int]] = {}
         self._log = log
         self._read(data, is_whole)
         self._end_what_is_open()
 
     def played(self) -> Played:
-        """Return what the track holds."""
+        """Return the messages of the track."""
         return Played(
             self._name,
             *(
@@ -181,7 +184,7 @@ class _Track:
                 if tick > MAX_TICK:
                     break
                 byte = data[at]
-                if byte < 0x80 and not status:  # data of no message
+                if byte < 0x80 and not status:  # a data byte without a status
                     byte, at = self._next_status(data, at)
                 if byte > 0xEF:
                     if byte == META and data[at + 1] == END_OF_TRACK:
@@ -214,7 +217,7 @@ class _Track:
             if not is_whole:
                 self._log.add("chunk length")
             self._log.add("bytes outside tracks", max(0, size - at))
-        except IndexError:  # a message is longer than what is there
+        except IndexError:  # a message extends beyond the end of the data
             self._log.cut(tick)
         finally:
             self.end = tick
@@ -227,10 +230,10 @@ class _Track:
         return data[at], at
 
     def _after_system_message(self, data: bytes, at: int, tick: int) -> int:
-        """Take the tempo or the name from a message that is no channel's; says where the next one begins.
+        """Read the tempo, name, port or text of a system message, and return where the next message begins.
 
         Raises:
-            IndexError: it is longer than what is there.
+            IndexError: the message extends beyond the end of the data.
         """
         kind = data[at]
         if kind == META:
@@ -315,7 +318,7 @@ def _add_note(notes: dict[int, array[int]], line: int, pitch: int, stroke: int, 
 
 
 def _variable_length(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of seven bits a byte, and where it ends; of an endless one, the last 49 bits."""
+    """Return a variable-length number (seven bits per byte), at most its last 49 bits, and the place after it."""
     value = 0
     while True:
         byte = data[at]

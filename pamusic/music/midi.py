@@ -1,13 +1,13 @@
-"""Standard MIDI File <-> Performance: the only place that turns MIDI bytes into music, and music into MIDI bytes.
+"""Convert between Standard MIDI Files and performances; the only place that turns MIDI bytes into music, or music into
+MIDI bytes.
 
-Knows ticks, tempo maps, tracks and programs; knows no tokens. A plain file is read by `fast_reader.py` (about a
-millisecond); every other one, message by message, by `lenient_reader.py`, which says what it mended. The times are
-computed in float64 with the very operations of pretty_midi, so that quantising them later falls on the same side of a
-tie. Writing is mido's.
+Knows ticks, tempo maps, tracks and programs; knows no tokens. `fast_reader.py` reads plain files (about a millisecond).
+`lenient_reader.py` reads all others, message by message, and reports its repairs. Times are computed in float64 with
+exactly the operations of pretty_midi, so that ties round the same way when times are quantised later. mido writes.
 
-We differ from pretty_midi, and so from note-seq, where players do. Tempo changes count in whichever track they stand;
-programs and pedals belong to a channel of the file, whichever track they stand in. A note belongs to the program it is
-struck with, not released. A note without an end is ended, not dropped. A note without length sounds under a pedal.
+We differ from pretty_midi, and so from note-seq, where players do. Tempo changes apply from any track. Programs and
+pedals belong to a channel of the file, in any track. A note has the program of its onset, not of its release. A note
+without an end is ended, not dropped. A note without length sounds while the pedal is down.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pamusic.music.performance import (
     notes_in_order,
 )
 
-PIANO_PROGRAMS = range(8)  # General MIDI's first family, from Acoustic Grand to Clavinet
+PIANO_PROGRAMS = range(8)  # General MIDI's piano family, from Acoustic Grand to Clavinet
 MAX_SECONDS = 24 * 3600.0
 MAX_NOTES = 1_000_000  # MAESTRO has 840,000 in 24 hours
 MAX_PARTS_LISTED = 8
@@ -43,31 +43,31 @@ MAX_PARTS_LISTED = 8
 Tracks = Literal["piano", "all"] | tuple[int, ...]
 SecondsAt = Callable[[np.ndarray], np.ndarray]  # ticks [n] -> seconds [n]
 
-TICKS_PER_QUARTER, MICROSECONDS_PER_QUARTER = 500, 500_000  # what we write: a tick is a millisecond
+TICKS_PER_QUARTER, MICROSECONDS_PER_QUARTER = 500, 500_000  # of files that we write: a tick is a millisecond
 
 
 def read_midi(source: Path | bytes, name: str | None = None, *, tracks: Tracks = "piano") -> Performance:
-    """Read the piano part of a Standard MIDI File, mended where it is broken; the arguments are `read_and_mend`'s."""
+    """Read the piano part of a Standard MIDI File and repair it if it is broken; arguments as in `read_and_mend`."""
     return read_and_mend(source, name, tracks=tracks)[0]
 
 
 def read_and_mend(
     source: Path | bytes, name: str | None = None, *, tracks: Tracks = "piano"
 ) -> tuple[Performance, tuple[Repair, ...]]:
-    """Read the piano part of a Standard MIDI File, and return what was mended and left out.
+    """Read the piano part of a Standard MIDI File, and return it with a list of repairs and omissions.
 
-    A part is what one track plays on one channel with one program. The parts taken are merged. Where a sustain pedal
-    holds the notes of one channel alone, one piano cannot do that: they get their sounding lengths instead.
+    A part holds the notes of one track on one channel with one program. The selected parts are merged. A sustain pedal
+    that holds the notes of only one channel has no counterpart on one piano: these notes get their sounding lengths.
 
     Args:
-        source: a file, or its bytes.
-        name: how to call it in an error; the path by default.
-        tracks: "piano": parts of the piano family (programs 0 to 7; without a program it is 0), no drums. "all": all
-            but drums. Numbers: these parts, counted from 1 among those that have notes, in the order of tracks,
+        source: Path of a file, or its bytes.
+        name: Name of the file in errors; the path by default.
+        tracks: "piano": parts of the piano family (programs 0 to 7; 0 if no program is set), without drums. "all": all
+            parts but drums. Numbers: these parts, counted from 1 among the parts with notes, in the order of tracks,
             channels and programs.
 
     Raises:
-        PamusicError: the file cannot be read, is no MIDI file, or has no such part in it.
+        PamusicError: the file cannot be read, is not a MIDI file, or has no such part.
     """
     name = name or (str(source) if isinstance(source, Path) else "standard input")
     data = _checked(source if isinstance(source, bytes) else file_bytes(source), name)
@@ -83,7 +83,7 @@ def read_and_mend(
     performance, num_removed = merged(channels)
     if performance.duration > MAX_SECONDS:
         raise PamusicError(
-            f"{name}: lasts {performance.duration / 3600:.0f} hours, more than we take (24); cut it in a sequencer",
+            f"{name}: lasts {performance.duration / 3600:.0f} hours, the limit is 24; cut it in a sequencer",
             rule="too long",
         )
     repairs = [_with_second(repair, seconds_at) for repair in contents.repairs]
@@ -95,19 +95,19 @@ def read_and_mend(
 
 
 def read_contents(data: bytes, name: str) -> Contents:
-    """All that a file holds, read message by message, which is slower and keeps channels, format and our own text.
+    """Return the full contents of a file, read message by message: slower, but with channels, format and our own text.
 
     Raises:
-        PamusicError: it cannot be read, or is no MIDI file.
+        PamusicError: the file cannot be read, or is not a MIDI file.
     """
     return read_leniently(_checked(data, name), name)
 
 
 def chosen_parts(contents: Contents, tracks: Tracks, name: str) -> list[Part]:
-    """Return those of a file's parts that are taken, at least one; the arguments are `read_and_mend`'s.
+    """Return the selected parts of a file, at least one; arguments as in `read_and_mend`.
 
     Raises:
-        PamusicError: there is none. It also says what was mended in the file, which may be the reason.
+        PamusicError: no part fits. The error also lists the repairs of the file, which may be the reason.
     """
     try:
         return _chosen(contents.parts, tracks, name)
@@ -116,54 +116,54 @@ def chosen_parts(contents: Contents, tracks: Tracks, name: str) -> list[Part]:
             raise
         seconds_at = tempo_map(contents.ticks_per_quarter, contents.tempos)
         mended = "; ".join(_with_second(repair, seconds_at).words for repair in contents.repairs)
-        raise PamusicError(f"{error} (mended in it: {mended})", rule=error.rule) from None
+        raise PamusicError(f"{error} (repaired: {mended})", rule=error.rule) from None
 
 
 def _chosen(parts: list[Part], tracks: Tracks, name: str) -> list[Part]:
     if not parts:
-        raise PamusicError(f"{name}: has no notes in it; give a file with music", rule="no notes")
+        raise PamusicError(f"{name}: has no notes; use a file with music", rule="no notes")
     if isinstance(tracks, tuple):
         if beyond := [number for number in tracks if number > len(parts)]:
             raise PamusicError(
-                f"{name}: has no track {beyond[0]}, but {_told(parts)}; choose of these with --tracks",
+                f"{name}: has no track {beyond[0]}, but {_told(parts)}; select from these with --tracks",
                 rule="no such track",
             )
         return [parts[number - 1] for number in sorted(set(tracks))]
     melodic = [part for part in parts if not part.is_drum]
     if not melodic:
         raise PamusicError(
-            f"{name}: has only drums ({sum(map(len, parts))} notes); give a piano file", rule="only drums"
+            f"{name}: has only drums ({sum(map(len, parts))} notes); use a piano file", rule="only drums"
         )
     taken = [part for part in melodic if tracks == "all" or part.program in PIANO_PROGRAMS]
     if not taken:
         numbers = ",".join(str(number) for number, part in enumerate(parts, start=1) if not part.is_drum)
         option = "--tracks all" if len(numbers) > 40 else f"--tracks all or --tracks {numbers}"
         raise PamusicError(
-            f"{name}: has no piano (programs 0 to 7), but {_told(parts)}; take them with {option}", rule="no piano"
+            f"{name}: has no piano (programs 0 to 7), but {_told(parts)}; select them with {option}", rule="no piano"
         )
     return taken
 
 
 def parsed_tracks(text: str) -> Tracks:
-    """Return what `read_and_mend` takes, from what a person writes: piano, all, or numbers like 1,3.
+    """Return the `tracks` of `read_and_mend` from a user's text: piano, all, or numbers like 1,3.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text is none of these.
     """
     named: dict[str, Tracks] = {"piano": "piano", "all": "all"}
     if text in named:
         return named[text]
     numbers = [number.strip() for number in text.split(",")]
     if not all(number.isdecimal() and 0 < int(number) <= MAX_PARTS for number in numbers):
-        raise UsageError(f"--tracks is piano, all or numbers from 1 on, like 1,3; not {text!r}")
+        raise UsageError(f"--tracks must be piano, all, or numbers from 1 like 1,3, got {text!r}")
     return tuple(int(number) for number in numbers)
 
 
 def midi_bytes(performance: Performance) -> bytes:
-    """Return a Standard MIDI File (format 0, 1,000 ticks a second) of a performance.
+    """Return a Standard MIDI File (format 0, 1,000 ticks per second) of a performance.
 
-    At one tick what ends comes first, then the pedals, then what begins. Pedals that are down at the end are let up,
-    so that nothing rings on in a sequencer.
+    At one tick note-offs come first, then pedals, then note-ons. Pedals that are down at the end are raised, so that
+    no note keeps sounding in a sequencer.
     """
     notes, pedal = performance.notes, performance.pedal
     onset, offset = (_tick(notes[field]) for field in ("onset", "offset"))
@@ -203,31 +203,31 @@ def midi_bytes(performance: Performance) -> bytes:
 
 
 def file_bytes(path: Path) -> bytes:
-    """Return what is in a file; if gzip has packed it, the unpacked bytes.
+    """Return the bytes of a file, unpacked if gzip has packed them.
 
     Raises:
-        PamusicError: it cannot be read, or is larger than any MIDI file of music.
+        PamusicError: the file cannot be read, or is larger than any MIDI file of music.
     """
     try:
         with path.open("rb") as file:
             return read_file(file, str(path))
     except IsADirectoryError:
-        raise PamusicError(f"{path}: is a folder; give a MIDI file") from None
+        raise PamusicError(f"{path}: is a folder; use a MIDI file") from None
     except FileNotFoundError:
         raise PamusicError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise PamusicError(f"{path}: cannot be read ({error.strerror}); check its rights and the disk") from None
+        raise PamusicError(f"{path}: cannot be read ({error.strerror}); check its permissions and the disk") from None
 
 
 def _checked(data: bytes, name: str) -> bytes:
     data = unpacked(data, name)
     if not data:
-        raise PamusicError(f"{name}: is empty; give a MIDI file", rule="empty")
+        raise PamusicError(f"{name}: is empty; use a MIDI file", rule="empty")
     return data
 
 
 def _told(parts: list[Part]) -> str:
-    """Return the parts of a file, numbered as `read_and_mend` counts them."""
+    """Return a list of a file's parts for messages, numbered as in `read_and_mend`."""
     from pretty_midi.constants import INSTRUMENT_MAP
 
     told = []
@@ -247,7 +247,7 @@ def _with_second(repair: Repair, seconds_at: SecondsAt) -> Repair:
 
 
 def tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> SecondsAt:
-    """Return a function from ticks `[n]` to seconds `[n]`, operation for operation pretty_midi's table."""
+    """Return a function from ticks `[n]` to seconds `[n]`, with the same operations as pretty_midi."""
     scales = [(0, 60.0 / (120.0 * ticks_per_quarter))]
     for tick, tempo in tempos:
         scale = 60.0 / ((6e7 / tempo) * ticks_per_quarter)
@@ -264,7 +264,7 @@ def tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> SecondsA
     def seconds_at(ticks: np.ndarray) -> np.ndarray:
         if len(scales) == 1:
             return scales[0][1] * ticks
-        # A tick on a border belongs to the later tempo: the same second, since it adds zero ticks to it.
+        # A tick on a border belongs to the later tempo; both give the same second, since 0 ticks are added.
         interval = np.searchsorted(start_tick, ticks, side="right") - 1
         return start_second[interval] + seconds_a_tick[interval] * (ticks - start_tick[interval])
 
@@ -272,7 +272,7 @@ def tempo_map(ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> SecondsA
 
 
 def _by_line(parts: list[Part], contents: Contents, seconds_at: SecondsAt) -> list[Performance]:
-    """Return what is played on each port and channel, with its pedals."""
+    """Return the notes and pedals of each port and channel."""
     lines: dict[int, list[Part]] = {}
     for part in parts:
         lines.setdefault(part.line, []).append(part)

@@ -1,4 +1,4 @@
-"""What a MIDI file holds, in ticks, whoever read it; and what was mended on the way.
+"""Hold the contents of a MIDI file in ticks, and the repairs, independent of the reader.
 
 Knows parts, pedals, tempi and words for repairs; knows no bytes and no seconds.
 """
@@ -11,43 +11,43 @@ import numpy as np
 
 from pamusic.errors import PamusicError
 
-MAX_FILE_BYTES = 16 * 2**20  # a day of MAESTRO has about 10 MiB; its largest file 0.4
+MAX_FILE_BYTES = 16 * 2**20  # a day of MAESTRO has about 10 MiB; its largest file has 0.4
 MAX_PARTS = 10_000
-NUM_CHANNELS, DRUMS = 16, 9  # of a port, and the one that is the drums', counted from 0
-OUR_TEXT = b"pamusic"  # so begins a text (meta message 1) in which we say how a file was made
+NUM_CHANNELS, DRUMS = 16, 9  # channels per port, and the drum channel, counted from 0
+OUR_TEXT = b"pamusic"  # start of a text (meta message 1) in which pamusic says how a file was made
 
-# What we do to files, and how it is said: of one, of several, and what became of them.
+# Kinds of repairs, with words for messages: singular, plural, and the action.
 KINDS = {
-    "bytes before the header": ("byte before the header", "bytes before the header", "passed over"),
-    "broken header": ("broken header", "broken headers", "read as what follows shows"),
-    "number of tracks": ("track", "tracks", "not as many as the header says"),
+    "bytes before the header": ("byte before the header", "bytes before the header", "skipped"),
+    "broken header": ("broken header", "broken headers", "read with the standard length"),
+    "number of tracks": ("track", "tracks", "not the number in the header"),
     "tracks beyond the header's": (
         "track more than the header counts",
         "tracks more than the header counts",
         "left out",
     ),
-    "second file": ("MIDI file behind the first", "MIDI files behind the first", "left out"),
-    "foreign chunks": ("chunk that is no track", "chunks that are no tracks", "left out"),
-    "chunk length": ("track of another length than said", "tracks of other lengths than said", "read as they are"),
-    "bytes outside tracks": ("byte outside the tracks", "bytes outside the tracks", "passed over"),
+    "second file": ("MIDI file after the first", "MIDI files after the first", "left out"),
+    "foreign chunks": ("chunk that is not a track", "chunks that are not tracks", "left out"),
+    "chunk length": ("track with a wrong length", "tracks with a wrong length", "read to their real end"),
+    "bytes outside tracks": ("byte outside the tracks", "bytes outside the tracks", "skipped"),
     "no end of track": ("track without an end", "tracks without an end", "ended with the last message"),
-    "cut off": ("track cut off", "tracks cut off", "kept as far as whole"),
-    "data bytes above 127": ("data byte above 127", "data bytes above 127", "lowered, or left out with the message"),
-    "stray bytes": ("byte that belongs to no message", "bytes that belong to no message", "passed over"),
-    "odd tempi": ("tempo that cannot be read", "tempi that cannot be read", "left out"),
-    "odd sysex": ("sysex that does not end", "sysex that do not end", "left out"),
+    "cut off": ("track cut off", "tracks cut off", "kept up to the cut"),
+    "data bytes above 127": ("data byte above 127", "data bytes above 127", "lowered, or the message left out"),
+    "stray bytes": ("byte outside any message", "bytes outside any message", "skipped"),
+    "odd tempi": ("unreadable tempo", "unreadable tempi", "left out"),
+    "odd sysex": ("sysex without an end", "sysex without an end", "left out"),
     "notes without an end": (
         "note without an end",
         "notes without an end",
-        "ended with the next of the key or the track",
+        "ended at the key's next note or the track's end",
     ),
-    "notes without length": ("note released as it was struck", "notes released as they were struck", "left out"),
-    "patterns": ("pattern (format 2)", "patterns (format 2)", "put one behind the other"),
+    "notes without length": ("note without length", "notes without length", "left out"),
+    "patterns": ("pattern (format 2)", "patterns (format 2)", "placed one after another"),
     "other instruments": ("note of other parts", "notes of other parts", "left out"),
     "pedals of channels": (
-        "press of a sustain pedal that holds one channel alone",
-        "presses of sustain pedals that hold one channel alone",
-        "put into the lengths of notes",
+        "press of a sustain pedal that holds only one channel",
+        "presses of sustain pedals that hold only one channel",
+        "converted to note lengths",
     ),
     "pedals without notes": ("pedal message", "pedal messages", "ignored"),
 }
@@ -55,13 +55,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Repair:
-    """What was done to a file so that it could be read, or what of it was left out.
+    """A repair that made a file readable, or an omission from it.
 
     Attributes:
-        kind: one of `KINDS`, the same for all files: what is counted.
-        count: how often.
-        words: what a person reads.
-        tick: where, if it was at one place.
+        kind: One of `KINDS`; counts over many files use it.
+        count: Number of occurrences.
+        words: Text for people.
+        tick: Place in the file, if there is only one.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Repair:
 
     @classmethod
     def of(cls, kind: str, count: int, tick: int | None = None, place: str = "") -> Repair:
-        """Return it with its words; `place` says where, as in "on channel 2"."""
+        """Return a repair with its words; `place` names a location, as in "on channel 2"."""
         one, several, done = KINDS[kind]
         where = f" {place}:" if place else "," if tick is None else f" at tick {tick},"
         return cls(kind, count, f"{count:,} {one if count == 1 else several}{where} {done}", tick)
@@ -79,16 +79,16 @@ class Repair:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What one track plays on one channel with one program.
+    """The notes of one track on one channel with one program.
 
     Attributes:
-        program: 0 to 127; 0 where the file names none.
-        is_drum: whether it is on the channel of the drums.
-        name: the track's.
-        onset, offset, pitch, velocity: of its notes, `[num_notes]`, int64; the first two in ticks.
-        port: 0 to 255; 0 where the file names none.
+        program: 0 to 127; 0 if the file sets none.
+        is_drum: Whether it is on the drum channel.
+        name: Name of the track.
+        onset, offset, pitch, velocity: Notes, `[num_notes]`, int64; the first two in ticks.
+        port: 0 to 255; 0 if the file sets none.
         channel: 0 to 15.
-        track: its number, from 0 on.
+        track: Number of the track, from 0.
     """
 
     program: int
@@ -104,7 +104,7 @@ class Part:
 
     @property
     def line(self) -> int:
-        """Port and channel as one number: what pedals and programs belong to."""
+        """Port and channel as one number, the owner of pedals and programs."""
         return self.port * NUM_CHANNELS + self.channel
 
     def __len__(self) -> int:
@@ -114,16 +114,16 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a file holds: parts that have notes, in the order of its tracks, ports, channels and programs.
+    """Contents of a file: its parts with notes, in the order of tracks, ports, channels and programs.
 
     Attributes:
-        tempos: (tick, microseconds a quarter), ordered by tick; of several at one tick the last in the file holds.
-        pedals: by `Part.line`, `[num_messages, 3]` tick, control and value of the pedals' messages, int64, ordered by
-            tick; of lines without notes, too.
-        repairs: what was mended.
-        format: 0, 1 or 2; None where it was read by symusic, and then what follows is not known either.
-        has_smpte_time: whether ticks are parts of a second, not of a quarter; the tempo that stands here is then ours.
-        our_text: what pamusic says there of how it made the file; empty where it did not.
+        tempos: (tick, microseconds per quarter), ordered by tick; of several at one tick the last in the file applies.
+        pedals: Pedal messages by `Part.line`, `[num_messages, 3]` tick, control and value, int64, ordered by tick;
+            lines without notes are included.
+        repairs: Repairs and omissions.
+        format: 0, 1 or 2; None if symusic read the file, and then the fields below are unknown, too.
+        has_smpte_time: Whether ticks are parts of a second, not of a quarter; `tempos` then holds a tempo of our own.
+        our_text: Text of pamusic in the file on how it was made; empty if there is none.
     """
 
     ticks_per_quarter: int
@@ -137,14 +137,13 @@ class Contents:
 
 
 def check_size(num_bytes: int, name: str) -> None:
-    """Refuse what is larger than any MIDI file of music.
+    """Raise an error for a file larger than any MIDI file of music.
 
     Raises:
-        PamusicError: it is.
+        PamusicError: the file is too large.
     """
     if num_bytes > MAX_FILE_BYTES:
         raise PamusicError(
-            f"{name}: has more than {MAX_FILE_BYTES / 2**20:.0f} MiB, the most of any MIDI file we take; "
-            "split it in a sequencer",
+            f"{name}: is larger than {MAX_FILE_BYTES / 2**20:.0f} MiB, the limit;  split it in a sequencer",
             rule="too large",
         )

@@ -1,7 +1,7 @@
-"""How long a string sounds once the sustain pedal is reckoned in; and several channels as one piano.
+"""Compute how long notes sound under the sustain pedal, and merge several channels into one piano.
 
 Knows performances; knows no tokens. The rules are those of note-seq's `apply_sustain_control_changes`, the reference
-of all published MAESTRO figures, here over whole arrays at once.
+for all published MAESTRO figures, here vectorised.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ DOWN = 64  # the pedal is down from this value on: General MIDI's threshold, and
 
 
 def merged(channels: list[Performance]) -> tuple[Performance, int]:
-    """Return what several channels play, at least one, as the music of one piano.
+    """Return the music of several channels (at least one) as played on one piano.
 
-    A piano has no sustain pedal for some of its strings alone. So a press of the pedal stays only where it leaves each
-    note of every channel as long as the channel's own pedal makes it sound. What the pedal alone holds ends where any
-    channel strikes its key again. Any other press is removed, and the notes that it held get their sounding lengths.
-    The soft and the sostenuto pedal change no lengths here: the deepest position among the channels holds.
+    A piano has no sustain pedal for only some of its notes. So a press stays only if every note of every channel then
+    sounds as long as under the channel's own pedal. A note that only the pedal holds ends at the next onset of its key
+    in any channel. Any other press is removed, and the notes that it held get their sounding lengths. The soft and the
+    sostenuto pedal do not change lengths here: the deepest position among the channels applies.
 
     Returns:
-        The music, and how many presses were removed.
+        The music, and the number of removed presses.
     """
     if len(channels) == 1:
         return channels[0], 0
@@ -51,13 +51,13 @@ def merged(channels: list[Performance]) -> tuple[Performance, int]:
 
 
 def _has_one_sustain(channels: list[Performance]) -> bool:
-    """Return whether all channels move the sustain pedal alike."""
+    """Return whether all channels have the same movements of the sustain pedal."""
     first, *others = (each.pedal[each.pedal["control"] == SUSTAIN] for each in channels)
     return all(np.array_equal(each, first) for each in others)
 
 
 def _until_struck_again(notes: np.ndarray, sounding: np.ndarray) -> np.ndarray:
-    """Return when notes end, `[num_notes]`: what the pedal alone holds ends where any channel strikes its key again."""
+    """Return the ends of notes, `[num_notes]`: the next onset in any channel ends a note that only the pedal holds."""
     ends = sounding.copy()
     for pitch in np.unique(notes["pitch"]):
         of_key = np.flatnonzero(notes["pitch"] == pitch)
@@ -68,15 +68,15 @@ def _until_struck_again(notes: np.ndarray, sounding: np.ndarray) -> np.ndarray:
 
 
 def _with_one_pedal(notes: np.ndarray, sounding: np.ndarray, sustain: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the notes and the movements of one pedal that sound as they should, and how many presses were removed.
+    """Return notes and movements of one pedal that give the required lengths, and the number of removed presses.
 
     Args:
-        notes: in order, with the offsets of keys.
-        sounding: when each should end, `[num_notes]`.
-        sustain: the movements of a pedal that is down wherever one of a channel is.
+        notes: Notes in order, with the offsets of their keys.
+        sounding: Required sounding offsets, `[num_notes]`.
+        sustain: Movements of a pedal that is down whenever the pedal of any channel is.
     """
     is_down = sustain["value"] >= DOWN
-    press = np.cumsum(np.diff(is_down, prepend=False) & is_down)  # the number of each movement's, or the last one's
+    press = np.cumsum(np.diff(is_down, prepend=False) & is_down)  # number of the current or last press
     removed: set[int] = set()
     while True:
         played = notes.copy()
@@ -86,10 +86,10 @@ def _with_one_pedal(notes: np.ndarray, sounding: np.ndarray, sustain: np.ndarray
         wrong = heard != sounding
         if not wrong.any():
             return played, _changes(sustain) if removed else sustain, len(removed)
-        # A note rings on under the pedal, or its key, struck by another channel, ends it there.
+        # A note sounds on under the pedal, or an onset of its key in another channel ends it too early.
         place = np.searchsorted(sustain["time"], np.minimum(heard, sounding)[wrong], side="right") - 1
         more = set(press[place].tolist()) - removed
-        removed |= more or set(press.tolist())  # of movements at one instant, the order may say something else
+        removed |= more or set(press.tolist())  # fallback for an ambiguous order of movements at one instant
         sustain = sustain.copy()
         sustain["value"][is_down & np.isin(press, list(removed))] = 0
 
@@ -97,7 +97,7 @@ def _with_one_pedal(notes: np.ndarray, sounding: np.ndarray, sustain: np.ndarray
 def _deepest(streams: list[np.ndarray]) -> np.ndarray:
     """Return the movements of one pedal that is always as deep as the deepest of several.
 
-    Where only one of them moves, or all move alike, they are that one's, as they came.
+    If only one of them moves, or all have the same movements, these are returned unchanged.
     """
     first, *others = [each for each in streams if len(each)] or [streams[0]]
     if all(np.array_equal(each, first) for each in others):
@@ -110,20 +110,20 @@ def _deepest(streams: list[np.ndarray]) -> np.ndarray:
 
 
 def _changes(moves: np.ndarray) -> np.ndarray:
-    """Return those movements of a pedal, up at first, that change its position."""
+    """Return the movements of a pedal (initially up) that change its position."""
     return moves[np.diff(moves["value"].astype(np.int64), prepend=0) != 0]
 
 
 def sustain_folded(performance: Performance) -> Performance:
-    """Return the same sound without a sustain pedal: each note lasts as long as its string does.
+    """Return the same sound without a sustain pedal: each note gets its sounding length.
 
-    A note released while the pedal is down sounds on until the pedal goes up or its key is struck anew, whichever
-    comes first; a note struck anew with the pedal down ends there even if its key was never seen to rise. Of two
-    strokes of a key at one instant with the pedal down, the later in the file stays. What the pedal holds at the end
-    sounds until the last thing that happens. The other pedals are left out.
+    A note released while the pedal is down sounds until the pedal goes up or the key has a new onset, whichever comes
+    first. A new onset with the pedal down also ends a note whose key was never released. Of two onsets of a key at one
+    instant with the pedal down, the later in the file stays. Notes that the pedal holds at the end sound until the last
+    event. The other pedals are left out.
 
     Returns:
-        A performance whose offsets are sounding offsets, without pedal.
+        A performance with sounding offsets, without pedal.
     """
     sounding, cut = _sounding(performance)
     folded = performance.notes.copy()
@@ -133,14 +133,14 @@ def sustain_folded(performance: Performance) -> Performance:
 
 
 def sounding_offsets(performance: Performance) -> np.ndarray:
-    """When each note's string is silent, `[num_notes]`, as `sustain_folded` has it; the onset where that drops it."""
+    """Return the sounding offset of each note, `[num_notes]`; the onset if `sustain_folded` drops the note."""
     return _sounding(performance)[0]
 
 
 def _sounding(performance: Performance, the_end: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sounding offset of each note, and whether its key ended it, struck anew.
+    """Return the sounding offset of each note, and whether a new onset of its key ended it.
 
-    What the pedal holds at the end sounds until the last thing that happens, or until `the_end` if that is later.
+    Notes that the pedal holds at the end sound until the last event, or until `the_end` if that is later.
     """
     notes = performance.notes
     is_sustain = performance.pedal["control"] == SUSTAIN
@@ -154,17 +154,17 @@ def _sounding(performance: Performance, the_end: float = 0.0) -> tuple[np.ndarra
         order = np.lexsort((is_up, time))
         time, is_up = time[order], is_up[order]
     the_end = max(float(offset.max()), float(onset.max()), float(time[-1]), the_end)
-    turns = np.diff(is_up, prepend=True)  # the other movements nobody hears
+    turns = np.diff(is_up, prepend=True)  # other movements have no effect
     time, is_up = time[turns], is_up[turns]
-    pedal_down = np.concatenate([[False], ~is_up])  # its state before, then after each turn
-    # When it goes up next, after each turn and before the first.
+    pedal_down = np.concatenate([[False], ~is_up])  # state before the first turn, then after each turn
+    # The next time the pedal goes up, after each turn and before the first.
     index = np.minimum.accumulate(np.where(is_up, np.arange(len(time)), len(time))[::-1])[::-1]
     next_up = np.append(time, the_end)[np.append(index, len(time))]
 
     moved_by_offset = np.searchsorted(time, offset, side="right")
     sounding = np.where(pedal_down[moved_by_offset], next_up[moved_by_offset], offset)
 
-    # The next stroke of the same key with the pedal down, if the string still sounds then. Notes stand by onset.
+    # The next onset of the same key with the pedal down, if the note still sounds then. Notes are ordered by onset.
     by_key = np.argsort(pitch, kind="stable")
     key, stroke = pitch[by_key], onset[by_key]
     held = pedal_down[np.searchsorted(time, onset, side="right")][by_key]

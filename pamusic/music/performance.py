@@ -1,4 +1,4 @@
-"""What a performance is: which keys sounded when and how hard, and what the feet did.
+"""Represent a performance: the notes with their times and velocities, and the pedals.
 
 Knows seconds, pitches and velocities; knows no files, no ticks, no tokens. Times are float64 seconds. Values in,
 values out: every method returns a new `Performance`.
@@ -16,8 +16,8 @@ HIGHEST_PIANO_PITCH = 108  # C8
 SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67  # MIDI control numbers of the right, the middle and the left pedal
 PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
 
-# Seconds; keys struck no further apart belong together. A melody leads the other notes of its chord by about 30 ms
-# (Goebl 2001, JASA 110), which is also what a grid of 10 ms makes of this.
+# Seconds; onsets no further apart form a chord. A melody leads the other notes of its chord by about 30 ms
+# (Goebl 2001, JASA 110); on a grid of 10 ms the limit becomes 30 ms, too.
 CHORD = 0.035
 
 NOTE = np.dtype([("onset", "f8"), ("offset", "f8"), ("pitch", "u1"), ("velocity", "u1")])
@@ -33,7 +33,7 @@ def empty_pedal() -> np.ndarray:
 
 
 def notes_in_order(notes: np.ndarray) -> np.ndarray:
-    """Notes by (onset, pitch); the very array where they are so already, which is far quicker to see than to sort."""
+    """Sort notes by (onset, pitch); return the same array if it is sorted already, since the check is far faster."""
     onset, pitch = np.ascontiguousarray(notes["onset"]), notes["pitch"].astype(np.int64)
     later = np.diff(onset)
     if ((later > 0) | ((later == 0) & (np.diff(pitch) >= 0))).all():
@@ -42,7 +42,7 @@ def notes_in_order(notes: np.ndarray) -> np.ndarray:
 
 
 def pedal_in_order(pedal: np.ndarray) -> np.ndarray:
-    """Movements by time, those of one instant as they came; the very array where they are so already."""
+    """Sort movements by time, stably; return the same array if it is sorted already."""
     time = np.ascontiguousarray(pedal["time"])
     return pedal if (np.diff(time) >= 0).all() else pedal[np.argsort(time, kind="stable")]
 
@@ -52,8 +52,8 @@ class Performance:
     """Music as played on one piano.
 
     Attributes:
-        notes: `[num_notes]` records of `NOTE`, ordered by (onset, pitch); onset and offset in seconds are those of
-            the key, not of the sound.
+        notes: `[num_notes]` records of `NOTE`, ordered by (onset, pitch); onset and offset are those of the key, not of
+            the sound, in seconds.
         pedal: `[num_pedal]` records of `PEDAL`, ordered by time; values 0 (up) to 127 (down).
     """
 
@@ -80,7 +80,7 @@ class Performance:
 
     @property
     def duration(self) -> float:
-        """Seconds from 0 to the last thing that happens: an offset or a pedal movement."""
+        """Seconds from 0 to the last event: an offset or a pedal movement."""
         last_offset = float(self.notes["offset"].max()) if len(self.notes) else 0.0
         last_pedal = float(self.pedal["time"].max()) if len(self.pedal) else 0.0
         return max(last_offset, last_pedal)
@@ -98,7 +98,7 @@ class Performance:
         pitch = self.notes["pitch"].astype(np.int64) + semitones
         if len(pitch) and not (0 <= pitch.min() and pitch.max() <= 127):
             raise ValueError(
-                f"transposing by {semitones} would reach pitches {pitch.min()} to {pitch.max()}, not 0 to 127"
+                f"transposing by {semitones} must keep pitches within 0 to 127, got {pitch.min()} to {pitch.max()}"
             )
         notes = self.notes.copy()
         notes["pitch"] = pitch
@@ -111,7 +111,7 @@ class Performance:
             ValueError: the factor is not a positive number.
         """
         if not 0 < factor < float("inf"):
-            raise ValueError(f"a stretch factor is a positive number, not {factor}")
+            raise ValueError(f"factor must be a positive number, got {factor}")
         notes, pedal = self.notes.copy(), self.pedal.copy()
         notes["onset"] *= factor
         notes["offset"] *= factor
@@ -127,9 +127,9 @@ class Performance:
         return Performance(notes, pedal)
 
     def cropped(self, start: float, end: float) -> Performance:
-        """What begins in `[start, end)` seconds, moved so that `start` is 0; what is held at `end` is let go there.
+        """Return the music that begins in `[start, end)` seconds, shifted so that `start` becomes 0.
 
-        The pedals are taken over in the position they have at `start`.
+        Notes that sound at `end` end there. Pedals begin in their position at `start`.
         """
         inside = (self.notes["onset"] >= start) & (self.notes["onset"] < end)
         notes = self.notes[inside].copy()
@@ -147,7 +147,7 @@ class Performance:
         return Performance(notes, pedal).shifted(-start)
 
     def joined(self, other: Performance) -> Performance:
-        """Both at once; `shifted` first puts one behind the other."""
+        """Return both performances at the same time; use `shifted` first to place one after the other."""
         notes = np.concatenate([self.notes, other.notes])
         pedal = np.concatenate([self.pedal, other.pedal])
         return Performance(notes_in_order(notes), pedal_in_order(pedal))

@@ -1,8 +1,8 @@
-"""Music -> a MIDI port, in time: the only place that waits.
+"""Play music on a MIDI port in real time; the only module that waits for the clock.
 
-Knows events, ports and a clock; knows no tokens, no files and no terminal. Music may still be made while it is
-played: one thread puts events in, another plays them. The maker is kept some seconds ahead, no further; where it
-falls behind, the music waits until that much is there again. Whatever ends it, no key stays down and no pedal.
+Knows events, ports and a clock; knows no tokens, no files and no terminal. Music may still be generated while it plays:
+one thread adds events, another plays them. The generator stays a few seconds ahead, no further. If it falls behind, the
+music pauses until it is that far ahead again. However playback ends, all keys and pedals are released.
 """
 
 from __future__ import annotations
@@ -21,41 +21,40 @@ from pamusic.errors import PamusicError
 from pamusic.music.events import Event, EventType
 from pamusic.music.performance import PEDALS
 
-NEW = "new"  # in place of a port's name: one of our own, which others connect to
+NEW = "new"  # used as a port's name: create a virtual port that other programs connect to
 OWN_NAME = "pamusic"
 MAKES_ONE = (
-    "install loopMIDI, which makes some"
-    if sys.platform == "win32"
-    else "--port new makes one that a program can connect to"
+    "install loopMIDI to create ports" if sys.platform == "win32" else "use --port new to create one for other programs"
 )
 ALL_NOTES_OFF = 123  # MIDI 1.0, channel mode messages
-MAX_NAP_SECONDS = 0.01  # how late it may be noticed that there is more music, or that there shall be no more
-LOOK_AROUND = 1.0  # how often it is looked whether the port is still there
-PATIENCE = 2.0  # how long a driver may take over a message before it is given up
+MAX_NAP_SECONDS = 0.01  # longest delay until more music, or a stop, is noticed
+LOOK_AROUND = 1.0  # seconds between checks that the port still exists
+PATIENCE = 2.0  # seconds that a driver may take for a message before it is given up
 
 
 class Port(Protocol):
-    """What takes messages: mido's output ports do."""
+    """A receiver of MIDI messages, such as mido's output ports."""
 
     def send(self, message: mido.Message) -> None: ...
 
 
 class Player:
-    """Plays events on a port while more of them come.
+    """A player of events on a port, while more events arrive.
 
-    `feed`, `throttle` and `finish` are for who makes the music, `play` for a thread of its own; `stop` is for anyone.
+    The generating thread calls `feed`, `throttle` and `finish`; a thread of its own calls `play`; any thread may call
+    `stop`.
 
     Args:
-        port: where to.
-        ahead: seconds of music that must be there before it begins, or goes on after it had to wait.
-        clock: seconds, from any zero.
-        sleep: lets seconds pass.
-        on_wait: told, at the first time, at which second of the music it had to wait for more.
-        is_there: whether the port still exists; asked now and then.
+        port: Port to play on.
+        ahead: Seconds of music that must be ready before playback starts, or resumes after a pause.
+        clock: Function that returns the time in seconds, from any zero.
+        sleep: Function that waits for a number of seconds.
+        on_wait: Callback for the first pause, with the second of the music.
+        is_there: Function that returns whether the port still exists; called at intervals.
 
     Attributes:
-        lost: why the port takes no more messages; None while it does.
-        num_waits, waited: how often the music had to wait for more of it, and how many seconds in all.
+        lost: Error that made the port unusable; None while it works.
+        num_waits, waited: Number of pauses to wait for more music, and their total seconds.
     """
 
     def __init__(
@@ -71,36 +70,36 @@ class Player:
         self._port, self._ahead, self._clock, self._sleep = port, ahead, clock, sleep
         self._on_wait, self._is_there = on_wait, is_there
         self._coming: deque[Event] = deque()
-        self._until = 0.0  # second of the music up to which all events have come
+        self._until = 0.0  # second of the music up to which all events have arrived
         self._ended = self._stopped = False
-        self._zero: float | None = None  # when second 0 of the music was, had it never waited; None while it waits
-        self._second = 0.0  # where it is while it waits
+        self._zero: float | None = None  # clock time of second 0, if the music had never paused; None during a pause
+        self._second = 0.0  # second of the music during a pause
         self._down: set[int] = set()
         self.lost: Exception | None = None
         self.num_waits, self.waited = 0, 0.0
 
     @property
     def second(self) -> float:
-        """Which second of the music it is."""
+        """Current second of the music."""
         zero = self._zero
         return self._second if zero is None else self._clock() - zero
 
     def feed(self, events: Iterable[Event], until: float) -> None:
-        """Take more music: all that happens before a second has come now."""
+        """Add more music: all events before the second `until` have now arrived."""
         self._coming.extend(events)
         self._until = until
 
     def throttle(self) -> None:
-        """Return when the music that came is no more than `ahead` seconds before what is heard."""
+        """Wait until the generated music is at most `ahead` seconds ahead of playback."""
         while not self._stopped and self._until - self.second > self._ahead:
             self._sleep(MAX_NAP_SECONDS)
 
     def end(self) -> None:
-        """No more will come."""
+        """Mark the music as complete."""
         self._ended = True
 
     def finish(self) -> None:
-        """No more will come; returns when all was played, or can no longer be."""
+        """Mark the music as complete, and wait until all is played or the port is lost."""
         self.end()
         while not self._stopped:
             if self.second > self._until + PATIENCE:
@@ -109,21 +108,21 @@ class Player:
             self._sleep(MAX_NAP_SECONDS)
 
     def stop(self) -> None:
-        """End `play` now, with the port quiet."""
+        """End `play` now, and silence the port."""
         self._stopped = True
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will be heard: all was played, it was stopped, or the port is lost."""
+        """Whether playback is over: all was played, it was stopped, or the port is lost."""
         return self._stopped
 
     def play(self) -> None:
-        """Play all that comes; returns when it has ended or is stopped, or the port is lost."""
+        """Play all events that arrive; return at the end, on a stop, or if the port is lost."""
         looked = self._clock()
         try:
             self._wait_for_more()
             while not self._stopped:
-                # Read in this order: what comes meanwhile is then in `_coming`, at the latest.
+                # Read in this order: events that arrive in between are then in `_coming`, and none is missed.
                 ended, until, second = self._ended, self._until, self.second
                 if self._coming and self._coming[0].time <= second:
                     self._send(_message(self._coming.popleft()))
@@ -152,7 +151,7 @@ class Player:
         self.waited += self._clock() - began
 
     def _wait_for_more(self) -> None:
-        """Until the music has come for `ahead` seconds more, or to its end; then time goes on from where it was."""
+        """Wait until `ahead` more seconds of music, or its end, have arrived; then continue at the same second."""
         while not (self._stopped or self._ended or self._until - self._second >= self._ahead):
             self._sleep(MAX_NAP_SECONDS)
         self._zero = self._clock() - self._second
@@ -161,13 +160,13 @@ class Player:
         try:
             if not self._is_there():
                 raise PamusicError("it is no longer there")
-        except Exception as error:  # a driver's own kind
+        except Exception as error:  # drivers raise exceptions of their own
             self.lost, self._stopped = error, True
 
     def _send(self, message: mido.Message) -> None:
         try:
             self._port.send(message)
-        except Exception as error:  # each driver has errors of its own kind
+        except Exception as error:  # drivers raise exceptions of their own
             self.lost, self._stopped = error, True
             return
         if message.type == "note_on":
@@ -176,11 +175,11 @@ class Player:
             self._down.discard(message.note)
 
     def _release_all(self) -> None:
-        """Every key and every pedal, and what else may sound on the channel."""
+        """Release every key and every pedal, and silence the channel."""
         messages = [mido.Message("note_off", note=pitch, velocity=64) for pitch in sorted(self._down)]
         messages += [mido.Message("control_change", control=control, value=0) for control in (*PEDALS, ALL_NOTES_OFF)]
         for message in messages:
-            with suppress(Exception):  # of a port that is lost one tries all the same
+            with suppress(Exception):  # also tried on a lost port
                 self._port.send(message)
 
 
@@ -198,28 +197,28 @@ def port_names() -> list[str]:
 
 @contextmanager
 def opened_port(name: str) -> Iterator[tuple[mido.ports.BaseOutput, Callable[[], bool]]]:
-    """Lend the port of a name, or the only one in whose name that is a part, and what tells whether it is still there.
+    """Open the port with this name, or the only port that contains it; yield the port and a check that it still exists.
 
     Args:
-        name: upper and lower case are the same; `NEW` makes a port that others connect to.
+        name: Name, in upper or lower case; `NEW` creates a port that other programs connect to.
 
     Raises:
-        PamusicError: it is none, or it cannot be opened.
+        PamusicError: no port matches, or it cannot be opened.
     """
     if name == NEW and sys.platform == "win32":
         raise PamusicError(
-            "Windows makes no new ports; install loopMIDI, make a port with it, and give that one's name to --port"
+            "Windows cannot create ports; install loopMIDI, create a port with it, and pass its name to --port"
         )
     known = OWN_NAME if name == NEW else _found(name, port_names())
     try:
         port = mido.open_output(known, virtual=name == NEW)
     except ImportError as error:
         raise _no_midi(error) from None
-    except Exception as error:  # each driver has errors of its own kind
-        raise PamusicError(f"port {known} cannot be opened ({error}); close what else uses it") from None
+    except Exception as error:  # drivers raise exceptions of their own
+        raise PamusicError(f"port {known} cannot be opened ({error}); close other programs that use it") from None
 
     def is_there() -> bool:
-        driver = getattr(port, "_rt", None)  # mido's port of python-rtmidi: others tell by failing
+        driver = getattr(port, "_rt", None)  # set by mido's python-rtmidi backend; other backends fail on use
         return driver is None or name == NEW or known in driver.get_ports()
 
     try:
@@ -236,16 +235,18 @@ def _found(name: str, names: list[str]) -> str:
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise PamusicError(f"{name!r} is in {len(matching)} ports' names: {'; '.join(matching)}; give more of one")
-    there = f"there is {'; '.join(names)}" if names else "there is none"
+        raise PamusicError(
+            f"{name!r} matches {len(matching)} ports: {'; '.join(matching)}; use a longer part of one name"
+        )
+    there = f"the ports are {'; '.join(names)}" if names else "there are no ports"
     raise PamusicError(f"no port is called {name!r}; {there}; {MAKES_ONE}")
 
 
 def _no_midi(error: Exception) -> PamusicError:
     if isinstance(error, ImportError) and error.name == "rtmidi":
-        return PamusicError('MIDI ports need python-rtmidi, which is not installed: pip install "pamusic[live]"')
+        return PamusicError('MIDI ports need python-rtmidi, which is not installed; run pip install "pamusic[live]"')
     if isinstance(error, ImportError):
-        return PamusicError(f"MIDO_BACKEND names what cannot be imported ({error}); unset it")
+        return PamusicError(f"MIDO_BACKEND must name a module that can be imported ({error}); unset it")
     return PamusicError(
         f"this system's MIDI does not answer ({error}); on Linux load the module snd-seq, or play through JACK: "
         "MIDO_BACKEND=mido.backends.rtmidi/UNIX_JACK"
@@ -254,9 +255,9 @@ def _no_midi(error: Exception) -> PamusicError:
 
 @contextmanager
 def playing(player: Player) -> Iterator[Player]:
-    """Play in a thread of its own while the block runs; however that ends, the port is quiet.
+    """Play in a separate thread while the block runs; however the block ends, the port is silenced.
 
-    A driver that hangs is left behind: its thread does not keep the program.
+    A driver that hangs is abandoned: its thread does not keep the program alive.
     """
     thread = threading.Thread(target=player.play, name="player", daemon=True)
     thread.start()

@@ -1,10 +1,10 @@
-"""A short, stereo room for a dry recording: samples in, samples with reverberation out. Knows NumPy alone.
+"""Add the reverberation of a small stereo room to a dry recording. Knows NumPy alone.
 
-The tail is exponentially decaying noise, whose convolution with a dry signal sounds like a concert hall: J. A. Moorer,
-"About This Reverberation Business", Computer Music Journal 3(2), 1979. Left and right have noise of their own, so the
-tail is wide though its input is the sum of both channels. We differ from him in three points: the noise is made in
-bands that decay at different rates, since air and walls take high frequencies first; there are no early reflections;
-and the convolution is done by FFT in blocks (overlap-add), which needs little memory whatever the length.
+The tail is exponentially decaying noise; its convolution with a dry signal sounds like a concert hall: J. A. Moorer,
+"About This Reverberation Business", Computer Music Journal 3(2), 1979. Left and right use independent noise, so the
+tail is wide although its input is the sum of both channels. Three differences from the paper: the noise consists of
+bands with different decay rates, since air and walls absorb high frequencies first; there are no early reflections; and
+the convolution uses FFTs in blocks (overlap-add), which needs little memory at any length.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from functools import cache
 import numpy as np
 
 SEED = 1979
-PREDELAY = 0.02  # seconds: the tail of a small hall begins so long after the direct sound
-LEVEL = 10 ** (-9 / 20)  # of the tail against the direct sound, -9 dB in energy: the room is heard, keys stay clear
+PREDELAY = 0.02  # seconds between the direct sound and the tail in a small hall
+LEVEL = 10 ** (-9 / 20)  # tail against direct sound, -9 dB in energy: the room is audible, notes stay clear
 ONSET = 0.01  # seconds in which the tail builds up
-# Hz from which on a band begins, and seconds in which it decays by 60 dB. Below the first the tail has nothing, since
-# it would blur low notes.
+# Lower edge of each band in Hz, and seconds in which it decays by 60 dB. The tail has nothing below the first edge,
+# since it would blur low notes.
 BANDS = ((120.0, 1.6), (500.0, 1.5), (2000.0, 1.2), (5000.0, 0.7))
-HALVES = np.array([0.5, 0.5], np.float32)  # left and right become the tail's one input
-FFT_SIZE = 1 << 18  # samples of a block with the tail behind it: 5.5 seconds
+HALVES = np.array([0.5, 0.5], np.float32)  # mixes left and right to the input of the tail
+FFT_SIZE = 1 << 18  # samples of a block and its tail: 5.5 seconds
 
 
 def in_a_room(samples: np.ndarray, sample_rate: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield a recording with its reverberation, block by block; what rings behind its end is left out.
+    """Yield a recording with reverberation, block by block; the reverberation after its end is left out.
 
     Args:
-        samples: `[num_frames, 2]`, of any type.
-        sample_rate: in Hz.
+        samples: Recording, `[num_frames, 2]`, of any type.
+        sample_rate: Sample rate in Hz.
 
     Yields:
-        The first frame of a block, and the block: `[num_frames_of_block, 2]` float32, in the unit of the samples.
+        First frame of a block, and the block: `[num_frames_of_block, 2]` float32, in the unit of the samples.
     """
     spectrum = _spectrum(sample_rate)
     num_of_tail = len(_response(sample_rate)) - 1
@@ -50,7 +50,7 @@ def in_a_room(samples: np.ndarray, sample_rate: int) -> Iterator[tuple[int, np.n
 
 @cache
 def _response(sample_rate: int) -> np.ndarray:
-    """Return the tail's impulse response `[num_frames, 2]`, float32, each channel of the energy `LEVEL` squared."""
+    """Return the tail's impulse response `[num_frames, 2]`, float32; the energy of each channel is `LEVEL` squared."""
     slowest = max(seconds for _, seconds in BANDS)
     time = np.arange(round(slowest * sample_rate)) / sample_rate
     noise = np.random.default_rng(SEED).standard_normal((len(time), 2))

@@ -1,4 +1,4 @@
-"""Finds a SoundFont to play a piano on: a good one where one is installed, else the one that pip installs.
+"""Find a SoundFont for a piano: a good one if one is installed, else the one that pip installs.
 
 Knows file names and the folders of the common systems; plays nothing.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pamusic.errors import PamusicError
 
-# Better pianos than the default, the best first; the packages of Debian and MuseScore call them so.
+# Better pianos than the default, the best first, under the file names of Debian's and MuseScore's packages.
 BETTER = (
     "FluidR3_GM.sf2",
     "MuseScore_General_Full.sf2",
@@ -24,11 +24,11 @@ BETTER = (
     "MuseScore_General.sf3",
     "MS Basic.sf3",
 )
-COMPRESSED = ".sf3"  # samples in Ogg Vorbis, which FluidSynth alone can read
+COMPRESSED = ".sf3"  # samples in Ogg Vorbis, which only FluidSynth can read
 
 
 def user_folder() -> str:
-    """Return the folder where a user of this system may put SoundFonts; `~` stands for the user's home."""
+    """Return the folder for a user's own SoundFonts on this system; `~` stands for the user's home."""
     if sys.platform == "darwin":
         return "~/Library/Audio/Sounds/Banks"
     if sys.platform == "win32":
@@ -37,7 +37,7 @@ def user_folder() -> str:
 
 
 def usual_folders() -> list[Path]:
-    """Return the folders where this system's packages and programs put SoundFonts, the user's own first."""
+    """Return the folders where this system's packages and programs install SoundFonts, the user's own first."""
     program_files = os.environ.get("PROGRAMFILES", r"C:\Program Files")
     names = {
         "darwin": (
@@ -58,16 +58,16 @@ def usual_folders() -> list[Path]:
     )
     try:
         return [Path(user_folder()).expanduser(), *map(Path, names)]
-    except RuntimeError:  # this user has no home
+    except RuntimeError:  # this user has no home folder
         return [Path(name) for name in names]
 
 
 def better_soundfonts(engine: str, folders: Iterable[Path] | None = None) -> list[Path]:
-    """Return the good SoundFonts that are installed and that an engine can read, the best first.
+    """Return the installed good SoundFonts that an engine can read, the best first.
 
     Args:
-        engine: `fluidsynth`, or another, which reads no compressed samples.
-        folders: where to look; by default the usual ones.
+        engine: `fluidsynth`, or another engine, which cannot read compressed samples.
+        folders: Folders to search; by default the usual ones.
     """
     folders = usual_folders() if folders is None else list(folders)
     names = [name for name in BETTER if engine == "fluidsynth" or not name.endswith(COMPRESSED)]
@@ -75,23 +75,23 @@ def better_soundfonts(engine: str, folders: Iterable[Path] | None = None) -> lis
 
 
 def default_soundfont() -> Path:
-    """Return TimGM6mb.sf2, found without importing pretty_midi.
+    """Return the path of TimGM6mb.sf2, found without importing pretty_midi.
 
     Raises:
-        PamusicError: pretty_midi is not installed, or without its SoundFont.
+        PamusicError: pretty_midi is not installed, or has no SoundFont.
     """
     package = importlib.util.find_spec("pretty_midi")
     path = Path(package.origin).with_name("TimGM6mb.sf2") if package and package.origin else None
     if path is None or not path.is_file():
-        raise PamusicError("the default SoundFont is missing; pip install pretty_midi, or give one with --soundfont")
+        raise PamusicError("the default SoundFont is missing; run pip install pretty_midi, or use --soundfont")
     return path
 
 
 def check_soundfont(path: Path) -> None:
-    """Refuse a file that is no SoundFont: FluidSynth would take another one and say nothing.
+    """Raise an error if a file is not a SoundFont; FluidSynth would silently use another one.
 
     Raises:
-        PamusicError: it is missing, cannot be read, or is no whole SoundFont.
+        PamusicError: the file is missing, cannot be read, or is not a complete SoundFont.
     """
     try:
         with path.open("rb") as file:
@@ -99,10 +99,12 @@ def check_soundfont(path: Path) -> None:
     except FileNotFoundError:
         raise PamusicError(f"{path}: no such SoundFont; check the path") from None
     except IsADirectoryError:
-        raise PamusicError(f"{path}: is a folder; give an .sf2 file") from None
+        raise PamusicError(f"{path}: is a folder; use an .sf2 file") from None
     except OSError as error:
-        raise PamusicError(f"{path}: cannot be read ({error.strerror}); give an .sf2 file that can be") from None
+        raise PamusicError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions, or use another .sf2 file"
+        ) from None
     if head[:4] != b"RIFF" or head[8:] != b"sfbk":
-        raise PamusicError(f"{path}: is not a SoundFont (it begins with {head!r}); give an .sf2 file")
+        raise PamusicError(f"{path}: is not a SoundFont (it begins with {head!r}); use an .sf2 file")
     if int.from_bytes(head[4:8], "little") + 8 > path.stat().st_size:
         raise PamusicError(f"{path}: is a truncated SoundFont; fetch it again")

@@ -1,13 +1,13 @@
-"""A MIDI file and what follows it -> one MIDI file, in which all that was played before the cut stays as it was.
+"""Splice a MIDI file and new music into one MIDI file that keeps all messages before the cut.
 
-Knows messages, ticks and tempo maps; knows no tokens. Of every track of the file each message before the cut is kept:
-its tick, its data, its place among the others. What comes after the cut is left out, and the tempo in force there goes
-on. New music stands in the file's own ticks, on a track and a channel of its own, so that the pedal of what was played
-can ring out without blurring what is new; its sound (bank, program, volume, pan) is that of what was played.
+Knows messages, ticks and tempo maps; knows no tokens. Each message before the cut keeps its track, tick, data and
+order. Messages after the cut are left out, and the tempo at the cut stays in force. New music uses the file's ticks, on
+a track and a channel of its own, so that the old pedal can ring out without blurring it. Its sound (bank, program,
+volume, pan) is copied from the prime's channel.
 
-What is open at the cut: on the channels that were taken, keys and pedals end as the `Seam` says. On all others they
-end at the cut. A file of format 0 becomes one of format 1, which has the same track first. At one tick what ends comes
-before the pedals, and these before what begins. In the end no key is down, and no pedal.
+Notes and pedals that are open at the cut: on the selected channels they end as the `Seam` says, on all others at the
+cut. A file of format 0 becomes format 1, with the same track first. At one tick note-offs come first, then pedals, then
+note-ons. At the end every key and pedal is released.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pamusic.music.midi import Tracks, chosen_parts, tempo_map
 from pamusic.music.midi_contents import DRUMS, Contents, Repair
 from pamusic.music.performance import PEDAL, PEDALS, SUSTAIN, Performance, notes_in_order, pedal_in_order
 
-# What a reader says of a file that mido keeps as it is all the same.
+# Repairs by our reader that do not prevent keeping the messages with mido.
 HARMLESS = {
     "other instruments",
     "notes without an end",
@@ -33,23 +33,23 @@ HARMLESS = {
     "pedals of channels",
     "pedals without notes",
 }
-# Bank, volume, pan, expression, reverb, chorus: of the channel that the new one shall sound like.
+# Bank, volume, pan, expression, reverb, chorus: copied to the new channel, so that it sounds alike.
 SOUND = (0, 32, 7, 10, 11, 91, 93)
-NEW_TRACK = "continuation"  # the name of the track of new music
-ENDS, MOVES, BEGINS = range(3)  # the order of what happens at one tick
+NEW_TRACK = "continuation"  # name of the track with new music
+ENDS, MOVES, BEGINS = range(3)  # order of messages at one tick
 
 Timed = list[tuple[int, int, mido.Message]]  # tick, `ENDS`, `MOVES` or `BEGINS`, message
 
 
 @dataclass(frozen=True, eq=False)
 class Seam:
-    """What follows a performance that was cut, in seconds of that performance.
+    """The new music after a cut performance, in seconds of that performance.
 
     Attributes:
-        start: where the music has its time 0.
-        music: what is new.
-        releases: for each pitch that still sounds at the cut, when it ends.
-        pedal: `[num_pedal]` records of `PEDAL`, what the pedals of what was played do from the cut on.
+        start: Time of the music's second 0.
+        music: New music.
+        releases: End of each note that sounds at the cut, by pitch.
+        pedal: Movements of the old pedals from the cut on, `[num_pedal]` records of `PEDAL`.
     """
 
     start: float
@@ -58,10 +58,10 @@ class Seam:
     pedal: np.ndarray = field(default_factory=lambda: np.empty(0, PEDAL))
 
     def merged(self) -> Seam:
-        """Return the same for one piano that plays both: the music's pedals are then among those of what was played.
+        """Return the same for one piano that plays both, so the pedals of both are one sequence.
 
-        A key is let go at the latest where the music strikes it, a pedal that the music does not know at the latest
-        with its first note.
+        A note of the prime ends no later than the music's first onset of its key. A pedal that the music does not use
+        goes up no later than the first note of the music.
         """
         notes, releases = self.music.notes, dict(self.releases)
         for onset, pitch in zip(notes["onset"].tolist(), notes["pitch"].tolist(), strict=True):
@@ -84,19 +84,19 @@ def spliced(
     one_track: bool = False,
     text: str = "",
 ) -> bytes | None:
-    """Return a Standard MIDI File: the messages of another one before a cut, then the music of a seam.
+    """Return a Standard MIDI File: the messages of another file before a cut, then the music of a seam.
 
-    None for a file that had to be mended, or that mido does not read as we do: its messages cannot be kept.
+    Return None if the file needed repairs, or if mido reads it differently: its messages cannot be kept.
 
     Args:
-        data: the other file.
-        seam: what follows.
-        repairs: what `read_and_mend` said of the file.
-        tracks: which parts of the file were taken, as for `read_and_mend`.
-        cut: in seconds; None where the music begins, with what the file has at that very tick.
-        one_track: whether the new music goes on the track and channel of what was played, that of its first part. So
-            it does, too, where all channels are in use.
-        text: as for `with_text`.
+        data: Bytes of the other file.
+        seam: New music.
+        repairs: Repairs that `read_and_mend` reported for the file.
+        tracks: Selected parts of the file, as for `read_and_mend`.
+        cut: Time in seconds; None: the cut is where the music begins, and messages at that tick are kept.
+        one_track: Whether the new music uses the track and channel of the first selected part. It also does so if all
+            channels are in use.
+        text: Text for `with_text`.
     """
     file = None if {repair.kind for repair in repairs} - HARMLESS else _read(data)
     if file is None:
@@ -153,7 +153,7 @@ def spliced(
 
 
 def _ticks(contents: Contents, start: float, cut: float | None) -> tuple[int, int, Callable[[float], int]]:
-    """The tick from which on nothing is kept, the first tick of new music, and seconds -> ticks from there on."""
+    """Return the tick of the cut, the first tick of new music, and a function from seconds to ticks after it."""
     first_tick = _Clock(contents.ticks_per_quarter, contents.tempos).tick(start, rounding=np.rint)
     cut_tick = first_tick + 1
     if cut is not None:
@@ -164,7 +164,7 @@ def _ticks(contents: Contents, start: float, cut: float | None) -> tuple[int, in
 
 
 def _appended(file: mido.MidiFile, kept: list[list[tuple[int, mido.Message]]], after: list[Timed]) -> mido.MidiFile:
-    """Return a file whose tracks hold what is kept, then what comes after."""
+    """Return a file with the kept messages in its tracks, then the later ones."""
     out = mido.MidiFile(type=file.type, ticks_per_beat=file.ticks_per_beat)
     for track, timed in zip(kept, after, strict=True):
         now = track[-1][0] if track else 0
@@ -173,14 +173,14 @@ def _appended(file: mido.MidiFile, kept: list[list[tuple[int, mido.Message]]], a
 
 
 def with_text(data: bytes, text: str) -> bytes:
-    """A file that mido wrote, with a text (meta message 1) of ASCII as the last thing at tick 0 of its first track."""
+    """Add an ASCII text (meta message 1) to a file that mido wrote, last at tick 0 of its first track."""
     file = mido.MidiFile(file=io.BytesIO(data))
     _write_text(file, text)
     return _bytes(file)
 
 
 def texts(data: bytes) -> list[str]:
-    """Return the texts (meta message 1) at tick 0 of a file's first track; none where mido cannot read the file."""
+    """Return the texts (meta message 1) at tick 0 of a file's first track; none if mido cannot read the file."""
     file = _read(data)
     if file is None or not file.tracks:
         return []
@@ -188,7 +188,7 @@ def texts(data: bytes) -> list[str]:
 
 
 def without_texts(data: bytes, sign: str) -> list[list[tuple[int, mido.Message]]]:
-    """The messages at the ticks of each track of a file that mido wrote, but for texts that begin with a sign."""
+    """Return the timed messages of each track in a file that mido wrote, without texts that begin with a sign."""
     return [
         [each for each in _timed(track) if each[1].type != "text" or not each[1].text.startswith(sign)]
         for track in mido.MidiFile(file=io.BytesIO(data)).tracks
@@ -196,7 +196,7 @@ def without_texts(data: bytes, sign: str) -> list[list[tuple[int, mido.Message]]
 
 
 class _Clock:
-    """Seconds -> ticks, through a tempo map; the inverse of `tempo_map`."""
+    """A converter from seconds to ticks through a tempo map; the inverse of `tempo_map`."""
 
     def __init__(self, ticks_per_quarter: int, tempos: list[tuple[int, int]]) -> None:
         tempo_of_tick = {0: DEFAULT_TEMPO, **dict(tempos)}
@@ -208,23 +208,23 @@ class _Clock:
     def tick(self, seconds: float, *, rounding: Callable[[float], float]) -> int:
         i = max(0, int(np.searchsorted(self._seconds, seconds, side="right")) - 1)
         exact = self._ticks[i] + (seconds - self._seconds[i]) * self._ticks_a_second[i]
-        return int(rounding(round(float(exact), 6)))  # a tick that the division missed by a hair is meant
+        return int(rounding(round(float(exact), 6)))  # absorbs the rounding error of the division
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Ends:
-    """How what is open where the new music begins ends; a place is a track and a channel.
+    """Rules that end open notes and pedals where the new music begins; a place is a track and a channel.
 
     Attributes:
-        seam: what follows.
-        tick_of: seconds of the music played -> ticks.
-        cut_tick: of the cut; None where the music played ends by itself.
-        first_tick: of new music.
-        places: those whose notes were taken.
-        channels: those whose pedals hold such notes.
-        home: the place of what was played.
-        has_new_at_home: whether new music goes there.
-        struck: tick and pitch of new music there.
+        seam: New music.
+        tick_of: Function from seconds of the prime to ticks.
+        cut_tick: Tick of the cut; None if the prime is complete.
+        first_tick: First tick of new music.
+        places: Places with selected notes.
+        channels: Places with pedals that hold such notes.
+        home: Main place of the prime.
+        has_new_at_home: Whether new music uses `home`.
+        struck: Tick and pitch of each onset of new music at `home`.
     """
 
     seam: Seam
@@ -238,7 +238,7 @@ class _Ends:
     struck: frozenset[tuple[int, int]]
 
     def of(self, place: tuple[int, int], state: State) -> Timed:
-        """Return the messages that end what is open at a place."""
+        """Return the messages that end the open notes and pedals of a place."""
         releases = self.seam.releases if place in self.places else {}
         pedal = self.seam.pedal if place in self.channels else self.seam.pedal[:0]
         timed: Timed = []
@@ -248,7 +248,7 @@ class _Ends:
             timed += [(end, ENDS, release)] * max(len(key.onsets), key.num_unanswered)
         for control in sorted(state.pedals):
             if control not in pedal["control"]:
-                # One of several sustain pedals, folded into the lengths of notes, goes up with the last of them.
+                # One of several sustain pedals, folded into note lengths, goes up with the last of these notes.
                 is_folded = place in self.channels and control == SUSTAIN and self.seam.releases
                 end = self.tick_of(max(self.seam.releases.values())) if is_folded else self.first_tick
                 timed.append((end, MOVES, _moved(place[1], control, 0)))
@@ -261,12 +261,12 @@ class _Ends:
         if key.onsets and pitch in releases:
             end = max(self.tick_of(releases[pitch]), end)
         if place[0] != self.home[0] and place[1] == self.home[1] and (end, pitch) in self.struck:
-            end = max(end - 1, last + 1)  # of two tracks, a player may take the stroke before the release
+            end = max(end - 1, last + 1)  # on two tracks, a player may play the note-on before the note-off
         return end
 
 
 def _read(data: bytes) -> mido.MidiFile | None:
-    """Return what mido makes of a file, without the messages of live MIDI, which have no place in one."""
+    """Parse a file with mido, and remove messages of live MIDI, which do not belong in a file."""
     try:
         file = mido.MidiFile(file=io.BytesIO(data))
     except (OSError, EOFError, ValueError, KeyError, IndexError, mido.KeySignatureError):
@@ -282,12 +282,12 @@ def _read(data: bytes) -> mido.MidiFile | None:
 
 
 def _is_live(message: mido.Message) -> bool:
-    """Return whether it is a message of the system that is no sysex: a clock, a start, a request to tune."""
+    """Return whether a message is a system message other than sysex: a clock, a start, a tune request."""
     return not (message.is_meta or message.type == "sysex" or hasattr(message, "channel"))
 
 
 def _keeps(file: mido.MidiFile, contents: Contents) -> bool:
-    """Return whether what mido writes again is what we have read; it takes a status behind a sysex for another, say."""
+    """Return whether mido reproduces the contents that we read; it may misread a status after a sysex, for example."""
     again = read_leniently(_bytes(file), "the prime")
     is_alike = again.repairs == contents.repairs and len(again.parts) == len(contents.parts)
     is_alike = is_alike and again.pedals.keys() == contents.pedals.keys()
@@ -303,14 +303,14 @@ def _keeps(file: mido.MidiFile, contents: Contents) -> bool:
 
 
 def _timed(track: mido.MidiTrack, with_end: bool = False) -> list[tuple[int, mido.Message]]:
-    """Return the messages of a track at their ticks, by default without its end."""
+    """Return the messages of a track with their ticks, by default without the end of track."""
     ticks = np.cumsum([message.time for message in track], dtype=np.int64).tolist()
     timed = zip(ticks, track, strict=True)
     return [(tick, message) for tick, message in timed if with_end or message.type != "end_of_track"]
 
 
 def _strokes(seam: Seam, tick_of: Callable[[float], int], channel: int) -> Iterator[tuple[int, int, mido.Message]]:
-    """Yield the new notes; where ticks are so long that two strokes of a key fall on one, the later of them stays."""
+    """Yield the new notes; if long ticks put two onsets of a key on one tick, keep the later one."""
     notes = notes_in_order(seam.music.notes)
     next_tick: dict[int, int] = {}
     for onset, offset, pitch, velocity in reversed(notes.tolist()):
@@ -324,7 +324,7 @@ def _strokes(seam: Seam, tick_of: Callable[[float], int], channel: int) -> Itera
 
 
 def _moves(pedal: np.ndarray, channel: int, tick_of: Callable[[float], int]) -> Timed:
-    """Record of `PEDAL` as messages."""
+    """Convert records of `PEDAL` to messages."""
     return [(tick_of(time), MOVES, _moved(channel, control, value)) for time, control, value in pedal.tolist()]
 
 
@@ -333,12 +333,12 @@ def _moved(channel: int, control: int, value: int) -> mido.Message:
 
 
 def _port(track: list[tuple[int, mido.Message]]) -> int:
-    """Return the port that a track names, the last if several; 0 where it names none."""
+    """Return the port that a track sets, the last if it sets several; 0 if none."""
     return next((message.port for _, message in reversed(track) if message.type == "midi_port"), 0)
 
 
 def _head(sound: State, channel: int, port: int) -> list[mido.Message]:
-    """Return what a new track begins with, to sound as another."""
+    """Return the first messages of a new track, so that it sounds like another channel."""
     controls = [
         mido.Message("control_change", control=control, value=sound.sound[control], channel=channel)
         for control in SOUND

@@ -1,9 +1,9 @@
-"""Performance -> waveform: played on a SoundFont, in a room, at full level.
+"""Render a performance as a waveform: played with a SoundFont, in a room, at full level.
 
 Knows two engines: midirenderer, which pip installs everywhere, and the FluidSynth program, which sounds better and is
-taken where it is found. Knows no MIDI files (`midi.py` does) and no names of output files. Both engines play at
-48,000 Hz, the only rate that midirenderer offers, so nothing is resampled. FluidSynth's own reverb and chorus are off:
-both engines sound in the same room (`reverb.py`).
+used if installed. Knows no MIDI files (`midi.py` does) and no names of output files. Both engines play at 48,000 Hz,
+the only rate of midirenderer, so nothing is resampled. FluidSynth's own reverb and chorus are off: both engines use the
+same room (`reverb.py`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from pamusic.music.soundfonts import better_soundfonts, check_soundfont, default
 
 SAMPLE_RATE = 48_000
 ENGINES = ("auto", "midirenderer", "fluidsynth")
-MAX_SECONDS = 2 * 3600.0  # an hour takes 0.7 GB as a file and three times as much memory while it is made
+MAX_SECONDS = 2 * 3600.0  # an hour needs 0.7 GB as a file, and three times as much memory during rendering
 
-RING_OUT = 3.0  # seconds after the last offset: by then a string of the default SoundFont has died away
-PEAK = 10 ** (-1 / 20)  # -1 dBFS: room for players that resample
-MAX_GAIN = 10 ** (40 / 20)  # a single soft note needs as much; more would make the engines' 16-bit steps audible
+RING_OUT = 3.0  # seconds after the last offset, until a note of the default SoundFont has died away
+PEAK = 10 ** (-1 / 20)  # -1 dBFS: headroom for players that resample
+MAX_GAIN = 10 ** (40 / 20)  # enough for a single soft note; more would make the engines' 16-bit steps audible
 BLOCK = 60 * SAMPLE_RATE  # frames that are converted at a time
-FLUIDSYNTH_GAIN = "0.3"  # its default, 0.2, wastes bits; with this, forty keys at full velocity still do not clip
+FLUIDSYNTH_GAIN = "0.3"  # the default, 0.2, wastes bits; at 0.3, forty keys at full velocity do not clip
 FLUIDSYNTH_OPTIONS = (
     *("-n", "-i", "-q", "-R", "0", "-C", "0", "-g", FLUIDSYNTH_GAIN),
     *("-r", str(SAMPLE_RATE), "-T", "wav", "-O", "s16"),
@@ -46,13 +46,13 @@ FLUIDSYNTH_OPTIONS = (
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """What a performance sounds like.
+    """A rendered performance.
 
     Attributes:
         samples: `[num_frames, 2]` int16, left and right, at `SAMPLE_RATE`.
-        engine: which engine played.
-        soundfont: which SoundFont it played on.
-        passed_over: why each better SoundFont that is installed was not taken.
+        engine: Engine that played it.
+        soundfont: SoundFont that was used.
+        passed_over: For each better SoundFont that is installed, the reason why it was not used.
     """
 
     samples: np.ndarray
@@ -68,23 +68,24 @@ class Sound:
 def synthesize(
     performance: Performance, *, soundfont: Path | None = None, engine: str = "auto", dry: bool = False
 ) -> Sound:
-    """Play a performance in a room, and let its end ring out for `RING_OUT` seconds; its loudest sample is `PEAK`.
+    """Render a performance in a room, with `RING_OUT` seconds after its end; its loudest sample is `PEAK`.
 
-    At most `MAX_GAIN` is added, so a few very soft notes alone stay below that.
+    The gain is at most `MAX_GAIN`, so a few very soft notes alone stay below `PEAK`.
 
     Args:
-        performance: what to play; it has notes.
-        soundfont: an `.sf2` file; by default the best that is installed, else TimGM6mb, which pretty_midi carries.
-        engine: one of `ENGINES`; `auto` takes FluidSynth where it is installed.
-        dry: leave the room out.
+        performance: Performance with at least one note.
+        soundfont: An `.sf2` file; by default the best that is installed, else TimGM6mb of pretty_midi.
+        engine: One of `ENGINES`; `auto` uses FluidSynth if it is installed.
+        dry: Whether to leave out the room.
 
     Raises:
-        PamusicError: too long, no such engine, a broken SoundFont, or one without a sound for these notes.
+        PamusicError: the performance is too long, the engine is unknown, or the SoundFont is broken or has no sound for
+            these notes.
     """
     if performance.duration > MAX_SECONDS:
         raise PamusicError(
-            f"the performance lasts {performance.duration / 3600:.1f} hours, more than one rendering takes "
-            f"({MAX_SECONDS / 3600:.0f}); cut it into parts"
+            f"the performance must be at most {MAX_SECONDS / 3600:.0f} hours long, got "
+            f"{performance.duration / 3600:.1f}; cut it into parts"
         )
     engine = _chosen(engine)
     midi = midi_bytes(_ringing_out(performance))
@@ -98,7 +99,7 @@ def synthesize(
 
 
 def wav_bytes(sound: Sound) -> bytes:
-    """Return a WAV file: 16-bit PCM, stereo."""
+    """Return a 16-bit stereo PCM WAV file."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(2)
@@ -112,7 +113,7 @@ def wav_bytes(sound: Sound) -> bytes:
 
 def _chosen(engine: str) -> str:
     if engine not in ENGINES:
-        raise PamusicError(f"no engine is called {engine!r}; there is {', '.join(ENGINES)}")
+        raise PamusicError(f"no engine is called {engine!r}; use one of {', '.join(ENGINES)}")
     found = shutil.which("fluidsynth") is not None
     if engine == "fluidsynth" and not found:
         raise PamusicError("FluidSynth is not installed (no `fluidsynth` on the PATH); use --engine midirenderer")
@@ -122,7 +123,7 @@ def _chosen(engine: str) -> str:
 
 
 def _played_on_the_best(midi: bytes, engine: str) -> tuple[Path, np.ndarray, tuple[str, ...]]:
-    """Return the first SoundFont that plays, its samples, and why others failed: an installed one may be broken."""
+    """Return the first SoundFont that plays, its samples, and errors of better ones: an installed one may be broken."""
     passed_over: list[str] = []
     for soundfont in better_soundfonts(engine):
         try:
@@ -133,16 +134,16 @@ def _played_on_the_best(midi: bytes, engine: str) -> tuple[Path, np.ndarray, tup
 
 
 def _played(midi: bytes, engine: str, soundfont: Path) -> np.ndarray:
-    """Return what an engine makes of a MIDI file: samples `[num_frames, 2]`, as they come."""
+    """Render a MIDI file with an engine: samples `[num_frames, 2]`, at the engine's level."""
     check_soundfont(soundfont)
     samples = _samples((_play_with_fluidsynth if engine == "fluidsynth" else _play_with_midirenderer)(midi, soundfont))
     if not samples.any():
-        raise PamusicError(f"{soundfont}: {engine} plays these notes without a sound; try another SoundFont")
+        raise PamusicError(f"{soundfont}: {engine} gives no sound for these notes; use another SoundFont")
     return samples
 
 
 def _ringing_out(performance: Performance) -> Performance:
-    """Return the same, and long enough for its last strings to die away: an engine stops at the last message."""
+    """Return the performance with a silent last event, so that notes die away: an engine stops at the last message."""
     up = np.array([(performance.duration + RING_OUT, SUSTAIN, 0)], PEDAL)
     return Performance(performance.notes, np.concatenate([performance.pedal, up]))
 
@@ -155,15 +156,15 @@ def _play_with_midirenderer(midi: bytes, soundfont: Path) -> bytes:
             return bytes(midirenderer.render_wave_from(soundfont.read_bytes(), midi))
     except Exception as error:  # plain RuntimeErrors
         raise PamusicError(f"{soundfont}: midirenderer cannot play on it ({_first_line(str(error))})") from None
-    except BaseException as error:  # a panic in Rust is pyo3's PanicException, which is no Exception
+    except BaseException as error:  # a panic in Rust is pyo3's PanicException, not an Exception
         if type(error).__name__ != "PanicException":
             raise
-        raise PamusicError(f"{soundfont}: is a broken SoundFont, midirenderer broke down on it; try another") from None
+        raise PamusicError(f"{soundfont}: is a broken SoundFont, midirenderer failed on it; use another") from None
 
 
 @contextmanager
 def _standard_error_silenced() -> Iterator[None]:
-    """Keep off the terminal what a panic in Rust writes to descriptor 2 past Python, 35 lines in all."""
+    """Suppress the 35 lines that a panic in Rust writes to file descriptor 2, past Python's sys.stderr."""
     with suppress(OSError, ValueError, AttributeError):  # closed, or none at all, as under pythonw
         sys.stderr.flush()
     try:
@@ -187,7 +188,7 @@ def _play_with_fluidsynth(midi: bytes, soundfont: Path) -> bytes:
         score.write_bytes(midi)
         command = ["fluidsynth", *FLUIDSYNTH_OPTIONS, "-F", str(waveform), str(soundfont.resolve()), str(score)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-        # It exits with 0 though it could not load the SoundFont.
+        # FluidSynth exits with 0 even if it could not load the SoundFont.
         if done.returncode or not waveform.is_file() or re.search("failed to load soundfont", done.stderr, re.I):
             raise PamusicError(f"{soundfont}: FluidSynth cannot play on it ({_first_line(done.stderr)})")
         return waveform.read_bytes()
@@ -208,9 +209,9 @@ def _samples(waveform: bytes) -> np.ndarray:
 
 
 def _levelled(samples: np.ndarray, *, dry: bool) -> np.ndarray:
-    """Return the samples, in a room unless they stay dry, with a gain that makes the loudest `PEAK`.
+    """Return the samples, in a room unless `dry`, with a gain that makes the loudest sample `PEAK`.
 
-    Blocks are computed twice, first for the peak: all of them as floats would take four times the memory.
+    Blocks are computed twice, first for the peak: keeping all of them as floats would need four times the memory.
     """
 
     def blocks() -> Iterator[tuple[int, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""The bytes of a text in a MIDI file -> what a person reads.
+"""Decode the bytes of a text in a MIDI file.
 
 Knows encodings; knows no files. A file does not name the encoding of its texts, so it is inferred from the bytes: a
 byte order mark (UTF-8, UTF-16), then valid UTF-8, then patterns that are typical of Shift-JIS (Japanese) and CP1251
@@ -19,24 +19,24 @@ TRAIL = rb"[\x40-\x7e\x80-\xfc]"
 COMMON = re.compile(rb"[\x81-\x9f]" + TRAIL)
 RARE = re.compile(rb"[\xe0-\xef]" + TRAIL)
 RUN = re.compile(rb"(?:[\x81-\x9f\xe0-\xef]%b){2,}" % TRAIL)
-NOT_DASHES = re.compile(rb"[\x82\x83]|[\x81-\x9f][\x80-\xfc]")  # kana, or a second byte that is no letter of ASCII
+NOT_DASHES = re.compile(rb"[\x82\x83]|[\x81-\x9f][\x80-\xfc]")  # kana, or a second byte that is not an ASCII letter
 ASCII_LETTER = re.compile(rb"[A-Za-z]")
 
-# Katakana of half width have one byte each, and in CP1251 the bytes from 0xC0 on are capital letters. Signs of Japanese
-# are the bytes before 0xC0, and a mark of voice (dakuten, handakuten: in CP1251 the letters Ю and Я) directly behind a
-# letter that takes it. In Russian there is Ю or Я behind such a letter, too, as in ЛЮДИ. But then the word has other
-# vowels, and none of the rare letters that small kana would be.
+# Half-width katakana have one byte each; in CP1251 the bytes from 0xC0 on are capital letters. Two signs of Japanese:
+# bytes before 0xC0, and a voice mark (dakuten, handakuten; in CP1251 the letters Ю and Я) directly after a letter that
+# takes one. Russian also has Ю or Я after such a letter, as in ЛЮДИ. But such a word has other vowels, and none of the
+# rare letters that small kana would be.
 HALF_KATAKANA = re.compile(rb"[\xa1-\xdf]{2,}")
 MARK_OF_VOICE = re.compile(rb"[\xde\xdf]")
 VOICED = re.compile(rb"[\xb3\xb6-\xc4\xca-\xce]\xde|[\xca-\xce]\xdf")  # ｳ, and the rows of ka, sa, ta and ha
 VOICED_AND_SMALL = re.compile(rb"(?:%b)[\xa7-\xab]" % VOICED.pattern)  # as in ﾃﾞｨ
 CYRILLIC_VOWEL = re.compile(rb"[\xc0\xc5\xc8\xce\xd3]")  # А Е И О У
 
-CYRILLIC_WORD = re.compile(rb"[\xc0-\xff\xa8\xb8]{3,}")  # so many accented letters in a row no Latin word has
+CYRILLIC_WORD = re.compile(rb"[\xc0-\xff\xa8\xb8]{3,}")  # no Latin word has three accented letters in a row
 
 
 def readable(text: bytes, most: int | None = MAX_LETTERS) -> str:
-    """Return a text without what cannot be printed; `most` says how many letters of it."""
+    """Return the printable characters of a text, at most the first `most`."""
     decoded = _decoded(text).rstrip("\0")
     return "".join(letter if letter.isprintable() else " " for letter in decoded[:most]).strip()
 
@@ -61,7 +61,7 @@ def _decoded(text: bytes) -> str:
 
 
 def _seems_japanese(text: bytes) -> bool:
-    """Return whether most of what is not ASCII is common characters of Shift-JIS, or katakana of half width."""
+    """Return whether most non-ASCII bytes are common Shift-JIS characters, or half-width katakana."""
     rest, num_common = COMMON.subn(b"", text)
     if num_common:
         rest, num_rare = RARE.subn(b"", rest)

@@ -1,1 +1,1 @@
-"""Performances -> one HTML file that shows and plays them."""
+"""HTML pages that show and play performances."""

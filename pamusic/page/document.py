@@ -1,12 +1,12 @@
-"""Performances -> one HTML file that shows and plays them, from disk, with nothing from elsewhere.
+"""Write one HTML file that shows and plays performances, from disk and without other files.
 
-Knows performances, bytes and HTML; knows no tokens, no checkpoints, no options. What a browser does with it stands in
-the files beside this one: `page.html` and `page.css`; `music.js` (what travels here becomes notes, and where the
-playing is), `piano.js` (sound), `roll.js` (pictures), `player.js` (buttons and keys). Here they are put together.
+Knows performances, bytes and HTML; knows no tokens, no checkpoints, no options. The browser's part is in the files next
+to this one: `page.html` and `page.css`; `music.js` (decodes the notes, and tracks the playback position), `piano.js`
+(sound), `roll.js` (pictures), `player.js` (buttons and keys). This module assembles them.
 
-All that comes from somebody's files (names, texts, music) travels as JSON without a single `<`, and the script shows
-it as text alone. Should any of it be taken for a script all the same, a browser does not run it: the page's policy
-names our own by its hash, and allows nothing else, no connection either.
+All data from users' files (names, texts, music) is embedded as JSON without a single `<`, and the script shows it only
+as text. Should a browser still take any of it for a script, it does not run it: the page's policy allows our own
+scripts by their hashes, and nothing else, no connections either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pamusic.music.performance import Performance
 
 BESIDE = Path(__file__).parent
 SCRIPTS = ("music.js", "piano.js", "roll.js", "player.js")  # in this order
-MAX_BYTES = 64 * 2**20  # some 1,000 pieces of three minutes; beyond that browsers take long to open it
+MAX_BYTES = 64 * 2**20  # about 1,000 pieces of three minutes; larger pages open slowly
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +37,12 @@ class Piece:
     """One piece of a page.
 
     Attributes:
-        name: what it is called, and its file when it is downloaded.
-        performance: what is shown and heard.
-        midi: the file that it is from, which can be downloaded.
-        new_from: second from which on it is new, where what precedes was a prime; None where nobody knows.
-        facts: more about it, (what, how it is) each.
-        commands: those that make it again, (what for, command) each.
+        name: Name of the piece, and of its file for downloads.
+        performance: Performance to show and play.
+        midi: Bytes of its MIDI file, for downloads.
+        new_from: Second from which the music is new, after a prime; None if it is not known.
+        facts: More about it, each (label, value).
+        commands: Commands that make it again, each (purpose, command).
     """
 
     name: str
@@ -54,10 +54,10 @@ class Piece:
 
 
 def document(pieces: Iterable[Piece], title: str) -> bytes:
-    """Return the HTML file, UTF-8; the same for the same pieces.
+    """Return the HTML file, UTF-8; equal pieces give equal files.
 
     Raises:
-        PamusicError: it would be larger than browsers like.
+        PamusicError: the file would be too large for browsers.
     """
     told: list[str] = []
     for piece in pieces:
@@ -81,10 +81,10 @@ def document(pieces: Iterable[Piece], title: str) -> bytes:
 
 
 def packed_notes(performance: Performance) -> bytes:
-    """Return the notes in their order, five numbers each: milliseconds, pitch, velocity.
+    """Return the notes in order, five numbers each: three times in milliseconds, pitch, velocity.
 
-    The milliseconds are those since the last onset, those that the key is down, and those that the string sounds, none
-    where it is struck anew at once.
+    The times are: from the last onset, until the key's release, and until the end of the sound. The last is 0 if the
+    key has its next onset at once.
     """
     notes = performance.notes
     onset = _milliseconds(notes["onset"])
@@ -93,7 +93,7 @@ def packed_notes(performance: Performance) -> bytes:
 
 
 def packed_pedal(performance: Performance) -> bytes:
-    """The movements of the pedals in their order, three numbers each: milliseconds since the last, control, value."""
+    """Return the pedal movements in order, three numbers each: milliseconds since the last, control, value."""
     pedal = performance.pedal
     return _packed(np.diff(_milliseconds(pedal["time"]), prepend=0), pedal["control"], pedal["value"])
 
@@ -113,17 +113,17 @@ def _about(piece: Piece) -> dict[str, Any]:
 
 
 def _harmless(about: dict[str, Any]) -> str:
-    """JSON that ends no script and begins no comment, wherever it stands in HTML.
+    """Return JSON that cannot end a script or begin a comment anywhere in HTML.
 
-    The name of a file need not be valid text: halves of surrogate pairs become question marks, for Chromium breaks down
-    over them.
+    The name of a file need not be valid text: halves of surrogate pairs become question marks, since they crash
+    Chromium.
     """
     text = json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace").decode()
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _packed(*columns: np.ndarray) -> bytes:
-    """Whole numbers from 0 to 2^28, row by row, seven bits a byte, the lowest first; the last byte of each is < 128."""
+    """Encode whole numbers from 0 to 2^28 row by row, seven bits per byte, low bits first; the last byte is < 128."""
     numbers = np.stack([column.astype(np.int64) for column in columns], axis=1).ravel()
     shifts = np.arange(0, 28, 7)
     in_use = (numbers[:, None] >> shifts > 0) | (shifts == 0)
@@ -145,5 +145,5 @@ def _file(name: str) -> str:
 
 
 def _source_of(text: str) -> str:
-    """How a policy names a script or style that it allows (Content Security Policy Level 3, W3C)."""
+    """Return the hash that names a script or style in a policy (Content Security Policy Level 3, W3C)."""
     return f"sha256-{_text(hashlib.sha256(text.encode()).digest())}"

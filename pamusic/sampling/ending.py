@@ -188,7 +188,7 @@ class EndingTracker:
         self._last_before = torch.zeros(num_rows, dtype=torch.float64, device=device)
         self._pauses: Pauses | None = None
         if constraints.grammar is not None and seconds_of_id is not None:
-            self._pauses = Pauses(constraints.grammar, seconds_of_id, prime.ids, num_rows, device)
+            self._pauses = Pauses(constraints.grammar, seconds_of_id, prime.tokens, num_rows, device)
 
     def state(self, done: Tensor | None) -> EndingState:
         """Return the progress of rows before the next id; `done`, `[rows]`, bool, marks rows where nothing sounds."""

@@ -1,4 +1,4 @@
-"""Continue prime ids, one id at a time, without a limit on length; one piece, or many in a batch.
+"""Continue prime ids, one position at a time, without a limit on length; one piece, or many in a batch.
 
 Knows the session that computes logits (`inference.session`); never what the ids mean. The caller passes the forbidden
 ids, the grammar, the id that ends a piece, and the seconds that pass with each id. Memory and time per token do not
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from pamusic.errors import PamusicError, UsageError
 from pamusic.inference.session import InferenceSession
-from pamusic.sampling.constraints import PrimeTokens
-from pamusic.sampling.token_sampler import NON_FINITE, DecodingConfig, TokenSampler
+from pamusic.sampling.constraints import Position, PositionConstraints, PrimeTokens
+from pamusic.sampling.decoding import DecodingConfig
+from pamusic.sampling.position_sampler import PositionSampler
+from pamusic.sampling.token_sampler import NON_FINITE, TokenSampler
 
 # By kind of device: tokens to enqueue before the host reads the first one. Tokens after the end of a row are dropped.
 # On other devices, the host reads each token before the next step.
@@ -25,8 +27,10 @@ AHEAD = {"cuda": 16}
 
 def generate(
     session: InferenceSession, prime: PrimeTokens, decoding: DecodingConfig, *, seed: int, num_rows: int = 1
-) -> Iterator[list[int | None]]:
+) -> Iterator[list[Position | None]]:
     """Return an iterator over the next ids of all rows, one per row; None for a row that has ended.
+
+    Where a position has several ids, these are lists with one id per field.
 
     Rows continue the same prime, each with its own random draws. Row `i` equals the single row of `seed + i`, except
     for the rounding of products over more rows. A row that has ended leaves the batch, which makes the others faster.
@@ -51,28 +55,30 @@ def generate(
 
 def generate_row(
     session: InferenceSession, prime: PrimeTokens, decoding: DecodingConfig, *, seed: int
-) -> Iterator[int]:
+) -> Iterator[Position]:
     """Return an iterator over the ids of one row, each as soon as it is known; otherwise like `generate`."""
     return (id for (id,) in generate(session, prime, decoding, seed=seed) if id is not None)
 
 
 def _generate(
     session: InferenceSession, prime: PrimeTokens, decoding: DecodingConfig, seed: int, num_rows: int
-) -> Iterator[list[int | None]]:
+) -> Iterator[list[Position | None]]:
     # The sampler keeps its own count of ids and seconds, because it runs ahead of the host.
-    sampler = TokenSampler(
+    of_fields = isinstance(decoding.constraints, PositionConstraints)
+    kind: type[PositionSampler | TokenSampler] = PositionSampler if of_fields else TokenSampler
+    sampler = kind(
         prime, decoding, vocab_size=session.vocab_size, seed=seed, num_rows=num_rows, device=_device_of(session.device)
     )
-    logits = session.prefill(prime.ids)
+    prediction = session.prefill(prime.ids)
     if num_rows > 1:
         session.select([0] * num_rows)
-        logits = logits.expand(num_rows, -1)
+        prediction = prediction.expand(num_rows, -1)
     host = _HostState(prime, decoding, num_rows)
     rows = list(range(num_rows))  # in their order in the batch
     pending: deque[tuple[list[int], _Copy]] = deque()
     count = prime.num_resumed
     while True:
-        ids = sampler.sample(logits)
+        ids = sampler.sample(prediction)
         pending.append((rows, _Copy(ids)))
         count += 1
         is_last = decoding.stop.share(count, 0.0) >= decoding.stop.deadline
@@ -88,7 +94,7 @@ def _generate(
             rows, ids = [rows[place] for place in places], ids[places]
             session.select(places)
             sampler.select(places)
-        logits = session.step(ids.clamp(min=0))
+        prediction = session.step(ids.clamp(min=0))
 
 
 class _HostState:
@@ -99,27 +105,25 @@ class _HostState:
     """
 
     def __init__(self, prime: PrimeTokens, decoding: DecodingConfig, num_rows: int) -> None:
-        self._stop, self._end_id = decoding.stop, decoding.constraints.end_id
-        self._seconds_of_id, self._num_rows = decoding.constraints.seconds_of_id, num_rows
+        self._stop, self._constraints, self._num_rows = decoding.stop, decoding.constraints, num_rows
         self._count = prime.num_resumed
         self._passed = [decoding.constraints.seconds_of(prime.resumed)] * num_rows
         self.going = set(range(num_rows))
 
-    def take(self, rows: list[int], ids: Iterable[int]) -> list[int | None]:
+    def take(self, rows: list[int], ids: Iterable[Position]) -> list[Position | None]:
         """Return the next id of every row, None for ended ones; `ids` are the new ids of `rows`."""
-        drawn: list[int | None] = [None] * self._num_rows
+        drawn: list[Position | None] = [None] * self._num_rows
         self._count += 1
         for row, id in zip(rows, ids, strict=True):
             if row not in self.going:
                 continue
-            if id == NON_FINITE:
+            if NON_FINITE in (id if isinstance(id, list) else [id]):
                 raise PamusicError("the model's logits are not numbers; its training diverged, use another checkpoint")
-            if id == self._end_id:
-                self.going.remove(row)
-                continue
-            drawn[row] = id
-            self._passed[row] += 0.0 if self._seconds_of_id is None else self._seconds_of_id[id]
-            if self._stop.share(self._count, self._passed[row]) >= self._stop.deadline:
+            self._passed[row] += self._constraints.seconds_of([id])
+            is_late = self._stop.share(0, self._passed[row]) >= self._stop.deadline
+            if not (self._constraints.is_end(id) or (is_late and not self._constraints.includes_last)):
+                drawn[row] = id
+            if drawn[row] is None or self._stop.share(self._count, self._passed[row]) >= self._stop.deadline:
                 self.going.remove(row)
         return drawn
 
@@ -133,7 +137,7 @@ class _Copy:
             self._arrived = torch.cuda.Event()
             self._arrived.record(torch.cuda.current_stream(ids.device))  # its device may not be the current one
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Position]:
         if self._arrived is not None:
             self._arrived.synchronize()
         return iter(self._ids.tolist())

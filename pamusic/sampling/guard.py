@@ -1,9 +1,10 @@
 """Detect degeneration while sampling a row (a loop, silence, a slot stuck open), and back up a little.
 
-Knows numbers: which ids open and close slots (`GrammarTables`) and the seconds that pass with each id; never what they
-mean. `DegenerationDetector` watches one row and returns a `Detection`. `generate_guarded` then drops the ids drawn
-since some seconds before the trouble began, prefills the rest as a prime, and continues with other draws. A slot stuck
-open is closed instead, because its beginning is too far back to drop.
+Knows slots that open and close, and the seconds that pass between (`SlotEvent`); never what they mean.
+`DegenerationDetector` watches one row and returns a `Detection`. `generate_guarded` then drops the ids drawn since some
+seconds before the trouble began, prefills the rest as a prime, and continues with other draws. A slot stuck open is
+closed instead, because its beginning is too far back to drop. Where a slot's length is drawn with its opening, a length
+that is too long is taken back at once.
 
 An id that the caller has received is never taken back. An id is yielded when `lookback_seconds` have been drawn after
 it, so the stream lags by this time. Beyond the wanted length nothing is taken back, and ids are yielded at once. A
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -26,9 +27,9 @@ import numpy as np
 
 from pamusic.errors import UsageError
 from pamusic.inference.session import InferenceSession
-from pamusic.sampling.constraints import GrammarTables, PrimeTokens
+from pamusic.sampling.constraints import Constraints, Position, PrimeTokens, SlotEvent
+from pamusic.sampling.decoding import DecodingConfig
 from pamusic.sampling.generate import generate_row
-from pamusic.sampling.token_sampler import DecodingConfig
 
 CHORD = 0.035  # seconds between openings of one chord; the value in `music`, which this layer must not import
 # Two distances between chords are the same if they differ by this share, or by this many seconds if that is more.
@@ -120,11 +121,11 @@ class Snapshot:
 
     num_drawn: int
     num_alarms: int
-    ids: list[int]
+    ids: list[Position]
     num_ids: int
 
     @property
-    def row(self) -> list[int]:
+    def row(self) -> list[Position]:
         """Ids at that moment."""
         return self.ids[: self.num_ids]
 
@@ -132,19 +133,15 @@ class Snapshot:
 class DegenerationDetector:
     """A detector of degeneration in the ids of one row; time counts from the end of its prime."""
 
-    def __init__(
-        self, guard: GuardConfig, grammar: GrammarTables, seconds_of_id: Sequence[float], prime_ids: Iterable[int]
-    ) -> None:
-        self._guard, self._seconds_of_id = guard, seconds_of_id
-        slots, ids = range(grammar.num_slots), range(len(grammar.column_of_id))
-        self._opened_by = dict(zip(ids[grammar.slots.openings], slots, strict=True))
-        self._closed_by = dict(zip(ids[grammar.slots.closings], slots, strict=True))
+    def __init__(self, guard: GuardConfig, constraints: Constraints, prime: Iterable[Position]) -> None:
+        self._guard, self._constraints = guard, constraints
         self.now = self._last_opening = 0.0
         self._num_openings = 0
-        # For each slot, the time and the number of its openings.
-        self._open_since: list[deque[tuple[float, int]]] = [deque(maxlen=grammar.most_open) for _ in slots]
-        for id in prime_ids:
-            self._follow(id)
+        # For each slot that is open without a known end, the time and the number of its openings.
+        self._open_since: dict[int, deque[tuple[float, int]]] = {}
+        for position in prime:
+            for event in constraints.slot_events(position):
+                self._follow(event)
         self._chord: set[int] = set()
         self._chord_began = 0.0
         # Slots of the earlier chords and the distance to the next chord; for each period, the length of its repetition.
@@ -152,35 +149,42 @@ class DegenerationDetector:
         self._distances: deque[float] = deque(maxlen=guard.longest)
         self._lasts = [0.0] * guard.longest
 
-    def advance(self, id: int) -> Detection | None:
-        """Consume one more id; return a detection, or None."""
-        self.now += self._seconds_of_id[id]
-        self._follow(id)
-        if id in self._opened_by:
+    def advance(self, position: Position) -> Detection | None:
+        """Consume one more position; return a detection, or None."""
+        detections = (self._advance(event) for event in self._constraints.slot_events(position))
+        return next((each for each in detections if each is not None), None)
+
+    def _advance(self, event: SlotEvent) -> Detection | None:
+        self.now += event.seconds
+        self._follow(event)
+        if event.opened is not None:
             detection = self._repetition() if self._chord and self.now - self._last_opening > CHORD else None
             if not self._chord:
                 self._chord_began = self.now
-            self._chord.add(self._opened_by[id])
+            self._chord.add(event.opened)
             self._last_opening = self.now
+            if detection is None and event.lasts is not None and event.lasts > self._guard.held:
+                detection = Detection("held", self.now, self.now, (event.opened,))
             return detection
-        if not self._seconds_of_id[id]:
+        if not event.seconds:
             return None
         if self.now - self._last_opening > self._guard.silence:
             return Detection("silence", self._last_opening, self.now)
         held = sorted(
             (since, number, slot)
-            for slot, openings in enumerate(self._open_since)
+            for slot, openings in self._open_since.items()
             for since, number in openings
             if self.now - since > self._guard.held
         )
         return Detection("held", held[0][0], self.now, tuple(slot for *_, slot in held)) if held else None
 
-    def _follow(self, id: int) -> None:
-        if id in self._opened_by:
+    def _follow(self, event: SlotEvent) -> None:
+        if event.opened is not None and event.lasts is None:
             self._num_openings += 1
-            self._open_since[self._opened_by[id]].append((self.now, self._num_openings))
-        elif id in self._closed_by and self._open_since[self._closed_by[id]]:
-            self._open_since[self._closed_by[id]].popleft()
+            openings = self._open_since.setdefault(event.opened, deque(maxlen=self._constraints.most_open))
+            openings.append((self.now, self._num_openings))
+        elif event.closed is not None and self._open_since.get(event.closed):
+            self._open_since[event.closed].popleft()
 
     def _repetition(self) -> Detection | None:
         """Add the completed chord to the earlier ones, compare it with them, and begin the next one."""
@@ -211,7 +215,7 @@ def generate_guarded(
     max_draws: int | None = None,
     on_intervention: Callable[[Intervention], None] = lambda intervention: None,
     on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
-) -> Iterator[int]:
+) -> Iterator[Position]:
     """Return an iterator over the ids of one row, like `generate_row`, but delayed and without degeneration.
 
     Where the row was taken back, the id drawn there before is forbidden, so even greedy decoding takes another path.
@@ -231,7 +235,7 @@ def generate_guarded(
     Raises:
         UsageError, PamusicError: As for `generate`.
     """
-    if decoding.constraints.grammar is None or decoding.constraints.seconds_of_id is None:
+    if not decoding.constraints.can_guard:
         raise UsageError("a guard needs a grammar and the seconds of ids; pass both in the constraints")
     decoding.constraints.forbidden(session.vocab_size)
     row = _GuardedRow(session, prime, decoding, guard, seed)
@@ -244,12 +248,9 @@ class _GuardedRow:
     def __init__(
         self, session: InferenceSession, prime: PrimeTokens, decoding: DecodingConfig, guard: GuardConfig, seed: int
     ) -> None:
-        grammar, seconds_of_id = decoding.constraints.grammar, decoding.constraints.seconds_of_id
-        assert grammar is not None
-        assert seconds_of_id is not None
         self._session, self._prime, self._decoding, self._guard, self._seed = session, prime, decoding, guard, seed
-        self._grammar, self._seconds_of_id = grammar, seconds_of_id
-        self._new: list[int] = []
+        self._constraints = decoding.constraints
+        self._new: list[Position] = []
         self._num_out = self._num_drawn = self._attempt = self._retries = 0
         self._last_place = 0.0
         self._taken: dict[int, set[int]] = {}  # ids drawn before at each place of a retry
@@ -260,7 +261,7 @@ class _GuardedRow:
         max_draws: float,
         on_intervention: Callable[[Intervention], None],
         on_snapshot: Callable[[Snapshot], None],
-    ) -> Iterator[int]:
+    ) -> Iterator[Position]:
         stop, forbidden = self._decoding.stop, set[int]()
         while True:
             detection = yield from self._ids_until_detection(forbidden, max_draws, on_snapshot)
@@ -268,9 +269,9 @@ class _GuardedRow:
                 yield from self._new[self._num_out :]
                 return
             self._attempt += 1
-            if detection.kind == "held":
+            closings = self._constraints.closings(detection.slots)
+            if closings:
                 gave_up, back_to, forbidden = False, detection.at, set()
-                closings = (self._grammar.first_closing + slot for slot in detection.slots)
                 self._new = [*self._new, *closings][: stop.max_tokens]
             else:
                 gave_up, back_to, forbidden = self._take_back(detection)
@@ -284,14 +285,15 @@ class _GuardedRow:
 
     def _ids_until_detection(
         self, forbidden: set[int], max_draws: float, on_snapshot: Callable[[Snapshot], None]
-    ) -> Generator[int, None, Detection | None]:
+    ) -> Generator[Position, None, Detection | None]:
         """Yield ids that are older than the lookback; return the detection, or None at the end of the row."""
         stop, is_over = self._decoding.stop, False
-        for id in self._draw(forbidden):
-            self._new.append(id)
+        for position in self._draw(forbidden):
+            self._new.append(position)
             self._num_drawn += 1
-            is_over = is_over or stop.share(len(self._new), self._detector.now + self._seconds_of_id[id]) >= 1
-            detection = None if is_over else self._detector.advance(id)
+            seconds = self._detector.now + self._constraints.seconds_of([position])
+            is_over = is_over or stop.share(len(self._new), seconds) >= 1
+            detection = None if is_over else self._detector.advance(position)
             self._seconds.append(self._detector.now)
             if detection is not None:
                 return detection
@@ -304,7 +306,7 @@ class _GuardedRow:
                 self._num_out += 1
         return None
 
-    def _draw(self, forbidden: set[int]) -> Iterator[int]:
+    def _draw(self, forbidden: set[int]) -> Iterator[Position]:
         """Return an iterator over ids that continue the row; the first one is not in `forbidden`."""
         at_first = [*forbidden, *([] if self._new else self._prime.forbidden_next)]
         prime = PrimeTokens([*self._prime.ids, *self._new], len(self._new), at_first)
@@ -324,16 +326,16 @@ class _GuardedRow:
         place = max(self._num_out, place)
         back_to = self._seconds[place - 1] if place else 0.0
         self._taken = {where: ids for where, ids in self._taken.items() if self._num_out <= where <= place}
-        self._taken.setdefault(place, set()).add(self._new[place])
+        self._taken.setdefault(place, set()).update(self._constraints.ids_to_forbid(self._new[place]))
         self._new = self._new[:place]  # a new list, because snapshots share the old one
         return self._retries > guard.max_retries, back_to, self._taken[place]
 
     def _watch(self) -> None:
         """Restart the detector on the kept ids."""
-        self._detector = DegenerationDetector(self._guard, self._grammar, self._seconds_of_id, self._prime.ids)
+        self._detector = DegenerationDetector(self._guard, self._constraints, self._prime.ids)
         self._seconds: list[float] = []  # time after each id
-        for id in self._new:
-            self._detector.advance(id)
+        for position in self._new:
+            self._detector.advance(position)
             self._seconds.append(self._detector.now)
 
     def _snapshot(self) -> Snapshot:

@@ -8,47 +8,23 @@ row. All state stands in tensors on one device. So a CUDA graph can record a dra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pamusic.errors import UsageError
 from pamusic.inference.cuda_graph import capture
-from pamusic.sampling.config import SamplingConfig
-from pamusic.sampling.constraints import Grammar, PrimeTokens, TokenConstraints
-from pamusic.sampling.ending import FORBIDDEN, EndingTracker, StopCondition
+from pamusic.inference.prediction import Prediction
+from pamusic.sampling.constraints import PrimeTokens, TokenConstraints
+from pamusic.sampling.decoding import DecodingConfig
+from pamusic.sampling.ending import FORBIDDEN, EndingTracker
 from pamusic.sampling.filters import apply_filters
+from pamusic.sampling.grammar_state import Grammar
 from pamusic.sampling.release_bias import ReleaseBias
 
 NON_FINITE = -1  # stands for an id if the logits are not numbers
 RANDOM_BLOCK = 256  # random numbers per row to generate at a time
 
 Record = Callable[[Callable[[], Tensor], torch.device, Sequence[Tensor]], Callable[[], Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodingConfig:
-    """Settings of decoding.
-
-    Attributes:
-        constraints: Ids that the vocabulary allows.
-        sampling: Sampling settings for the allowed ids.
-        stop: Condition that stops a row.
-
-    Raises:
-        UsageError: The stop condition needs `seconds_of_id` or `end_id`, but the constraints lack it.
-    """
-
-    constraints: TokenConstraints = TokenConstraints()
-    sampling: SamplingConfig = SamplingConfig()
-    stop: StopCondition = StopCondition()
-
-    def __post_init__(self) -> None:
-        if self.stop.seconds is not None and self.constraints.seconds_of_id is None:
-            raise UsageError("to stop after some seconds, seconds_of_id must be given")
-        if self.stop.ending is not None and self.constraints.end_id is None:
-            raise UsageError("to bring a piece to a close, end_id must be given")
 
 
 class TokenSampler:
@@ -80,11 +56,12 @@ class TokenSampler:
             UsageError: All ids are forbidden, or the constraints belong to another vocabulary.
         """
         self._device = torch.device(device)
-        self._constraints, self._sampling, self._stop = decoding.constraints, decoding.sampling, decoding.stop
+        constraints = decoding.constraints
+        assert isinstance(constraints, TokenConstraints)
+        self._constraints, self._sampling, self._stop = constraints, decoding.sampling, decoding.stop
         self._record = record
         self._randomness = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
         self._num_drawn, self._num_left = prime.num_resumed, 0  # ids, and random numbers
-        constraints = decoding.constraints
         self._forbidden = constraints.forbidden(vocab_size).to(self._device)
         # The end is forbidden until it is allowed; `_end_forbidden` keeps its own state until then.
         self._end_forbidden: Tensor | None = None
@@ -115,10 +92,10 @@ class TokenSampler:
         self._ending: EndingTracker | None = None
         if constraints.grammar is not None:
             self._needs_opening = torch.from_numpy(constraints.grammar.needs_opening).to(device)
-            self._grammar = Grammar(constraints.grammar, prime.ids, num_rows, device)
+            self._grammar = Grammar(constraints.grammar, prime.tokens, num_rows, device)
             if constraints.seconds_of_id is not None and self._sampling.release_bias:
                 self._release_bias = ReleaseBias(
-                    constraints.grammar, constraints.seconds_of_id, prime.ids, num_rows, device
+                    constraints.grammar, constraints.seconds_of_id, prime.tokens, num_rows, device
                 )
         if self._stop.ending is not None:
             self._ending = EndingTracker(
@@ -126,7 +103,7 @@ class TokenSampler:
             )
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor) -> Tensor:
+    def sample(self, logits: Prediction) -> Tensor:
         """Return the next ids, `[rows]`, int64, with `NON_FINITE` where logits are not numbers.
 
         On CUDA, the next call overwrites the result.
@@ -134,6 +111,7 @@ class TokenSampler:
         Args:
             logits: `[rows, vocab]`, float, on any device.
         """
+        assert isinstance(logits, Tensor)
         if not self._num_left:
             numbers = [torch.rand(RANDOM_BLOCK, generator=each, dtype=torch.float32) for each in self._randomness]
             self._numbers.copy_(torch.stack(numbers))

@@ -14,6 +14,10 @@ Knows one vocabulary; knows no model, no sampler. The rules (the tests check the
 7. A pedal event changes the pedal's depth. A depth that has lasted fewer than `shortest_steps` may not continue in the
    same direction. If it is next to the depth before it, it may not return there (see `grid.without_short_ways`).
 
+Where a position has a length, the rules are fewer, because a note's end is known when it begins: ids of one position
+fit together (`Vocabulary.fits`), and within a step pedals come first (soft, sostenuto, sustain; each at most once),
+then onsets from low to high.
+
 The rules leave this module as arrays without any musical terms. `sampling/constraints.py` applies them and defines its
 terms. Rules 1 to 4 and 7 are finite-state machines that run side by side; 5 and 6 are slots that open and close.
 """
@@ -24,7 +28,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from pamusic.tokens.vocabulary import KINDS, Vocabulary
+from pamusic.tokens.vocabulary import KINDS, PEDAL_KINDS, Vocabulary
 
 STAYS = -1  # next state, while a machine is built: keep the state
 
@@ -92,6 +96,21 @@ class GrammarArrays(TypedDict):
     needs_all_closed: np.ndarray
 
 
+class PositionArrays(TypedDict):
+    """The fields of `sampling.constraints.PositionConstraints`, which documents them."""
+
+    fits: np.ndarray
+    seconds_of_id: np.ndarray
+    seconds_lasting: np.ndarray
+    rank_of_id: np.ndarray | None
+    slot_of_id: np.ndarray
+    sustains: np.ndarray
+    class_of_id: np.ndarray
+    filtered: list[bool]
+    forbidden_ids: list[int]
+    end: list[int]
+
+
 class RecallRanges(TypedDict):
     """Fields of `model.config.RecallConfig` that follow from a vocabulary."""
 
@@ -123,6 +142,35 @@ def grammar_arrays(vocabulary: Vocabulary) -> GrammarArrays:
         "is_tick": vocabulary.kind_of_id == KINDS.index("time_shift"),
         "needs_opening": vocabulary.kind_of_id == KINDS.index("velocity"),
         "needs_all_closed": vocabulary.kind_of_id == KINDS.index("end"),
+    }
+
+
+def position_arrays(vocabulary: Vocabulary) -> PositionArrays:
+    """Return the rules of a vocabulary with several ids a position as arrays.
+
+    Top-p and the other filters do not apply to time shifts and lengths. Their rarest values are the longest ones.
+    Without these, music has few rests and few long notes, and is half again as dense (`docs/experiments.md`).
+    """
+    kind, value = vocabulary.kind_of_id, vocabulary.value_of_id
+    seconds = value * vocabulary.time_step_ms / 1000
+    is_note = kind == KINDS.index("note_on")
+    rank: np.ndarray | None = None
+    if vocabulary.has("length"):  # releases are ordered by their onsets, which no rank of keys tells
+        rank = np.where(is_note, len(PEDAL_KINDS) + value, -1)
+        for place, pedal in enumerate(PEDAL_KINDS):
+            rank[kind == KINDS.index(pedal)] = place
+        rank[vocabulary.id("end")] = rank.max() + 1
+    return {
+        "fits": vocabulary.fits,
+        "seconds_of_id": vocabulary.seconds_of_id,
+        "seconds_lasting": np.where(kind == KINDS.index("length"), seconds, 0.0),
+        "rank_of_id": rank,
+        "slot_of_id": np.where(is_note, value, -1),
+        "sustains": kind == KINDS.index("sustain"),
+        "class_of_id": vocabulary.class_of_id,
+        "filtered": [field.name not in ("shift", "length") for field in vocabulary.fields],
+        "forbidden_ids": [vocabulary.id("start"), vocabulary.id("pad")],
+        "end": vocabulary.border("end").tolist(),
     }
 
 

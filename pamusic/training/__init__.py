@@ -1,1 +1,1 @@
-"""Making a model better at predicting a corpus. Knows no terminal: it reports through a callback."""
+"""Train a model to predict a corpus. Knows no terminal: it reports through a callback."""

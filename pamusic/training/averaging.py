@@ -1,8 +1,8 @@
 """Average the weights of several checkpoints: a model soup (Wortsman et al. 2022, arXiv:2203.05482).
 
-Knows checkpoints; trains nothing. Runs that begin with the same weights may end in one valley of the loss, each to a
-side of its minimum. The loss of their mean is then lower than that of any of them. It was for `small` and the run that
-began with it (`docs/experiments.md`). Weights of unrelated runs have no such mean.
+Knows checkpoints; trains nothing. Runs that begin with the same weights may end in the same valley of the loss, on
+different sides of its minimum. Their mean then has a lower loss than each of them. This worked for `small` and a run
+that began with it (`docs/experiments.md`). It does not work for unrelated runs.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError
 from pamusic.model.perceiver_ar import PerceiverAR
 
-MAX_VALUE_CHARS = 80  # of two values that differ; longer ones are left out of the message
+MAX_VALUE_CHARS = 80  # length of two different values; an error message leaves out longer ones
 
 
 def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """Return a checkpoint in memory whose weights are the mean of others; the rest is that of the first.
+    """Return a checkpoint in memory with the mean weights of several; everything else comes from the first.
 
     Args:
-        checkpoints: at least one.
+        checkpoints: Checkpoints to average, at least one.
 
     Raises:
-        PamusicError: their models have other shapes, or their ids other meanings.
+        PamusicError: The models have different shapes or vocabularies.
     """
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if other.tokenizer.fingerprint != first.tokenizer.fingerprint:
             raise PamusicError(
-                f"{other.path} reads {other.tokenizer.name} events ({other.tokenizer.fingerprint}), {first.path}"
-                f" {first.tokenizer.name} ({first.tokenizer.fingerprint}); only weights of the same have a mean"
+                f"{other.path} reads {other.tokenizer.name} events ({other.tokenizer.fingerprint}), {first.path} reads"
+                f" {first.tokenizer.name} ({first.tokenizer.fingerprint}); average only models of one tokenizer"
             )
         differs = [
             f"{name} {before} and {value}" if len(f"{before}{value}") < MAX_VALUE_CHARS else name
@@ -41,8 +41,8 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
         ]
         if differs:
             raise PamusicError(
-                f"{first.path} and {other.path} are models of other shapes ({', '.join(differs)}); only weights of one"
-                " shape have a mean"
+                f"{first.path} and {other.path} have different shapes ({', '.join(differs)}); average only models of"
+                " one shape"
             )
     states = [each.model.state_dict() for each in checkpoints]
     model = PerceiverAR(first.model.config)

@@ -1,6 +1,6 @@
-"""Corpus -> batches of windows. Knows ids, splits and augmentation; knows torch only as the place where batches go.
+"""Make batches of windows from a corpus. Knows ids, splits and augmentation; knows torch only as tensors of batches.
 
-A batch is a pure function of (corpus, configuration, seed, step): a resumed run needs no reader state.
+A batch is a pure function of corpus, configuration, seed and step, so a resumed run needs no reader state.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pamusic.training.augmentation import stretched_ids, transposed_ids
 from pamusic.training.config import TrainingConfig
 from pamusic.training.mistakes import with_mistakes
 
-NOT_SCORED = -100  # as a target: PyTorch's cross_entropy leaves it out
+NOT_SCORED = -100  # a target that PyTorch's cross_entropy ignores
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Windows of pieces.
+    """A batch of windows.
 
     Attributes:
-        tokens: `[batch, context]`, int64; of several fields `[batch, context, fields]`.
-        targets: `[batch, latents]`, the tokens that follow the latents; `NOT_SCORED` where there is none. Of several
-            fields `[batch, latents, fields]`.
-        prefix_indices: `[batch, k]`, the positions of the prefix that are seen, -1 for none; None if all are.
+        tokens: Ids, `[batch, context]`, int64; with several fields, `[batch, context, fields]`.
+        targets: Tokens after the latents, `[batch, latents]`, `NOT_SCORED` for none; with several fields,
+            `[batch, latents, fields]`.
+        prefix_indices: Visible positions of the prefix, `[batch, k]`, -1 for none; None if all are visible.
     """
 
     tokens: Tensor
@@ -41,7 +41,7 @@ class Batch:
 
     @property
     def num_scored(self) -> Tensor:
-        """How many positions are scored, a number."""
+        """Number of scored positions, a scalar."""
         return (_of_position(self.targets) != NOT_SCORED).sum()
 
     def to(self, device: torch.device) -> Batch:
@@ -51,7 +51,7 @@ class Batch:
         )
 
     def micro(self, size: int) -> list[Batch]:
-        """Return the batch in parts of `size` windows."""
+        """Split the batch into micro-batches of `size` windows."""
         prefix_indices = (
             [None] * (len(self.tokens) // size) if self.prefix_indices is None else self.prefix_indices.split(size)
         )
@@ -62,14 +62,14 @@ class Batch:
 
 
 class TrainingBatches:
-    """Windows that end anywhere in a piece, so that every length of prefix is learned.
+    """Training windows that end anywhere in a piece, so that the model learns every length of prefix.
 
-    A piece is drawn as often as it is long (the official code draws every piece equally often; the score counts
-    tokens). The end of its window is uniform over [latents + 1, length]; the window is what precedes it, at most
-    context + 1 tokens, start and end tokens among them.
+    A piece is drawn with a probability proportional to its length (the official code draws all pieces equally often,
+    but scores count tokens). The end of its window is uniform over [latents + 1, length]. The window has at most
+    context + 1 tokens before that end, including start and end tokens.
 
-    A piece too short to fill the latents does not waste them: others stand before it, each of them once, as far as
-    there are others. What follows a start token has nothing to do with what precedes it; the start is not scored.
+    If a piece is too short to fill the latents, other pieces stand before it, each at most once. A start token cannot
+    be predicted from the piece before it, so it is not scored.
     """
 
     def __init__(self, corpus: Corpus, model: ModelConfig, training: TrainingConfig) -> None:
@@ -82,7 +82,7 @@ class TrainingBatches:
         self._grid = lru_cache(maxsize=2048)(self._decoded)
 
     def batch(self, step: int, rows: range | None = None) -> Batch:
-        """Return the batch of update number `step`, from 0; all its rows, or only those that are asked for."""
+        """Return the batch of update number `step`, from 0: all rows, or only some."""
         rows = range(self._training.batch_size) if rows is None else rows
         rngs = [np.random.default_rng([self._training.seed, step, row]) for row in rows]
         drawn = [self._recovery(rng) if self._has_mistakes(step, rng) else (self._window(rng), None) for rng in rngs]
@@ -101,7 +101,7 @@ class TrainingBatches:
         return rng.random() < self._training.mistakes
 
     def _recovery(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Return a window with mistakes, and how many of its last tokens are scored: those from where they end on."""
+        """Return a corrupted window, and the number of its last tokens to score: those after the corruption."""
         tokenizer = self._corpus.tokenizer
         grid = self._grid(self._drawn(rng))
         others = None if rng.random() < 0.5 else self._grid(self._drawn(rng))
@@ -109,7 +109,7 @@ class TrainingBatches:
         grid, step = with_mistakes(grid, others, 1000 / tokenizer.vocabulary.time_step_ms, rng)
         ids = with_borders(tokenizer.ids_from_grid(tokenizer.settled(grid)), self._corpus)
         steps = np.cumsum(np.rint(tokenizer.vocabulary.seconds_of_id[ids] * 1000 / tokenizer.vocabulary.time_step_ms))
-        first = int(np.searchsorted(steps, step))  # the time shift that leads there
+        first = int(np.searchsorted(steps, step))  # the time shift that leads to this step
         num_scored = int(rng.integers(max(1, self._model.num_latents // 2), self._model.num_latents + 1))
         end = min(first + num_scored, len(ids))
         window = self._transposed(ids[max(0, end - self._model.context_length - 1) : end], rng)
@@ -133,7 +133,7 @@ class TrainingBatches:
         return int(self._pieces[min(draw, len(self._pieces) - 1)])
 
     def _ids(self, piece: int, rng: np.random.Generator) -> np.ndarray:
-        """Return a piece between its borders, played a little slower or faster."""
+        """Return the ids of a piece with start and end, randomly stretched in time."""
         stretch, tokenizer = self._training.stretch, self._corpus.tokenizer
         ids = stretched_ids(self._grid(piece), tokenizer, stretch, rng) if stretch else self._corpus.piece(piece)
         return with_borders(ids, self._corpus)
@@ -147,10 +147,10 @@ class TrainingBatches:
 
 
 def validation_batches(corpus: Corpus, model: ModelConfig, num_windows: int, batch_size: int) -> list[Batch]:
-    """The same windows every time, spread evenly over the validation split; each scores its last half of latents.
+    """Return fixed windows, spread evenly over the validation split; each scores the last half of its latents.
 
-    That is the protocol of a whole evaluation (blocks of latents / 2, with all that precedes them up to the context),
-    on some of its blocks. Where there is no validation split there are no batches.
+    This is the protocol of a full evaluation (blocks of latents / 2, each with its context) on some of its blocks.
+    Without a validation split there are no batches.
     """
     pieces = [with_borders(corpus.piece(piece), corpus) for piece in corpus.split("validation")]
     block = max(1, model.num_latents // 2)
@@ -160,7 +160,7 @@ def validation_batches(corpus: Corpus, model: ModelConfig, num_windows: int, bat
     batches = [make_batch(windows[i : i + batch_size], model) for i in range(0, len(windows), batch_size)]
     for batch in batches:
         is_scored = _of_position(batch.targets) != NOT_SCORED
-        scored = is_scored.flip(1).cumsum(1).flip(1)  # 1 at the last one scored, and so on
+        scored = is_scored.flip(1).cumsum(1).flip(1)  # 1 at the last scored position, 2 at the one before
         batch.targets[scored > block] = NOT_SCORED
     return batches
 
@@ -171,10 +171,10 @@ def make_batch(
     prefix_dropout: float = 0.0,
     rngs: Sequence[np.random.Generator] = (),
 ) -> Batch:
-    """Windows, each of at least two tokens, as one batch.
+    """Return windows of at least two tokens as one batch.
 
-    The latents are the last `num_latents` positions. A long window fills them, and padding stands before its prefix; a
-    window too short to fill them has no prefix, and padding stands behind it, where causality hides it.
+    The latents are the last `num_latents` positions. A long window fills them, and padding precedes its prefix. A
+    window that is too short to fill them has no prefix, and padding follows it, where causality hides it.
     """
     context, latents = model.context_length, model.num_latents
     shape = windows[0].shape[1:]
@@ -204,11 +204,11 @@ def make_batch(
 
 
 def _of_position(targets: Tensor) -> Tensor:
-    """Of `[batch, n]` or `[batch, n, fields]` one target a position, `[batch, n]`: all or none of them are scored."""
+    """Return one target per position, `[batch, n]`; of the fields of a position, all or none are scored."""
     return targets if targets.dim() == 2 else targets[..., 0]
 
 
 def with_borders(ids: np.ndarray, corpus: Corpus) -> np.ndarray:
-    """Return ids `[n]` or `[n, fields]` of a piece with its start and its end, `[n + 2]` or `[n + 2, fields]`."""
+    """Add start and end to the ids of a piece: `[n]` to `[n + 2]`, or `[n, fields]` to `[n + 2, fields]`."""
     vocabulary = corpus.tokenizer.vocabulary
     return np.concatenate([vocabulary.border("start")[None], ids, vocabulary.border("end")[None]])

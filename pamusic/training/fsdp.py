@@ -1,8 +1,8 @@
-"""Spread weights over the ranks, so that each holds a part of them (PyTorch's FSDP2, `fully_shard`).
+"""Shard weights over the ranks, so that each holds a part of them (PyTorch's FSDP2, `fully_shard`).
 
-Knows modules and trees of tensors; knows no run. On disk everything is whole: a run can be resumed with weights spread
-or whole, whatever it was before. The cross-attention belongs to the outermost part, because its keys and values are
-computed outside its own forward pass.
+Knows modules and trees of tensors; knows no run. On disk everything is unsharded, so a run can be resumed with or
+without sharding. The cross-attention belongs to the root module, because its keys and values are computed outside its
+own forward pass.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pamusic.training.distributed import ProcessGroup
 
 
 def shard(model: PerceiverAR, ranks: ProcessGroup, device: torch.device) -> None:
-    """Spread a model's parameters over all ranks, in place; each layer is put together when it computes."""
+    """Shard a model's parameters over all ranks, in place; each layer is gathered when it computes."""
     mesh = init_device_mesh(device.type, (ranks.size,))
     for layer in model.layers:
         fully_shard(layer, mesh=mesh)
-    # By default the outermost part would stay together after a forward pass, and not see weights that were lent.
+    # By default the root stays gathered after a forward pass, and would not see weights that were swapped in.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def gather(tree: Any) -> Any:
-    """Return a tree of dicts, lists and tensors with every tensor whole. All ranks must call it."""
+    """Return a tree of dicts, lists and tensors with every tensor gathered. All ranks must call this."""
     if isinstance(tree, dict):
         return {name: gather(branch) for name, branch in tree.items()}
     if isinstance(tree, list):
@@ -39,21 +39,21 @@ def gather(tree: Any) -> Any:
 
 
 def apply_to_whole(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
-    """Apply a function to a tensor that may be spread, put together; spread the result alike. All ranks call it."""
+    """Apply a function to the gathered tensor, and shard the result like the tensor. All ranks must call this."""
     if not isinstance(tensor, DTensor):
         return function(tensor)
-    result = function(tensor.full_tensor())  # the same on each rank, which therefore keeps its own part of it
+    result = function(tensor.full_tensor())  # equal on all ranks, so each keeps its own part
     return distribute_tensor(result, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 def put(whole: Tensor, into: Tensor) -> None:
-    """Copy a whole tensor into one that may be spread."""
+    """Copy a whole tensor into one that may be sharded."""
     with torch.no_grad():
         into.copy_(_spread_as(into, whole))
 
 
 def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Spread the state that `load_state_dict` left whole: each tensor of its parameter's shape, as the parameter is."""
+    """Shard the state that `load_state_dict` left whole: each tensor with its parameter's shape, like the parameter."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -61,10 +61,10 @@ def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def load_whole(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load whole weights into parameters that may be spread.
+    """Load whole weights into parameters that may be sharded.
 
     Raises:
-        KeyError, RuntimeError: the weights are another model's.
+        KeyError, RuntimeError: The weights belong to another model.
     """
     parameters = dict(model.named_parameters())
     if parameters.keys() != weights.keys():

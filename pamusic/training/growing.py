@@ -1,4 +1,4 @@
-"""Trained weights in a deeper model, which at first says what the shallower one did.
+"""Grow a trained model deeper, with the same logits at first.
 
 Knows a checkpoint's model; trains nothing.
 """
@@ -14,20 +14,20 @@ from pamusic.checkpoint import Checkpoint
 from pamusic.model.perceiver_ar import PerceiverAR
 
 OF_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
-ADDS_TO_STREAM = ("attention.output.weight", "mlp.down.weight")  # of a block: at zero, it is the identity
+ADDS_TO_STREAM = ("attention.output.weight", "mlp.down.weight")  # with zeros here, a block is the identity
 
 
 def grown(checkpoint: Checkpoint, num_layers: int) -> Checkpoint:
-    """Return a checkpoint with more self-attention layers than it had, in memory, and the same logits.
+    """Return a checkpoint in memory with more self-attention layers and the same logits.
 
-    The new layers stand spread among the old. Each begins as the one before it, so that it attends to something and
-    finds something from the first step on (stacking: Gong et al. 2019), but adds nothing to the residual stream: its
-    output projections begin at zero, as a new model's do (growth that keeps the function: Chen et al. 2016,
+    The new layers are spread evenly among the old ones. Each begins as a copy of the layer before it, so that its
+    attention works from the first step (stacking: Gong et al. 2019). But its output projections begin at zero, as in a
+    new model, so it adds nothing to the residual stream (function-preserving growth: Chen et al. 2016,
     arXiv:1511.05641).
 
     Args:
-        checkpoint: whose weights they are.
-        num_layers: at least as many as it has.
+        checkpoint: Checkpoint to grow.
+        num_layers: New number of layers, at least the present one.
     """
     trained, depth = checkpoint.model.state_dict(), checkpoint.model.config.num_layers
     model = PerceiverAR(replace(checkpoint.model.config, num_layers=num_layers))

@@ -1,7 +1,7 @@
-"""Make optimiser updates: a batch in, better weights out.
+"""Update a model from batches.
 
-Knows a model, its optimisers and the arithmetic of a machine; knows no corpus, no run and no files. A callback gets
-what the learner had to change on the way: fewer windows at once, or no compiler.
+Knows a model, its optimisers and the arithmetic of a machine; knows no corpus, no run and no files. If the learner must
+use fewer windows at once, or no compiler, it reports this through a callback.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Learner:
     """A model in training.
 
     Attributes:
-        model: its weights are float32.
-        training, machine: how it learns and what it computes with; `update` may change them where it must.
-        ranks: the processes that share the work of each update.
-        rows: the rows of each batch that belong to this process.
+        model: Model with float32 weights.
+        training, machine: Settings of training, and the machine; `update` may have to change them.
+        ranks: Processes that share the work of each update.
+        rows: Rows of each batch that belong to this process.
         optimizers: Muon and AdamW, each for its part of the weights.
-        scaler: scales the loss in fp16; elsewhere it does nothing.
-        average: the moving average of the weights, or None.
-        step: updates made.
-        grad_norm: norm of the gradients of the last update, before clipping.
+        scaler: Scaler of the loss in fp16; inactive in other precisions.
+        average: Moving average of the weights, or None.
+        step: Number of updates made.
+        grad_norm: Norm of the gradients of the last update, before clipping.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class Learner:
         """Build the model.
 
         Args:
-            model: its shape.
-            training: how it learns.
-            machine: what it computes with.
-            weights: the weights it begins with, by name; random ones by default.
-            ranks: the processes that share the work of each update.
-            on_change: is called with a message when `training` or `machine` had to be changed.
+            model: Shape of the model.
+            training: Settings of training.
+            machine: Device and arithmetic.
+            weights: Initial weights by name; random ones by default.
+            ranks: Processes that share the work of each update.
+            on_change: Called with a message when `training` or `machine` had to be changed.
 
         Raises:
-            UsageError: a batch cannot be shared equally among the ranks.
+            UsageError: A batch cannot be shared equally among the ranks.
         """
         keep_freed_memory()
         torch.manual_seed(training.seed)
@@ -82,7 +82,7 @@ class Learner:
         if weights is not None:
             own = self.model.state_dict().items()
             parts = {name: weight for name, weight in own if name.startswith(("ledger.", "recall."))}
-            self.model.load_state_dict({**parts, **weights})  # a part that the weights lack changes no logit at first
+            self.model.load_state_dict({**parts, **weights})  # a new ledger or recall does not change logits at first
         freeze_all_but(self.model, training.only)
         if training.shard and ranks.size > 1:
             join(ranks, machine.device)
@@ -91,7 +91,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
         self.average = Average(self.model, training.ema_decay) if training.ema_decay else None
         self.step = 0
-        self._shared: torch.nn.Module = self.model  # what computes: the model, or what shares its gradients
+        self._shared: torch.nn.Module = self.model  # the model, or its DistributedDataParallel wrapper
         self._compiled = torch.compile(self._eager_loss, dynamic=False) if machine.compile else None
 
     def share_gradients(self) -> None:
@@ -103,7 +103,7 @@ class Learner:
         """Make one update on this rank's rows of a batch; return the mean nats per scored token of the whole batch.
 
         Raises:
-            PamusicError: with several ranks, the model cannot be compiled.
+            PamusicError: The model cannot be compiled, and there are several ranks.
         """
         share = rate(self.step, self.training)
         for optimizer in self.optimizers:
@@ -124,7 +124,7 @@ class Learner:
         return nats
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next update depends on, whole; where weights are spread, all ranks must call it."""
+        """Return the unsharded state that the next update depends on. With sharding, all ranks must call this."""
         return {
             "model": gather(self.model.state_dict()),
             "optimizers": [gather(optimizer.state_dict()) for optimizer in self.optimizers],
@@ -134,10 +134,10 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, at the rates of this learner's own configuration.
+        """Load a state, but keep the learning rates of this learner's own configuration.
 
         Raises:
-            KeyError, RuntimeError, ValueError: the state is another model's.
+            KeyError, RuntimeError, ValueError: The state belongs to another model.
         """
         load_whole(self.model, state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -146,23 +146,23 @@ class Learner:
             spread_optimizer_state(optimizer)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["peak_lr"] = peak
-        if state["scaler"]:  # empty where it was not needed
+        if state["scaler"]:  # empty if the scaler is inactive
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state.get("average") or state["model"])
         self.step = state["step"]
 
     def _gradients(self, batch: Batch) -> Tensor:
-        """Leave the gradients of a batch in the weights; return its mean nats per scored token.
+        """Compute the gradients of a batch; return its mean nats per scored token.
 
-        If memory runs out or the compiler fails (for the backward pass it may fail late), the batch is computed again
-        with fewer windows at once or without the compiler, from the same random state.
+        If memory runs out or the compiler fails (which can happen as late as the backward pass), compute the batch
+        again with fewer windows at once or without the compiler, from the same random state.
         """
         from torch._dynamo.exc import TorchDynamoException
 
         self.model.train()
         while True:
-            # What a step draws depends on its number alone, so that a resumed run draws the same.
+            # Random draws depend only on the number of the step, so a resumed run draws the same.
             torch.manual_seed(self._seed_of_step)
             try:
                 return self._accumulated(batch)
@@ -172,7 +172,7 @@ class Learner:
                 if not is_about_memory(error) or self.training.windows_at_once == 1 or self.ranks.size > 1:
                     raise
                 change = self._with_fewer_windows()
-            # Behind the handler: its exception holds on to the memory of what failed.
+            # After the handler, because the exception keeps the memory of the failed attempt alive.
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             if self.machine.device.type == "cuda":
@@ -187,13 +187,13 @@ class Learner:
         at_once = self.training.windows_at_once
         fewer = max(size for size in range(1, at_once // 2 + 1) if self.training.batch_size % size == 0)
         self.training = replace(self.training, micro_batch=fewer)
-        return f"memory ran out with {at_once} windows at once; going on with {fewer}, to the same batch"
+        return f"memory ran out with {at_once} windows at once; continuing with {fewer}, same batch size"
 
     def _without_compiler(self, why: str) -> str:
-        if self.ranks.size > 1:  # the others are waiting for gradients that were not computed
-            raise PamusicError(f"the model cannot be compiled here ({why}); train it with --no-compile")
+        if self.ranks.size > 1:  # other ranks wait for gradients that were not computed
+            raise PamusicError(f"the model cannot be compiled here ({why}); use --no-compile")
         self._compiled, self.machine = None, replace(self.machine, compile=False)
-        return f"the model cannot be compiled here, so it trains more slowly without ({why})"
+        return f"the model cannot be compiled here ({why}); continuing without, slower"
 
     def _accumulated(self, batch: Batch) -> Tensor:
         scored = self.ranks.sum(batch.num_scored.to(self.machine.device))
@@ -207,13 +207,13 @@ class Learner:
                     loss, part_nats = (self._compiled or self._eager_loss)(
                         part.tokens, part.targets, part.prefix_indices, recalled
                     )
-                # DDP averages over ranks what is to be summed over them.
+                # DDP averages gradients over ranks, but we need their sum.
                 self.scaler.scale(loss * self.ranks.size / scored).backward()
             nats += part_nats.detach()
         return self.ranks.sum(nats) / scored
 
     def _gradients_shared(self, now: bool) -> AbstractContextManager[object]:
-        """Within the block sum gradients over the ranks if `now`; else each rank keeps its own until it does."""
+        """Sum gradients over the ranks within the block if `now`; otherwise each rank accumulates its own."""
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(now)
         if isinstance(self._shared, DistributedDataParallel) and not now:
@@ -221,14 +221,14 @@ class Learner:
         return nullcontext()
 
     def _recalled(self, tokens: Tensor) -> Tensor | None:
-        """Return what the model recalls of its tokens: it has no gradient, and its loops are not for the compiler."""
+        """Return the copy probabilities of recall, outside the compiled loss: no gradient, and loops."""
         recall = self.model.recall
         return None if recall is None else recall(tokens, min(self.model.config.num_latents, tokens.shape[1]))
 
     def _eager_loss(
         self, tokens: Tensor, targets: Tensor, prefix_indices: Tensor | None, recalled: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return two sums over scored tokens and their fields: the loss (with z-loss), and nats."""
+        """Return the loss (with z-loss) and the nats, both summed over scored tokens and their fields."""
         sizes = self.model.config.field_sizes
         following = targets.clamp(min=0) if sizes else None
         logits = self._shared(tokens, prefix_indices=prefix_indices, recalled=recalled, following=following).float()

@@ -1,6 +1,6 @@
-"""Decide what a run computes with: what all processes have, what fits into memory, what it had before.
+"""Choose precision, micro-batch and device of a run, from all processes, the memory, and the record of the run.
 
-Knows machines, processes and memory; builds no model. `device.choose_machine` answers for one process alone.
+Knows machines, processes and memory; builds no model. `device.choose_machine` chooses for one process alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pamusic.training.memory import available_memory, memory_needed
 
 
 def agree_on_precision(machine: Machine, ranks: ProcessGroup) -> Machine:
-    """Return the machine with a precision that all ranks have: they may be on different processors."""
+    """Return the machine with a precision that all ranks support, because ranks may have different processors."""
     if ranks.size == 1:
         return machine
     join(ranks, machine.device)
@@ -33,37 +33,37 @@ def agree_on_precision(machine: Machine, ranks: ProcessGroup) -> Machine:
 def fitting_micro_batch(
     model: ModelConfig, training: TrainingConfig, machine: Machine, ranks: ProcessGroup
 ) -> int | None:
-    """Return how many windows each rank computes at once; None for all, also where the memory is not known."""
+    """Return the number of windows that a rank computes at once; None for all, or if the memory is unknown."""
     if training.batch_size % ranks.size:
-        return None  # the learner refuses that
+        return None  # the learner raises an error for this
     available, batch_size = available_memory(machine.device), training.batch_size // ranks.size
     fits = batch_size
     if available is not None:
         shared = ranks_on_this_machine() if machine.device.type == "cpu" else 1
         fits = memory_needed(model, training, machine).largest_micro_batch(available // shared, batch_size)
     join(ranks, machine.device)
-    fits = ranks.min(fits, machine.device)  # those that share weights compute in step
+    fits = ranks.min(fits, machine.device)  # ranks that share weights must take the same micro-steps
     return None if fits == batch_size else max(1, fits)
 
 
 def machine_as_before(
     before: Mapping[str, Any], device: str, precision: str | None, asked_before: str, compile: bool | None
 ) -> Machine:
-    """Choose the machine that a run was on, as far as it is there and nothing else is asked.
+    """Choose the machine of a resumed run, like the earlier one unless the caller asks for something else.
 
-    A precision that was asked for is kept. `auto` is the fastest of this machine, which may differ from the last one's.
-    Half precision that was asked for is given up where it is slow or missing.
+    A requested precision is kept. `auto` is the fastest precision of this machine, which may differ from the earlier
+    one. Requested half precision is dropped if it is slow or missing here.
 
     Args:
-        before: what `run.json` has under `machine`.
-        device: as for `choose_machine`.
-        precision: the one asked for now, if any.
-        asked_before: the one asked for when the run began, or `auto`.
-        compile: whether to compile, if that was asked for.
+        before: Entry `machine` of `run.json`.
+        device: Device, as for `choose_machine`.
+        precision: Precision requested now, or None.
+        asked_before: Precision requested when the run began, or `auto`.
+        compile: Requested choice of compiling, or None.
 
     Raises:
-        PamusicError: the device is not there, or cannot compute in this precision.
-        UsageError: there is no such precision.
+        PamusicError: The device is missing, or cannot compute in this precision.
+        UsageError: The precision is unknown.
     """
     torch.set_num_threads(min(before.get("threads") or torch.get_num_threads(), os.cpu_count() or 1))
     if compile is None and not before["compile"]:

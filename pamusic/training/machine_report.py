@@ -1,6 +1,6 @@
-"""Find out what this machine has and what training fits on it, by asking and by measuring.
+"""Inspect this machine, measure it, and estimate which models it can train.
 
-Knows torch and the system; trains nothing, and leaves the words to the command line.
+Knows torch and the system; trains nothing. The command line formats the report.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pamusic.model.config import PRESETS, LedgerConfig, preset
 from pamusic.training.config import TrainingConfig
 from pamusic.training.memory import Memory, available_memory, memory_needed
 
-PRODUCT_SECONDS = 1.0  # for the products of each type
-PERFORMANCE: dict[str, Any] = {  # the part of a model's shape that the 388 performance events and three borders decide
+PRODUCT_SECONDS = 1.0  # time to measure products of each type
+PERFORMANCE: dict[str, Any] = {  # the part of a model's shape that depends on the 388 performance events and 3 borders
     "vocab_size": 391,
     "pad_id": 390,
     "ledger": LedgerConfig(num_slots=128, first_opening=0, first_closing=128, first_tick=256, num_ticks=100),
@@ -31,12 +31,12 @@ OPTIONAL_MODULES = ("note_seq", "tensorboard", "rtmidi")
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """The CUDA card of a machine.
+    """The CUDA GPU of a machine.
 
     Attributes:
-        name: as its driver has it.
-        compute_capability: major and minor number.
-        num_cards: cards in the machine.
+        name: Name from the driver.
+        compute_capability: Major and minor number.
+        num_cards: Number of GPUs in the machine.
     """
 
     name: str
@@ -46,21 +46,21 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineReport:
-    """What a machine has.
+    """The facts about a machine that matter for training.
 
     Attributes:
-        machine: what `choose_machine` chooses on it.
-        system: names of system and processor.
-        num_cores: cores of the processor, as far as the system tells.
-        num_threads: threads that PyTorch computes with.
-        has_compiler: whether `torch.compile` finds one.
-        cpu_capability: vector instructions that PyTorch uses; None if the device is no CPU.
-        cpu_bf16_units: name of the CPU's units for bf16; empty if it has none or the device is no CPU.
-        card: the CUDA card; None if the device is none.
-        free_memory: bytes; None where the system does not tell.
-        product_rates: operations a second of matrix products, by the name of their type.
-        has_fluidsynth: whether the program is there.
-        has_module: whether a module is installed, by the names of `OPTIONAL_MODULES`.
+        machine: Choice of `choose_machine`.
+        system: Names of system and processor.
+        num_cores: Cores of the processor, or None if unknown.
+        num_threads: Threads that PyTorch uses.
+        has_compiler: True if `torch.compile` finds a compiler.
+        cpu_capability: Vector instructions that PyTorch uses; None if the device is not a CPU.
+        cpu_bf16_units: Name of the CPU's bf16 units; empty if it has none or the device is not a CPU.
+        card: CUDA GPU; None for other devices.
+        free_memory: Free memory in bytes; None if unknown.
+        product_rates: Operations per second of matrix products, by the name of their type.
+        has_fluidsynth: True if the program is installed.
+        has_module: True for installed modules, by the names of `OPTIONAL_MODULES`.
     """
 
     machine: Machine
@@ -79,14 +79,14 @@ class MachineReport:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """The memory that training a size of model takes.
+    """The memory that training a model of some size needs.
 
     Attributes:
-        size: name of the preset.
-        context_length, num_latents: of the model.
-        memory: what training it takes.
-        batch_size: windows a step.
-        fits: windows that fit at once; None where the free memory is not known.
+        size: Name of the preset.
+        context_length, num_latents: Shape of the model.
+        memory: Memory that training needs.
+        batch_size: Windows per step.
+        fits: Number of windows that fit at once; None if the free memory is unknown.
     """
 
     size: str
@@ -98,14 +98,14 @@ class MemoryEstimate:
 
 
 def inspect_machine(device: str = "auto", on_step: Callable[[str], None] = lambda what: None) -> MachineReport:
-    """Return what the machine has; measures for some seconds.
+    """Inspect and measure this machine, which takes some seconds.
 
     Args:
-        device: as for `choose_machine`.
-        on_step: is called before each measurement with a name for it.
+        device: Device, as for `choose_machine`.
+        on_step: Called with a name before each measurement.
 
     Raises:
-        PamusicError: there is no such device.
+        PamusicError: The device is missing.
     """
     machine = choose_machine(device, probe=True)
     where, rates = machine.device, {}
@@ -136,16 +136,16 @@ def estimate_memory(
     training: TrainingConfig,
     on_step: Callable[[str], None] = lambda what: None,
 ) -> list[MemoryEstimate]:
-    """Estimate the memory that training each size needs, and how many windows fit at once.
+    """Estimate the memory that training each size needs, and the number of windows that fit at once.
 
     Args:
-        machine: where it trains.
-        sizes: names of presets, with changes to each.
-        training: the settings; `batch_size` bounds what is at once.
-        on_step: is called before each estimate with a name for it.
+        machine: Machine that trains.
+        sizes: Names of presets, with changes to each.
+        training: Settings of training; `batch_size` limits the windows at once.
+        on_step: Called with a name before each estimate.
 
     Raises:
-        ValueError: there is no such size, or the changes do not fit together.
+        ValueError: A size is unknown, or its changes do not fit together.
     """
     available, estimates = available_memory(machine.device), []
     for size, changes in sizes.items():

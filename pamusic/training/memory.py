@@ -1,8 +1,7 @@
-"""Estimate the memory that a training needs. Knows the model's shape and the machine; trains nothing.
+"""Estimate the memory that training needs. Knows the model's shape and the machine; trains nothing.
 
-What a step keeps for its backward pass is counted, not guessed: the model runs on tensors without content, and all
-that autograd would hold on to is added up. A compiled model keeps less (what is cheap is computed again), so the figure
-is on the safe side there.
+The memory for the backward pass is counted, not guessed. The model runs on fake tensors without data, and the sizes of
+all tensors that autograd would keep are added up. A compiled model needs less, because it recomputes cheap results.
 """
 
 from __future__ import annotations
@@ -20,36 +19,36 @@ from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
 from pamusic.training.optimizers import freeze_all_but, split_parameters
 
-# A window takes more than it keeps, for the buffers of the backward pass: measured on two CPU cores, size small, not
-# compiled, 173 MiB in bf16 where 117 are kept, 192 in fp32 where 134 are; compiled, 64.
+# Factor for the buffers of the backward pass. Measured on two CPU cores, size small, not compiled: a window takes
+# 173 MiB in bf16 and keeps 117 MiB; in fp32 it takes 192 MiB and keeps 134 MiB. Compiled, it takes 64 MiB.
 BACKWARD = 1.5
-USABLE = 0.8  # of what is free: the rest is for PyTorch itself, for the compiler and for what lies between buffers
+USABLE = 0.8  # share of the free memory; the rest is for PyTorch, the compiler, and fragmentation
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory that a training needs, in bytes.
+    """The memory that training needs, in bytes.
 
     Attributes:
-        state: weights, gradients, optimiser and average: there all the time.
-        window: for the forward and backward pass of each window at once.
+        state: Permanent memory: weights, gradients, optimiser and average.
+        window: Memory for the forward and backward pass of each window at once.
     """
 
     state: int
     window: int
 
     def needed(self, micro_batch: int) -> int:
-        """Return the total with this many windows at once."""
+        """Return the total for `micro_batch` windows at once."""
         return self.state + micro_batch * self.window
 
     def largest_micro_batch(self, available: int, batch_size: int) -> int:
-        """Return how many windows fit at once, a divisor of the batch; 0 if not even one."""
+        """Return the number of windows that fit at once, a divisor of the batch size; 0 if none fits."""
         fitting = (available * USABLE - self.state) // self.window
         return max((size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fitting), default=0)
 
 
 def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine) -> Memory:
-    """Count what a training keeps in memory."""
+    """Count the memory that training needs."""
     with FakeTensorMode(), machine.device:
         built = PerceiverAR(model).train()
         built.recompute = training.recompute
@@ -58,7 +57,7 @@ def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine
         one, two = (_kept_for_backward(built, training, machine, windows) for windows in (1, 2))
     copies = inner * 3 + outer * 4  # weight, gradient, and Muon's momentum or AdamW's two moments
     averaged = inner + outer if training.ema_decay else 0
-    kept = two - one  # what does not grow with the windows, such as weights in another precision, is state
+    kept = two - one  # the rest, such as weights in another precision, counts as state
     return Memory(state=4 * (copies + averaged) + one - kept, window=round(BACKWARD * kept))
 
 
@@ -69,7 +68,7 @@ def _kept_for_backward(model: PerceiverAR, training: TrainingConfig, machine: Ma
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage  # held, or its address could be another's a moment later
+        kept[storage._cdata] = storage  # kept alive, so that no other storage gets its address
         return tensor
 
     config = model.config
@@ -84,7 +83,7 @@ def _kept_for_backward(model: PerceiverAR, training: TrainingConfig, machine: Ma
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Return the free bytes on a device; None where the system does not tell."""
+    """Return the free bytes on a device; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
@@ -93,7 +92,7 @@ def available_memory(device: torch.device) -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         told += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-        limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+        limit = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
         if limit.is_file() and limit.read_text().strip().isdigit():
             told.append(int(limit.read_text()) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
     except (OSError, ValueError, IndexError):

@@ -1,6 +1,6 @@
-"""Write the metrics of a run: a table, a picture of it, and TensorBoard's files where that is installed.
+"""Write the metrics of a run: a table, a plot, and TensorBoard files if TensorBoard is installed.
 
-Knows rows of numbers and the run's folder; knows no model. `metrics.csv` is the truth, and the rest is drawn from it.
+Knows rows of numbers and the run's folder; knows no model. `metrics.csv` is the source, and the plot is drawn from it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Row:
     """One measurement.
 
     Attributes:
-        step: updates made.
-        latent_tokens: trained so far.
-        seconds: spent so far, validation and saving left out.
+        step: Number of updates made.
+        latent_tokens: Latent tokens trained so far.
+        seconds: Training time so far, without validation and saving.
         split: `train` (mean since the row before, with dropout), `validation`, or `validation_ema` of averaged weights.
-        nats_per_token: the loss, without z-loss.
-        rate: share of the peak rate of the last update.
-        grad_norm: of the last update, before clipping.
-        tokens_per_second: latent tokens a second since the row before.
-        waited: share of that time spent waiting for batches.
+        nats_per_token: Loss without z-loss.
+        rate: Learning rate of the last update, as a share of the peak.
+        grad_norm: Gradient norm of the last update, before clipping.
+        tokens_per_second: Latent tokens per second since the row before.
+        waited: Share of this time that was spent waiting for batches.
     """
 
     step: int
@@ -49,14 +49,14 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 
 class Metrics:
-    """The table of a run, added to row by row."""
+    """The table of a run, written row by row."""
 
     def __init__(self, run: Path) -> None:
         self._path, self._picture = run / "metrics.csv", run / "curves.png"
         self._tensorboard: Any = None
 
     def begin(self, step: int) -> None:
-        """Keep the rows up to `step`; later ones are about to be computed again."""
+        """Keep only the rows up to `step`, because later ones will be computed again."""
         rows: list[list[str]] = []
         if self._path.is_file() and step > 0:
             with self._path.open(newline="") as file:
@@ -67,10 +67,10 @@ class Metrics:
         self._tensorboard = _tensorboard(self._path.parent, step)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Write rows at once.
+        """Append rows to the table.
 
         Raises:
-            PamusicError: the disk is full or the like.
+            PamusicError: The table cannot be written, for example because the disk is full.
         """
         rows = list(rows)
         try:
@@ -89,14 +89,14 @@ class Metrics:
                     self._tensorboard.add_scalar(name, getattr(row, name), row.step)
 
     def draw(self) -> None:
-        """Draw the table anew as `curves.png`, and flush TensorBoard's files."""
+        """Draw the table as `curves.png`, and flush TensorBoard files."""
         if self._tensorboard is not None:
             self._tensorboard.flush()
         draw_curves({"": read_metrics(self._path)}, self._picture)
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of a `metrics.csv`, without those that a crash left unfinished."""
+    """Return the rows of a `metrics.csv`, skipping rows that a crash left incomplete."""
     rows = []
     with path.open(newline="") as file:
         for values in csv.DictReader(file):
@@ -113,8 +113,8 @@ def draw_curves(runs: Mapping[str, list[Row]], path: Path) -> None:
     """Draw loss and rate over latent tokens as a PNG picture.
 
     Args:
-        runs: the rows of each run, by its name. One run has a curve for each split; several have validation alone.
-        path: the picture.
+        runs: Rows of each run, by its name. One run gets a curve per split; several get only their validation.
+        path: Path of the picture.
     """
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,9 +1,9 @@
-"""A piece up to some step as a model might have played it, and from there on as it is. Knows notes on a grid.
+"""Corrupt a piece up to some step with errors like a model's own, against exposure bias. Knows notes on a grid.
 
-A model that composes reads its own mistakes, which no real piece shows: a key that was not let go with its chord, a
-note too many, a bar too fast. What it does then it has never learned, and one mistake leads to the next: pieces get
-denser and denser. So it is shown music that has such mistakes, and learns, from where they end, how it goes on. All of
-them add; with as many that take away it got denser again (`docs/experiments.md`).
+While generating, a model reads its own errors, such as a note that was not released with its chord, an extra note, or a
+bar too fast. No real piece teaches it to recover from them, so one error leads to the next, and the music gets denser
+and denser. Therefore we train it on music with such errors, and score only the part after them. All errors make the
+music denser. With as many errors that make it thinner, generated music got denser again (`docs/experiments.md`).
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import numpy as np
 
 from pamusic.tokens.grid import GridNotes
 
-STUCK = (0.02, 0.8)  # of the notes before the step: one to some forty keys more are down
-EVENTS_TO_LET_GO = (2.0, 24.0)  # other notes that end before a stuck one does, on average
-HURRIED = 0.5  # of the pieces
-MOST_HURRIED = 2.0  # times as fast
-LAID_OVER = 0.6  # of the pieces
-MOST_LAID_OVER = 2.0  # times as many notes as a piece has there
-SECONDS_TO_END = 1.0  # what was laid over goes on sounding, on average, at most
-SECONDS_ASTRAY = (4.0, 60.0)  # that either lasts
+STUCK = (0.02, 0.8)  # share of stuck notes before the step: about 1 to 40 more sounding notes
+EVENTS_TO_LET_GO = (2.0, 24.0)  # mean number of other notes that end before a stuck one does
+HURRIED = 0.5  # share of pieces with a hurried passage
+MOST_HURRIED = 2.0  # largest speed-up
+LAID_OVER = 0.6  # share of pieces with overlaid notes
+MOST_LAID_OVER = 2.0  # largest number of overlaid notes, relative to the notes of the passage
+SECONDS_TO_END = 1.0  # mean seconds after the step by which overlaid notes end at the latest
+SECONDS_ASTRAY = (4.0, 60.0)  # length of a hurried or overlaid passage
 
 
 def with_mistakes(
     notes: GridNotes, others: GridNotes | None, steps_a_second: float, rng: np.random.Generator
 ) -> tuple[GridNotes, int]:
-    """Return the same music, hurried, laid over with other notes, and with keys left down, up to some step.
+    """Return a piece that is corrupted up to some step: hurried, overlaid with other notes, and with stuck notes.
 
     Args:
-        notes: a piece; one without notes stays as it is.
-        others: another piece, from which comes what is laid over it; None for what precedes the step in the same one.
-        steps_a_second: of the grid.
-        rng: draws all of it.
+        notes: Piece to corrupt; without notes it stays as it is.
+        others: Another piece, the source of overlaid notes; None for the part of the same piece before the step.
+        steps_a_second: Resolution of the grid.
+        rng: Random generator.
 
     Returns:
-        The music, which `Tokenizer.settled` makes canonical, and the step.
+        The corrupted piece, which `Tokenizer.settled` makes canonical, and the step.
     """
     if not len(notes):
         return notes, 0
@@ -57,13 +57,13 @@ def with_mistakes(
 
 
 def before(notes: GridNotes, step: int) -> GridNotes:
-    """Return the notes that are struck before a step, without pedals."""
+    """Return the notes with an onset before a step, without pedals."""
     early = notes.onset < step
     return GridNotes(*(column[early] for column in (notes.onset, notes.offset, notes.pitch, notes.velocity_bin)))
 
 
 def hurried(notes: GridNotes, step: int, duration: int, factor: float) -> tuple[GridNotes, int]:
-    """Return the same music, `factor` times as fast in the `duration` steps before a step; and where that then is."""
+    """Speed up the `duration` steps before a step by `factor`; return the music and the moved step."""
     begin = max(0, step - duration)
     gained = round((step - begin) * (1 - 1 / factor))
 
@@ -86,16 +86,16 @@ def laid_over(
     steps_to_end: float,
     rng: np.random.Generator,
 ) -> GridNotes:
-    """Other notes as well, in the `duration` steps before a step: of stretches drawn from `others`, which has notes.
+    """Overlay the `duration` steps before a step with the notes of random passages from `others`.
 
     Args:
-        notes: the music.
-        others: from which the notes come, each stretch from where one of them begins.
-        step: before which they are struck.
-        duration: of a stretch, in steps.
-        amount: how many stretches; of what is left above a whole number, that share of the notes.
-        steps_to_end: how much longer than the step they sound, on average, at most.
-        rng: draws the rest.
+        notes: The music.
+        others: Source of the passages, with at least one note; each passage begins at an onset.
+        step: Step before which the overlaid notes begin.
+        duration: Length of a passage in steps.
+        amount: Number of passages; the fractional part is the share of notes taken from the last one.
+        steps_to_end: Mean number of steps after `step` by which overlaid notes end at the latest.
+        rng: Random generator.
     """
     parts = [notes]
     while amount > 0:
@@ -110,7 +110,7 @@ def laid_over(
     onset, offset, pitch, velocity_bin = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("onset", "offset", "pitch", "velocity_bin")
     )
-    order = np.argsort(onset, kind="stable")  # what is struck in one step keeps its order
+    order = np.argsort(onset, kind="stable")  # notes with the same onset keep their order
     both = GridNotes(onset[order], offset[order], pitch[order], velocity_bin[order], notes.pedal)
     offset = np.minimum(both.offset, struck_again(both))
     kept = offset > both.onset
@@ -120,16 +120,16 @@ def laid_over(
 def with_stuck_keys(
     notes: GridNotes, step: int, share: float, mean_events: float, rng: np.random.Generator
 ) -> GridNotes:
-    """Return the same music with keys left down up to a step, from which on they are let go.
+    """Return the music with stuck notes, which sound up to a step and are then released.
 
-    A key is let go as another note ends: chords end together, and so do notes that a pedal has held.
+    A stuck note is released when another note ends: chords end together, and so do notes held by a pedal.
 
     Args:
-        notes: the music.
-        step: up to which they are down.
-        share: of the notes struck before it, that are left down until it is reached, unless struck anew.
-        mean_events: how many other notes end after it before a key is let go, on average; each by itself.
-        rng: draws which and when.
+        notes: The music.
+        step: Step up to which stuck notes sound.
+        share: Share of stuck notes among those before the step. A stuck note ends earlier if its key is played again.
+        mean_events: Mean number of other notes that end after the step before a stuck note does; drawn for each note.
+        rng: Random generator.
     """
     ends = np.sort(notes.offset[notes.offset > step])
     if not len(ends):
@@ -142,7 +142,7 @@ def with_stuck_keys(
 
 
 def struck_again(notes: GridNotes) -> np.ndarray:
-    """Return `[num_notes]`, the step at which the key of each is struck next; beyond all steps where it is not."""
+    """Return the next onset of each note's key, `[num_notes]`; the largest int64 if there is none."""
     by_key = np.lexsort((notes.onset, notes.pitch))
     same_key = notes.pitch[by_key][1:] == notes.pitch[by_key][:-1]
     again = np.full(len(notes), np.iinfo(np.int64).max)

@@ -1,4 +1,4 @@
-"""Decide the shape of a run's model: what was asked for, what its weights have, what the vocabulary needs.
+"""Decide the shape of a run's model from the settings, the initial weights and the vocabulary.
 
 Knows settings, vocabularies and model configurations; builds no model.
 """
@@ -18,16 +18,16 @@ from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.settings import RunSettings
 
-FREE = ("context_length", "num_latents", "dropout")  # fields of a shape that may change under trained weights
-ADDABLE = ("ledger", "recall")  # parts that trained weights without them can get
+FREE = ("context_length", "num_latents", "dropout")  # fields that may change for trained weights
+ADDABLE = ("ledger", "recall")  # parts that can be added to trained weights
 Part = LedgerConfig | RecallConfig | OffsetsConfig | ClockConfig
 
 
 def new_shape(size: str, settings: RunSettings, vocabulary: Vocabulary) -> ModelConfig:
-    """Return the shape of a new model: a preset with what was asked for, and with the usual parts.
+    """Return the shape of a new model: a preset with the default parts, changed by the settings.
 
     Raises:
-        ValueError: there is no such size, or the settings do not fit together.
+        ValueError: The size is unknown, or the settings do not fit together.
     """
     asked = _fields_of(_usual_parts(vocabulary).updated(settings), vocabulary)
     sizes = tuple(field.size for field in vocabulary.fields) if vocabulary.shape else ()
@@ -36,10 +36,10 @@ def new_shape(size: str, settings: RunSettings, vocabulary: Vocabulary) -> Model
 
 
 def tuned_shape(before: ModelConfig, settings: RunSettings, vocabulary: Vocabulary) -> ModelConfig:
-    """Return the shape in which a new run goes on with trained weights: parts and layers can be added.
+    """Return the shape for a new run from trained weights, to which parts and layers can be added.
 
     Raises:
-        ValueError: these weights cannot have the shape that was asked for.
+        ValueError: The weights do not fit the settings.
     """
     asked = _fields_of(settings, vocabulary)
     added = {name: asked[name] for name in ADDABLE if getattr(before, name) is None and asked.get(name) is not None}
@@ -49,19 +49,19 @@ def tuned_shape(before: ModelConfig, settings: RunSettings, vocabulary: Vocabula
 
 
 def resumed_shape(before: ModelConfig, settings: RunSettings, vocabulary: Vocabulary) -> ModelConfig:
-    """Return the shape in which a run is resumed.
+    """Return the shape for resuming a run.
 
     Raises:
-        ValueError: its weights cannot have the shape that was asked for.
+        ValueError: The weights do not fit the settings.
     """
     return _changed(before, _fields_of(settings, vocabulary))
 
 
 def refuse_foreign_parts(settings: RunSettings, corpus: Corpus) -> None:
-    """Refuse settings that are for another kind of vocabulary.
+    """Raise an error if a setting is for another kind of vocabulary.
 
     Raises:
-        UsageError: there are some.
+        UsageError: A setting does not fit the vocabulary of the corpus.
     """
     tokenizer = corpus.tokenizer
     if tokenizer.vocabulary.shape:
@@ -70,7 +70,7 @@ def refuse_foreign_parts(settings: RunSettings, corpus: Corpus) -> None:
         if of_events is not None:
             raise UsageError(
                 f"{corpus.path} has {tokenizer.name}, with {len(tokenizer.vocabulary.fields)} fields a position;"
-                f" {of_events} is for events, one id a position, so leave it out"
+                f" {of_events} is for events, with one id a position; leave it out"
             )
     if settings.offsets and not tokenizer.vocabulary.has("length"):
         raise UsageError(f"{corpus.path} has {tokenizer.name}, which has no lengths; leave offsets out")
@@ -81,29 +81,29 @@ def refuse_foreign_parts(settings: RunSettings, corpus: Corpus) -> None:
 
 
 def refuse_other_fields(source: Checkpoint, corpus: Corpus) -> None:
-    """Refuse to transfer weights from or to a vocabulary of several fields.
+    """Raise an error for a transfer of weights from or to a vocabulary with several fields.
 
     Raises:
-        UsageError: checkpoint and corpus have different vocabularies, and one of them has several fields.
+        UsageError: Checkpoint and corpus have different vocabularies, and one of them has several fields.
     """
     before, now = source.tokenizer, corpus.tokenizer
     several = before.vocabulary.shape or now.vocabulary.shape
     if several and before.fingerprint != now.fingerprint:
         raise UsageError(
-            f"{source.path} reads {_describe_fields(before)}, {corpus.path} has {_describe_fields(now)}; weights are"
-            " carried over between tokenizers of one id a position alone, so leave --init-from out"
+            f"{source.path} reads {_describe_fields(before)}, {corpus.path} has {_describe_fields(now)}; weights can be"
+            " transferred only between tokenizers with one id a position; leave --init-from out"
         )
 
 
 def _usual_parts(vocabulary: Vocabulary) -> RunSettings:
-    """Return the parts of a new model that nothing was said about: those worth their time (`docs/experiments.md`)."""
+    """Return the default parts of a new model: those that are worth their time (`docs/experiments.md`)."""
     if not vocabulary.shape:
         return RunSettings(ledger=True)
     return RunSettings(conv_width=4, offsets=vocabulary.has("length"), clock=True)
 
 
 def _fields_of(settings: RunSettings, vocabulary: Vocabulary) -> dict[str, int | float | Part | None]:
-    """Return the fields of `ModelConfig` that were asked for; a part that the model is not to have is None."""
+    """Return the fields of `ModelConfig` that the settings give; a part that is switched off is None."""
     parts: dict[str, Callable[[], Part]] = {
         "ledger": lambda: LedgerConfig(**ledger_ranges(vocabulary)),
         "recall": lambda: RecallConfig(**recall_ranges(vocabulary)),
@@ -112,7 +112,7 @@ def _fields_of(settings: RunSettings, vocabulary: Vocabulary) -> dict[str, int |
     }
     asked: dict[str, int | float | Part | None] = {}
     for field in fields(ModelConfig):
-        value = getattr(settings, field.name, None)  # what the corpus decides, such as pad_id, is no setting
+        value = getattr(settings, field.name, None)  # fields that the corpus decides, such as pad_id, are not settings
         if value is None:
             continue
         if field.name not in parts:
@@ -126,15 +126,15 @@ def _changed(model: ModelConfig, asked: dict[str, int | float | Part | None]) ->
     """Return the shape with changes.
 
     Raises:
-        ValueError: trained weights cannot have it.
+        ValueError: A change does not fit trained weights.
     """
     fixed = {name for name in asked if name not in FREE and asked[name] != getattr(model, name)}
     if fixed:
-        raise ValueError(f"trained weights keep their {', '.join(sorted(fixed))}; leave out what would change that")
+        raise ValueError(f"trained weights keep their {', '.join(sorted(fixed))}; leave these settings out")
     return replace(model, **asked)  # type: ignore[arg-type]
 
 
 def _describe_fields(tokenizer: Tokenizer) -> str:
-    """Return the tokenizer's name, and how many ids a position has."""
+    """Return the name of a tokenizer and its number of ids a position."""
     num_fields = len(tokenizer.vocabulary.fields)
     return f"{tokenizer.name} ({num_fields} ids a position)" if num_fields > 1 else f"{tokenizer.name} (one a position)"

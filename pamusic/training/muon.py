@@ -1,4 +1,4 @@
-"""Muon: momentum whose updates are made orthogonal. Knows matrices; knows no model.
+"""Optimise matrices with Muon: momentum with orthogonalised updates. Knows matrices; knows no model.
 
 Source: K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/ (the quintic Newton-Schulz iteration and its
 coefficients). For a parameter `W [out, in]`, its gradient `G`, momentum `m`, learning rate `r` and weight decay `d`:
@@ -6,9 +6,9 @@ coefficients). For a parameter `W [out, in]`, its gradient `G`, momentum `m`, le
     B <- m B + (1 - m) G
     W <- (1 - r d) W - r sqrt(max(1, out / in)) orthogonalize((1 - m) G + m B)
 
-`torch.optim.Muon` computes the same, and its saved states load here. The one difference is the precision of the
-iteration: bfloat16 where the device multiplies that fast, as there, else float32. On a CPU without bf16 units PyTorch's
-takes about 20 s a step of `small`, this one 0.2 s.
+`torch.optim.Muon` computes the same, and its saved states load here. The only difference is the precision of the
+iteration: float32 on devices without fast bfloat16, where PyTorch uses bfloat16 too. On a CPU without bf16 units,
+PyTorch's Muon takes about 20 s per step of `small`, and this one 0.2 s.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from torch import Tensor, nn
 from pamusic.device import has_fast_bf16
 from pamusic.training.fsdp import apply_to_whole
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steepest at 0 while singular values stay near 1 (Jordan et al.)
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steepest slope at 0 that keeps singular values near 1 (Jordan et al.)
 ITERATIONS = 5
-EPSILON = 1e-7  # least norm that a gradient is divided by
+EPSILON = 1e-7  # smallest divisor of a gradient
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters that are matrices; the learning rate is the only setting that changes while it runs."""
+    """The Muon optimiser, for matrices only; of its settings, only the learning rate may change during training."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], *, lr: float, weight_decay: float = 0.0, momentum: float = 0.95
     ) -> None:
-        """Begin with no momentum.
+        """Create an optimiser with zero momentum.
 
         Raises:
-            ValueError: a parameter is not a matrix.
+            ValueError: A parameter is not a matrix.
         """
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.dim() != 2:
-                    raise ValueError(f"Muon takes matrices, got a parameter of shape {tuple(parameter.shape)}")
+                    raise ValueError(f"Muon needs matrices, got a parameter of shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -68,7 +68,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     """Return `U S V^T` for a matrix `U D V^T`, with singular values `S` between about 0.7 and 1.2.
 
     Returns:
-        A tensor of the same shape, bfloat16 where the device multiplies that fast, else float32.
+        A tensor of the same shape, in bfloat16 on devices that multiply it fast, else in float32.
     """
     a, b, c = COEFFICIENTS
     x = matrix.to(torch.bfloat16 if has_fast_bf16(matrix.device) else torch.float32, copy=True)

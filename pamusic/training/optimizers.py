@@ -1,4 +1,4 @@
-"""Make a model's optimisers, and the moving average of its weights. Knows parameters; knows no batches, no files."""
+"""Create a model's optimisers, and average its weights. Knows parameters; knows no batches, no files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pamusic.training.config import TrainingConfig
 from pamusic.training.fsdp import put
 from pamusic.training.muon import Muon
 
-# Matrices that are tables, or no wider than a number.
+# Matrices that are tables or vectors, which AdamW trains.
 OUTER = ("embedding.", "ledger.", "recall.", "fields.chosen.", "fields.offsets.", "conv.", "head.")
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """Return Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for all other parameters.
 
-    Each parameter group keeps its peak rate as `peak_lr`.
+    Each parameter group stores its peak learning rate as `peak_lr`.
     """
     inner, outer = split_parameters(model)
     rate, optimizers = config.lr * config.adamw_lr_ratio, list[torch.optim.Optimizer]()
@@ -36,20 +36,20 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
 
 
 def freeze_all_but(model: nn.Module, only: str) -> None:
-    """Train one part of a model alone, by its name in the model; all of it if the name is empty.
+    """Freeze all parameters except those of one part of the model; train all if the name is empty.
 
     Raises:
-        UsageError: there is no such part.
+        UsageError: The model has no such part.
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not only or name.startswith(f"{only}."))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         parts = ", ".join(name for name, part in model.named_children() if any(True for _ in part.parameters()))
-        raise UsageError(f"the model has no part that is called {only!r}; it has {parts}")
+        raise UsageError(f"unknown part {only!r} of the model; use one of {parts}")
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the trained parameters in two lists: matrices of the blocks; tables, recall, head and norms."""
+    """Split the trained parameters into matrices of the blocks, and all others: tables, recall, head and norms."""
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     inner = {n: p for n, p in named.items() if p.dim() == 2 and not n.startswith(OUTER)}
     return list(inner.values()), [parameter for name, parameter in named.items() if name not in inner]
@@ -58,8 +58,8 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 class Average:
     """An exponential moving average of a model's weights (EMA; Polyak and Juditsky 1992), in float32.
 
-    After `t` updates the newest weights enter with `1 - min(decay, (1 + t) / (10 + t))`, so that early on the average
-    does not remember how it began.
+    After `t` updates, the newest weights enter with weight `1 - min(decay, (1 + t) / (10 + t))`, so that the average
+    quickly forgets the initial weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -70,13 +70,13 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after update number `step`, from 1."""
+        """Add the weights after update number `step`, from 1, to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._averaged, [parameter.detach() for parameter in self._live], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the model the average within the block; afterwards it has its own weights again, to the last bit."""
+        """Give the model the averaged weights within the block, and then restore its own, bit for bit."""
         self._swap()
         try:
             yield
@@ -84,11 +84,11 @@ class Average:
             self._swap()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the averaged weights, by their names in the model."""
+        """Return the averaged weights by parameter name."""
         return dict(zip(self._names, self._averaged, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take averaged weights, by their names in the model."""
+        """Load averaged weights by parameter name."""
         for name, averaged in zip(self._names, self._averaged, strict=True):
             put(state[name], averaged)
 

@@ -1,4 +1,4 @@
-"""Values that a run reports: on its way, at a validation, at its end. Knows numbers."""
+"""Define the reports of a run: while training, at a validation, at the end. Knows numbers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Report:
-    """What happened since the last report.
+    """The progress of a run since its last report.
 
     Attributes:
-        step, steps: updates made, and planned.
-        train_nats: mean nats per token since the last report, over latents, as trained (with dropout).
-        validation_nats: nats per token on the fixed windows, of the weights or of their average, whichever is better,
-            when this report brings a validation.
-        tokens_per_second: latent tokens trained per second.
-        seconds_left: until the last step, at this speed.
-        note: a message for a person; each comes once.
+        step, steps: Number of updates made, and planned.
+        train_nats: Mean nats per token since the last report, over latents, in training mode (with dropout).
+        validation_nats: Nats per token on the fixed windows, from the weights or their average, whichever is better;
+            None without a validation in this report.
+        tokens_per_second: Latent tokens trained per second.
+        seconds_left: Seconds until the last step, at this speed.
+        note: Message for a person, or None; each message comes once.
     """
 
     step: int
@@ -30,13 +30,13 @@ class Report:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
-        step: updates made.
-        complete: whether all steps are done, or validation has not improved for as long as the run has patience.
-        interrupted: whether a signal (Ctrl-C, SIGTERM) stopped it.
-        best_nats: the best validation, in nats per token; None if there was none.
+        step: Number of updates made.
+        complete: True if all steps are done, or `patience` ended the run.
+        interrupted: True if a signal (Ctrl-C, SIGTERM) stopped the run.
+        best_nats: Best validation in nats per token; None if there was none.
     """
 
     step: int
@@ -47,11 +47,11 @@ class RunResult:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Nats per token on the fixed windows.
+    """The result of a validation, in nats per token on the fixed windows.
 
     Attributes:
-        nats: of the weights as they are.
-        averaged: of their moving average; None where there is none.
+        nats: Result of the weights as they are.
+        averaged: Result of their moving average; None without an average.
     """
 
     nats: float
@@ -59,5 +59,5 @@ class ValidationResult:
 
     @property
     def best(self) -> float:
-        """The lower of the two."""
+        """Lower of the two results."""
         return self.nats if self.averaged is None else min(self.nats, self.averaged)

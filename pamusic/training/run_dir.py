@@ -1,8 +1,8 @@
-"""Keep a run's folder: claim it, lock it, write its files, each of them whole or not at all.
+"""Manage the folder of a run: claim it, lock it, and write its files atomically.
 
 Knows the names of files and which rank writes them; knows no batch and no step of training. The folder has `run.json`
-(all that the result depends on), `metrics.csv`, `best/` and `last/` (checkpoints that can be used), `state.pt` (what
-resuming needs), and `finished` once the run has come to an orderly stop.
+(all that the result depends on), `metrics.csv`, `best/` and `last/` (usable checkpoints), `state.pt` (for resuming),
+and `finished` after an orderly stop.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from pamusic.training.metrics import Metrics
 FORMAT = 1
 RECORD = "run.json"
 STATE = "state.pt"
-LOCK = "lock"  # nothing is in it: whoever trains in the folder holds it
+LOCK = "lock"  # an empty file, locked by the process that trains in the folder
 
 
 class RunFolder:
     """The folder of a run. All ranks may call its methods; only the first one writes.
 
     Attributes:
-        path: the folder.
-        metrics: its table, for the first rank alone.
+        path: Path of the folder.
+        metrics: Table of the run, used only by the first rank.
     """
 
     def __init__(self, path: Path, ranks: ProcessGroup) -> None:
@@ -45,7 +45,7 @@ class RunFolder:
 
     @property
     def has_state(self) -> bool:
-        """Whether there is a state to resume from."""
+        """True if there is a state to resume from."""
         return (self.path / STATE).is_file()
 
     @contextmanager
@@ -53,11 +53,11 @@ class RunFolder:
         """Lock the folder and begin its files; remove it if the run fails before its first checkpoint.
 
         Args:
-            step: the step to go on from. Rows of the table after it are removed: they are about to be computed again.
-            record: all that the result depends on.
+            step: Step to continue from. Later rows of the table are removed, because they will be computed again.
+            record: Content of `run.json`.
 
         Raises:
-            PamusicError: it cannot be written, or another process trains in it.
+            PamusicError: The folder cannot be written, or another process trains in it.
         """
         if not self._ranks.first:
             yield
@@ -68,7 +68,7 @@ class RunFolder:
                 self.write_record(record)
                 yield
             except BaseException:
-                lock.close()  # Windows does not take away what is open
+                lock.close()  # Windows cannot remove an open file
                 self.discard()
                 raise
 
@@ -78,7 +78,7 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _claimed(self) -> IO[bytes]:
-        """Return an open file of the folder; as long as it is open, no other process can train here."""
+        """Create the folder and return its locked file; while it is open, no other process can train here."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / LOCK).open("ab")
@@ -87,7 +87,7 @@ class RunFolder:
         if not locked(lock):
             lock.close()
             raise PamusicError(
-                f"{self.path}: another process still trains in it; wait until it has stopped, or name another --out"
+                f"{self.path}: another process still trains in it; wait until it has stopped, or use another --out"
             )
         return lock
 
@@ -108,12 +108,12 @@ class RunFolder:
                 file.write_text(json.dumps(record, indent=2) + "\n")
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Write what `read_state` returns, with the format it is in."""
+        """Write the state for `read_state`, with the number of its format."""
         if self._ranks.first:
             with written_atomically(self.path / STATE) as path, path.open("wb") as file:
                 torch.save(
                     {"format": FORMAT, **state}, file
-                )  # to a path, a full disk would be a RuntimeError of torch's
+                )  # given a path, torch would turn a full disk into a RuntimeError
 
     def finish(self) -> None:
         """Mark that the run has come to an orderly stop."""
@@ -123,7 +123,7 @@ class RunFolder:
 
 
 def path_from(run: Path, path: Path) -> str:
-    """Return a path relative to a run's folder; the path itself if it is on another drive of Windows."""
+    """Return a path relative to a run's folder; the path itself if it is on another Windows drive."""
     try:
         return os.path.relpath(path, run)
     except ValueError:
@@ -131,14 +131,14 @@ def path_from(run: Path, path: Path) -> str:
 
 
 def refuse_occupied(out: Path, *, overwrite: bool) -> None:
-    """Refuse a place where something lies that must not be lost.
+    """Raise an error if a new run would destroy something in `out`.
 
     Args:
-        out: where a run is to be kept.
-        overwrite: whether a run that is there may be replaced.
+        out: Folder for a new run.
+        overwrite: True if the new run may replace an existing one.
 
     Raises:
-        PamusicError: there is a run, or something else.
+        PamusicError: The folder has another run, or something else.
     """
     if not out.exists():
         return
@@ -146,22 +146,22 @@ def refuse_occupied(out: Path, *, overwrite: bool) -> None:
         raise PamusicError(f"{out}: exists and is not a run; choose another folder with --out")
     if any(out.iterdir()) and not overwrite:
         raise PamusicError(
-            f"{out}: there is a run already; go on with --resume {out}, replace it with --overwrite, or choose another"
-            " --out"
+            f"{out}: there is a run already; continue it with --resume {out}, replace it with --overwrite, or use"
+            " another --out"
         )
 
 
 def claim_folder(out: Path | None, name: str, *, clear: bool, ranks: ProcessGroup) -> RunFolder:
-    """Return the folder of a run; the first rank makes it where it is not to be used as it is.
+    """Return the folder of a run; the first rank creates or clears it if needed.
 
     Args:
-        out: the folder, or None for a free name under `runs/`.
-        name: where that name begins.
-        clear: whether what is in `out` is removed.
-        ranks: only the first one changes anything on disk.
+        out: Path of the folder, or None for a free name under `runs/`.
+        name: Beginning of that name.
+        clear: Remove the contents of `out`.
+        ranks: Processes; only the first one changes anything on disk.
 
     Raises:
-        PamusicError: it cannot be written.
+        PamusicError: The folder cannot be written.
     """
     if out is None:
         return RunFolder(free_folder(RUNS / name) if ranks.first else RUNS / name, ranks)
@@ -171,10 +171,10 @@ def claim_folder(out: Path | None, name: str, *, clear: bool, ranks: ProcessGrou
 
 
 def _clear(out: Path) -> None:
-    """Make a folder, or remove what is in it. The folder itself stays: it may be a link, or where we are.
+    """Create a folder, or remove its contents. The folder itself stays: it may be a link or the working directory.
 
     Raises:
-        PamusicError: it cannot be written.
+        PamusicError: The folder cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def _clear(out: Path) -> None:
 
 
 def is_training(run: Path) -> bool:
-    """Return whether another process trains in a run's folder now, as far as the system tells."""
+    """Return whether another process trains in a run's folder now, as far as file locks show."""
     try:
         with (run / LOCK).open("r+b") as lock:
             return not locked(lock)
@@ -198,10 +198,10 @@ def is_training(run: Path) -> bool:
 
 @contextmanager
 def read_state(run: Path, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Yield the state of a run, with its tensors on a device; an error of the block counts as a state that is broken.
+    """Yield the state of a run, with its tensors on a device; an error in the block counts as a broken state.
 
     Raises:
-        PamusicError: there is none, it is broken, or the block finds that it does not fit.
+        PamusicError: There is no state, it is broken, or the block raises an error.
     """
     path = run / STATE
     try:
@@ -213,16 +213,16 @@ def read_state(run: Path, device: torch.device) -> Iterator[dict[str, Any]]:
         pickle.UnpicklingError,
     ) as error:
         why = " ".join(str(error).split())[:120] or "it is empty"
-        raise PamusicError(f"{path}: cannot be resumed from ({why}); start anew: pamusic train") from None
+        raise PamusicError(f"{path}: cannot load the state ({why}); start a new run: pamusic train") from None
 
 
 def read_step(run: Path) -> int:
     """Return the step of a run's last state.
 
     Raises:
-        PamusicError: the state cannot be read.
+        PamusicError: The state cannot be read.
     """
     try:
         return int(torch.load(run / STATE, map_location="cpu", weights_only=True, mmap=True)["step"])
-    except Exception as error:  # torch.load raises a dozen kinds
+    except Exception as error:  # torch.load raises many kinds of error
         raise PamusicError(f"{run}: its state cannot be read ({' '.join(str(error).split())[:100]})") from None

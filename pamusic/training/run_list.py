@@ -1,4 +1,4 @@
-"""List runs and how far they came. Knows run folders; opens no weights."""
+"""List runs and their progress. Knows run folders; opens no weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pamusic.training.metrics import AVERAGED, VALIDATION, draw_curves, read_met
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run at a glance.
+    """The summary of a run.
 
     Attributes:
-        path: its folder.
-        num_parameters, context_length, num_latents: of its model.
-        tokenizer: what it reads.
-        step, steps: updates made and planned.
-        latent_tokens, seconds: trained on, and spent.
-        best_nats: its best validation on fixed windows, in nats per token; None if there was none.
-        state: finished, stopped, or "running or killed".
+        path: Folder of the run.
+        num_parameters, context_length, num_latents: Size of its model.
+        tokenizer: Name of its tokenizer.
+        step, steps: Number of updates made, and planned.
+        latent_tokens, seconds: Latent tokens trained, and time spent.
+        best_nats: Best validation on fixed windows, in nats per token; None if there was none.
+        state: "finished", "stopped", or "running or killed".
     """
 
     path: Path
@@ -38,7 +38,7 @@ class RunSummary:
 
 
 def list_runs(folder: Path) -> list[RunSummary]:
-    """Return the runs in a folder, the best first, or the one run that it is; broken ones are left out."""
+    """Return the runs in a folder, or the run in the folder itself, best first, without broken ones."""
     summaries = []
     is_run = (folder / "run.json").is_file()
     for path in [folder / "run.json"] if is_run else sorted(folder.glob("*/run.json")):

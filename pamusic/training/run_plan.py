@@ -1,7 +1,7 @@
-"""Plan a run: turn what is asked for into a value that says all that the run depends on.
+"""Plan a run: turn a request into a value with everything that the run depends on.
 
 Knows requests, corpora, checkpoints and records of runs; builds no trainer and writes nothing. `trainer.Trainer`
-executes a plan. A resumed run takes everything from its record, except what is asked for.
+executes a plan. A resumed run takes everything from its record, except the settings in the request.
 """
 
 from __future__ import annotations
@@ -38,29 +38,31 @@ from pamusic.training.settings import RunRequest, RunSettings
 from pamusic.training.vocabulary_transfer import transfer_vocabulary
 
 DEFAULT_CORPUS = Path("corpus")
-COOLDOWN_SHARE = 0.4  # of a new run's steps: in trials the last third of a decay to zero still brought 0.15 nats
-MIN_STEPS_TO_COMPILE = 300  # compiling takes about as long as 100 steps do without (two CPU cores, size small)
+COOLDOWN_SHARE = 0.4  # share of a new run's steps; in trials, the last third of a decay to zero still gained 0.15 nats
+MIN_STEPS_TO_COMPILE = 300  # compiling takes as long as about 100 uncompiled steps (two CPU cores, size small)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunPlan:
-    """A run, new or resumed, before anything of it is done.
+    """The plan of a run, new or resumed.
 
     Attributes:
-        out: the run's folder; None for a free name under `runs/`.
-        name: where that name begins.
-        clear_out: whether what is in `out` is removed before the run begins.
-        corpus: what it trains on.
-        model: the shape of its model.
-        training: how it trains.
-        machine: what it computes with.
-        ranks: the processes that share each step.
-        initial_weights: weights of a new run, by name; None for random ones.
-        started_from: where they are from, in words; in a resumed run, where those of its beginning were from.
-        resume_from: the run whose state is resumed: the one in `out`, or one that this run branches off.
-        resumes_live_run: whether another process still trains in `resume_from`.
-        keep_best: whether the best validation of the resumed run counts; a model of another shape has other windows.
-        differences: settings that differ from the resumed run, as `name old -> new`.
+        out: Folder of the run; None for a free name under `runs/`.
+        name: Beginning of that name.
+        clear_out: True if the contents of `out` are removed before the run begins.
+        corpus: Corpus to train on.
+        model: Shape of the model.
+        training: Settings of training.
+        machine: Device and arithmetic.
+        ranks: Processes that share each step.
+        initial_weights: Weights of a new run, by name; None for random ones.
+        started_from: Description of the checkpoint that the run, or the resumed run, began with; None for random
+            weights.
+        resume_from: Run to resume: the one in `out`, or one that this run branches off.
+        resumes_live_run: True if another process still trains in `resume_from`.
+        keep_best: True if the best validation of the resumed run still counts; a model of another shape has other
+            windows.
+        differences: Settings that differ from the resumed run, as `name old -> new`.
     """
 
     out: Path | None = None
@@ -80,24 +82,24 @@ class RunPlan:
 
 
 def plan_run(request: RunRequest) -> RunPlan:
-    """Return the plan of the run that is asked for, new or resumed.
+    """Return the plan of a requested run, new or resumed.
 
     Raises:
-        PamusicError: corpus, weights, run or folder cannot be used.
-        UsageError: the settings cannot be used, or not together.
+        PamusicError: Corpus, weights, run or folder cannot be used.
+        UsageError: The settings are invalid, or do not fit together.
     """
     return plan_new_run(request) if request.resume_from is None else plan_resumed_run(request)
 
 
 def plan_new_run(request: RunRequest) -> RunPlan:
-    """Return the plan of a run that begins with random weights, or with those of a checkpoint.
+    """Return the plan of a run that begins with random weights or with a checkpoint.
 
-    Trained weights take what they have along: the size, and whether there is a ledger or recall. Both can be added, and
-    so can layers. If the corpus has another tokenizer, the weights are transferred to its vocabulary.
+    Trained weights keep their size and their parts. A ledger, recall and layers can be added. If the corpus has another
+    tokenizer, the weights are transferred to its vocabulary.
 
     Raises:
-        PamusicError: corpus, weights or folder cannot be used.
-        UsageError: the settings cannot be used, or not together.
+        PamusicError: Corpus, weights or folder cannot be used.
+        UsageError: The settings are invalid, or do not fit together.
     """
     corpus = open_corpus(request.corpus or DEFAULT_CORPUS)
     settings, vocabulary = request.settings, corpus.tokenizer.vocabulary
@@ -115,7 +117,7 @@ def plan_new_run(request: RunRequest) -> RunPlan:
             model = tuned_shape(source.checkpoint.model.config, settings, vocabulary)
         training = _new_training(settings, vocabulary)
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"cannot train so: {error}") from None
+        raise UsageError(f"cannot train with these settings: {error}") from None
     if training.precision == "auto":
         machine = agree_on_precision(machine, ranks)
     if training.micro_batch is None:
@@ -142,8 +144,8 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
     `cooldown_steps` without `steps` begins a cooldown now.
 
     Raises:
-        PamusicError: there is no such run, its corpus is another, or the folder cannot be used.
-        UsageError: the settings cannot be used, or not together.
+        PamusicError: The run does not exist, its corpus has changed, or the folder cannot be used.
+        UsageError: The settings are invalid, or do not fit together.
     """
     run, settings = request.resume_from, request.settings
     assert run is not None
@@ -151,13 +153,13 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
     corpus = _open_same_corpus(record, request.corpus)
     refuse_foreign_parts(settings, corpus)
     if settings.only is not None and settings.only != record.training.get("only", TrainingConfig.only):
-        raise UsageError(f"a run keeps the part that it trains; begin another: --init-from {run}")
+        raise UsageError(f"a resumed run keeps the part that it trains; start a new run with --init-from {run}")
     try:
         model_before, training_before = ModelConfig.from_json({**record.model}), TrainingConfig(**record.training)
         model = resumed_shape(model_before, settings, corpus.tokenizer.vocabulary)
         training = _resumed_training(run, settings, training_before)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"cannot go on so: {error}") from None
+        raise UsageError(f"cannot resume with these settings: {error}") from None
     ranks = rank_from_environment()
     machine = _resumed_machine(request, record, training_before.precision, ranks)
     is_branch = request.out is not None and request.out.resolve() != run.resolve()
@@ -187,9 +189,9 @@ class _Source:
     """A checkpoint that a run begins with, in the vocabulary of the run.
 
     Attributes:
-        checkpoint: the weights, transferred if they had another vocabulary.
-        title: where they are from, in words.
-        is_transferred: whether they were transferred.
+        checkpoint: Checkpoint, transferred if it had another vocabulary.
+        title: Description of its origin.
+        is_transferred: True if it was transferred.
     """
 
     checkpoint: Checkpoint
@@ -197,7 +199,7 @@ class _Source:
     is_transferred: bool
 
     def describe(self, model: ModelConfig) -> str:
-        """Return where the weights are from, and how they were changed for a model."""
+        """Return the origin of the weights, and their changes for a model."""
         before = self.checkpoint.model.config.num_layers
         if model.num_layers == before:
             return self.title
@@ -211,8 +213,8 @@ def _load_source(name: str, corpus: Corpus, settings: RunSettings) -> _Source:
         return _Source(checkpoint=checkpoint, title=checkpoint.title, is_transferred=False)
     if settings.only:
         raise UsageError(
-            f"{corpus.path} has events that {name} has yet to learn, with all of it, not its {settings.only} alone;"
-            " leave --train-only out"
+            f"{corpus.path} has another vocabulary than {name}, which needs training of the whole model, not only of"
+            f" {settings.only}; leave --train-only out"
         )
     title = f"{checkpoint.title}, carried over from {_describe_transfer(checkpoint.tokenizer, corpus.tokenizer)} events"
     checkpoint = transfer_vocabulary(checkpoint, corpus.tokenizer)
@@ -220,16 +222,16 @@ def _load_source(name: str, corpus: Corpus, settings: RunSettings) -> _Source:
 
 
 def _describe_transfer(before: Tokenizer, now: Tokenizer) -> str:
-    """Return the names of two tokenizers, with their fingerprints where the names are equal."""
+    """Return the names of two tokenizers, with their fingerprints if the names are equal."""
     if before.name != now.name:
         return f"{before.name} to {now.name}"
     return f"{before.name} ({before.fingerprint}) to {now.name} ({now.fingerprint})"
 
 
 def _tuning_defaults(corpus: Corpus, source: _Source, settings: RunSettings) -> RunSettings:
-    """Return settings that tune trained weights on a corpus that may be small: a low rate, few steps, early stopping.
+    """Return default settings for fine-tuning on a small corpus: a low rate, few steps, early stopping.
 
-    The rate is higher for transferred weights, which have new events to learn.
+    The rate is higher for transferred weights, which have to learn new events.
     """
     tokens = sum(corpus.pieces[piece].num_tokens for piece in corpus.split("train"))
     num_latents = settings.num_latents or source.checkpoint.model.config.num_latents
@@ -247,7 +249,7 @@ def _tuning_defaults(corpus: Corpus, source: _Source, settings: RunSettings) -> 
 
 
 def _new_machine(request: RunRequest, settings: RunSettings) -> Machine:
-    """Choose this rank's machine; short runs are not compiled unless that is asked for."""
+    """Choose this rank's machine; short runs are compiled only on request."""
     compile, steps = request.compile, TrainingConfig.steps if settings.steps is None else settings.steps
     if compile is None and steps < MIN_STEPS_TO_COMPILE:
         compile = False
@@ -258,28 +260,28 @@ def _new_machine(request: RunRequest, settings: RunSettings) -> Machine:
 
 def _new_training(settings: RunSettings, vocabulary: Vocabulary) -> TrainingConfig:
     steps = TrainingConfig.steps if settings.steps is None else settings.steps
-    mistakes = 0.0 if vocabulary.shape else None  # they are for events
+    mistakes = 0.0 if vocabulary.shape else None  # corruption is for events
     defaults = RunSettings(cooldown_steps=int(COOLDOWN_SHARE * steps), mistakes=mistakes)
     return defaults.updated(settings).training_config()
 
 
 def _open_same_corpus(record: RunRecord, path: Path | None) -> Corpus:
-    """Open the corpus of a run, at its own place by default.
+    """Open the corpus of a run, by default at its recorded path.
 
     Raises:
-        PamusicError: it cannot be opened, or is another corpus.
+        PamusicError: The corpus cannot be opened, or is another one.
     """
     corpus = open_corpus(path or record.corpus_path)
     if corpus.fingerprint != record.corpus["fingerprint"]:
         raise PamusicError(
-            f"{corpus.path}: is not the corpus that {record.run} was trained on; give that one, or start anew:"
+            f"{corpus.path}: is not the corpus that {record.run} was trained on; pass that one, or start a new run:"
             " pamusic train"
         )
     return corpus
 
 
 def _resumed_machine(request: RunRequest, record: RunRecord, asked_before: str, ranks: ProcessGroup) -> Machine:
-    """Choose this rank's machine, as it was before; of a precision that is left open, one that all ranks have."""
+    """Choose this rank's machine like the earlier one; if no precision is requested, use one that all ranks support."""
     precision = request.settings.precision
     machine = machine_as_before(record.machine, request.device, precision, asked_before, request.compile)
     machine = replace(machine, device=local_device(machine.device))
@@ -287,7 +289,7 @@ def _resumed_machine(request: RunRequest, record: RunRecord, asked_before: str, 
 
 
 def _resumed_training(run: Path, settings: RunSettings, before: TrainingConfig) -> TrainingConfig:
-    """Return the configuration before with what is asked for; a cooldown begins at the rate that the run has now."""
+    """Return the earlier configuration with the new settings; a cooldown begins at the run's present rate."""
     if settings.cooldown_steps:
         step = read_step(run)
         steps = step + settings.cooldown_steps if settings.steps is None else settings.steps
@@ -298,7 +300,7 @@ def _resumed_training(run: Path, settings: RunSettings, before: TrainingConfig) 
 
 
 def _differences(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return what differs from before, as `name old -> new`."""
+    """Return the values that differ from before, as `name old -> new`."""
     return tuple(
         f"{name} {before[part].get(name)} -> {value}"
         for part in now

@@ -1,7 +1,7 @@
 """Write and read `run.json`: all that the result of a run depends on.
 
-Knows the names in that file; knows no training. Its values stay dicts here, as they are on disk: an older version may
-have written them.
+Knows the names in that file; knows no training. Its values stay dicts, as on disk, because an older version may have
+written them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pamusic.training.run_dir import FORMAT, RECORD, path_from
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What `run.json` says.
+    """The content of `run.json`.
 
     Attributes:
-        run: the folder.
-        training, model, machine, corpus: as they were written.
-        started_from: the checkpoint whose weights the run began with, in words; None for random ones.
+        run: Folder of the run.
+        training, model, machine, corpus: Entries as written.
+        started_from: Description of the checkpoint that the run began with; None for random weights.
     """
 
     run: Path
@@ -43,31 +43,31 @@ class RunRecord:
 
     @property
     def corpus_path(self) -> Path:
-        """Where the corpus is: at its path as it was given, else where it is as seen from the run's folder."""
+        """Path of the corpus: the recorded path, or, if that is gone, the path relative to the run's folder."""
         given = Path(self.corpus["path"])
         beside = self.run / self.corpus.get("path_from_run", given)
         return beside if not given.exists() and beside.exists() else given
 
 
 def read_record(run: Path) -> RunRecord:
-    """Return what a run's `run.json` says.
+    """Return the content of a run's `run.json`.
 
     Raises:
-        PamusicError: there is none, or it is broken or of another format.
+        PamusicError: The file is missing or broken, or has another format.
     """
     if not (run / RECORD).is_file():
         runs = ", ".join(str(path.parent) for path in sorted(RUNS.glob(f"*/{RECORD}")))
-        raise PamusicError(f"{run}: no run there to resume; there is {runs or 'none'}")
+        raise PamusicError(f"{run}: no run to resume; available runs: {runs or 'none'}")
     try:
         record = json.loads((run / RECORD).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise PamusicError(
-                f"{run}: is a run of format {record['format']}, we read {FORMAT}; start anew: pamusic train"
+                f"{run}: the run must have format {FORMAT}, got {record['format']}; start a new run: pamusic train"
             )
         parts = {name: record[name] for name in ("training", "model", "corpus", "machine")}
         return RunRecord(run=run, started_from=record.get("started_from"), **parts)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PamusicError(f"{run}: {RECORD} is broken ({error}); start anew: pamusic train") from None
+        raise PamusicError(f"{run}: {RECORD} is broken ({error}); start a new run: pamusic train") from None
 
 
 def make_record(
@@ -80,7 +80,7 @@ def make_record(
     machine: Machine,
     started_from: str | None,
 ) -> dict[str, Any]:
-    """Return what goes into `run.json`, and into the configuration of each checkpoint of the run."""
+    """Return the content of `run.json`, which also goes into the configuration of each checkpoint of the run."""
     return {
         "format": FORMAT,
         "training": asdict(training),

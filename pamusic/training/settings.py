@@ -1,7 +1,7 @@
-"""Say what is asked of a run: its settings, where it is kept, what it begins with.
+"""Define the request for a run: its settings, its folder, and its initial weights.
 
 Knows names and types of settings; reads no file and no command line. `TrainingConfig` and `ModelConfig` explain the
-settings and hold their defaults. Here None leaves a setting open, which a configuration cannot say.
+settings and have their defaults. Unlike there, None here leaves a setting open.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pamusic.training.config import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """The settings that were asked for; None leaves one open.
+    """The requested settings; None leaves a setting open.
 
-    Names and meanings are those of `TrainingConfig` and `ModelConfig`, with these exceptions.
+    Names and meanings are as in `TrainingConfig` and `ModelConfig`, with these exceptions.
 
     Attributes:
-        size: the name of a preset of `model.config`.
-        ledger, recall, offsets, clock: whether the model has this part. The vocabulary decides how the part looks.
+        size: Name of a preset of `model.config`.
+        ledger, recall, offsets, clock: True if the model has this part. The vocabulary decides its shape.
     """
 
     size: str | None = None
@@ -72,19 +72,19 @@ class RunSettings:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Take the settings out of options by name; other options are ignored."""
+        """Return the settings among the options, by name; ignore other options."""
         return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
     def updated(self, newer: RunSettings) -> RunSettings:
-        """Return these settings, with those of `newer` where it has any."""
+        """Return these settings, overridden by the settings that `newer` has."""
         given = {field.name: getattr(newer, field.name) for field in fields(newer)}
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
     def training_config(self, base: TrainingConfig | None = None) -> TrainingConfig:
-        """Return a configuration, the default one by default, with these settings.
+        """Return `base`, or the default configuration, with these settings.
 
         Raises:
-            ValueError: they do not fit together.
+            ValueError: The settings do not fit together.
         """
         given = {field.name: getattr(self, field.name) for field in fields(TrainingConfig)}
         changes = {name: value for name, value in given.items() if value is not None}
@@ -93,17 +93,18 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """A run to begin or to resume.
+    """A request to begin or to resume a run.
 
     Attributes:
-        settings: what was asked for; all else is as usual, or as before in a resumed run.
-        corpus: the corpus' folder; by default `corpus`, or where a resumed run has it.
-        out: the run's folder; by default a free name under `runs/`, or the folder of the resumed run.
-        init_from: name or folder of a checkpoint whose weights a new run begins with. It decides the size.
-        resume_from: folder of the run to resume. With `out` it is left as it is, and a branch begins.
-        device: as for `choose_machine`.
-        compile: by default where there is a compiler and the run is long enough, or as before in a resumed run.
-        overwrite: replace a run that is in `out`.
+        settings: Requested settings; open ones get their defaults, or their earlier values in a resumed run.
+        corpus: Folder of the corpus; by default `corpus`, or the corpus of the resumed run.
+        out: Folder of the run; by default a free name under `runs/`, or the folder of the resumed run.
+        init_from: Name or folder of a checkpoint that a new run begins with. It decides the size.
+        resume_from: Folder of the run to resume. With `out`, that run stays as it is, and a branch begins.
+        device: Device, as for `choose_machine`.
+        compile: Compile the model; by default if there is a compiler and the run is long enough, or as before in a
+            resumed run.
+        overwrite: Replace a run in `out`.
     """
 
     settings: RunSettings = RunSettings()
@@ -117,6 +118,6 @@ class RunRequest:
 
     def __post_init__(self) -> None:
         if self.resume_from is not None and self.init_from is not None:
-            raise UsageError("--resume continues a run, --init-from starts one from other weights; give one of them")
+            raise UsageError("--resume continues a run, --init-from starts one from other weights; pass one of them")
         if (self.resume_from is not None or self.init_from is not None) and self.settings.size is not None:
             raise UsageError("trained weights keep their size; leave --size out")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that a loop can look at. Knows signals; knows no training."""
+"""Turn Ctrl-C and SIGTERM into a request that a loop can check. Knows signals; knows no training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def stop_requests(on_signal: Callable[[bool], None]) -> Iterator[Callable[[], bo
     """Turn the first Ctrl-C or SIGTERM into a request; a second Ctrl-C interrupts.
 
     Args:
-        on_signal: is called at each signal: with True where the loop is asked to stop, with False where a second
-            Ctrl-C interrupts it.
+        on_signal: Called at a signal: with True if the loop is asked to stop, with False if a second Ctrl-C interrupts
+            it.
 
     Yields:
-        A function that returns whether a signal has come. Signals reach the main thread only.
+        A function that returns whether a signal has come. Signals reach only the main thread.
     """
     requested = False
 
@@ -38,4 +38,4 @@ def stop_requests(on_signal: Callable[[bool], None]) -> Iterator[Callable[[], bo
         yield lambda: requested
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # none: it was not set from Python
+            signal.signal(number, handler or signal.SIG_DFL)  # None: the handler was not set from Python

@@ -1,4 +1,4 @@
-"""Execute the plan of a run: batches in, better weights out, on disk at all times.
+"""Execute the plan of a run: train, validate, save and report.
 
 Knows a learner, batches and the run's folder; knows no terminal: it reports through callbacks.
 """
@@ -43,19 +43,19 @@ class Trainer:
     """A run, new or resumed.
 
     Attributes:
-        plan: what it executes, without the weights that it began with.
-        learner: the model in training.
-        latent_tokens: latent tokens trained so far.
-        seconds: time spent so far, without validation and saving.
+        plan: Plan of the run, without its initial weights.
+        learner: Learner with the model.
+        latent_tokens: Latent tokens trained so far.
+        seconds: Training time so far, without validation and saving.
     """
 
     def __init__(self, plan: RunPlan) -> None:
         """Build the model in memory, then claim the run's folder; `train` begins to write.
 
         Raises:
-            PamusicError: the corpus does not fit, the state to resume cannot be read or is at the last step already, or
-                the folder cannot be written.
-            UsageError: a batch cannot be shared equally among the ranks.
+            PamusicError: The corpus has no training pieces, the state to resume cannot be read or has no steps left,
+                or the folder cannot be written.
+            UsageError: A batch cannot be shared equally among the ranks.
         """
         model, training, ranks = plan.model, plan.training, plan.ranks
         self.learner = Learner(
@@ -64,7 +64,7 @@ class Trainer:
         self.plan = replace(plan, initial_weights=None)  # the model has a copy of its own
         self.latent_tokens, self.seconds = 0, 0.0
         self._best_nats, self._best_step = math.inf, 0
-        self._losses: list[Tensor] = []  # since the last row at a fixed step
+        self._losses: list[Tensor] = []  # losses since the last row at a fixed step
         self._steps_timed = 0
         self._batches = TrainingBatches(plan.corpus, model, training)
         self._validation = validation_batches(
@@ -77,7 +77,7 @@ class Trainer:
 
     @property
     def run(self) -> Path:
-        """The folder of this run."""
+        """Folder of this run."""
         return self._folder.path
 
     @property
@@ -90,12 +90,12 @@ class Trainer:
 
     @property
     def training(self) -> TrainingConfig:
-        """How it trains, with what the learner had to change."""
+        """Settings of training, with the changes that the learner had to make."""
         return self.learner.training
 
     @property
     def machine(self) -> Machine:
-        """What it computes with, with what the learner had to change."""
+        """Device and arithmetic, with the changes that the learner had to make."""
         return self.learner.machine
 
     @property
@@ -104,22 +104,22 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Updates made."""
+        """Number of updates made."""
         return self.learner.step
 
     @property
     def best_nats(self) -> float:
-        """The best validation so far, in nats per token; infinite before the first one."""
+        """Best validation so far, in nats per token; infinite before the first one."""
         return self._best_nats
 
     @property
     def in_cooldown(self) -> bool:
-        """Whether the cooldown has begun."""
+        """True if the cooldown has begun."""
         return rate(self.step, replace(self.training, warmup_steps=0)) < 1
 
     @property
     def has_validation(self) -> bool:
-        """Whether the corpus has pieces to validate on."""
+        """True if the corpus has pieces to validate on."""
         return bool(self._validation)
 
     def discard(self) -> None:
@@ -136,13 +136,13 @@ class Trainer:
         """Train until the last step, the time limit, or a signal (Ctrl-C, SIGTERM), and leave a usable checkpoint.
 
         Args:
-            on_report: is called with what happened, every few steps.
-            max_minutes: the time limit.
-            on_stop: is called when a signal has come: with True where the present step is finished first, with False
-                where a second Ctrl-C interrupts it, which a compiler may take long to notice.
+            on_report: Called with a report every few steps.
+            max_minutes: Time limit.
+            on_stop: Called at a signal: with True if the present step is finished first, with False if a second Ctrl-C
+                interrupts it (which can take long while compiling).
 
         Raises:
-            PamusicError: the loss is no number any more, the run's folder cannot be written, or another rank is lost.
+            PamusicError: The loss is not a finite number, the run's folder cannot be written, or another rank is lost.
         """
         deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         with (
@@ -163,7 +163,7 @@ class Trainer:
     def _make_steps(
         self, batches: Iterator[Batch], on_report: Callable[[Report], None], should_stop: Callable[[], bool]
     ) -> bool:
-        """Make updates until one is the last; return whether validation still improves."""
+        """Make updates until the run ends; return whether validation still improves."""
         save_at, improves = self._next_save(), True
         since, waited = time.monotonic(), 0.0
         while self.step < self.training.steps and improves:
@@ -181,7 +181,9 @@ class Trainer:
             improves = self._should_continue()
             ended = ended or not improves
             report = self._report(spent, waited, validated, ended=ended)
-            if self.ranks.any(ended or time.monotonic() > save_at, self.machine.device):  # what was reported was good
+            if self.ranks.any(
+                ended or time.monotonic() > save_at, self.machine.device
+            ):  # the report has checked the loss
                 self._save()
                 if self.ranks.first:
                     self._folder.metrics.draw()
@@ -199,7 +201,7 @@ class Trainer:
         self._steps_timed += 1
 
     def _ends_here(self, should_stop: Callable[[], bool]) -> bool:
-        """Return whether this step is the last, or a stop was asked for; every rank gets the same answer."""
+        """Return whether this step is the last, or a stop was requested; every rank gets the same answer."""
         ended = self.step == self.training.steps
         if self.ranks.size == 1 or self.step % REPORT_EVERY == 0:  # ranks must agree, and that takes time
             wanted = should_stop()
@@ -207,11 +209,11 @@ class Trainer:
         return ended
 
     def _next_save(self) -> float:
-        """Return when to save next, on the clock of `time.monotonic`."""
+        """Return the time of the next save, on the clock of `time.monotonic`."""
         return time.monotonic() + 60 * self.training.save_every_minutes
 
     def _should_continue(self) -> bool:
-        """Return whether validation has improved recently enough to go on."""
+        """Return whether validation has improved recently enough to continue."""
         patience = self.training.patience
         if patience is None or not self._validation:
             return True
@@ -235,9 +237,9 @@ class Trainer:
         return score_windows(self.model, self._validation, self.machine, self.ranks)
 
     def _report(self, seconds: float, waited: float, validated: ValidationResult | None, *, ended: bool) -> Report:
-        """Write down what came since the last report, and return it.
+        """Write the metrics since the last report, and return a report.
 
-        Rows stand at fixed steps, whenever a run was stopped; a stop in between adds one of its own.
+        Rows are at fixed steps, whenever a run was stopped; a stop between them adds an extra row.
         """
         nats, norm = torch.stack(self._losses).mean().item(), float(self.learner.grad_norm)
         self._check_numbers(nats, norm)
@@ -269,28 +271,28 @@ class Trainer:
         return Report(self.step, self.training.steps, nats, best, speed, left, note)
 
     def _check_numbers(self, nats: float, norm: float) -> None:
-        """Refuse to go on with a loss or gradients that are no numbers.
+        """Raise an error if the loss or the gradient norm is not finite.
 
         Raises:
-            PamusicError: they are none.
+            PamusicError: One of them is not finite.
         """
         astray = next((value for value in (nats, norm) if not math.isfinite(value)), None)
-        passed_over = self.learner.scaler.is_enabled()  # a step whose gradients are no numbers
+        passed_over = self.learner.scaler.is_enabled()  # the scaler skips steps with gradients that are not finite
         if astray is nats or (astray is norm and not passed_over):
-            what = "loss" if astray is nats else "norm of the gradients"
+            what = "loss" if astray is nats else "gradient norm"
             lower = f"--lr {self.training.lr / 2:g}"
             raise PamusicError(
                 f"the {what} became {astray} between steps {self.step - len(self._losses)} and {self.step}; "
                 + (
-                    f"{self.run} keeps its last good state; go on from it at a lower rate: pamusic train --resume"
+                    f"{self.run} keeps its last good state; continue at a lower rate: pamusic train --resume"
                     f" {self.run} {lower}"
                     if self._folder.has_state
-                    else f"start anew at a lower rate: pamusic train {lower}"
+                    else f"start again at a lower rate: pamusic train {lower}"
                 )
             )
 
     def _prefetched(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        """Yield the batches from the present step on; each is made while the one before it is used."""
+        """Yield batches from the present step on, making each while the one before it is used."""
         following = pool.submit(self._batches.batch, self.step, self.learner.rows)
         for step in range(self.step + 1, self.training.steps + 1):
             batch = following.result()
@@ -300,24 +302,24 @@ class Trainer:
 
     @contextmanager
     def _save_on_lost_peer(self) -> Iterator[None]:
-        """Save what was done if another rank is lost: no rank changes its weights before all have answered."""
+        """Save the state if another rank is lost; no rank changes its weights before all have answered."""
         try:
             yield
         except RuntimeError as error:
             if self.ranks.size == 1 or not is_about_ranks(error):
                 raise
-            whole = not self.training.shard  # each rank has all there is to save
+            whole = not self.training.shard  # each rank has the whole state
             if self.ranks.first and self.step and whole:
                 self._save()
             why = str(error).partition("\n")[0][:160]
-            kept = f"the state of step {self.step}" if whole else "what was saved last"
+            kept = f"the state of step {self.step}" if whole else "the last saved state"
             raise PamusicError(
-                f"another of the {self.ranks.size} processes is gone ({why}); {self.run} keeps {kept}; go on with"
+                f"lost one of the {self.ranks.size} processes ({why}); {self.run} keeps {kept}; continue with"
                 f" --resume {self.run}"
             ) from None
 
     def _record_change(self, words: str) -> None:
-        """Record that the learner had to change what it computes with, and put it into the next report."""
+        """Record a change that the learner had to make, and put the message into the next report."""
         self._note = words
         self._folder.write_record(self._record())
 
@@ -333,9 +335,9 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        """Save the state that resuming needs, whole or not at all, then a checkpoint of the same weights.
+        """Save the state for resuming, atomically, then a checkpoint of the same weights.
 
-        Where weights are spread over the ranks, all of them must call this; the first one writes.
+        With sharding, all ranks must call this; the first one writes.
         """
         state = {
             **self.learner.state_dict(),
@@ -363,10 +365,10 @@ class Trainer:
             save_checkpoint(self.run / which, self.model, self.corpus.tokenizer, metadata=about, weights=weights)
 
     def _resume(self, run: Path) -> None:
-        """Go on from the last state of a run; a branch keeps the best of its own.
+        """Load the last state of a run; a branch starts without a best validation.
 
         Raises:
-            PamusicError: the state cannot be read, or is that of the last step.
+            PamusicError: The state cannot be read, or has no steps left.
         """
         with read_state(run, self.machine.device) as state:
             self.learner.load_state_dict(state)
@@ -381,6 +383,5 @@ class Trainer:
             self._best_nats = math.inf
         if self.step >= self.training.steps:
             raise PamusicError(
-                f"{run}: has made all of its {self.training.steps} steps; ask for more with --steps, or branch off with"
-                " --out"
+                f"{run}: has made all of its {self.training.steps} steps; use a larger --steps, or branch with --out"
             )

@@ -17,10 +17,10 @@ from pamusic.training.distributed import ProcessGroup
 
 @torch.inference_mode()
 def score_windows(model: PerceiverAR, batches: Sequence[Batch], machine: Machine, ranks: ProcessGroup) -> float:
-    """Return the mean nats per token of a model on batches, over all ranks; the model is in evaluation mode after it.
+    """Return the mean nats per token of a model on batches, over all ranks, and leave it in evaluation mode.
 
-    Each rank scores its share of the batches. Where the weights are spread over the ranks, a forward pass needs all of
-    them, and each rank scores everything.
+    Each rank scores its share of the batches. With sharded weights, a forward pass needs all ranks, so each rank scores
+    all batches.
     """
     model.eval()
     nats, tokens, sizes = 0.0, 0, model.config.field_sizes

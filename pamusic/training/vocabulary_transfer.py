@@ -1,4 +1,4 @@
-"""Transfer trained weights to another vocabulary, so that training can go on with them.
+"""Transfer trained weights to another vocabulary, so that training can continue with them.
 
 Knows a checkpoint and a tokenizer; trains nothing.
 """
@@ -21,10 +21,10 @@ from pamusic.tokens.vocabulary_map import NOTHING, nearest_ids
 def transfer_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
     """Return a checkpoint in memory that reads another tokenizer's ids.
 
-    Every id begins with the weights of the id of nearest meaning (`tokens.vocabulary_map.nearest_ids`), in the
-    embedding, the head and the ledger. Events of a new kind begin with a random embedding, as in a new model, and with
-    the average of all logits. All other weights stay as they are. Ages in the ledger stay ages in steps, whatever the
-    length of a step is now.
+    In embedding, head and ledger, every id begins with the weights of the id of nearest meaning
+    (`tokens.vocabulary_map.nearest_ids`). Events of a new kind begin with a random embedding, as in a new model, and
+    with the mean of all logits. All other weights stay as they are. Ages in the ledger stay counted in steps, even if
+    the length of a step changes.
     """
     before, vocabulary = checkpoint.tokenizer.vocabulary, tokenizer.vocabulary
     nearest = torch.from_numpy(nearest_ids(vocabulary, among=before))
@@ -45,7 +45,7 @@ def transfer_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpo
 
 
 def _rows(table: Tensor, nearest: Tensor, *, otherwise: Tensor) -> Tensor:
-    """Return the nearest rows of a table, `[vocab, d]`; other rows where there is no nearest one."""
+    """Return the nearest row of a table for each id, `[vocab, d]`; rows of `otherwise` if there is none."""
     return torch.where((nearest == NOTHING)[:, None], otherwise, table[nearest.clamp(min=0)])
 
 

@@ -44,7 +44,7 @@ def test_it_is_where_it_says_unless_it_is_told_where(here):
 
 def test_what_is_there_is_replaced_only_if_it_is_to_be_and_is_a_checkpoint(here):
     (here / "folder").mkdir()
-    assert "exists and is no checkpoint" in one_line_error(run("a", "b", "-o", "folder", "--overwrite"))
+    assert "exists and is not a checkpoint" in one_line_error(run("a", "b", "-o", "folder", "--overwrite"))
     before = (here / "c" / "model.safetensors").read_bytes()
     assert "replace it with --overwrite" in one_line_error(run("a", "b", "-o", "c"))
     assert (here / "c" / "model.safetensors").read_bytes() == before
@@ -54,7 +54,7 @@ def test_what_is_there_is_replaced_only_if_it_is_to_be_and_is_a_checkpoint(here)
 
 def test_other_files_in_a_checkpoints_folder_are_left_alone(here):
     (here / "c" / "notes.txt").write_text("mine")
-    assert "has other files in it than a checkpoint (notes.txt)" in one_line_error(
+    assert "has files that do not belong to a checkpoint (notes.txt)" in one_line_error(
         run("a", "b", "-o", "c", "--overwrite")
     )
     assert (here / "c" / "notes.txt").read_text() == "mine"
@@ -66,8 +66,8 @@ def test_what_has_no_mean_is_refused(here):
     ids = {"vocab_size": len(piano.vocabulary), "pad_id": piano.vocabulary.id("pad")}
     save_checkpoint(here / "piano", tiny_model(**ids), piano, metadata={})
 
-    assert "models of other shapes (num_layers 2 and 3)" in one_line_error(run("a", "deep"))
-    assert "only weights of the same have a mean" in one_line_error(run("a", "piano"))
-    assert "a mean is of two or more; we got a alone" in one_line_error(run("a"), code=2)
+    assert "have different shapes (num_layers 2 and 3)" in one_line_error(run("a", "deep"))
+    assert "average only models of one tokenizer" in one_line_error(run("a", "piano"))
+    assert "a mean needs two or more checkpoints, got only a" in one_line_error(run("a"), code=2)
     assert "no checkpoint is called 'd'" in one_line_error(run("a", "d"))
     assert not (here / "average").exists()

@@ -21,9 +21,9 @@ from pamusic.inference.int8 import ReferenceKernel
 from pamusic.inference.memory_traffic import step_bytes
 from pamusic.inference.session import InferenceConfig, InferenceSession
 from pamusic.inference.token_step import TokenStep
-from pamusic.model.config import preset
+from pamusic.model.config import ModelConfig, preset
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.sampling.constraints import GrammarState
+from pamusic.sampling.grammar_state import GrammarState
 from pamusic.tokens.tokenizer import load_tokenizer
 
 
@@ -185,3 +185,28 @@ def test_what_is_measured_on_a_gpu_runs_on_a_cpu():
 
     differences = [line.split("|")[2] for line in done.stdout.splitlines() if line.endswith("|")][2:]
     assert [float(each) for each in differences] == [0.0] * 4
+
+
+def test_bytes_of_a_step_of_several_fields_are_those_of_its_weights_and_caches():
+    tokenizer = load_tokenizer("notes")
+    sizes = tuple(field.size for field in tokenizer.vocabulary.fields)
+    shape = {"context_length": 512, "num_latents": 64, "d_model": 64, "num_layers": 2, "num_heads": 2}
+    config = ModelConfig(vocab_size=len(tokenizer.vocabulary), pad_id=0, cross_num_heads=2, field_sizes=sizes, **shape)
+    model = PerceiverAR(config).eval()
+    ids = [[field.start for field in tokenizer.vocabulary.fields]] * 300
+    how = {"num_latents": 64, "num_seen": 300}
+    for precision, kernel in (("fp32", None), ("int8", ReferenceKernel())):
+        session = InferenceSession(model, InferenceConfig(refill="slide", precision=precision), kernel)
+        session.prefill(ids)
+        kept = [session.caches.cross._kept.last(300), *(layer._kept.last(64) for layer in session.caches.layers)]
+        caches = sum(each.nbytes for tensors in kept for each in tensors)
+        found, more = (
+            step_bytes(config, precision, num_rows=num, in_bytes=kernel is not None, **how) for num in (1, 5)
+        )
+        assert more - found == pytest.approx(4 * caches)
+        read_once = [weight for weight in model.parameters() if weight.dim() == 2 and len(weight) <= 4 * 64]
+        weights = sum(weight.nbytes for weight in read_once if weight is not model.to_latents.weight)
+        weights = weights / 4 if kernel else weights
+        assert found == pytest.approx(
+            caches + weights + model.to_latents.weight.nbytes + model.head.weight.nbytes, rel=0.02
+        )

@@ -97,7 +97,7 @@ def test_each_kind_of_device_has_lines_of_its_own():
     assert cuda["cards"].startswith("2; all of them: torchrun")
     assert (cuda["precision"], cuda["products in float32"]) == ("bf16 (native)", "2.000 TFLOP/s")
     assert (cuda["free memory"], cuda["rtmidi"]) == ("3.0 GiB", "not installed (MIDI ports)")
-    assert (cpu["CPU"], cpu["free memory"]) == ("AVX2, no bf16 units", "not told")
+    assert (cpu["CPU"], cpu["free memory"]) == ("AVX2, no bf16 units", "not known")
     assert "install g++" in cpu["compiler"]
     assert {"Metal"} == machine_lines(report("mps")).keys() - (cuda.keys() | cpu.keys())
     assert not {"card", "cards", "Metal"} & cpu.keys()
@@ -114,9 +114,9 @@ def test_what_fits_is_a_row_of_words():
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--size", "huge"], "there is tiny, small, medium, base"),
+        (["--size", "huge"], "use one of tiny, small, medium, base"),
         (["--size", "tiny", "--num-latents", "9999"], "num_latents must be between 1 and context_length"),
-        (["--size", "tiny", "--precision", "int4"], "precision is one of"),
+        (["--size", "tiny", "--precision", "int4"], "precision must be one of"),
     ],
 )
 def test_wrong_usage_of_doctor(words, reason):

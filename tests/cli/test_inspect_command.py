@@ -84,10 +84,10 @@ def test_a_damaged_file_is_told_with_what_was_mended(tmp_path):
     assert len(about["repairs"]) == 2
     assert "1 track cut off at tick" in about["repairs"][0]
     assert 0 < about["playing"]["num_notes"] == about["file"]["tracks"][0]["num_notes"]
-    assert rows(tmp_path / "a.mid")["mended"][0].startswith("4 notes without an end")
+    assert rows(tmp_path / "a.mid")["repaired"][0].startswith("4 notes without an end")
     folder = told(tmp_path)
     assert (folder["num_repaired"], folder["repairs"]["cut off"]) == (1, 1)
-    assert "cut off 1" in rows(tmp_path)["mended"][0]
+    assert "cut off 1" in rows(tmp_path)["repaired"][0]
 
 
 def test_tracks_are_chosen_as_in_the_other_commands(tmp_path):
@@ -209,7 +209,7 @@ def test_what_is_no_midi_takes_no_options_of_midi(tmp_path):
     ):
         done = pamusic(*words)
         assert done.exit_code == 2
-        assert f"--tokenizer and --tracks are of MIDI files; this is a {what}" in done.stderr
+        assert f"--tokenizer and --tracks need MIDI files, got a {what}" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -229,8 +229,8 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, data, says):
 
 
 def test_what_is_not_there_is_one_line(tmp_path):
-    assert "no such file or folder, and no checkpoint that ships is called so" in refusal(pamusic("smal"))
-    assert "no such file or folder" in refusal(pamusic(tmp_path / "none.mid"))
+    assert "no such file, folder or bundled checkpoint" in refusal(pamusic("smal"))
+    assert "no such file, folder" in refusal(pamusic(tmp_path / "none.mid"))
     (tmp_path / "empty").mkdir()
     assert "no MIDI file" in refusal(pamusic(tmp_path / "empty"))
     assert "no tokenizer is called 'remi'" in refusal(pamusic("-", "--tokenizer", "remi", input=tune(0)))
@@ -240,7 +240,7 @@ def test_what_is_not_there_is_one_line(tmp_path):
     for name, data in {"0.mid": b"", "b.mid": b"broken", "c.mid": b"too"}.items():
         (tmp_path / "broken" / name).write_bytes(data)
     assert refusal(pamusic(tmp_path / "broken")).startswith(
-        "none of 4 files could be taken; 3 of them by the rule \u201cnot a MIDI file\u201d, as a.mid: is not"
+        "all 4 files were refused; 3 of them by the rule \u201cnot a MIDI file\u201d, such as a.mid: is not"
     )
 
 

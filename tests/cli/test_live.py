@@ -115,10 +115,10 @@ def test_where_there_is_no_port_it_is_told_what_makes_one(backend, monkeypatch, 
     done = CliRunner().invoke(app, words)
 
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == "there is no MIDI port; --port new makes one that a program can connect to\n"
+    assert done.stderr == "there is no MIDI port; use --port new to create one for other programs\n"
     said = one_line_error(CliRunner().invoke(app, [words[0], *(["-"] if words[0] == "play" else []), "--port", "x"],
                                              input=tune(0)))  # fmt: skip
-    assert "no port is called 'x'; there is none; --port new makes one" in said
+    assert "no port is called 'x'; there are no ports; use --port new" in said
 
 
 def test_play_lists_ports_too_and_wants_a_file_for_anything_else(backend):
@@ -126,16 +126,16 @@ def test_play_lists_ports_too_and_wants_a_file_for_anything_else(backend):
     assert (done.exit_code, done.stdout, done.stderr) == (0, "Grand Piano\nUpright Piano\nOrgan\n", "")
 
     refused = CliRunner().invoke(app, ["play", "--port", "Organ"])
-    assert (refused.exit_code, "name the MIDI file" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "pass a MIDI file" in refused.stderr) == (2, True)
 
 
 def test_a_port_that_is_not_there_is_told_before_anything_is_composed(sample, backend):
     said = one_line_error(sample("--port", "Flute", "--length", 10**9))
 
-    assert "there is Grand Piano; Upright Piano; Organ" in said
+    assert "the ports are Grand Piano; Upright Piano; Organ" in said
     refused = sample("--port", "Organ", "--num-samples", 2)
     assert refused.exit_code == 2
-    assert "--port plays one piece, not 2" in refused.stderr
+    assert "--port plays one piece, got 2" in refused.stderr
 
 
 @pytest.mark.slow

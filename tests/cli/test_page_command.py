@@ -101,14 +101,14 @@ def test_what_cannot_be_shown_is_one_line(tmp_path):
     (tmp_path / "good.mid").write_bytes(tune(0))
     (tmp_path / "violin.mid").write_bytes(midi_file([(0, program(40)), (0, note_on(60)), (384, note_off(60))]))
 
-    assert "empty: no MIDI file (.mid, .midi, .kar, .rmi, .smf) in it" in one_line_error(page("empty"))
+    assert "empty: no MIDI file (.mid, .midi, .kar, .rmi, .smf) found" in one_line_error(page("empty"))
     assert "missing.mid: no such file or folder" in one_line_error(page("good.mid", "missing.mid"))
     assert "bad.mid: is not a MIDI file" in one_line_error(page("good.mid", "bad.mid"))
     assert "standard input: is not a MIDI file" in one_line_error(page("-", input=b"no music at all"))
     assert "has no piano" in one_line_error(page("violin.mid"))
     done = page("broken")
     assert done.exit_code == 1
-    assert done.stderr.splitlines()[-1] == "pamusic: error: broken: none of its 1 MIDI files can be shown"
+    assert done.stderr.splitlines()[-1] == "pamusic: error: broken: none of the 1 MIDI files can be shown"
     assert not list(tmp_path.glob("*.html"))
 
     assert page("violin.mid", "--tracks", "all").exit_code == 0
@@ -121,8 +121,8 @@ def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
 
     assert "it is a folder" in one_line_error(page("a", "-o", "pages.html"))
     assert "it is a folder" in one_line_error(page("a", "-o", "."))
-    assert "a: is a itself" in one_line_error(page("a", "-o", "a"))
-    assert "only HTML files are written here" in one_line_error(page("a", "-o", "a.mid"))
+    assert "a: is also the input" in one_line_error(page("a", "-o", "a"))
+    assert "only HTML files are possible here" in one_line_error(page("a", "-o", "a.mid"))
     assert (tmp_path / "a").read_bytes() == tune(0)
 
 

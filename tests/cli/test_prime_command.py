@@ -110,16 +110,16 @@ def test_what_is_no_part_of_a_prime_is_told_in_a_line(sample, tmp_path):
     def told(*words, code=1):
         return one_line_error(sample("--prime", "prime.mid", *words), code)
 
-    assert "from second 3 to second 2 is empty" in told("--prime-start", 3, "--prime-end", 2, code=2)
-    assert "from second 3 to second 3 is empty" in told("--prime-start", 3, "--prime-end", 3, code=2)
-    assert "not at -1" in told("--prime-start", -1, code=2)
+    assert "--prime-end must be after --prime-start, got 2 and 3" in told("--prime-start", 3, "--prime-end", 2, code=2)
+    assert "--prime-end must be after --prime-start, got 3 and 3" in told("--prime-start", 3, "--prime-end", 3, code=2)
+    assert "--prime-start must be 0 or more seconds, got -1" in told("--prime-start", -1, code=2)
     assert "the prime lasts 5.00 seconds, not 60" in told("--prime-end", 60)
-    assert "the prime ends at 5.00 seconds, before the 50 of --prime-start" in told("--prime-start", 50)
+    assert "the prime lasts 5.00 seconds, got --prime-start 50" in told("--prime-start", 50)
     assert "must be a finite number of seconds, got inf" in told("--prime-end", "inf", code=2)
     assert "begin no note" in told("--prime-start", 1.01, "--prime-end", 1.2)
     assert "need a prime" in one_line_error(sample("--prime-end", 5), 2)
     assert "need a prime" in one_line_error(sample("--same-track"), 2)
-    assert "take one" in told("--same-track", "--continuation-only", code=2)
+    assert "use one" in told("--same-track", "--continuation-only", code=2)
     assert [path.name for path in tmp_path.iterdir()] == ["prime.mid"]
 
 
@@ -128,7 +128,7 @@ def test_a_mended_prime_is_written_anew_and_that_is_said(sample, tmp_path):
     done = sample("--prime", "cut.mid", "--prime-end", 2.1, "-o", "out.mid")
 
     assert done.exit_code == 0, done.stderr
-    assert "is not plain, so its notes and pedals are written anew" in done.stderr
+    assert "is not plain, so its notes and pedals are rewritten" in done.stderr
     assert len(read_midi(tmp_path / "out.mid")) > 9
 
 
@@ -170,7 +170,7 @@ def test_a_prime_and_a_checkpoint_may_have_moved(sample, checkpoints, tmp_path):
     (tmp_path / "p.mid").rename(tmp_path / "elsewhere.mid")
     shutil.copytree(checkpoints["performance"], tmp_path / "copy")
 
-    assert "was made from p.mid, which is not there; say where: --prime" in one_line_error(replay("out.mid"))
+    assert "was made from p.mid, which is missing; pass its path with --prime" in one_line_error(replay("out.mid"))
     assert replay("out.mid", "--prime", "elsewhere.mid", "--checkpoint", "copy").exit_code == 0
     assert (tmp_path / "out-2.mid").read_bytes() == (tmp_path / "out.mid").read_bytes()
     (tmp_path / "p.mid").write_bytes(tune(5))
@@ -182,15 +182,15 @@ def test_what_cannot_be_made_again_is_told_in_a_line(sample, checkpoints, tmp_pa
     shutil.copytree(checkpoints["performance"], tmp_path / "mine")
     assert sample("--checkpoint", "mine", "-o", "out.mid").exit_code == 0
 
-    assert "does not say how it was made" in one_line_error(replay("plain.mid"))
-    assert "was begun from nothing; leave --prime out" in one_line_error(replay("out.mid", "--prime", "plain.mid"), 2)
+    assert "has no record of how it was made" in one_line_error(replay("plain.mid"))
+    assert "was made without a prime; leave out --prime" in one_line_error(replay("out.mid", "--prime", "plain.mid"), 2)
     random = random_checkpoint(tmp_path / "other", load_tokenizer("piano"))
     assert "has other weights" in one_line_error(replay("out.mid", "--checkpoint", random))
     shutil.rmtree(tmp_path / "mine")
     assert "no checkpoint is called 'mine'" in one_line_error(replay("out.mid"))
     broken = (tmp_path / "out.mid").read_bytes().replace(b'"options"', b'"opsions"')
     (tmp_path / "out.mid").write_bytes(broken)
-    assert "in a way that cannot be read" in one_line_error(replay("out.mid"))
+    assert "its record was changed and cannot be read" in one_line_error(replay("out.mid"))
 
 
 def test_other_versions_are_named_and_it_goes_on(sample, tmp_path):
@@ -203,7 +203,7 @@ def test_other_versions_are_named_and_it_goes_on(sample, tmp_path):
 
     assert done.exit_code == 0, done.stderr
     assert f"the music may differ: torch {now}, then {'0' * len(now)}" in done.stderr
-    assert done.stderr.splitlines()[-1] == "the same music as out.mid, and another record of how it was made"
+    assert done.stderr.splitlines()[-1] == "the same music as out.mid, but another record of how it was made"
 
 
 def test_other_code_is_named_and_what_came_of_it(sample, tmp_path):

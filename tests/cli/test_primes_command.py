@@ -126,7 +126,7 @@ def test_a_failure_names_its_prime(sample, primes):
 
 def test_an_empty_name_and_a_device_are_refused(sample, primes):
     assert "--prime is empty" in one_line_error(sample("--prime", "", *HOW), 2)
-    assert "takes no more than one file" in one_line_error(sample("--prime", "songs", *HOW, "-o", "/dev/null"))
+    assert "can take only one file" in one_line_error(sample("--prime", "songs", *HOW, "-o", "/dev/null"))
 
 
 def test_where_all_fail_nothing_is_left_behind(sample, primes, tmp_path):
@@ -150,10 +150,10 @@ def test_a_prime_that_is_named_twice_is_continued_once(sample, primes):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["a.mid"], "write --prime a.mid, or name their folder: --prime FOLDER"),
-        (["--prime", "a.mid", "b c.mid"], "every prime needs a --prime of its own, and 'b c.mid' has none"),
-        (["--prime", "a.mid", "b.mid", "c.mid"], "write --prime b.mid --prime c.mid, or name"),
-        (["--prime", "a.mid", "b.mid", "c.mid", "d.mid", "e.mid"], "write --prime b.mid --prime c.mid …, or name"),
+        (["a.mid"], "use --prime a.mid, or pass their folder: --prime FOLDER"),
+        (["--prime", "a.mid", "b c.mid"], "every prime needs its own --prime, but 'b c.mid' has none"),
+        (["--prime", "a.mid", "b.mid", "c.mid"], "use --prime b.mid --prime c.mid, or pass"),
+        (["--prime", "a.mid", "b.mid", "c.mid", "d.mid", "e.mid"], "use --prime b.mid --prime c.mid …, or pass"),
     ],
 )
 def test_a_shells_pattern_is_answered_with_how_to_write_it(sample, words, says):
@@ -172,8 +172,8 @@ def test_a_shells_pattern_is_answered_with_how_to_write_it(sample, words, says):
 def test_what_takes_one_prime_takes_no_more(sample, primes, tmp_path, words):
     told = one_line_error(sample(*words, *HOW, input=tune(0)), 2)
 
-    assert " works with one prime, and " in told
-    assert "give --prime once, with one file or -" in told
+    assert " works with one prime, but " in told
+    assert "use --prime once, with one file or -" in told
     assert names(tmp_path) == ["songs"]
 
 
@@ -181,6 +181,6 @@ def test_files_of_another_kind_are_no_place_for_music(sample, primes, tmp_path):
     (tmp_path / "notes").write_text("mine")
 
     for name in ("take.wav", "notes"):
-        assert "only MIDI files are written here" in one_line_error(sample("--prime", "songs", *HOW, "-o", name))
+        assert "only MIDI files are possible here" in one_line_error(sample("--prime", "songs", *HOW, "-o", name))
     assert names(tmp_path) == ["notes", "songs"]
     assert read_midi(primes / "0.mid").equals(read_midi(tune(0)))

@@ -123,7 +123,7 @@ def test_an_output_that_cannot_be_written(tmp_path):
 
     assert "it is a folder" in one_line_error(render(midi, "-o", tmp_path))
     assert "a file, not a folder" in one_line_error(render(midi, "-o", midi / "a4.wav"))
-    assert "a4 itself" in one_line_error(render(midi_file(tmp_path / "a4"), "-o", tmp_path / "a4"))
+    assert "a4: is also the input" in one_line_error(render(midi_file(tmp_path / "a4"), "-o", tmp_path / "a4"))
     assert "only WAV files" in one_line_error(render(midi, "-o", tmp_path / "a4.mp3"))
     assert names(tmp_path) == ["a4", "a4.mid"]
 
@@ -150,7 +150,7 @@ def test_a_full_disk(tmp_path, words):
 
     assert done.returncode == 1
     assert done.stderr.startswith("pamusic: error: ")
-    assert done.stderr.endswith("the disk is full; make room or write elsewhere\n")
+    assert done.stderr.endswith("the disk is full; free some space or write elsewhere\n")
     assert done.stderr.count("\n") == 1
 
 

@@ -74,13 +74,13 @@ def test_what_was_mended_in_the_prime_is_told_in_a_line(sample, tmp_path):
 
     refused = sample("--prime", tmp_path / "violin.mid", "--length", 20)
     assert refused.exit_code == 1
-    assert "has no piano (programs 0 to 7), but 1 Violin (1 note); take them with --tracks all" in refused.stderr
+    assert "has no piano (programs 0 to 7), but 1 Violin (1 note); select them with --tracks all" in refused.stderr
 
     done = sample("--prime", tmp_path / "violin.mid", "--tracks", 1, "--length", 20, "-o", tmp_path / "out.mid")
     assert done.exit_code == 0, done.stderr
     assert done.stderr.splitlines()[0] == (
-        f"{tmp_path / 'violin.mid'}: 1 track cut off at tick 384, kept as far as whole (second 0.5); "
-        "1 note released as it was struck, left out"
+        f"{tmp_path / 'violin.mid'}: 1 track cut off at tick 384, kept up to the cut (second 0.5); "
+        "1 note without length, left out"
     )
 
 
@@ -142,7 +142,7 @@ def test_many_pieces_are_numbered_and_have_the_seeds_that_follow(sample, prime, 
     assert sample("--length", 5, "--num-samples", 2).stdout == "sample.mid\nsample-2.mid\n"
     refused = sample("--num-samples", 2, "-o", "-")
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert "standard output takes one file, not 2" in refused.stderr
+    assert "standard output takes one file, got 2" in refused.stderr
 
 
 def test_numbered_files_take_free_names_for_nobody_named_them(sample, tmp_path):
@@ -367,8 +367,8 @@ def test_notes_that_the_model_has_no_keys_for_are_told(sample, tmp_path):
     ("words", "reason"),
     [
         (["--length", "0"], "--length"),
-        (["--seconds", "0"], "seconds is a number above 0"),
-        (["--seconds", "nan"], "seconds is a number above 0"),
+        (["--seconds", "0"], "seconds must be a number above 0"),
+        (["--seconds", "nan"], "seconds must be a number above 0"),
         (["--top-p", "0"], "top_p must be above 0"),
         (["--top-p", "2"], "top_p must be above 0"),
         (["--top-k", "-1"], "top_k must be at least 1"),
@@ -380,14 +380,14 @@ def test_notes_that_the_model_has_no_keys_for_are_told(sample, tmp_path):
         (["--temperature", "warm"], "--temperature"),
         (["--seed", str(2**63)], "--seed"),
         (["--num-samples", "0"], "--num-samples"),
-        (["--num-samples", "3", "--temperature", "0"], "leaves nothing to chance, so all 3 pieces would be one"),
-        (["--best-of", "3", "--temperature", "0"], "leaves nothing to chance"),
+        (["--num-samples", "3", "--temperature", "0"], "is deterministic, so all 3 pieces would be equal"),
+        (["--best-of", "3", "--temperature", "0"], "is deterministic"),
         (["--num-samples", "2", "--best-of", "4"], "--num-samples keeps all pieces, --best-of some of them"),
         (["--keep", "2"], "--keep 2 needs --best-of with 2 or more"),
         (["--best-of", "2", "--keep", "3"], "--keep 3 needs --best-of with 3 or more"),
         (["--best-of", "0"], "--best-of"),
-        (["--best-of", "2", "--port", "x"], "--port plays one piece, not 2"),
-        (["--buffer-seconds", "2"], "--buffer-seconds requires --port; name the port that plays the music"),
+        (["--best-of", "2", "--port", "x"], "--port plays one piece, got 2"),
+        (["--buffer-seconds", "2"], "--buffer-seconds requires --port; pass the port that plays the music"),
         (["--refill", "none"], "refill must be half, last-128, slide, all or a number"),
         (["--num-latents", "0"], "num-latents"),
         (["--num-latents", "1000"], "num_latents must be between 1 and"),
@@ -422,7 +422,7 @@ def test_a_place_one_cannot_write_to_is_told_before_anything_is_composed(sample,
     for folder in (tmp_path, ".", "/"):
         assert "it is a folder" in one_line_error(sample("--length", 10**9, "-o", folder))
     assert "a file, not a folder" in one_line_error(sample("--length", 10**9, "-o", prime / "out.mid"))
-    assert f"is {prime} itself" in one_line_error(sample("--length", 10**9, "--prime", prime, "-o", prime))
+    assert f"{prime}: is also the input" in one_line_error(sample("--length", 10**9, "--prime", prime, "-o", prime))
     assert time.perf_counter() - began < 10
 
 
@@ -493,7 +493,7 @@ def test_interrupted_amid_the_comparison_it_keeps_the_first_pieces(started, tmp_
     stdout, stderr = running.communicate(timeout=30)
 
     assert (running.returncode, stdout) == (130, "out-1.mid\nout-2.mid\n")
-    assert "interrupted before they were compared; the first are kept" in stderr
+    assert "interrupted before the comparison; the first pieces are kept" in stderr
     assert "Traceback" not in stderr
     assert "the same, byte for byte" in CliRunner().invoke(app, ["replay", "out-2.mid"]).stderr
 

@@ -108,9 +108,9 @@ FOR_TRAINING = [seed for seed in range(20, 40) if split_by_content(tune(seed)) =
 @pytest.mark.parametrize(
     ("splits", "tunes", "says"),
     [
-        (("train",) * 6, (), "the table of the splits has none; add a row with the split validation, or files that"),
-        (("train",), (20, 21), "add pieces (from 5 different ones up a folder has one)"),
-        (("train",), (20, 20, 20, 21, 21), "each piece that may be one has the same notes as another; add different"),
+        (("train",) * 6, (), "the table of splits has none; add a row with the split validation, or files without"),
+        (("train",), (20, 21), "add pieces (a folder needs at least 5 different ones)"),
+        (("train",), (20, 20, 20, 21, 21), "every candidate has the same notes as another piece; add different"),
     ],
 )
 def test_a_warning_about_validation_says_what_to_do(tmp_path, splits, tunes, says):
@@ -156,7 +156,7 @@ def test_what_is_refused_is_told_twenty_times_and_counted_beyond(tmp_path):
     assert len(told) == 20
     assert told[0] == (
         "refused: broken-00.mid: is not a MIDI file (it begins with b'not ', not b'MThd'); "
-        "give a Standard MIDI File (.mid)"
+        "use a Standard MIDI File (.mid)"
     )
     assert f"… and 5 more, in {tmp_path / 'corpus' / 'corpus.json'}" in done.stderr
     assert len(about(tmp_path / "corpus")["refused"]) == 25
@@ -174,7 +174,7 @@ def drums(num_notes=1):
         ("a.txt", b"not MIDI at all", "a.txt: is not a MIDI file"),
         ("a.mid", b"", "a.mid: is empty"),
         ("a.mid", tune(0)[:12], "a.mid: is cut off within its header"),
-        ("a.mid", midi_file([]), "a.mid: has no notes in it"),
+        ("a.mid", midi_file([]), "a.mid: has no notes"),
         ("a.mid", drums(), "a.mid: has only drums"),
         ("a.zip", b"PK\x03\x04 and then nothing", "is not a zip archive, or a broken one"),
     ],
@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_taken(tmp_path, name, data, says):
 def test_nothing_to_take(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert "no MIDI file (.mid, .midi, .kar, .rmi, .smf) in it" in refusal(
+    assert "no MIDI file (.mid, .midi, .kar, .rmi, .smf) found" in refusal(
         pamusic("tokenize", tmp_path / "empty"), tmp_path
     )
     assert "no such file or folder" in refusal(pamusic("tokenize", tmp_path / "none"), tmp_path)
@@ -224,8 +224,8 @@ def test_when_all_is_refused_the_reason_is_the_one_most_have(tmp_path):
     done = pamusic("tokenize", folder, "-o", tmp_path / "corpus")
 
     assert refusal(done, tmp_path).endswith(
-        "none of 4 files could be taken; 3 of them by the rule \u201conly drums\u201d, "
-        "as 1.mid: has only drums (1 notes); give a piano file"
+        "all 4 files were refused; 3 of them by the rule \u201conly drums\u201d, "
+        "such as 1.mid: has only drums (1 notes); use a piano file"
     )
     assert names(tmp_path) == ["drums"]
 
@@ -242,7 +242,7 @@ def test_what_was_repaired_is_told_a_line_each_and_counted_at_the_end(tmp_path):
     told = done.stderr.splitlines()
     in_corpus = {piece["name"]: piece["repairs"] for piece in about(tmp_path / "corpus")["pieces"]}
     assert done.exit_code == 0, done.output
-    assert "repaired: stuck.mid: 1 note without an end, ended with the next of the key or the track" in told
+    assert "repaired: stuck.mid: 1 note without an end, ended at the key's next note or the track's end" in told
     assert f"… and 1 more, in {tmp_path / 'corpus' / 'corpus.json'}" in told
     assert told[-2] == ("repaired in 21 of 22 files: notes without an end 21, cut off 20, notes without length 20")
     assert in_corpus["0.mid"] == []
@@ -272,10 +272,10 @@ def test_other_tracks_than_the_pianos_are_taken_when_told(tmp_path):
     (tmp_path / "violin.mid").write_bytes(midi_file([(0, program(40)), (0, note_on(60)), (9, note_off(60))]))
 
     refused = pamusic("tokenize", tmp_path / "violin.mid", "-o", tmp_path / "corpus")
-    assert "take them with --tracks all or --tracks 1" in refusal(refused, tmp_path)
+    assert "select them with --tracks all or --tracks 1" in refusal(refused, tmp_path)
     unknown = pamusic("tokenize", tmp_path, "--tracks", "violin")
     assert unknown.exit_code == 2
-    assert "--tracks is piano, all or numbers from 1 on, like 1,3; not 'violin'" in unknown.stderr
+    assert "--tracks must be piano, all, or numbers from 1 like 1,3, got 'violin'" in unknown.stderr
 
     done = pamusic("tokenize", tmp_path / "violin.mid", "-o", tmp_path / "corpus", "--tracks", "1")
     assert done.exit_code == 0, done.output
@@ -288,7 +288,7 @@ def test_a_corpus_is_replaced_only_when_told(tmp_path):
     folder = folder_of_tunes(tmp_path / "tunes", 2, start=5)
 
     done = pamusic("tokenize", folder, "-o", corpus)
-    assert "there is a corpus already; replace it with --overwrite" in refusal(done, tmp_path)
+    assert "is a corpus already; replace it with --overwrite" in refusal(done, tmp_path)
     assert about(corpus) == before
 
     (tmp_path / "bad.mid").write_bytes(b"bad")
@@ -308,7 +308,7 @@ def test_nothing_else_is_ever_replaced(tmp_path):
     for place, says in (
         (folder, "exists and is not a corpus"),
         (tmp_path / "file", "exists and is not a corpus"),
-        (corpus, "has other files in it than a corpus (notes.txt)"),
+        (corpus, "has files that do not belong to a corpus (notes.txt)"),
         (tmp_path / "file" / "corpus", "part of its path is a file"),
     ):
         assert says in refusal(pamusic("tokenize", folder, "-o", place, "--overwrite"), tmp_path)
@@ -506,4 +506,4 @@ def test_what_is_left_out_or_dropped_is_told(tmp_path):
         "repaired: low.mid: 1 note outside pitches 21 to 108 of piano, left out; "
         "2 pedal messages on channel 2, which has no notes: ignored\n" in done.stderr
     )
-    assert "repaired: twice.mid: 1 MIDI file behind the first, left out\n" in done.stderr
+    assert "repaired: twice.mid: 1 MIDI file after the first, left out\n" in done.stderr

@@ -126,7 +126,7 @@ def test_evaluate_tells_where_in_a_piece_and_with_how_much_context(in_folder):
         (64, 16), (128, 16), (64, 4), (64, 8), (64, 32),
     ]  # fmt: skip
     assert (in_folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert "scored with more and less" in pamusic(*words).stderr
+    assert "scored with other contexts and latents" in pamusic(*words).stderr
     (in_folder / "file").write_text("in the way")
     told = pamusic(*words[:-1], "file/curves.png")
     assert (told.exit_code, told.stdout) == (1, "")  # before anything was scored
@@ -158,28 +158,28 @@ def test_ctrl_c_leaves_a_checkpoint(in_folder):
 
 
 def test_bad_input_is_answered_in_one_line(in_folder):
-    assert "no corpus there; make one: pamusic tokenize" in refused("train", "nowhere")
+    assert "no corpus there; make one with pamusic tokenize" in refused("train", "nowhere")
     assert "tiny, small, medium, base" in misused("train", "--size", "huge")
     assert "num_latents must be between 1 and context_length" in misused(
         "train", "--context-length", 64, "--num-latents", 65
     )
     assert "num_layers must be between 0 and 1,000" in misused("train", *TINY, "--num-layers", 1001)
     assert "trained weights keep their num_layers" in misused("train", "--init-from", "small", "--num-layers", 2)
-    assert "lr is above 0" in misused("train", *TINY, "--lr", 0)
-    assert "steps is at least 1" in misused("train", *TINY, "--steps", 0)
-    assert "precision is one of" in misused("train", *TINY, "--precision", "int4")
+    assert "lr must be above 0" in misused("train", *TINY, "--lr", 0)
+    assert "steps must be at least 1" in misused("train", *TINY, "--steps", 0)
+    assert "precision must be one of" in misused("train", *TINY, "--precision", "int4")
     assert "cannot be used" in refused("train", *TINY, "--device", "toaster")
-    assert "no run there" in refused("train", "--resume", "nowhere")
+    assert "no run to resume" in refused("train", "--resume", "nowhere")
     assert "no checkpoint is called" in refused("evaluate", "nothing")
-    assert "seed is at least 0" in misused("train", *TINY, "--seed", -1)
-    assert "seed is at least 0" in misused("train", *TINY, "--seed", 2**63)
-    assert "cannot train so" in misused("train", *TINY, "--steps", 10**400)
+    assert "seed must be at least 0" in misused("train", *TINY, "--seed", -1)
+    assert "seed must be at least 0" in misused("train", *TINY, "--seed", 2**63)
+    assert "cannot train with these settings" in misused("train", *TINY, "--steps", 10**400)
     assert "'meta' cannot be used" in refused("train", *TINY, "--device", "meta")
     refused("train", *TINY, "--max-minutes", "nan", code=2)
     assert "no corpus there" in refused("train", ".", *TINY)
     assert "keep their size" in misused("train", "--resume", "nowhere", "--size", "tiny")
     refused("evaluate", "small", "--split", "rest", code=2)
-    assert "a block is at most the latents" in misused("evaluate", "small", "--stride", 4096)
+    assert "--stride must be at most the latents" in misused("evaluate", "small", "--stride", 4096)
     assert "leave out --sweep, or --num-keys 3" in misused("evaluate", "small", "--sweep", "--num-keys", 3)
     assert not (in_folder / "runs").exists()
 
@@ -215,7 +215,7 @@ def test_a_run_finds_its_corpus_from_wherever_it_is_resumed(in_folder, monkeypat
 @pytest.mark.slow
 def test_runs_are_listed_the_best_first(in_folder):
     assert "no runs there" in pamusic("runs").stderr
-    assert "nowhere: is no folder" in refused("runs", "nowhere")
+    assert "nowhere: is not a folder" in refused("runs", "nowhere")
     pamusic("train", *TINY, "--steps", 30, "--out", "runs/long")
     pamusic("train", *TINY, "--steps", 2, "--out", "runs/short")
     (in_folder / "runs" / "broken").mkdir()
@@ -249,7 +249,7 @@ def test_runs_are_plotted_from_their_metrics(tmp_path, monkeypatch):
 def test_a_plot_without_runs_is_refused_and_leaves_no_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "nothing to plot" in refused("runs", "--plot", "curves.png")
-    assert "name one that ends in .png" in misused("runs", "--plot", "curves.svg")
+    assert "--plot must end in .png" in misused("runs", "--plot", "curves.svg")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -278,5 +278,5 @@ def test_settings_in_a_file_give_way_to_options(in_folder):
     assert outcome.exit_code == 0, outcome.output
     assert "steps 0 to 2 of 2 windows" in outcome.stderr
     (in_folder / "recipe.toml").write_text("batchsize = 2\n")
-    assert "the nearest is batch_size" in refused("train", "--config", "recipe.toml", code=2)
-    assert "give one of them" in misused("train", "--resume", "runs/tiny", "--init-from", "small")
+    assert "did you mean batch_size?" in refused("train", "--config", "recipe.toml", code=2)
+    assert "pass one of them" in misused("train", "--resume", "runs/tiny", "--init-from", "small")

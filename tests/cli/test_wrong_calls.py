@@ -79,15 +79,15 @@ SAMPLE = ("sample", "--checkpoint", "tiny", "--device", "cpu", "--length", "5")
         (["--num-samples", str(10**12)], "less than or equal to 1024"),
         (["--best-of", str(10**12), "--keep", str(10**12)], "less than or equal to 1024"),
         (["--context-length", str(10**20)], "--context-length"),
-        (["--seconds", "nan"], "--seconds is a number above 0, not nan"),
-        (["--minutes", "1e308"], "--minutes is a number above 0, not 1e+308"),
-        (["--minutes", "-2"], "--minutes is a number above 0, not -2"),
+        (["--seconds", "nan"], "--seconds must be a number above 0, got nan"),
+        (["--minutes", "1e308"], "--minutes must be a number above 0, got 1e+308"),
+        (["--minutes", "-2"], "--minutes must be a number above 0, got -2"),
         (["--buffer-seconds", "nan", "--port", "x"], "--buffer-seconds"),
-        (["--num-samples", "2", "-o", "/"], "/: is no name for 2 files"),
-        (["--num-samples", "2", "-o", ""], ".: is no name for 2 files"),
-        (["--num-samples", "2", "-o", "songs"], "songs: is no name for 2 files"),
-        (["--num-samples", "2", "-o", os.devnull], "is no name for 2 files"),
-        (["--prime", "one.mid", "-o", "one.mid"], "is one.mid itself"),
+        (["--num-samples", "2", "-o", "/"], "/: cannot name 2 files"),
+        (["--num-samples", "2", "-o", ""], ".: cannot name 2 files"),
+        (["--num-samples", "2", "-o", "songs"], "songs: cannot name 2 files"),
+        (["--num-samples", "2", "-o", os.devnull], "cannot name 2 files"),
+        (["--prime", "one.mid", "-o", "one.mid"], "one.mid: is also the input"),
     ],
 )
 def test_sample_refuses(words, reason):
@@ -113,7 +113,7 @@ def test_any_number_of_seconds_can_be_asked_for(tmp_path):
 @pytest.mark.parametrize("command", [["compare", "songs", "songs"], ["evaluate", "tiny", "corpus"]])
 @pytest.mark.parametrize("name", ["songs/0.mid", "corpus/tokens.bin", "-", "", "picture.svg"])
 def test_a_plot_is_a_png_file_and_never_what_is_read(command, name):
-    assert "name one that ends in .png" in refused(*command, "--plot", name)
+    assert "--plot must end in .png" in refused(*command, "--plot", name)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_corpus_of_ids_that_there_are_not_is_told(words):
     said = refused(*words)
 
     assert "garbled: tokens.bin is broken (" in said
-    assert "make the corpus anew" in said
+    assert "make it again with pamusic tokenize" in said
 
 
 @pytest.mark.parametrize("words", [[], ["--cache-drift"], ["--json"]])
@@ -188,7 +188,7 @@ def test_threads_that_no_machine_has_are_not_asked_for(tmp_path):
 
 
 def test_a_file_is_not_replayed_over_itself():
-    assert "made.mid: is made.mid itself" in refused("replay", "made.mid", "-o", "made.mid")
+    assert "made.mid: is also the input" in refused("replay", "made.mid", "-o", "made.mid")
 
 
 def in_a_shell(words, tmp_path):
@@ -204,9 +204,9 @@ def in_a_shell(words, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("pamusic inspect - <&-", 1, "standard input is closed; give the name of a file in place of -"),
-        ("pamusic play - --port x <&-", 1, "standard input is closed; give the name of a file in place of -"),
-        ("pamusic sample --checkpoint tiny --length 5 -o - >&-", 1, "standard output is closed; name a file"),
+        ("pamusic inspect - <&-", 1, "standard input is closed; pass the name of a file instead of -"),
+        ("pamusic play - --port x <&-", 1, "standard input is closed; pass the name of a file instead of -"),
+        ("pamusic sample --checkpoint tiny --length 5 -o - >&-", 1, "standard output is closed; pass a file"),
         ("pamusic sample --checkpoint tiny --length 5 -o OUT >&- 2>&- <&-", 0, ""),
         ("pamusic compare songs songs 2>&-", 0, ""),
         ("pamusic compare songs songs --json >/dev/full", 1, "standard output: the disk is full"),

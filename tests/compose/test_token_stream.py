@@ -265,11 +265,11 @@ def test_a_prime_may_be_read_from_a_second_on():
 @pytest.mark.parametrize(
     ("cut", "reason"),
     [
-        (lambda: PrimeRange(2.0, 2.0), "is empty"),
+        (lambda: PrimeRange(2.0, 2.0), "--prime-end must be after --prime-start"),
         (lambda: PrimeRange(-1.0), "--prime-start must be 0 or more"),
         (lambda: PrimeRange(0.0, float("nan")), "must be a finite number of seconds"),
         (lambda: PrimeRange(1.2, 1.4), "begin no note between pitches"),
-        (lambda: PrimeRange(7.0), "ends at 3.00 seconds, before the 7"),
+        (lambda: PrimeRange(7.0), "the prime lasts 3.00 seconds, got --prime-start 7"),
         (lambda: PrimeRange(0.0, 9.0), "the prime lasts 3.00 seconds, not 9"),
     ],
 )

@@ -82,9 +82,7 @@ def test_what_the_table_names_and_is_not_there_is_refused(tmp_path):
 def test_a_table_with_splits_of_its_own_is_refused(tmp_path):
     folder = maestro_like(tmp_path / "maestro", splits=("train", "dev"))
 
-    with pytest.raises(
-        PamusicError, match=r"row 2 puts '2004/take-1.midi' into split 'dev'; the splits are train, val"
-    ):
+    with pytest.raises(PamusicError, match=r"row 2 puts '2004/take-1.midi' into split 'dev'; use one of train, val"):
         find_sources([folder])
 
 
@@ -202,7 +200,7 @@ def test_one_worker_or_two_make_the_same_bytes(tmp_path):
 
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     assert about(tmp_path / "1")["refused"] == [
-        ["07-broken.mid", "is cut off within its header (4 bytes of 14); fetch it anew"]
+        ["07-broken.mid", "is cut off within its header (4 bytes of 14); download it again"]
     ]
 
 
@@ -256,14 +254,14 @@ def broken(corpus, what):
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("tokens truncated", "tokens.bin has"),
-        ("tokens gone", "tokens.bin has 0 bytes"),
+        ("tokens truncated", "tokens.bin must have"),
+        ("tokens gone", "bytes, got 0; make it again"),
         ("tokenizer changed", "tokenizer.toml was changed after the corpus was made"),
         ("tokenizer gone", "no such tokenizer file"),
-        ("table gone", "no corpus there; make one: pamusic tokenize"),
+        ("table gone", "no corpus there; make one with pamusic tokenize"),
         ("table truncated", "corpus.json is broken"),
-        ("other format", "is a corpus of format 99, we read 1"),
-        ("other split", "is in no split, but in 'dev'"),
+        ("other format", "corpus format must be 1, got 99"),
+        ("other split", "must be one of train, validation, test, got 'dev'"),
         ("pieces overlap", "corpus.json is broken"),
         ("piece unknown", "corpus.json is broken"),
         ("piece missing", "corpus.json is broken"),
@@ -300,6 +298,6 @@ def test_a_corpus_left_aside_by_a_kill_between_two_renames_is_found_again(tmp_pa
     made(tmp_path / "corpus", folder)
     (tmp_path / "corpus").rename(tmp_path / ".corpus.old")
 
-    with pytest.raises(PamusicError, match="there is a corpus already"):
+    with pytest.raises(PamusicError, match="is a corpus already"):
         made(tmp_path / "corpus", folder)
     assert len(open_corpus(tmp_path / "corpus")) == 2

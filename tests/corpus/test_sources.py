@@ -32,7 +32,7 @@ def test_what_a_zip_holds_is_read(tmp_path):
 
 def test_a_packing_without_a_bound_on_memory_is_refused(tmp_path):
     for packing in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-        with pytest.raises(PamusicError, match=r"is packed in a rare way .* zip it anew with deflate"):
+        with pytest.raises(PamusicError, match=r"is packed in a rare way .* zip it again with deflate"):
             packed(tmp_path / f"{packing}.zip", tune(0), packing).read()
 
 
@@ -55,7 +55,7 @@ def test_a_member_that_unpacks_to_more_than_it_says_takes_no_more_memory_than_a_
 def test_a_huge_member_is_unpacked_no_further_than_a_file_may_go(tmp_path):
     bomb = packed(tmp_path / "bomb.zip", bytes(2 * MAX_FILE_BYTES), zipfile.ZIP_DEFLATED)
 
-    with pytest.raises(PamusicError, match=r"piece\.mid: has more than 16 MiB, the most of any") as caught:
+    with pytest.raises(PamusicError, match=r"piece\.mid: is larger than 16 MiB, the limit") as caught:
         bomb.read()
 
     assert caught.value.rule == "too large"
@@ -109,10 +109,10 @@ def test_what_cannot_be_read_in_a_folder_is_refused_with_a_reason(tmp_path, monk
 
     assert [source.name for source in found.sources] == ["copy.mid", "1.mid"]  # a file once, by its last name
     assert {refusal.name: refusal.reason for refusal in found.refused} == {
-        "a.mid": "is a link that cannot be followed (Too many levels of symbolic links); mend or remove it",
-        "gone.mid": "is a link to what is not there or no file; mend or remove it",
-        "linked": "is a link to a folder, which is not followed; name that folder",
-        "locked/inner/": "cannot be opened (Permission denied); check its rights",
+        "a.mid": "is a link that cannot be followed (Too many levels of symbolic links); fix or remove it",
+        "gone.mid": "is a broken link, or a link to a special file; fix or remove it",
+        "linked": "is a link to a folder, which is not followed; pass that folder",
+        "locked/inner/": "cannot be opened (Permission denied); check its permissions",
         "pipe.mid": "is a device or a pipe; put a file in its place",
     }
     assert found.left_out == ["gone.txt"]
@@ -156,7 +156,7 @@ def test_a_table_that_is_large_or_broken_does_not_stop_a_folder(tmp_path, monkey
     assert [(source.name, source.split) for source in found.sources] == [("a.mid", "test")]
     assert found.left_out == ["b.csv", "c.csv"]
     assert [(each.name, each.reason) for each in found.refused] == [
-        ("d.csv", "has more than 20 MiB, the most of any table we read; if it is MAESTRO's, fetch it anew")
+        ("d.csv", "is larger than 20 MiB, the limit for tables; if it is MAESTRO's, download it again")
     ]
 
 
@@ -241,9 +241,9 @@ def test_a_broken_archive_among_others_is_refused_and_the_others_are_taken(tmp_p
 
 def test_what_gzip_packs_is_bounded_and_whole(tmp_path):
     for data, says in (
-        (gzip.compress(bytes(MAX_FILE_BYTES + 1)), r"a\.mid\.gz: has more than 16 MiB, the most of any MIDI file"),
+        (gzip.compress(bytes(MAX_FILE_BYTES + 1)), r"a\.mid\.gz: is larger than 16 MiB, the limit"),
         (gzip.compress(gzip.compress(tune(0))), r"a\.mid\.gz: is not a MIDI file but packed by gzip more than once"),
-        (gzip.compress(tune(0))[:-30], r"a\.mid\.gz: is a broken gzip file \(it is cut off\); fetch it anew"),
+        (gzip.compress(tune(0))[:-30], r"a\.mid\.gz: is a broken gzip file \(it is cut off\); download it again"),
         (gzip.compress(tune(0))[:10] + b"\xff\xff\xff\xff", r"a\.mid\.gz: is a broken gzip file"),
     ):
         (tmp_path / "a.mid.gz").write_bytes(data)
@@ -271,8 +271,8 @@ def test_many_small_members_of_a_gzip_file_take_time_in_proportion():
     ("data", "says"),
     [
         (gzip.compress(gzip.compress(tune(0))), "is not a MIDI file but packed by gzip more than once; unpack it"),
-        (gzip.compress(bytes(40 * 2**20)), "has more than 16 MiB, the most of any MIDI file we take"),
-        (bytes(MAX_FILE_BYTES + 1), "has more than 16 MiB, the most of any MIDI file we take"),
+        (gzip.compress(bytes(40 * 2**20)), "is larger than 16 MiB, the limit"),
+        (bytes(MAX_FILE_BYTES + 1), "is larger than 16 MiB, the limit"),
     ],
     ids=["twice packed", "packed zeros", "zeros"],
 )

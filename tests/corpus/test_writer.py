@@ -142,7 +142,7 @@ def test_the_old_corpus_stays_until_the_new_one_is_whole(tmp_path):
     interrupted(folder, tmp_path / "corpus", after=6, force=True)
     assert contents(tmp_path / "corpus") == before
 
-    with pytest.raises(PamusicError, match="there is a corpus already"):
+    with pytest.raises(PamusicError, match="is a corpus already"):
         tokenize([folder], tmp_path / "corpus", TOKENIZER)
     tokenize([folder], tmp_path / "corpus", TOKENIZER, force=True)
     assert len(open_corpus(tmp_path / "corpus")) == 8

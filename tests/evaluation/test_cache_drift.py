@@ -100,4 +100,4 @@ def test_what_it_would_not_heed_is_refused(tmp_path):
         assert done.exit_code == 2
         assert "leave out --sweep" in done.stderr
     done = CliRunner().invoke(app, [*words, "--drift-tokens", "9"])
-    assert (done.exit_code, "--drift-tokens is of --cache-drift" in done.stderr) == (2, True)
+    assert (done.exit_code, "--drift-tokens requires --cache-drift" in done.stderr) == (2, True)

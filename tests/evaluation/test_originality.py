@@ -239,7 +239,7 @@ def test_what_is_kept_in_its_folder_is_no_reason_to_keep_a_corpus(tmp_path):
         writer.close(sources=[], refused=[])
     assert {path.name for path in corpus.path.iterdir()} == FILES
     (corpus.path / "notes.txt").touch()
-    with pytest.raises(PamusicError, match=r"has other files in it than a corpus \(notes.txt\)"):
+    with pytest.raises(PamusicError, match=r"has files that do not belong to a corpus \(notes.txt\)"):
         check_corpus_place(corpus.path, force=True)
 
 
@@ -250,7 +250,7 @@ def test_where_nothing_can_be_kept_it_is_told(tmp_path):
 
     assert len(kept_index(corpus, tell=told.append).start) == 2
     assert told == [f"the index is not kept: cannot write {corpus.path / 'originality.npz'}: it is a folder; "
-                    "give the name of a file"]  # fmt: skip
+                    "use the name of a file"]  # fmt: skip
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
@@ -266,7 +266,7 @@ def test_a_corpus_that_cannot_be_written_to_is_looked_up_all_the_same(tmp_path):
 
 
 def test_a_corpus_without_training_pieces_is_refused(tmp_path):
-    with pytest.raises(PamusicError, match="no piece to train on"):
+    with pytest.raises(PamusicError, match="no training pieces"):
         make_index(corpus_of(tmp_path / "corpus", test=[music(1)]))
 
 
@@ -336,9 +336,9 @@ def test_the_command_says_what_stands_where_and_what_that_means(at_corpus):
     assert int(notes) >= 85
     assert name == "songs/copy.mid"
     said = " ".join(done.stderr.split())
-    assert "stand in train 4 from" in said
+    assert "occur in train 4 from" in said
     assert ", 3 semitones lower; here they are 1.10 times as fast" in said
-    assert "as many are found for none of 1 excerpts of 60 seconds from test" in said
+    assert "a match this long is in none of 1 excerpts of 60 seconds from test" in said
 
 
 def test_files_of_one_name_are_told_apart_and_one_may_come_down_a_pipe(at_corpus):

@@ -13,26 +13,30 @@ import torch
 from builders import performance
 from corpora import small_corpus
 from fields import NOTES, compound_text, tokenizer_of
-from flat_sampling import compose, stream_many
+from flat_sampling import stream_many
 from models import tiny_config
 from trainers import make_trainer, new_run, resumed_run
 from typer.testing import CliRunner
 
 from pamusic.checkpoint import check_corpus, load_checkpoint, save_checkpoint
 from pamusic.cli.app import app
+from pamusic.compose.token_stream import constraints_of
 from pamusic.corpus.corpus import open_corpus
 from pamusic.corpus.writer import writing_corpus
 from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.evaluation.likelihood import evaluate, score, transposition_maps
+from pamusic.inference.session import InferenceSession
 from pamusic.model.config import ClockConfig, ModelConfig, OffsetsConfig
 from pamusic.model.fields import by_field, field_slices
 from pamusic.model.flops import forward_flops
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.constraints import PrimeTokens
+from pamusic.sampling.decoding import DecodingConfig
 from pamusic.sampling.ending import StopCondition
-from pamusic.sampling.positions import PositionConstraints, generate_positions
+from pamusic.sampling.generate import generate
 from pamusic.tokens.positions import offset_edges
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import NOT_SCORED, TrainingBatches, make_batch, validation_batches
@@ -295,7 +299,7 @@ def test_a_corpus_gives_back_what_was_written(corpus):
 def test_a_corpus_cut_short_is_refused(corpus):
     data = (corpus.path / "tokens.bin").read_bytes()
     (corpus.path / "tokens.bin").write_bytes(data[:-2])
-    with pytest.raises(PamusicError, match=f"has {len(data) - 2} bytes, not {len(data)}"):
+    with pytest.raises(PamusicError, match=f"must have {len(data)} bytes, got {len(data) - 2}"):
         open_corpus(corpus.path)
 
 
@@ -446,20 +450,15 @@ def test_another_key_moves_the_notes_alone():
     assert (np.flatnonzero(up != np.arange(len(VOCABULARY))) == keys.start + np.arange(88)).all()
 
 
-def drawn(model, prime, *, num_rows=1, seed=0, length=40, tokenizer=NOTES, sampling=None, seconds=None, **options):
-    vocabulary = tokenizer.vocabulary
-    constraints = {
-        "forbidden_ids": [vocabulary.id("start"), vocabulary.id("pad")],
-        "fits": vocabulary.fits,
-        "seconds_of_id": vocabulary.seconds_of_id,
-        "end_id": vocabulary.id("end"),
-        **options,
-    }
-    steps = generate_positions(
-        model, prime, PositionConstraints(**constraints), num_rows=num_rows, seed=seed,
-        sampling=sampling or [SamplingConfig()] * len(vocabulary.fields),
+def drawn(model, prime, *, num_rows=1, seed=0, length=40, tokenizer=NOTES, seconds=None, **options):
+    """Positions drawn with all fields filtered and keys in any order, where `options` do not say otherwise."""
+    constraints = constraints_of(tokenizer.vocabulary)
+    options = {"filtered": [True] * len(tokenizer.vocabulary.fields), "rank_of_id": None, **options}
+    decoding = DecodingConfig(
+        constraints=dataclasses.replace(constraints, **options),
         stop=StopCondition(max_tokens=length, seconds=seconds, min_tokens_before_end=1),
-    )  # fmt: skip
+    )
+    steps = generate(InferenceSession(model), PrimeTokens(prime.tolist()), decoding, num_rows=num_rows, seed=seed)
     return [[ids for ids in row if ids is not None] for row in zip(*steps, strict=True)]
 
 
@@ -545,7 +544,8 @@ def test_filters_leave_shifts_and_lengths_alone(notes_checkpoint):
     one, two = (composed(seed, top_k=1) for seed in (1, 2))
     shifts = {tuple(ids[:, 0]) for ids in (one, two)}
     assert len(shifts) == 2
-    assert len(set(one[:, 3])) > 5
+    lengths = [ids[:, 3][ids[:, 1] == key] for ids in (one, two) for key in one[:, 1]]
+    assert max(len(set(each)) for each in lengths) > 5  # of one key: not the likeliest each time
     again = composed(1, top_k=1, top_p=0.5)
     assert (again == one).all()
     cold = [composed(seed, temperature=0) for seed in (1, 2)]
@@ -566,8 +566,9 @@ def test_the_likeliest_key_is_taken_given_the_shift_that_was_drawn(notes_checkpo
 
 
 def test_it_stops_at_its_length_its_seconds_or_the_end(talker):
-    assert len(drawn(talker, PRIME, length=7, end_id=None)[0]) == 7
-    short = np.array(drawn(talker, PRIME, length=200, seconds=200.0, end_id=None, seed=2)[0])
+    no_end = [VOCABULARY.id(border) for border in ("start", "end", "pad")]
+    assert len(drawn(talker, PRIME, length=7, forbidden_ids=no_end)[0]) == 7
+    short = np.array(drawn(talker, PRIME, length=200, seconds=200.0, forbidden_ids=no_end, seed=2)[0])
     assert 0 < VOCABULARY.seconds_of_id[short].sum() <= 200.0
     assert len(short) < 200
     end = VOCABULARY.id("end")
@@ -575,13 +576,13 @@ def test_it_stops_at_its_length_its_seconds_or_the_end(talker):
     rows = drawn(ends, PRIME, num_rows=8, length=600)
     assert min(len(row) for row in rows) < 600
     assert not any(end in ids for row in rows for ids in row)
-    barred = drawn(ends, PRIME, num_rows=2, length=400, end_id=None, forbidden_ids=[end])
+    barred = drawn(ends, PRIME, num_rows=2, length=400, end=None, forbidden_ids=no_end)
     assert not any(end in ids for row in barred for ids in row)
 
 
 def test_rows_that_have_ended_leave_the_others_as_they_are(talker):
-    rows = drawn(talker, PRIME, num_rows=5, seed=20, length=200, seconds=150.0, end_id=None)
-    alone = [drawn(talker, PRIME, seed=20 + row, length=200, seconds=150.0, end_id=None)[0] for row in range(5)]
+    rows = drawn(talker, PRIME, num_rows=5, seed=20, length=200, seconds=150.0)
+    alone = [drawn(talker, PRIME, seed=20 + row, length=200, seconds=150.0)[0] for row in range(5)]
 
     assert len({len(row) for row in rows}) > 2
     assert rows == alone
@@ -704,7 +705,8 @@ def notes_checkpoint(talker, tmp_path_factory):
 
 
 def test_sample_and_replay_make_the_same_file(notes_checkpoint, elsewhere):
-    done = pamusic("sample", "--checkpoint", notes_checkpoint, "--length", 40, "--seed", 3, "-o", "a.mid")
+    words = ("--no-guard", "--precision", "fp32", "--length", 40, "--seed", 3)
+    done = pamusic("sample", "--checkpoint", notes_checkpoint, *words, "-o", "a.mid")
     assert done.exit_code == 0, done.output
     again = pamusic("replay", "a.mid", "-o", "b.mid")
 
@@ -723,7 +725,8 @@ def test_several_pieces_and_the_best_of_some(notes_checkpoint, elsewhere):
         "sample", "--checkpoint", notes_checkpoint, "--num-samples", 2, "--seconds", 60, "--seed", 3, "-o", "a.mid"
     )
     assert done.exit_code == 0, done.output
-    alone = pamusic("sample", "--checkpoint", notes_checkpoint, "--seconds", 60, "--seed", 4, "-o", "b.mid")
+    words = ("--no-guard", "--seconds", 60, "--seed", 4)
+    alone = pamusic("sample", "--checkpoint", notes_checkpoint, *words, "-o", "b.mid")
     assert alone.exit_code == 0, alone.output
 
     second, same = (read_midi((elsewhere / name).read_bytes()) for name in ("a-2.mid", "b.mid"))
@@ -736,26 +739,37 @@ def test_several_pieces_and_the_best_of_some(notes_checkpoint, elsewhere):
 
 @pytest.mark.parametrize(
     "words",
-    [("--prime", "p.mid"), ("--end-near-length",), ("--context-length", 32), ("--num-latents", 4), ("--refill", "all"),
-     ("--precision", "bf16"), ("--temperature-pitch", 0.5), ("--release-bias", 2)],
-)  # fmt: skip
-def test_what_is_not_done_for_several_fields_is_told_in_one_line(notes_checkpoint, elsewhere, words):
-    (elsewhere / "p.mid").write_bytes(midi_bytes(performance((0, 1, 60, 64))))
-    done = pamusic("sample", "--checkpoint", notes_checkpoint, "--length", 20, *words)
+    [("notes", "--release-bias", 2), ("small", "--temperature-length", 2)],
+)
+def test_what_a_vocabulary_gives_no_meaning_is_refused_in_one_line(notes_checkpoint, elsewhere, words):
+    name, *option = words
+    checkpoint = notes_checkpoint if name == "notes" else name
+    done = pamusic("sample", "--checkpoint", checkpoint, "--length", 20, *option)
 
     assert done.exit_code == 2
     line = done.stderr.splitlines()[-1]
-    assert line.startswith("pamusic: error: ")
-    assert line.endswith(f"leave out {words[0]}")
-    assert [path.name for path in elsewhere.iterdir()] == ["p.mid"]
+    assert line.startswith(f"pamusic: error: {option[0]} has no effect with")
+    assert line.endswith("; leave it out")
+    assert [*elsewhere.iterdir()] == []
 
 
-def test_commands_of_events_refuse_it_in_one_line(notes_checkpoint, corpus):
-    for words in (("benchmark", notes_checkpoint), ("evaluate", notes_checkpoint, corpus.path, "--cache-drift")):
-        done = pamusic(*words)
-        assert done.exit_code == 1
-        assert done.stdout == ""
-        assert "has 4 ids a position; " in done.stderr.splitlines()[-1]
+def test_the_benchmark_measures_positions(notes_checkpoint):
+    words = ("--num-samples", 1, "--num-samples", 3, "--context-length", 32, "--json")
+    done = pamusic("benchmark", notes_checkpoint, *words)
+
+    assert done.exit_code == 0, done.output
+    speeds = json.loads(done.stdout)["speeds"]
+    assert [each["num"] for each in speeds] == [1, 3]
+    assert all(0 < each["notes_per_second"] <= each["tokens_per_second"] for each in speeds)
+
+
+def test_what_caches_cost_is_measured_over_all_fields(notes_checkpoint, corpus):
+    done = pamusic("evaluate", notes_checkpoint, corpus.path, "--split", "validation", "--cache-drift", "--json")
+
+    assert done.exit_code == 0, done.output
+    drifts = {each["refill"]: each["nats_per_token"] for each in json.loads(done.stdout)["drift"]}
+    assert set(drifts) == {"all", "half", "slide"}
+    assert all(5 < nats < 60 for nats in drifts.values())
 
 
 def test_evaluate_tells_what_each_field_costs(notes_checkpoint, corpus):
@@ -776,7 +790,7 @@ def test_edges_of_a_checkpoint_are_not_told_one_by_one(talker, notes_checkpoint,
 
     refused = pamusic("average", notes_checkpoint, tmp_path / "other", "-o", tmp_path / "mean")
     assert refused.exit_code == 1
-    assert "models of other shapes (offsets)" in refused.stderr
+    assert "have different shapes (offsets)" in refused.stderr
     told = pamusic("inspect", tmp_path / "other")
     assert told.exit_code == 0
     assert "339 values, from 0 to 6001" in told.stdout
@@ -809,12 +823,6 @@ def test_a_piece_that_may_end_has_a_note_before_it_does(talker):
     rows = drawn(ends, PRIME, num_rows=4)
 
     assert [len(row) for row in rows] == [1] * 4
-
-
-def test_a_prime_is_refused_in_words_in_python_too(notes_checkpoint):
-    loaded = load_checkpoint(notes_checkpoint)
-    with pytest.raises(PamusicError, match="has 4 ids a position"):
-        next(compose(loaded, performance((0, 1, 60, 64)), seed=1, length=5))
 
 
 def test_an_id_of_another_field_is_told(corpus):

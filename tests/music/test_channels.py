@@ -129,7 +129,7 @@ def test_each_channel_has_its_own_sustain_pedal(read):
 
     assert notes == [(0.0, 5.0, 60), (1.0, 1.5625, 48), (2.0, 2.25, 50)]
     assert pedal == []
-    assert repairs == ["1 press of a sustain pedal that holds one channel alone, put into the lengths of notes"]
+    assert repairs == ["1 press of a sustain pedal that holds only one channel, converted to note lengths"]
 
 
 def test_by_either_vocabulary_the_notes_of_two_pedals_sound_as_long():
@@ -254,7 +254,7 @@ def test_a_note_without_length_and_without_a_pedal_is_left_out_and_reported(read
     assert read(file_of(CONDUCTOR, dry)) == (
         [(2.5, 2.9167, 48)],
         [],
-        ["8 notes released as they were struck, left out"],
+        ["8 notes without length, left out"],
     )
 
 

@@ -24,28 +24,28 @@ def archive(*names):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (archive("a.mid"), "but a zip archive; unpack it, or name it .zip and give it to a command that takes folders"),
+        (archive("a.mid"), "but a zip archive; unpack it, or name it .zip and pass it to a command that reads folders"),
         (archive("META-INF/container.xml", "score.xml"), f"but compressed MusicXML (.mxl), a score; {EXPORT}"),
         (archive("META-INF/container.xml", "score.mscx"), f"but a score of MuseScore (.mscz); {EXPORT}"),
         (gzip.compress(gzip.compress(tune(0))), "but packed by gzip more than once; unpack it"),
-        (b"BZh91AY&SY", "but packed by bzip2; unpack it and give what is in it"),
+        (b"BZh91AY&SY", "but packed by bzip2; unpack it and pass the file inside"),
         (b"SMF2CLIP\0\x40\0\0", "but a MIDI 2.0 clip; save it as a Standard MIDI File of MIDI 1.0"),
         (b'<?xml version="1.0"?>\n<score-partwise version="4.0">', f"but MusicXML, a score; {EXPORT}"),
         ('\ufeff<?xml version="1.0"?><score-timewise>'.encode("utf-16-le"), f"but MusicXML, a score; {EXPORT}"),
         (b'<?xml version="1.0"?><!DOCTYPE score-partwise PUBLIC>', f"but MusicXML, a score; {EXPORT}"),
         (b'<?xml version="1.0"?><museScore version="4">', f"but a score of MuseScore; {EXPORT}"),
         (b'<?xml version="1.0"?><mei xmlns="">', f"but MEI, a score; {EXPORT}"),
-        (b"\n\n<!DOCTYPE html><html>404", "but a web page; fetch the file itself anew"),
-        (b"<?xml version='1.0'?><html>", "but a web page; fetch the file itself anew"),
-        (b"<?xml version='1.0'?><a>", "but XML; fetch the file itself anew"),
+        (b"\n\n<!DOCTYPE html><html>404", "but a web page; download the file itself again"),
+        (b"<?xml version='1.0'?><html>", "but a web page; download the file itself again"),
+        (b"<?xml version='1.0'?><a>", "but XML; download the file itself again"),
         (b"version https://git-lfs.github.com/spec/v1", "but a pointer of Git LFS; fetch the file itself with git lfs"),
         (b"RIFF\0\0\0\0WAVEfmt ", "but a sound recording (WAV); transcribe it"),
         (b"ID3\4", "but a sound recording (MP3); transcribe it"),
         (b"%PDF-1.7", "but a PDF document; transcribe it"),
         (b"FORM\0\0\0\x0eXDIRINFO", "but an XMI file of a game; convert it to MIDI"),
-        (bytes(5000), "but zeros alone; fetch the file itself anew"),
-        (b"hello", "(it begins with b'hell', not b'MThd'); give a Standard MIDI File (.mid)"),
-        (b"<b>", "(it begins with b'<b>', not b'MThd'); give a Standard MIDI File (.mid)"),
+        (bytes(5000), "but zeros alone; download the file itself again"),
+        (b"hello", "(it begins with b'hell', not b'MThd'); use a Standard MIDI File (.mid)"),
+        (b"<b>", "(it begins with b'<b>', not b'MThd'); use a Standard MIDI File (.mid)"),
     ],
 )
 def test_a_wrong_file_is_told_by_what_it_is_and_what_to_do(data, says):
@@ -57,7 +57,7 @@ def test_a_wrong_file_is_told_by_what_it_is_and_what_to_do(data, says):
 
 
 def test_a_zip_archive_that_is_named_so_need_not_be_renamed():
-    with pytest.raises(PamusicError, match=r"archive; unpack it, or give it to a command that takes folders$"):
+    with pytest.raises(PamusicError, match=r"archive; unpack it, or pass it to a command that reads folders$"):
         read_midi(archive("a.mid"), "Pieces.ZIP")
 
 

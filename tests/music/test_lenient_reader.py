@@ -117,7 +117,7 @@ def test_a_truncated_file_is_kept_as_far_as_it_is_whole_and_says_to_where():
 
     assert len(performance) == 63
     assert [repair.words for repair in repairs if repair.kind == "cut off"] == [
-        "1 track cut off at tick 6048, kept as far as whole (second 6.3)"
+        "1 track cut off at tick 6048, kept up to the cut (second 6.3)"
     ]
 
 
@@ -152,9 +152,9 @@ def test_what_was_mended_is_said_where_a_file_has_nothing_to_take():
     drums = file_of(b"\0\x99\x3c\x40\x60\x89\x3c\0")
 
     for data, says in (
-        (empty, "has no notes in it; give a file with music (mended in it: 3 bytes outside the tracks, passed over)"),
-        (drums, "give a piano file (mended in it: 1 track without an end, ended with the last message)"),
-        (PLAIN[:22], "give a file with music (mended in it: 1 track cut off at tick 0, kept as far as whole"),
+        (empty, "has no notes; use a file with music (repaired: 3 bytes outside the tracks, skipped)"),
+        (drums, "use a piano file (repaired: 1 track without an end, ended with the last message)"),
+        (PLAIN[:22], "use a file with music (repaired: 1 track cut off at tick 0, kept up to the cut"),
     ):
         with pytest.raises(PamusicError) as caught:
             read_and_mend(data, "a.mid")
@@ -173,7 +173,7 @@ def test_every_repair_is_said_of_one_and_of_many():
     said = [Repair.of(kind, count).words for kind in KINDS for count in (1, 2000)]
 
     assert len(set(said)) == 2 * len(KINDS)
-    assert Repair.of("stray bytes", 2000).words == "2,000 bytes that belong to no message, passed over"
+    assert Repair.of("stray bytes", 2000).words == "2,000 bytes outside any message, skipped"
 
 
 MANY = 300_000
@@ -208,7 +208,7 @@ def test_a_million_of_anything_is_read_or_refused_within_seconds(track):
 def test_too_many_tracks_and_too_large_a_file_are_refused():
     for data, says in (
         (header(0) + chunk(b"") * 70_000, "has more than 65,535 tracks; merge them"),
-        (header(1) + bytes(MAX_FILE_BYTES), "has more than 16 MiB, the most of any MIDI file we take"),
+        (header(1) + bytes(MAX_FILE_BYTES), "is larger than 16 MiB, the limit"),
         (file_of(b"\0\x90\x3c\x40" + b"\1\x3c\x40" * 1_000_001 + END), "has 1,000,001 notes, more than"),
         (file_of(NOTE + b"\xff\xff\xff\xff\xff\x7f" + AFTER_IT), "lasts more than 1e+12 ticks"),
         (file_of(NOTE + b"\xff\xff\xff\x7f\xff\x01\0" * 9 + AFTER_IT), "lasts"),

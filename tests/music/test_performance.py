@@ -43,7 +43,7 @@ def test_transposed():
 
 @pytest.mark.parametrize("semitones", [-61, 61])
 def test_no_transposition_leaves_the_pitches_there_are(semitones):
-    with pytest.raises(ValueError, match="not 0 to 127"):
+    with pytest.raises(ValueError, match="must keep pitches within 0 to 127"):
         CHORD_THEN_NOTE.transposed(semitones)
 
 

@@ -187,8 +187,8 @@ def test_a_port_is_found_by_a_part_of_its_name(backend):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("Flute", "no port is called 'Flute'; there is Grand Piano; Upright Piano; Organ; --port new makes one"),
-        ("piano", "'piano' is in 2 ports' names: Grand Piano; Upright Piano; give more of one"),
+        ("Flute", "no port is called 'Flute'; the ports are Grand Piano; Upright Piano; Organ; use --port new"),
+        ("piano", "'piano' matches 2 ports: Grand Piano; Upright Piano; use a longer part of one name"),
     ],
 )
 def test_a_name_of_no_port_is_answered_with_those_there_are(backend, name, reason):

@@ -121,7 +121,7 @@ def test_an_unknown_engine_is_answered_with_the_list(engine):
 
 
 def test_hours_are_refused_before_they_fill_the_memory():
-    with pytest.raises(PamusicError, match=r"lasts 277\.8 hours, more than one rendering takes \(2\)"):
+    with pytest.raises(PamusicError, match=r"must be at most 2 hours long, got 277\.8"):
         synthesize(held(seconds=1e6))
 
     assert MAX_SECONDS < 1e6
@@ -173,7 +173,7 @@ def test_a_panic_in_the_engine_is_one_line_and_nothing_else(tmp_path, capfd):
     second = good.rindex(b"ibag") + 8 + 4  # where the second zone's generators begin
     (tmp_path / "broken.sf2").write_bytes(good[:second] + b"\xff\xff" + good[second + 2 :])  # beyond the last
 
-    with pytest.raises(PamusicError, match="broke down"):
+    with pytest.raises(PamusicError, match="midirenderer failed"):
         synthesize(held(), soundfont=tmp_path / "broken.sf2", engine="midirenderer")
 
     assert capfd.readouterr() == ("", "")

@@ -14,8 +14,9 @@ from pamusic.compose.job import Collector
 from pamusic.music.performance import CHORD
 from pamusic.sampling import guard as guards
 from pamusic.sampling.config import SamplingConfig
-from pamusic.sampling.constraints import GrammarState, GrammarTables
+from pamusic.sampling.constraints import GrammarTables, TokenConstraints
 from pamusic.sampling.ending import EndingConfig
+from pamusic.sampling.grammar_state import GrammarState
 from pamusic.sampling.guard import DegenerationDetector, GuardConfig
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import load_tokenizer
@@ -41,7 +42,7 @@ def ids(*events):
 
 def troubles(new, guard=None, prime=()):
     """All that a watch tells of new ids."""
-    watch = DegenerationDetector(guard or GuardConfig(), RULES, SECONDS, prime)
+    watch = DegenerationDetector(guard or GuardConfig(), TokenConstraints(grammar=RULES, seconds_of_id=SECONDS), prime)
     return [trouble for trouble in map(watch.advance, new) if trouble is not None]
 
 

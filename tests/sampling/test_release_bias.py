@@ -6,10 +6,11 @@ import torch
 from flat_sampling import generate, generate_rows, of_vocabulary
 from models import tiny_model
 
+from pamusic.compose.token_stream import constraints_of
 from pamusic.model.config import LedgerConfig
 from pamusic.model.ledger import Ledger
 from pamusic.sampling.config import SamplingConfig
-from pamusic.sampling.constraints import Grammar
+from pamusic.sampling.grammar_state import Grammar
 from pamusic.sampling.guard import DegenerationDetector, GuardConfig
 from pamusic.sampling.release_bias import ReleaseBias
 from pamusic.tokens.grammar import ledger_ranges
@@ -115,7 +116,7 @@ def test_all_who_follow_know_the_same_keys_to_be_down():
     ledger = Ledger(LedgerConfig(**ledger_ranges(VOCABULARY)), len(VOCABULARY), 8)
     entries, watch = (
         ledger.new_entries(1),
-        DegenerationDetector(GuardConfig(), HOW["grammar"], HOW["seconds_of_id"], []),
+        DegenerationDetector(GuardConfig(), constraints_of(VOCABULARY), []),
     )
     one, many = Grammar(HOW["grammar"], [], 1), Grammar(HOW["grammar"], [], 2)
     drawn = list(generate(model, [ids("start")], seed=2, length=500, **HOW))
@@ -128,7 +129,7 @@ def test_all_who_follow_know_the_same_keys_to_be_down():
         is_open = one.is_open()[0]
         assert torch.equal(many.is_open(), is_open.expand(2, -1))
         assert torch.equal(entries.ages(10**6)[0] >= 0, is_open)
-        assert [bool(openings) for openings in watch._open_since] == is_open.tolist()
+        assert [bool(watch._open_since.get(slot)) for slot in range(len(is_open))] == is_open.tolist()
         most = max(most, int(is_open.sum()))
     assert most > 5
     assert int(is_open.sum()) == sum(

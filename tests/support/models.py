@@ -29,6 +29,8 @@ def random_checkpoint(path, tokenizer):
     """The folder of a tiny model that says anything at all."""
     vocab_size, pad_id = len(tokenizer.vocabulary), tokenizer.vocabulary.id("pad")
     shape = {"context_length": 128, "num_latents": 16, "d_model": 32, "num_layers": 2, "num_heads": 2}
+    if tokenizer.vocabulary.shape:
+        shape["field_sizes"] = tuple(field.size for field in tokenizer.vocabulary.fields)
     model = PerceiverAR(ModelConfig(vocab_size=vocab_size, pad_id=pad_id, cross_num_heads=1, **shape))
     torch.manual_seed(0)
     for parameter in model.parameters():

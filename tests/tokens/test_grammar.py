@@ -16,7 +16,8 @@ from strategies import PERFORMANCE, PIANO, SHIPPED, performances, tokenizers, to
 
 from pamusic.corpus.sources import find_sources
 from pamusic.music.midi import read_midi
-from pamusic.sampling.constraints import BatchGrammarState, GrammarState, GrammarTables
+from pamusic.sampling.constraints import GrammarTables
+from pamusic.sampling.grammar_state import BatchGrammarState, GrammarState
 from pamusic.tokens.grammar import grammar_arrays
 from pamusic.tokens.tokenizer import Repairs
 

@@ -94,8 +94,8 @@ def test_a_lost_process_ends_the_run_with_a_good_checkpoint(started, tmp_path):
     _, err = process.communicate(timeout=120)
 
     assert process.returncode != 0
-    assert "another of the 2 processes is gone" in err
-    assert "go on with --resume run" in err
+    assert "lost one of the 2 processes" in err
+    assert "continue with --resume run" in err
     assert load_checkpoint(tmp_path / "run" / "last").metadata["step"] >= 10
     step = load_checkpoint(tmp_path / "run" / "last").metadata["step"]
     resume = [*ALONE, "train", "--resume", "run", "--steps", str(step + 2)]

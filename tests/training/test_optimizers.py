@@ -69,7 +69,7 @@ def test_orthogonalized_keeps_directions_and_levels_singular_values(monkeypatch,
 
 
 def test_muon_takes_matrices_alone():
-    with pytest.raises(ValueError, match=r"takes matrices, got a parameter of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"needs matrices, got a parameter of shape \(3,\)"):
         Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
 
 

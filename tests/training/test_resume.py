@@ -165,7 +165,7 @@ def test_a_resumed_run_computes_as_before_and_says_what_is_set_otherwise(tmp_pat
         "context_length 64 -> 32",
         "precision fp32 -> bf16",
     )
-    assert "otherwise than before: steps 60 -> 200" in plan_lines(otherwise)[-1]
+    assert "changed settings: steps 60 -> 200" in plan_lines(otherwise)[-1]
     with pytest.raises(PamusicError, match="trained weights keep their num_layers"):
         resumed_run(tmp_path / "run", num_layers=9)
 

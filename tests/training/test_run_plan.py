@@ -139,23 +139,35 @@ def test_what_an_older_version_did_not_record_is_no_difference(run):
 @pytest.mark.parametrize(
     ("asked", "error", "reason"),
     [
-        ({"resume_from": Path("run"), "init_from": "small"}, UsageError, "give one of them"),
+        ({"resume_from": Path("run"), "init_from": "small"}, UsageError, "pass one of them"),
         ({"resume_from": Path("run"), "size": "tiny"}, UsageError, "trained weights keep their size"),
         ({"init_from": "small", "size": "tiny"}, UsageError, "trained weights keep their size"),
         ({"corpus": Path("nowhere")}, PamusicError, "no corpus there"),
-        ({"size": "huge"}, UsageError, "cannot train so: unknown size 'huge'"),
-        ({**TINY, "steps": 0}, UsageError, "cannot train so: steps is at least 1, not 0"),
-        ({**TINY, "steps": -5}, UsageError, "cannot train so: steps is at least 1, not -5"),
-        ({**TINY, "num_latents": 33}, UsageError, "cannot train so: num_latents must be between 1 and context"),
+        ({"size": "huge"}, UsageError, "cannot train with these settings: unknown size 'huge'"),
+        ({**TINY, "steps": 0}, UsageError, "cannot train with these settings: steps must be at least 1, got 0"),
+        ({**TINY, "steps": -5}, UsageError, "cannot train with these settings: steps must be at least 1, got -5"),
+        (
+            {**TINY, "num_latents": 33},
+            UsageError,
+            "cannot train with these settings: num_latents must be between 1 and context",
+        ),
         ({**TINY, "clock": True}, UsageError, "one id a position; leave clock out"),
         ({**TINY, "out": Path("mine")}, PamusicError, "exists and is not a run"),
         ({**TINY, "out": Path("mine"), "overwrite": True}, PamusicError, "exists and is not a run"),
         ({**TINY, "out": Path("run")}, PamusicError, "there is a run already"),
-        ({"resume_from": Path("mine")}, PamusicError, "no run there to resume; there is none"),
-        ({"resume_from": Path("run"), "num_layers": 3}, UsageError, "cannot go on so: trained weights keep"),
-        ({"resume_from": Path("run"), "lr": 0.0}, UsageError, "cannot go on so: lr is above 0, not 0.0"),
+        ({"resume_from": Path("mine")}, PamusicError, "no run to resume; available runs: none"),
+        (
+            {"resume_from": Path("run"), "num_layers": 3},
+            UsageError,
+            "cannot resume with these settings: trained weights keep",
+        ),
+        (
+            {"resume_from": Path("run"), "lr": 0.0},
+            UsageError,
+            "cannot resume with these settings: lr must be above 0, got 0.0",
+        ),
         ({"resume_from": Path("run"), "clock": True}, UsageError, "^[^:]+ has performance, .*; leave clock out"),
-        ({"resume_from": Path("run"), "only": "head"}, UsageError, "^a run keeps the part that it trains"),
+        ({"resume_from": Path("run"), "only": "head"}, UsageError, "^a resumed run keeps the part that it trains"),
         ({"resume_from": Path("run"), "cooldown_steps": 2}, PamusicError, "its state cannot be read"),
         ({"resume_from": Path("run"), "out": Path("mine")}, PamusicError, "exists and is not a run"),
     ],
@@ -179,7 +191,7 @@ def test_a_folder_is_cleared_only_after_the_trainer_could_be_built(run, corpus):
     (run / "state.pt").write_text("broken")
     branch = plan_run(request_for(resume_from=run, out=Path("other"), steps=6, overwrite=True))
 
-    with pytest.raises(PamusicError, match="cannot be resumed from"):
+    with pytest.raises(PamusicError, match="cannot load the state"):
         Trainer(branch)
 
     assert Path("other", "state.pt").is_file()

@@ -61,7 +61,7 @@ def test_settings_change_a_configuration_and_leave_what_is_open():
 
     assert RunSettings(steps=7, d_model=64).training_config(before) == TrainingConfig(steps=7, batch_size=2, patience=3)
     assert RunSettings().training_config() == TrainingConfig()
-    with pytest.raises(ValueError, match="lr is above 0"):
+    with pytest.raises(ValueError, match="lr must be above 0"):
         RunSettings(lr=0.0).training_config(before)
 
 

@@ -43,7 +43,7 @@ def test_tuning_begins_with_the_weights_and_brings_the_loss_down_on_the_new_corp
     before = load_checkpoint(trained).model
 
     assert all(torch.equal(weight, before.state_dict()[name]) for name, weight in trainer.model.state_dict().items())
-    assert f"begins with the weights of {trained}" in plan_lines(trainer)
+    assert f"starts from the weights of {trained}" in plan_lines(trainer)
     first = trainer._score_windows()
     outcome = trainer.train()
 
@@ -89,7 +89,7 @@ def test_weights_can_be_taught_to_recall_and_nothing_else_changes(tmp_path, trai
     trainer = new_run(corpus.path, out=tmp_path / "run", recall=True, only="recall", lr=0.05, **how)
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     assert before["recall.gate.weight"].abs().max() == 0
-    assert any(line.startswith("trains its recall alone, ") for line in plan_lines(trainer))
+    assert any(line.startswith("trains only its recall, ") for line in plan_lines(trainer))
     trainer.train()
 
     after = trainer.model.state_dict()
@@ -109,7 +109,7 @@ def test_weights_can_be_taught_to_recall_and_nothing_else_changes(tmp_path, trai
 
 def test_a_part_that_is_not_there_is_refused_by_name(tmp_path, trained):
     corpus = small_corpus(tmp_path / "mine", notes_of_pieces=(300, 60), splits=("train", "validation"))
-    with pytest.raises(UsageError, match=r"no part that is called 'recall'; it has embedding, .*head"):
+    with pytest.raises(UsageError, match=r"unknown part 'recall' of the model; use one of embedding, .*head"):
         new_run(corpus.path, out=tmp_path / "run", init_from=str(trained), only="recall", **HERE)
     assert not (tmp_path / "run").exists()
 
@@ -164,14 +164,14 @@ def test_settings_come_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("stepz = 3", "no setting is called 'stepz'; the nearest is steps"),
-        ("qqqqqq = 3", "no setting is called 'qqqqqq'; there is "),
-        ("steps = [3]", r"steps is a whole number, not \[3\]"),
-        ("steps = 1.5", "steps is a whole number, not 1.5"),
-        ("lr = 'high'", "lr is a number, not 'high'"),
-        ("patience = true", "patience is a whole number, not True"),
-        ("recompute = 1", "recompute is true or false, not 1"),
-        ("precision = 16", "precision is a word, not 16"),
+        ("stepz = 3", "unknown setting 'stepz'; did you mean steps?"),
+        ("qqqqqq = 3", "unknown setting 'qqqqqq'; use one of "),
+        ("steps = [3]", r"steps must be a whole number, got \[3\]"),
+        ("steps = 1.5", "steps must be a whole number, got 1.5"),
+        ("lr = 'high'", "lr must be a number, got 'high'"),
+        ("patience = true", "patience must be a whole number, got True"),
+        ("recompute = 1", "recompute must be true or false, got 1"),
+        ("precision = 16", "precision must be a word, got 16"),
         ("steps 3", "is not a TOML file"),
     ],
 )
@@ -204,7 +204,7 @@ def test_memory_that_runs_out_halves_what_is_computed_at_once_and_the_result_is_
     halved, notes = run("halved", 1)
 
     assert nothing == [None]
-    assert "memory ran out with 2 windows at once; going on with 1" in notes[0]
+    assert "memory ran out with 2 windows at once; continuing with 1" in notes[0]
     assert halved.training.micro_batch == 1
     losses = [read_metrics(trainer.run / "metrics.csv")[0].nats_per_token for trainer in (halved, whole)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)

@@ -161,11 +161,11 @@ def test_a_run_on_a_corpus_of_another_tokenizer_begins_with_what_is_carried_over
     begun = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     trainer.train()
 
-    told = f"begins with the weights of {tmp_path / 'trained'}, carried over from performance to piano events"
-    assert trainer.plan.started_from == told.removeprefix("begins with the weights of ")
+    told = f"starts from the weights of {tmp_path / 'trained'}, carried over from performance to piano events"
+    assert trainer.plan.started_from == told.removeprefix("starts from the weights of ")
     expected = transfer_vocabulary(trained, load_tokenizer("piano")).model.state_dict()
     assert all(torch.equal(begun[name], expected[name]) for name in expected)
     assert any(not torch.equal(weight, begun[name]) for name, weight in trainer.model.state_dict().items())
     assert trainer.training.lr == pytest.approx(0.012)
-    with pytest.raises(UsageError, match=r"has events that .* has yet to learn, .*; leave --train-only out"):
+    with pytest.raises(UsageError, match=r"has another vocabulary than .*; leave --train-only out"):
         new_run(corpus.path, init_from=str(tmp_path / "trained"), only="recall")

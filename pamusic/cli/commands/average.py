@@ -1,4 +1,4 @@
-"""`pamusic average`: the mean of several checkpoints. Knows options and words."""
+"""Run `pamusic average`: average the weights of checkpoints. Knows options and words."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def average(
     from pamusic.training.averaging import average_checkpoints
 
     if len(checkpoints) < 2:
-        raise UsageError(f"a mean is of two or more; we got {checkpoints[0]} alone")
+        raise UsageError(f"a mean needs two or more checkpoints, got only {checkpoints[0]}; pass another")
     if out.exists():
         if not (out / "config.json").is_file():
-            raise PamusicError(f"{out}: exists and is no checkpoint; choose another folder with --out")
+            raise PamusicError(f"{out}: exists and is not a checkpoint; use another folder with --out")
         if others := sorted({each.name for each in out.iterdir()} - PARTS):
             raise PamusicError(
-                f"{out}: has other files in it than a checkpoint ({', '.join(others[:3])}); move them away, or choose"
+                f"{out}: has files that do not belong to a checkpoint ({', '.join(others[:3])}); move them away, or use"
                 " another folder with --out"
             )
         if not overwrite:
-            raise PamusicError(f"{out}: there is a checkpoint; replace it with --overwrite, or choose another --out")
+            raise PamusicError(f"{out}: is a checkpoint already; replace it with --overwrite, or use another --out")
     mean = average_checkpoints([load_checkpoint(find_checkpoint(name)) for name in checkpoints])
     save_checkpoint(out, mean.model, mean.tokenizer, metadata=mean.metadata)
-    log(f"the mean of {', '.join(checkpoints)}; what it is worth tells pamusic evaluate {out}")
+    log(f"the mean of {', '.join(checkpoints)}; to measure it, run pamusic evaluate {out}")
     result(out)

@@ -1,4 +1,4 @@
-"""`pamusic benchmark`: how fast a checkpoint composes on this machine. Knows options and words."""
+"""Run `pamusic benchmark`: measure how fast a checkpoint composes. Knows options and words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typer import Argument, Option
 from pamusic.cli.terminal import load_torch, log, progress, result, table
 from pamusic.compose.request import MAX_CONTEXT, MAX_SAMPLES
 
-AROUND = (0.25, 1, 4)  # contexts by default, times that of the checkpoint
+AROUND = (0.25, 1, 4)  # default contexts, as multiples of the checkpoint's
 
 
 def benchmark(
@@ -39,7 +39,7 @@ def benchmark(
     load_torch()
     import torch
 
-    from pamusic.checkpoint import check_events, find_checkpoint, load_checkpoint
+    from pamusic.checkpoint import find_checkpoint, load_checkpoint
     from pamusic.compose.benchmark import machine, read_bandwidth, speed
     from pamusic.device import choose_machine, cost_of
     from pamusic.inference.native_kernel import kernel_for
@@ -48,7 +48,6 @@ def benchmark(
     where = choose_machine(device, "fp32", compile=False).device
     resolve_precision(precision, where)
     loaded = load_checkpoint(find_checkpoint(checkpoint), where)
-    check_events(loaded, "pamusic benchmark")
     kernel = kernel_for(loaded.model, precision, log) if compile else None
     precision = resolve_precision(precision, where, kernel is not None)
     if cost := cost_of(precision, where, kernel is not None):

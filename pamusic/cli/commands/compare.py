@@ -1,4 +1,4 @@
-"""`pamusic compare`: real and generated performances -> how much alike they are. Knows options and words."""
+"""Run `pamusic compare`: measure how similar real and generated performances are. Knows options and words."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def compare(
     taken = parsed_tracks(tracks)
 
     def measure(path: Path, split: str | None = None) -> StatisticSet:
-        bars: list[tqdm] = []  # made at the first file: workers are best forked before
+        bars: list[tqdm] = []  # created at the first file, since workers are best forked earlier
 
         def show(done: int, of: int) -> None:
             bars.extend([] if bars else [progress(total=of, what=path.name, unit="file")])
@@ -57,10 +57,10 @@ def compare(
         for refusal in found.refused[:MAX_LISTED]:
             log(f"{refusal.name}: {refusal.reason}; left out")
         if len(found.refused) > MAX_LISTED:
-            log(f"{len(found.refused):,} files of {path} are left out in all")
+            log(f"{len(found.refused):,} files of {path} are left out in total")
         return found
 
-    with picture(plot) as drawn:  # opened first: told before the work
+    with picture(plot) as drawn:  # opened first, so that errors come before the work
         sets = measure(real, split), measure(generated)
         about = {
             "real": str(real), "generated": str(generated),

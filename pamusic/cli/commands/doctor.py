@@ -1,4 +1,4 @@
-"""`pamusic doctor`: what this machine has, and what fits on it. Knows options and words."""
+"""Run `pamusic doctor`: report the machine's hardware, and the models that fit. Knows options and words."""
 
 from __future__ import annotations
 

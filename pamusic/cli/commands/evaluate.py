@@ -1,4 +1,4 @@
-"""`pamusic evaluate`: checkpoint and corpus -> how well the one predicts the other. Knows options and words."""
+"""Run `pamusic evaluate`: measure how well a checkpoint predicts a corpus. Knows options and words."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def evaluate(
 ) -> None:
     """Score every token of a split once, given all tokens before it up to the context length."""
     load_torch()
-    from pamusic.checkpoint import check_corpus, check_events, find_checkpoint, load_checkpoint
+    from pamusic.checkpoint import check_corpus, find_checkpoint, load_checkpoint
     from pamusic.corpus.corpus import open_corpus
     from pamusic.device import choose_machine, cost_of
     from pamusic.evaluation import likelihood
@@ -54,12 +54,10 @@ def evaluate(
     loaded = load_checkpoint(find_checkpoint(checkpoint), machine.device)
     opened = open_corpus(corpus)
     check_corpus(loaded, opened)
-    if cache_drift:
-        check_events(loaded, "--cache-drift")
     config = loaded.model.config.resized(context_length=context_length, num_latents=num_latents)
     if stride is not None and stride > config.num_latents:
-        raise UsageError(f"a block is at most the latents ({config.num_latents}), not {stride}")
-    precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # of refills alone
+        raise UsageError(f"--stride must be at most the latents ({config.num_latents}), got {stride}")
+    precision = "bf16" if machine.precision == "bf16" and not cache_drift else "fp32"  # cache drift runs in fp32
     shape = f"context {config.context_length:,}, {config.num_latents:,} latents, {precision}"
     if told := cost_of(precision, machine.device):
         log(told)
@@ -74,7 +72,7 @@ def evaluate(
         return
     model = loaded.model.bfloat16() if precision == "bf16" else loaded.model.float()
     about["block"] = stride or max(1, config.num_latents // 2)
-    with picture(plot) as drawn:  # opened first: the scoring takes long
+    with picture(plot) as drawn:  # opened first, since scoring takes long
         bar = progress(what=split, unit="token")
         move = progress_callback(bar)
 

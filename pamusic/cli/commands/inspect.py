@@ -1,4 +1,4 @@
-"""`pamusic inspect`: what is in a MIDI file, in many of them, in a corpus or a checkpoint. Knows which is which."""
+"""Run `pamusic inspect`: describe MIDI files, a corpus or a checkpoint. Knows which is which."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _about(path: str, tokenizers: list[str] | None, tracks: str) -> dict[str, An
     if place == STREAM:
         return reports.about_midi(streamed(), STREAM_NAME, measured, taken)
     if not place.exists():
-        raise PamusicError(f"{path}: no such file or folder, and no checkpoint that ships is called so; check the name")
+        raise PamusicError(f"{path}: no such file, folder or bundled checkpoint; check the name")
     from pamusic.corpus.sources import find_sources
 
     sources, refused, left_out = find_sources([place])
@@ -78,11 +78,11 @@ def _about(path: str, tokenizers: list[str] | None, tracks: str) -> dict[str, An
 
 def _refuse_options_of_midi(what: str, tokenizers: list[str] | None, tracks: str) -> None:
     if tokenizers or tracks != PIANO:
-        raise UsageError(f"--tokenizer and --tracks are of MIDI files; this is {what}, so leave them out")
+        raise UsageError(f"--tokenizer and --tracks need MIDI files, got {what}; leave them out")
 
 
 def _is_checkpoint(path: str) -> bool:
-    """Return whether `find_checkpoint` would find something there: told without loading torch."""
+    """Return whether `find_checkpoint` would find a checkpoint, without loading torch."""
     from pamusic.resources import checkpoints_folder
 
     place = Path(path)

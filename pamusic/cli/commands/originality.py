@@ -1,4 +1,4 @@
-"""`pamusic originality`: music and a corpus -> what of the one stands in the other. Knows options and words."""
+"""Run `pamusic originality`: find music that also occurs in a corpus. Knows options and words."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def originality(
     from pamusic.music.midi import parsed_tracks
 
     if not files and not reference:
-        raise UsageError("name a MIDI file or a folder, or ask for --reference alone")
+        raise UsageError("there is nothing to check; pass a MIDI file or a folder, or only --reference")
     taken, opened = parsed_tracks(tracks), open_corpus(corpus)
-    heard = [  # all of it first: errors come before an index is made
+    heard = [  # read everything first, so that errors come before the index is made
         (name, performance.duration, looking.line(opened.tokenizer, performance))
         for name, performance in read_all(files or [], taken)
     ]

@@ -1,4 +1,4 @@
-"""`pamusic page`: MIDI files -> an HTML file that shows and plays them. Knows options and words."""
+"""Run `pamusic page`: write an HTML file that shows and plays MIDI files. Knows options and words."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def page(
 
 
 def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator[Piece]:
-    """The pieces in files, in their order; of a folder or archive those that can be read, and a line for each other.
+    """Yield the pieces of files, in order; for folders and archives skip unreadable files, with a log line for each.
 
-    One at a time, so that a page that would be too large is refused before all is read.
+    It yields one at a time, so that a page that becomes too large is refused before all files are read.
 
     Args:
-        files: named by the user; standard input comes first.
-        tracks: which are taken of each file.
-        lengths: gets the seconds of each piece.
+        files: Paths from the user; standard input comes first.
+        tracks: Tracks to read from each file.
+        lengths: List that receives the seconds of each piece.
 
     Raises:
-        PamusicError: a file that was named cannot be read, or there is no piece.
+        PamusicError: a file given by path cannot be read, or there is no piece.
     """
     from pamusic.cli.midi_input import print_left_out, read_with_bytes
     from pamusic.cli.reports.provenance import piece_of
@@ -87,4 +87,4 @@ def _pieces(files: list[Path], tracks: Tracks, lengths: list[float]) -> Iterator
             lengths.append(piece.performance.duration)
             yield piece
     if sources and len(lengths) == before:
-        raise PamusicError(f"{', '.join(map(str, named))}: none of its {len(sources)} MIDI files can be shown")
+        raise PamusicError(f"{', '.join(map(str, named))}: none of the {len(sources)} MIDI files can be shown")

@@ -1,4 +1,4 @@
-"""`pamusic play`: a MIDI file -> a MIDI port, in time. Knows options and words."""
+"""Run `pamusic play`: play a MIDI file on a MIDI port in real time. Knows options and words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def play(
         list_ports()
         return
     if file is None:
-        raise UsageError("name the MIDI file that is to be played; - is standard input")
+        raise UsageError("there is nothing to play; pass a MIDI file, or - for standard input")
     performance = read_telling(file, parsed_tracks(tracks))
     with live(port, ahead=inf) as playback:
         playback.play(events(performance), performance.duration)

@@ -1,4 +1,4 @@
-"""`pamusic render`: MIDI to a WAV file."""
+"""Run `pamusic render`: synthesize a MIDI file to a WAV file. Knows options and words."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def render(
         sound = synthesize(performance, soundfont=soundfont, engine=engine.value, dry=dry)
         wav.write(wav_bytes(sound))
     for reason in sound.passed_over:
-        log(f"not taken: {reason}")
+        log(f"not used: {reason}")
     log(f"{sound.seconds:.1f} seconds, played by {sound.engine} on {sound.soundfont.name}")
     if soundfont is None and sound.soundfont == default_soundfont() and not sound.passed_over:
         log(
             f"for a better piano install {BETTER[0]} (Debian, Ubuntu: apt install fluid-soundfont-gm; elsewhere put it"
-            f" in {user_folder()}), or name a SoundFont with --soundfont"
+            f" in {user_folder()}), or pass a SoundFont with --soundfont"
         )

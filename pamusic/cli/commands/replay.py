@@ -1,4 +1,4 @@
-"""`pamusic replay`: makes a file of `pamusic sample` again, from what it says of how it was made."""
+"""Run `pamusic replay`: make a file of `pamusic sample` again from its record. Knows options and words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pamusic.cli.terminal import log
 from pamusic.compose.request import LEGACY_DEFAULTS, MAX_SAMPLES, SampleRequest
 from pamusic.errors import PamusicError, UsageError
 
-MAX_THREADS = 1024  # of those a record may name: no machine has more, and to ask for too many ends the process
+MAX_THREADS = 1024  # limit for a record's thread count: no machine has more, and too many threads end the process
 
 
 def replay(
@@ -41,9 +41,9 @@ def replay(
         raise PamusicError(f"{file}: {error}") from None
     _check(file, request, record.row)
     if prime is not None and request.prime is None:
-        raise UsageError(f"{file} was begun from nothing; leave --prime out")
+        raise UsageError(f"{file} was made without a prime; leave out --prime")
     if request.prime is not None and prime is None and not (request.prime != STREAM and request.prime.is_file()):
-        raise PamusicError(f"{file}: was made from {request.prime}, which is not there; say where: --prime")
+        raise PamusicError(f"{file}: was made from {request.prime}, which is missing; pass its path with --prime")
     request = replace(request, prime=prime or request.prime, checkpoint=checkpoint or request.checkpoint)
     check_weights(record, find_checkpoint(request.checkpoint))
     if isinstance(threads := record.made_on.get("threads"), int) and 0 < threads <= MAX_THREADS:
@@ -53,18 +53,18 @@ def replay(
     if again == before:
         log("the same, byte for byte")
     elif has_music_of(again, before):
-        log(f"the same music as {file}, and another record of how it was made")
+        log(f"the same music as {file}, but another record of how it was made")
     else:
         log(f"not the same music as {file}")
 
 
 def _check(file: Path, request: SampleRequest, row: int) -> None:
-    """Refuse a record that no file of ours has.
+    """Raise an error for a record that no file of `pamusic sample` has.
 
     Raises:
-        PamusicError: it has no seed, no end, or not that many pieces.
+        PamusicError: it has no seed, no end, or too few pieces.
     """
     has_row = row < request.num_drawn <= MAX_SAMPLES
     has_end = request.length is not None or request.seconds is not None
     if not (has_row and has_end and request.seed is not None and 0 <= request.seed < 2**63):
-        raise PamusicError(f"{file}: its record was changed (no seed, no end or no such piece); take the original")
+        raise PamusicError(f"{file}: its record was changed (no seed, no end or no such piece); use the original file")

@@ -1,4 +1,4 @@
-"""`pamusic runs`: list runs, and plot their curves. Knows options and words."""
+"""Run `pamusic runs`: list runs, and plot their curves. Knows options and words."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def runs(
     from pamusic.training.run_list import draw_runs, list_runs
 
     if not folder.is_dir() and folder != Path("runs"):
-        raise PamusicError(f"{folder}: is no folder; name the one in which runs lie")
+        raise PamusicError(f"{folder}: is not a folder; pass the folder of the runs")
     with picture(plot) as drawn:
         found = list_runs(folder)
         if drawn is not None:
@@ -35,7 +35,7 @@ def runs(
         result(json.dumps([{**asdict(run), "path": str(run.path)} for run in found]))
         return
     if not found:
-        log(f"{folder}: no runs there; train one: pamusic train")
+        log(f"{folder}: no runs there; train one with pamusic train")
         return
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`pamusic sample`: continue a prime, or compose from nothing. Knows options and words."""
+"""Run `pamusic sample`: continue a prime, or compose from nothing. Knows options and words."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pamusic.cli.sampling_run import sample_files
 from pamusic.compose.request import MAX_CONTEXT, MAX_SAMPLES
 from pamusic.compose.request import SampleRequest as Default
 
-DEFAULT_BUFFER_SECONDS = 4.0  # the caches' refills take part of a second on a CPU
+DEFAULT_BUFFER_SECONDS = 4.0  # refilling the caches takes part of a second on a CPU
 Many = partial(Option, min=1, max=MAX_SAMPLES)
 Long = partial(Option, rich_help_panel="Length")
 Prime = partial(Option, rich_help_panel="Prime")
 Live = partial(Option, rich_help_panel="Live playback")
 Draw = partial(Option, rich_help_panel="Sampling")
 Model = partial(Option, rich_help_panel="Model and speed")
-NOT_REQUESTED = ("words", "prime", "out", "config", "set_", "port", "buffer_seconds")  # what is no setting
+NOT_REQUESTED = ("words", "prime", "out", "config", "set_", "port", "buffer_seconds")  # not settings of a request
 
 
 def sample(
@@ -64,6 +64,7 @@ def sample(
     temperature_time: Annotated[float, Draw(help="Temperature among time shifts.")] = Default.temperature_time,
     temperature_pitch: Annotated[float, Draw(help="Temperature among pitches.")] = Default.temperature_pitch,
     temperature_velocity: Annotated[float, Draw(help="Temperature among velocities.")] = Default.temperature_velocity,
+    temperature_length: Annotated[float, Draw(help="Temperature among note lengths.")] = Default.temperature_length,
     release_bias: Annotated[float, Draw(help="Add these nats to ending long notes; 0: none.")] = Default.release_bias,
     guard: Annotated[
         bool | None,

@@ -1,4 +1,4 @@
-"""`pamusic tokenize`: MIDI files to a corpus."""
+"""Run `pamusic tokenize`: build a corpus from MIDI files. Knows options and words."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tokenize(
     from pamusic.tokens.tokenizer import load_tokenizer
 
     began = time.perf_counter()
-    bars: list[tqdm] = []  # made at the first file: a bar has a thread, and workers are best forked without
+    bars: list[tqdm] = []  # created at the first file: a bar has a thread, and workers are best forked without threads
 
     def show(done: int, of: int) -> None:
         if not bars:

@@ -1,4 +1,4 @@
-"""`pamusic train`: train a model on a corpus. Knows options and words."""
+"""Run `pamusic train`: train a model on a corpus. Knows options and words."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def train(
     trainer = Trainer(plan_run(request))
     if sample_every is not None and trainer.training.shard and trainer.ranks.size > 1:
         raise UsageError("--sample-every needs the whole model in one process; leave it out, or --fsdp")
-    if not trainer.ranks.first:  # of several processes, one speaks
+    if not trainer.ranks.first:  # only one of several processes reports
         trainer.train(max_minutes=max_minutes)
         return
     print_plan(trainer)

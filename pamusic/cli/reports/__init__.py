@@ -1,1 +1,1 @@
-"""What commands print: tables and JSON."""
+"""Reports that commands print: tables and JSON."""

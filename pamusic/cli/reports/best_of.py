@@ -1,4 +1,4 @@
-"""`--best-of`: which of the pieces that were drawn are kept, and why, as a table. Knows words."""
+"""Print which pieces `--best-of` keeps, and why, as a table. Knows words."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from pamusic.compose.best_of import BestOf
     from pamusic.evaluation.ranking import RankedPiece
 
-MAX_DEVIATIONS = 3  # of a piece, in its row
+MAX_DEVIATIONS = 3  # deviations shown per piece
 
 
 def print_best_of(best_of: BestOf, *, keep: int, seed: int) -> None:
-    """Print the pieces from best to worst, and why they stand so.
+    """Print the pieces from best to worst, with the reasons for their order.
 
     Args:
-        best_of: the pieces, ranked.
-        keep: how many are kept.
-        seed: of the first piece that was drawn.
+        best_of: Ranked pieces.
+        keep: Number of pieces that are kept.
+        seed: Seed of the first piece.
     """
     rows = [
         {
@@ -32,7 +32,7 @@ def print_best_of(best_of: BestOf, *, keep: int, seed: int) -> None:
     ]
     table(rows, f"The best of {len(rows)}")
     like = "the prime, or else of MAESTRO" if best_of.is_like_prime else "MAESTRO"
-    log(f"cost: the mean square of all deviations from minutes of {like}, in spreads; in nats a token from the batch")
+    log(f"cost: mean square of all deviations, in spreads, from minutes of {like}; for nats per token, from the batch")
 
 
 def _format_deviations(standing: RankedPiece) -> str:

@@ -1,4 +1,4 @@
-"""Print what a corpus holds, and what was left out of it. Knows summaries and words; reads no corpus."""
+"""Print the contents of a new corpus, and what was left out. Knows summaries and words; reads no corpus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_corpus(summary: Summary, out: Path) -> None:
-    """Print what a corpus holds, and what was refused, doubled or done before."""
+    """Print totals by split, then repairs, refusals, duplicates and resumed files."""
     from rich.table import Table
 
     table = Table()
@@ -26,7 +26,7 @@ def print_corpus(summary: Summary, out: Path) -> None:
     console().print(table)
 
     if not summary.splits["train"].num_files:
-        log("there is nothing to train on: of few files, their contents may send none there; add some")
+        log("there is nothing to train on: with few files, the split by content may leave it empty; add files")
     elif not summary.splits["validation"].num_files:
         log(
             f"warning: there is no validation piece, so training cannot tell which weights are best; {_remedy(summary)}"
@@ -48,15 +48,15 @@ def print_corpus(summary: Summary, out: Path) -> None:
 
 
 def _remedy(summary: Summary) -> str:
-    """Return what to do so that a corpus has a validation piece; it depends on why it has none."""
+    """Return how to get a validation piece; this depends on why there is none."""
     from pamusic.corpus.sources import MIN_PIECES_TO_VALIDATE
 
     num_pieces = summary.in_all.num_files
     if summary.num_official == num_pieces:
-        return "the table of the splits has none; add a row with the split validation, or files that have no row"
+        return "the table of splits has none; add a row with the split validation, or files without a row"
     if num_pieces < MIN_PIECES_TO_VALIDATE:
-        return f"add pieces (from {MIN_PIECES_TO_VALIDATE} different ones up a folder has one)"
-    return "each piece that may be one has the same notes as another; add different pieces"
+        return f"add pieces (a folder needs at least {MIN_PIECES_TO_VALIDATE} different ones)"
+    return "every candidate has the same notes as another piece; add different pieces"
 
 
 def _print_some(lines: list[str], out: Path) -> None:

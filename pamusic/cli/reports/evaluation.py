@@ -1,4 +1,4 @@
-"""What `pamusic evaluate` and `compare` print: numbers -> tables on standard error, and the result. Knows words."""
+"""Print the results of `pamusic evaluate` and `compare`: tables on standard error, and the result. Knows words."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pamusic.model.perceiver_ar import PerceiverAR
 
 
-PART = "bits_per_note_"  # begins the names of the parts of bits per note
+PART = "bits_per_note_"  # prefix of the parts of bits per note
 LAG_WORDS = {"2s": "up to 2 s", "12s": "2 to 12 s", "60s": "12 to 60 s", "later": "more"}
 
 
 class Split(StrEnum):
-    """The parts of a corpus, as options name them."""
+    """The splits of a corpus, as option values."""
 
     train = "train"
     validation = "validation"
@@ -30,7 +30,7 @@ class Split(StrEnum):
 
 
 def print_scores(total: Likelihood, points: list[SweepPoint], about: dict[str, Any], *, as_json: bool) -> None:
-    """The likelihood of a split; the result is its nats per token, or all of it as JSON."""
+    """Print the likelihood of a split; the result is its nats per token, or everything as JSON."""
     numbers: dict[str, Any] = {**total.numbers(), "by_position": total.by_position()}
     if as_json:
         result(json.dumps({**about, **numbers, "sweep": [point.numbers() for point in points]}))
@@ -41,24 +41,24 @@ def print_scores(total: Likelihood, points: list[SweepPoint], about: dict[str, A
     if parts:
         named = {name.removeprefix(PART).replace("_", " "): bits for name, bits in parts.items()}
         rows = [{"field": name, "bits per note": bits} for name, bits in named.items()]
-        table(rows, "By field, in the piece's own key; what bins leave open is part of the fields")
+        table(rows, "By field, in the piece's own key; each field includes the values within its bins")
     table(stretches, "By position in the piece, in tokens")
-    table([point.numbers() for point in points], "The same tokens, scored with more and less")
+    table([point.numbers() for point in points], "The same tokens, scored with other contexts and latents")
     result(f"{total.nats_per_token:.4f}")
 
 
 def check_drift(asked: bool, num_tokens: int | None, unheeded: object) -> None:
-    """Refuse options that `--cache-drift` would not heed, or that are nothing without it."""
+    """Raise an error for options that `--cache-drift` ignores, or that need it."""
     if asked and unheeded:
         raise UsageError(
             "--cache-drift reports nothing else, in fp32; leave out --sweep, --plot, --stride, --num-keys and bf16"
         )
     if num_tokens is not None and not asked:
-        raise UsageError("--drift-tokens is of --cache-drift; give both or none")
+        raise UsageError("--drift-tokens requires --cache-drift; use both or none")
 
 
 def check_keys(num_keys: int, sweep: bool) -> None:
-    """Refuse several keys where they would not be heeded."""
+    """Raise an error if `--sweep` would ignore the number of keys."""
     if sweep and num_keys > 1:
         raise UsageError(f"--sweep scores each piece in its own key; leave out --sweep, or --num-keys {num_keys}")
 
@@ -72,7 +72,7 @@ def print_drift(
     *,
     as_json: bool,
 ) -> None:
-    """What each policy of refill costs; the result is a line each of its name and nats per token, or JSON."""
+    """Print the cost of each refill policy; the result is a line with its name and nats per token for each, or JSON."""
     from pamusic.evaluation.cache_drift import drift
 
     bar = progress(what="drift", unit="stretch")
@@ -92,7 +92,7 @@ def print_drift(
     if as_json:
         result(json.dumps({**about, "drift": rows}))
         return
-    table(rows, "The same tokens, read one by one, by what is made anew when all latents are in use")
+    table(rows, "The same tokens, read one by one, by what is recomputed when all latents are in use")
     for each in drifts:
         result(f"{each.refill} {each.nats_per_token:.4f}")
 
@@ -100,7 +100,7 @@ def print_drift(
 def print_comparison(
     rows: list[StatisticComparison], about: dict[str, Any], sets: tuple[StatisticSet, StatisticSet], *, as_json: bool
 ) -> None:
-    """How much alike two sets, the real one and the generated one, are; the result is the mean overlap, or JSON."""
+    """Print how similar the real and the generated set are; the result is the mean overlap, or everything as JSON."""
     from pamusic.evaluation.comparison import mean_overlap
 
     overlap, reachable = mean_overlap(rows)
@@ -133,13 +133,13 @@ def print_comparison(
             {"": which, **{LAG_WORDS[lag]: f"{share:.2%}" for lag, share in of.items()}}
             for which, of in repetition.items()
         ],
-        "Figures of 8 notes in a row that occurred before in their piece, by how long ago",
+        "Figures of 8 consecutive notes that occurred before in their piece, by time since then",
     )
-    log("overlap: from 0 to 1; at best: that of the real pieces with each other; nats: how far the distances diverge")
-    log("the result is the mean overlap of all statistics but the four of repetition by lag")
+    log("overlap: from 0 to 1; at best: overlap of the real pieces with each other; nats: divergence of the distances")
+    log("the result is the mean overlap of all statistics, without the four of repetition by lag")
     for which, num_short in zip(("real", "generated"), about["num_shorter"], strict=True):
         if num_short:
-            log(f"{num_short} of the {which} pieces are shorter than that, and taken whole")
+            log(f"{num_short} of the {which} pieces are shorter, and used whole")
     if not any(row.name == "sustain" for row in rows):
-        log("of the sustain pedal nothing is said, for one of the sets has none; its sound is in all of the rest")
+        log("the sustain pedal is not compared, since one of the sets has none; the other statistics include its sound")
     result(f"{overlap:.4f}")

@@ -1,4 +1,4 @@
-"""What `pamusic inspect` says: values -> plain dictionaries, which are its JSON, and these -> tables.
+"""Describe files for `pamusic inspect`: as plain dictionaries, which are its JSON, and as tables of these.
 
 Knows words and the shapes of tables; measures nothing itself.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def about_midi(data: bytes, name: str, tokenizers: list[Tokenizer], tracks: Tracks) -> dict[str, Any]:
-    """Return one MIDI file, and what each tokenizer keeps of it."""
+    """Describe one MIDI file, and what each tokenizer keeps of it."""
     from pamusic.music.describe import describe_file, describe_performance
     from pamusic.music.midi import chosen_parts, read_and_mend, read_contents
     from pamusic.tokens.roundtrip import round_trip
@@ -46,7 +46,7 @@ def about_midi(data: bytes, name: str, tokenizers: list[Tokenizer], tracks: Trac
 def about_many(
     path: str, sources: list[Source], refused: list[Refusal], tokenizers: list[Tokenizer], tracks: Tracks
 ) -> dict[str, Any]:
-    """Many MIDI files: what they hold together, and what cannot be taken."""
+    """Describe many MIDI files: their totals, and the refused files."""
     from pamusic.corpus.build import why_nothing
     from pamusic.music.midi import read_and_mend
     from pamusic.tokens.roundtrip import round_trip
@@ -92,7 +92,7 @@ def _refusal(name: str, error: PamusicError) -> Refusal:
 
 
 def about_corpus(corpus: Corpus) -> dict[str, Any]:
-    """Return what a corpus holds, by splits, lengths and kinds of events."""
+    """Describe a corpus by splits, lengths and kinds of events."""
     from pamusic.corpus.sources import SPLITS
 
     by_length = sorted(corpus.pieces, key=lambda piece: piece.num_tokens)
@@ -123,7 +123,7 @@ def about_corpus(corpus: Corpus) -> dict[str, Any]:
 
 
 def about_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what a checkpoint is and how it came to be: all that its `config.json` says."""
+    """Describe a checkpoint and its origin, with all entries of its `config.json`."""
     first = ("num_parameters", "model", "tokenizer", "tokenizer_fingerprint")
     ordered = {name: checkpoint.metadata[name] for name in first} | checkpoint.metadata
     return {"what": "checkpoint", "name": checkpoint.title, **ordered}
@@ -179,7 +179,7 @@ def _pedal(pedal: Pedal, folded: bool) -> dict[str, Any]:
 
 
 def tables(about: dict[str, Any]) -> Iterator[Table]:
-    """Yield what to print, readable without colour and in 80 columns."""
+    """Yield the tables to print, readable without colour and in 80 columns."""
     yield from {
         "MIDI file": _midi_tables,
         "MIDI files": _many_tables,
@@ -199,7 +199,7 @@ def _midi_tables(about: dict[str, Any]) -> Iterator[Table]:
         ("velocities", _range(playing["velocities"])),
         ("keys down at once", f"{playing['keys']:.1f} on average, {playing['most_keys']} at most"),
     ]
-    rows += [("mended", words) for words in about["repairs"]]
+    rows += [("repaired", words) for words in about["repairs"]]
     rows += [("made by", file["made_by"])] if file["made_by"] else []
     yield _grid(None, rows)
     yield _grid(
@@ -235,7 +235,7 @@ def _many_tables(about: dict[str, Any]) -> Iterator[Table]:
         rows.insert(2, ("left out", left_out_words(about["left_out"])))
     if about["num_repaired"]:
         counts = ", ".join(f"{kind} {count:,}" for kind, count in about["repairs"].items())
-        rows.insert(1, ("mended", f"{about['num_repaired']:,}: {counts}"))
+        rows.insert(1, ("repaired", f"{about['num_repaired']:,}: {counts}"))
     yield _grid(None, rows)
     yield _trips_table(about["round_trips"])
     if about["refused"]:
@@ -274,11 +274,11 @@ def _checkpoint_tables(about: dict[str, Any]) -> Iterator[Table]:
     yield _grid(None, [[name, value] for name, value in _flat(about) if name not in ("what", "name")])
 
 
-MANY_NUMBERS = 12  # longer lists are shortened to their first and last number
+MANY_NUMBERS = 12  # longer lists are shown by their first and last number
 
 
 def _flat(about: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Names and values of nested dictionaries: what stands in `model` as `model.…`."""
+    """Yield names and values of nested dictionaries, with dotted names such as `model.…`."""
     for name, value in about.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
@@ -295,7 +295,7 @@ def _trips_table(trips: list[dict[str, Any]]) -> Table:
     for reason in sorted({reason for trip in trips for reason in trip["lost"]}):
         rows.append([f"  lost: {reason}", *(f"{trip['lost'].get(reason, 0):,}" for trip in trips)])
     if any(trip["num_doubled"] for trip in trips):
-        rows.append(["  of two struck at once, one", *(f"{trip['num_doubled']:,}" for trip in trips)])
+        rows.append(["  doubled at one onset", *(f"{trip['num_doubled']:,}" for trip in trips)])
     for clipped in ("notes_or_pedals", "rests"):
         if any(trip["num_clipped"][clipped] for trip in trips):
             cells = (f"{trip['num_clipped'][clipped]:,}" for trip in trips)

@@ -1,4 +1,4 @@
-"""Put into words what a machine has, and what fits on it. Knows reports and words; measures nothing."""
+"""Describe a machine, and what fits on it, in words. Knows reports and words; measures nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pamusic.training.machine_report import MachineReport, MemoryEstimate
 
-PURPOSES = {  # of modules that need not be installed
+PURPOSES = {  # of optional modules
     "note_seq": "tokenize --engine note-seq",
     "tensorboard": "curves in TensorBoard",
     "rtmidi": "MIDI ports",
@@ -16,7 +16,7 @@ PURPOSES = {  # of modules that need not be installed
 
 
 def machine_lines(report: MachineReport) -> dict[str, str]:
-    """Return what a machine has, as names and values in order."""
+    """Return a description of the machine, as names and values in order."""
     import torch
 
     import pamusic
@@ -39,9 +39,9 @@ def machine_lines(report: MachineReport) -> dict[str, str]:
         lines["card"] = f"{card.name}, compute capability {'.'.join(map(str, card.compute_capability))}"
         lines["cards"] = f"{card.num_cards}; all of them: torchrun --nproc-per-node gpu -m pamusic train"
     if machine.device.type == "mps":
-        lines["Metal"] = "never tried by those who made this; fp32, no autocast, no compiling"
+        lines["Metal"] = "never tested by the authors; fp32, no autocast, no compiling"
     memory = report.free_memory
-    lines["free memory"] = f"{memory / 2**30:.1f} GiB" if memory is not None else "not told"
+    lines["free memory"] = f"{memory / 2**30:.1f} GiB" if memory is not None else "not known"
     for name, rate in report.product_rates.items():
         lines[f"products in {name}"] = f"{rate / 1e12:.3f} TFLOP/s"
     lines["FluidSynth"] = "found" if report.has_fluidsynth else "not found: midirenderer plays instead"
@@ -51,7 +51,7 @@ def machine_lines(report: MachineReport) -> dict[str, str]:
 
 
 def memory_rows(estimates: list[MemoryEstimate]) -> list[dict[str, str]]:
-    """Return the rows of a table of what training takes in memory, and what fits."""
+    """Return the rows of a table of training memory, and of what fits."""
     return [
         {
             "size": each.size,

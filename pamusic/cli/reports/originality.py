@@ -1,4 +1,4 @@
-"""What `pamusic originality` prints: matches and references -> lines, a table, the result. Knows words."""
+"""Print the results of `pamusic originality`: lines, a table, the result. Knows words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Found = tuple[str, float, int, "Match | None"]  # name, seconds and notes of a p
 def print_matches(
     found: list[Found], references: dict[int, Reference | None], *, about: dict[str, Any], as_json: bool
 ) -> None:
-    """The result is a line for each piece: how many notes, and its name; or all of it as JSON."""
+    """Print the matches; the result is a line for each piece with its number of notes and name, or JSON."""
     from pamusic.evaluation.originality import nearest_reference_seconds
 
     compared = [references[nearest_reference_seconds(seconds)] for _, seconds, _, _ in found]
@@ -30,7 +30,7 @@ def print_matches(
         _say(each, reference)
     table([_row(each) for each in tables], "Longest stretches of held-out real pieces: median / 90% / maximum")
     if not tables:
-        log("no held-out piece is long enough to compare with")
+        log("no held-out piece is long enough for a comparison")
     for name, _, _, match in found:
         result(f"{match.notes if match else 0} {name}")
 
@@ -38,7 +38,7 @@ def print_matches(
 def _say(found: Found, reference: Reference | None) -> None:
     name, _, _, match = found
     if match is None:
-        log(f"{name}: no nine notes in a row stand in the training split")
+        log(f"{name}: no nine consecutive notes occur in the training split")
         return
     besides = [
         f"{number} {what}"
@@ -49,14 +49,14 @@ def _say(found: Found, reference: Reference | None) -> None:
     log(
         f"{name}: {match.notes} notes from {_time(match.start)} to {_time(match.end)}"
         + (f" (besides {' and '.join(besides)})" if besides else "")
-        + f" stand in {match.piece} from {_time(match.piece_start)} to {_time(match.piece_end)}"
+        + f" occur in {match.piece} from {_time(match.piece_start)} to {_time(match.piece_end)}"
         + (key if match.transposed else "")
         + f"; here they are {match.tempo:.2f} times as fast"
     )
     if reference is not None:
         of, num = len(reference.notes), reference.num_at_least(match.notes)
         as_many = f"{num} of {of}" if num else f"none of {of}"
-        log(f"as many are found for {as_many} excerpts of {reference.excerpt_seconds} seconds from {reference.split}")
+        log(f"a match this long is in {as_many} excerpts of {reference.excerpt_seconds} seconds from {reference.split}")
 
 
 def _row(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a file says of how it was made -> words, and the commands that make it again. Knows options and words."""
+"""Turn a file's record into words, and into commands that make the file again. Knows options and words."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pamusic.music.performance import Performance
     from pamusic.page.document import Piece
 
-HASH = 12  # letters of a hash that a person is shown
+HASH = 12  # digits of a hash that are shown
 
 
 def piece_of(name: str, data: bytes, performance: Performance) -> Piece:
-    """Return a piece of a page, with all that its file tells; what cannot be read of that is said and left out."""
+    """Return a piece of a page with the facts of its file; log and leave out a record that cannot be read."""
     from pamusic.compose.provenance import read_provenance
     from pamusic.music.midi import read_contents
     from pamusic.page.document import Piece
@@ -40,14 +40,14 @@ def piece_of(name: str, data: bytes, performance: Performance) -> Piece:
 
 
 def command(options: Mapping[str, object]) -> str:
-    """Return the words that give `pamusic sample` the options of a record; those at their defaults are left out."""
+    """Return the `pamusic sample` command for the options of a record; options at their defaults are left out."""
     words = ["pamusic", "sample"]
     flags = {record_name: "--" + field.replace("_", "-") for field, record_name in RECORD_NAMES.items()}
     for name, default in SampleRequest().to_record().items():
         value = options.get(name, LEGACY_DEFAULTS.get(name, default))
         implied = name == "seconds" and value == DEFAULT_SECONDS and options.get("length") is None
         implied = implied or (name == "seconds" and options.get("minutes") is not None)
-        # Only with weights in bytes is anything compiled; a record tells what was done, not what was asked for.
+        # Only int8 weights use a compiled kernel; a record holds what was done, not what was requested.
         implied = implied or (name == "compile" and options.get("precision") != "int8")
         is_one_piece = (options.get("best_of") or options.get("num", 1)) == 1
         implied = implied or (name == "guard" and value == is_one_piece)
@@ -62,7 +62,7 @@ def command(options: Mapping[str, object]) -> str:
 
 
 def facts(record: Provenance) -> tuple[tuple[str, str], ...]:
-    """Return what a record says, (what, how it is) each."""
+    """Return the facts of a record, each (label, value)."""
     options, on = record.options, record.made_on
     begun = "nothing"
     if record.prime_sha256 is not None:
@@ -80,7 +80,7 @@ def facts(record: Provenance) -> tuple[tuple[str, str], ...]:
 
 
 def new_from(record: Provenance, data: bytes, name: str) -> float | None:
-    """Second from which on a file's music is new; None where all of it is, or nobody knows."""
+    """Return the second from which a file's music is new; None if all of it is new, or if it is not known."""
     from pamusic.music.midi import read_contents, tempo_map
     from pamusic.music.splicing import NEW_TRACK
 

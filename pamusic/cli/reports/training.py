@@ -1,4 +1,4 @@
-"""Print what a training is going to do, and how it ended. Knows trainers and words; trains nothing."""
+"""Print the plan of a training, and its result. Knows trainers and words; trains nothing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def print_plan(trainer: Trainer) -> None:
-    """Print what a run is going to do."""
+    """Print the plan of a run."""
     for line in plan_lines(trainer):
         log(line)
 
 
 def plan_lines(trainer: Trainer) -> list[str]:
-    """Return what a run is going to do, line by line."""
+    """Return the plan of a run, line by line."""
     from pamusic.device import describe
 
     plan, model, training = trainer.plan, trainer.model.config, trainer.training
@@ -29,14 +29,14 @@ def plan_lines(trainer: Trainer) -> list[str]:
     at_once = f" ({training.micro_batch} at once)" if is_split else ""
     lines = [f"corpus {plan.corpus.path}: {tokens:,} tokens to train on, {plan.corpus.tokenizer.name} events"]
     if plan.started_from is not None and not trainer.step:
-        lines.append(f"begins with the weights of {plan.started_from}")
+        lines.append(f"starts from the weights of {plan.started_from}")
     lines.append(
         f"model: {trainer.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
         f" {model.d_model}, context {model.context_length:,}, {model.num_latents:,} latents"
     )
     if training.only:
         learned = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
-        lines.append(f"trains its {training.only} alone, {learned:,} numbers")
+        lines.append(f"trains only its {training.only}, {learned:,} parameters")
     lines.append(f"on {describe(trainer.machine)}")
     lines.append(
         f"steps {trainer.step} to {training.steps} of {training.batch_size} windows{at_once}, {latents / tokens:.1f}"
@@ -45,7 +45,7 @@ def plan_lines(trainer: Trainer) -> list[str]:
     if trainer.machine.compile:
         lines.append("the first step compiles the model, which can take a minute")
     if plan.differences:
-        lines.append(f"otherwise than before: {', '.join(plan.differences)}")
+        lines.append(f"changed settings: {', '.join(plan.differences)}")
     if plan.resumes_live_run:
         lines.append(
             f"{plan.resume_from} is still being trained; this resumes from its last state, at step {trainer.step}"
@@ -62,7 +62,7 @@ def print_result(trainer: Trainer, result: RunResult) -> None:
     best = "" if result.best_nats is None else f", best validation {result.best_nats:.3f} nats per token"
     log(f"{'done' if result.complete else 'stopped'} at step {result.step}{best}")
     if not result.complete:
-        cooldown = f"; to end it well, add --cooldown-steps {max(1, result.step // 2)}"
-        log(f"go on with --resume {trainer.run}{'' if trainer.in_cooldown else cooldown}")
+        cooldown = f"; to finish with a cooldown, add --cooldown-steps {max(1, result.step // 2)}"
+        log(f"continue with --resume {trainer.run}{'' if trainer.in_cooldown else cooldown}")
     newest = f" (or --checkpoint {LATEST}, the newest run)" if trainer.run.parent == RUNS else ""
     log(f"sample from it with: pamusic sample --checkpoint {shlex.quote(str(trainer.run))}{newest}")

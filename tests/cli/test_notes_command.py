@@ -1,0 +1,110 @@
+"""`pamusic sample` with a model of notes: primes, ports, pipes, endings and replay are as with events."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import performance
+from models import random_checkpoint
+from test_live import in_file, strokes
+from typer.testing import CliRunner
+
+import pamusic
+from pamusic.cli.app import app
+from pamusic.music.events import events
+from pamusic.music.midi import midi_bytes, read_midi
+from pamusic.tokens.tokenizer import load_tokenizer
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("notes") / "random-notes", load_tokenizer("notes"))
+
+
+@pytest.fixture
+def played(elsewhere):
+    """Three seconds with a pedal, as a file."""
+    music = performance(*((0.5 * i, 0.5 * i + 0.7, 60 + i, 50 + i) for i in range(6)), pedal=[(0.3, 127), (2.9, 0)])
+    Path("played.mid").write_bytes(midi_bytes(music))
+    return "played.mid"
+
+
+def run(*words, code=0, input=None):
+    done = CliRunner().invoke(app, [str(word) for word in words], input=input)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def test_a_prime_is_kept_and_what_follows_begins_at_the_cut(notes, played):
+    words = ("--prime", played, "--prime-end", 1.8, "--length", 20, "--seed", 2, "--no-guard")
+    run("sample", "--checkpoint", notes, *words, "-o", "whole.mid")
+    run("sample", "--checkpoint", notes, *words, "--continuation-only", "-o", "new.mid")
+
+    whole, new, before = (read_midi(Path(name)) for name in ("whole.mid", "new.mid", played))
+    kept = before.notes[before.notes["onset"] < 1.8]
+    head = whole.notes[: len(kept)]
+    assert (head["onset"] == kept["onset"]).all()
+    assert (head["velocity"] == kept["velocity"]).all()
+    assert whole.notes["onset"][len(kept) :].min() >= 1.8 - 1e-6
+    tail = whole.notes[len(kept) :]
+    np.testing.assert_allclose(np.sort(tail["onset"]) - 1.8, np.sort(new.notes["onset"]), atol=0.003)
+
+
+@pytest.mark.parametrize("words", [(), ("--same-track",), ("--end-near-length", "--seconds", 30), ("--best-of", 2)])
+def test_a_replay_makes_the_same_file(notes, played, words):
+    length = () if "--seconds" in words else ("--length", 15)
+    run("sample", "--checkpoint", notes, "--prime", played, *length, *words, "--seed", 3, "-o", "a.mid")
+    again = run("replay", "a.mid", "-o", "b.mid")
+
+    assert Path("a.mid").read_bytes() == Path("b.mid").read_bytes()
+    assert "the same, byte for byte" in again.stderr
+
+
+def test_a_pipe_gives_what_a_file_gives(notes, played):
+    words = ("sample", "--checkpoint", notes, "--length", 15, "--seed", 4)
+    run(*words, "--prime", played, "-o", "a.mid")
+    piped = run(*words, "--prime", "-", "-o", "-", input=Path(played).read_bytes())
+
+    there = read_midi(io.BytesIO(piped.stdout_bytes).getvalue())
+    assert there.notes["pitch"].tolist() == read_midi(Path("a.mid")).notes["pitch"].tolist()
+
+
+@pytest.mark.slow
+def test_a_port_plays_what_is_in_the_file(notes, played, backend):
+    words = ("--prime", played, "--seconds", 8, "--seed", 5)
+    run(
+        "sample",
+        "--checkpoint",
+        notes,
+        *words,
+        "--port",
+        "organ",
+        "--buffer-seconds",
+        0.5,
+        "--continuation-only",
+        "-o",
+        "a.mid",
+    )
+
+    assert strokes([message for _, _, message in backend.SENT]) == in_file("a.mid") != []
+
+
+def test_a_stream_is_the_piece_as_it_is_made(notes, played):
+    model = pamusic.load(notes)
+    how = {"seed": 5, "seconds": 40.0}
+
+    for prime in (None, played):
+        stream = list(model.stream(prime, **how))
+        whole = events(model.sample(prime, **how, guard=False).continuation)
+        assert sorted(each[:3] for each in stream) == sorted(each[:3] for each in whole)
+        assert len(stream) > 4
+
+
+def test_a_guard_says_what_it_took_back(notes):
+    told = run("sample", "--checkpoint", notes, "--length", 150, "--seed", 1, "-o", "a.mid").stderr
+
+    assert "guard, seed 1: " in told
+    assert "Traceback" not in told
