@@ -186,7 +186,8 @@ class _KernelHeads:
     def __init__(self, heads: FieldHeads, d_model: int, kernel: Kernel) -> None:
         self.slices: list[slice] = heads.slices
         self.offsets: Offsets | None = heads.offsets
-        self._heads, self._kernel, self._width = heads, kernel, d_model
+        self._heads, self._kernel, self._scale = heads, kernel, d_model**0.5
+        self._norm = StepOps.norm(d_model, 1e-6, heads.chosen.weight)
         none = Int8Matrix.of(torch.zeros(0, d_model))
         self._mlps = [
             Int8Block(
@@ -206,8 +207,6 @@ class _KernelHeads:
     ) -> Tensor:
         """Return logits `[rows, size]` of a field, like `FieldHeads.logits`."""
         if field:
-            x = F.rms_norm(latents + self._heads.chosen(chosen).sum(-2), (self._width,), eps=1e-6)
-            latents = F.rms_norm(
-                self._kernel.finish(self._mlps[field - 1], x.contiguous(), None), (self._width,), eps=1e-6
-            )
+            x = self._norm(latents + self._heads.chosen(chosen).sum(-2)) * self._scale
+            latents = self._norm(self._kernel.finish(self._mlps[field - 1], x.contiguous(), None)) * self._scale
         return self._heads.of_states(field, latents, chosen, head, lasting)

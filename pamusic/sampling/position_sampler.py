@@ -77,7 +77,7 @@ class PositionSampler:
         assert isinstance(prediction, FieldPrediction)
         if not self._num_left:
             shape = (RANDOM_BLOCK, len(prediction.slices))
-            numbers = [torch.rand(shape, generator=each, dtype=torch.float64) for each in self._randomness]
+            numbers = [torch.rand(shape, generator=each, dtype=torch.float32) for each in self._randomness]
             self._numbers = torch.stack(numbers, dim=1).to(self._device)  # [RANDOM_BLOCK, rows, fields]
             self._num_left = RANDOM_BLOCK
         number = self._numbers[-self._num_left]

@@ -506,7 +506,7 @@ def test_what_is_drawn_is_music_and_a_row_does_not_depend_on_the_others(talker):
 
 def test_a_drawn_id_is_where_its_number_falls_in_the_distribution(talker):
     rows = drawn(talker, PRIME, seed=3, length=30)
-    numbers = torch.rand(256, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    numbers = torch.rand(256, 4, generator=torch.Generator().manual_seed(3))
     allowed = torch.from_numpy(VOCABULARY.fits).clone()
     allowed[:, [VOCABULARY.id("start"), VOCABULARY.id("pad")]] = False
     read = [torch.tensor(PRIME.astype(np.int64))[0]]
