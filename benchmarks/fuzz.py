@@ -57,7 +57,7 @@ class Count:
 
 
 def read(data: bytes, count: Count) -> None:
-    """Reads one file and checks what came out.
+    """Read one file and check the result.
 
     Raises:
         AssertionError: a performance that there cannot be.
@@ -102,7 +102,7 @@ def read_batch(seed: int, numbers: list[int], real: tuple[bytes, ...], out: mult
 
 
 def counted(seed: int, numbers: list[int], real: tuple[bytes, ...]) -> Count:
-    """What came of a batch, read in a child; if that died, of each of its inputs, read in a child of its own."""
+    """Return the results of a batch, read in a child process; if that died, of each input in a child of its own."""
     context = multiprocessing.get_context("fork")
     out = context.SimpleQueue()
     child = context.Process(target=read_batch, args=(seed, numbers, real, out))

@@ -28,7 +28,7 @@ MEASURED = 150  # steps
 
 
 def pamusic(*words: object) -> None:
-    """Runs a command; where it fails, it has said why."""
+    """Run a command; if it fails, it has printed the reason."""
     if code := subprocess.run([sys.executable, "-m", "pamusic", *map(str, words)]).returncode:
         sys.exit(code)
 

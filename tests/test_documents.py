@@ -1,8 +1,10 @@
 """The documents: links lead somewhere, commands exist, settings and formats are complete, and the prose is plain."""
 
+import io
 import json
 import re
 import shlex
+import tokenize
 from collections import Counter
 from dataclasses import MISSING, fields
 from importlib.util import module_from_spec, spec_from_file_location
@@ -92,6 +94,13 @@ def command_lines(text):
                 if begins:
                     found.append(shlex.split(part.strip()[begins.end() :], comments=True))
     return found
+
+
+def prose_of_module(text):
+    """The strings and comments of a Python module."""
+    kinds = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return "\n\n".join(token.string.lstrip("# ") for token in tokens if token.type in kinds)
 
 
 def options_of_commands():
@@ -207,6 +216,17 @@ pamusic nothing, outside of code
 def test_prose_is_short_and_plain(page):
     assert mean_words(text_of(page)) < MAX_MEAN_WORDS
     assert banned_phrases(text_of(page)) == []
+
+
+@pytest.mark.parametrize("module", sorted((ROOT / "pamusic").rglob("*.py")), ids=name)
+def test_docstrings_messages_and_comments_are_plain(module):
+    assert banned_phrases(prose_of_module(text_of(module))) == []
+
+
+def test_banned_phrases_in_a_module_are_found():
+    text = 'def f():\n    """It goes\n    on."""\n    raise ValueError(f"is told {x}")  # by so many\n'
+
+    assert banned_phrases(prose_of_module(text)) == ["is told", "by so many", "goes on"]
 
 
 def test_long_sentences_and_banned_phrases_are_found():

@@ -1,7 +1,7 @@
 """Help on narrow terminals: each option on a line, its text indented below. Knows terminals; no commands.
 
-Rich's table of options has four columns. On a narrow terminal it shortens the names of options, which nobody can
-type then.
+Rich's table of options has four columns. On a narrow terminal it shortens the names of options, so that a
+reader cannot type them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 NARROW = 70  # columns below which the table shortens names
 
-_HelpFormatter: type[Any] = typer.Context.formatter_class  # click's, or that of typer's copy of click
+_HelpFormatter: type[Any] = typer.Context.formatter_class  # of click, or of typer's copy of it
 
 
 class _NarrowFormatter(_HelpFormatter):  # type: ignore[misc]

@@ -231,33 +231,33 @@ class Statistic:
 def _repetition_at(lag: str) -> Statistic:
     after, until = LAGS[lag]
     ago = f"more than {after:g} s" if until == np.inf else f"at most {until:g} s"
-    words = f"8 notes in a row that were last heard {ago} ago"
+    words = f"figures of 8 notes that last occurred {ago} ago"
     if np.isfinite(after) and np.isfinite(until):
         words += f", and more than {after:g}"
     return Statistic(words, "share", lambda features: _repetition(features, lag), in_mean=False)
 
 
 STATISTICS = {
-    "density": Statistic("notes struck", "a second", _density),
-    "density_spread": Statistic("how this varies from 4 s to 4 s", "a second", _density_spread),
-    "polyphony": Statistic("strings that sound at once, while any does", "strings", _polyphony),
-    "silence": Statistic("time in which nothing sounds", "share", _silence),
+    "density": Statistic("onsets", "a second", _density),
+    "density_spread": Statistic("variation of onsets between windows of 4 s", "a second", _density_spread),
+    "polyphony": Statistic("sounding notes, outside of silence", "notes", _polyphony),
+    "silence": Statistic("silence", "share", _silence),
     "pitch": Statistic("mean pitch", "semitones", _pitch),
-    "pitch_range": Statistic("from the lowest to the highest within 10 s", "semitones", _pitch_range),
-    "pitch_classes": Statistic("notes struck by pitch class", "shares", _pitch_classes),
-    "pitch_class_entropy": Statistic("how many pitch classes are in use within 10 s", "bits", _pitch_class_entropy),
-    "melody": Statistic("steps of the highest notes, by size", "shares", _melody),
-    "harmony": Statistic("pitch classes that sound together, by interval", "shares", _harmony),
-    "inter_onsets": Statistic("time between strokes, by doublings", "shares", _inter_onsets),
-    "lengths": Statistic("how long strings sound, by doublings", "shares", _lengths),
+    "pitch_range": Statistic("pitch range within 10 s", "semitones", _pitch_range),
+    "pitch_classes": Statistic("onsets by pitch class", "shares", _pitch_classes),
+    "pitch_class_entropy": Statistic("entropy of pitch classes within 10 s", "bits", _pitch_class_entropy),
+    "melody": Statistic("intervals of the highest notes", "shares", _melody),
+    "harmony": Statistic("intervals of pitch classes that sound together", "shares", _harmony),
+    "inter_onsets": Statistic("time between onsets, in powers of 2", "shares", _inter_onsets),
+    "lengths": Statistic("sounding length, in powers of 2", "shares", _lengths),
     "velocity": Statistic("mean velocity", "of 127", _velocity),
     "velocity_spread": Statistic("standard deviation of velocity", "of 127", _velocity_spread),
-    "velocity_change": Statistic("from one note to the next", "of 127", _velocity_change),
+    "velocity_change": Statistic("change of velocity between notes", "of 127", _velocity_change),
     "sustain": Statistic("time with the sustain pedal down", "share", _sustain),
-    "similarity_1s": Statistic("harmony of a second and of the next", "correlation", lambda h: _similarity(h, 1)),
-    "similarity_4s": Statistic("harmony of 4 s and of the next 4", "correlation", lambda h: _similarity(h, 4)),
-    "similarity_16s": Statistic("harmony of 16 s and of the next 16", "correlation", lambda h: _similarity(h, 16)),
-    "self_repetition": Statistic("8 notes in a row that were heard within the last 60 s", "share", _self_repetition),
+    "similarity_1s": Statistic("harmony of consecutive seconds", "correlation", lambda h: _similarity(h, 1)),
+    "similarity_4s": Statistic("harmony of consecutive 4 s", "correlation", lambda h: _similarity(h, 4)),
+    "similarity_16s": Statistic("harmony of consecutive 16 s", "correlation", lambda h: _similarity(h, 16)),
+    "self_repetition": Statistic("figures of 8 notes that occurred within the last 60 s", "share", _self_repetition),
     **{f"repetition_{name}": _repetition_at(name) for name in LAGS},
 }
 

@@ -81,7 +81,7 @@ class TokenConstraints:
     """Knowledge of the sampler about a vocabulary with one id a position; by default none.
 
     Attributes:
-        grammar: Tables of which ids may follow. Prime ids are consumed even if they violate them. A sounding note is
+        grammar: Tables of the ids that may follow. Prime ids are consumed even if they violate them. A sounding note is
             never restarted, even if the grammar allows it: one closing would then end only one of the two. MAESTRO has
             6 such openings in 7 million; an unconstrained `small` has 2.6 %.
         seconds_of_id: Seconds that pass with each id, `[vocab]`.

@@ -35,7 +35,7 @@ class PositionSampler:
         num_rows: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Begin after a prime; arguments and errors as of `TokenSampler`."""
+        """Begin after a prime; arguments and errors are those of `TokenSampler`."""
         constraints = decoding.constraints
         assert isinstance(constraints, PositionConstraints)
         forbidden = constraints.forbidden(vocab_size).to(device)
