@@ -1,5 +1,6 @@
 """The documents: links lead somewhere, commands exist, settings and formats are complete, and the prose is plain."""
 
+import ast
 import io
 import json
 import re
@@ -103,6 +104,32 @@ def prose_of_module(text):
     return "\n\n".join(token.string.lstrip("# ") for token in tokens if token.type in kinds)
 
 
+def messages_explained(text):
+    """The messages in the first column of tables of what can go wrong; "…" stands for anything."""
+    rows = [
+        row for table in re.findall(r"^\| what you see .*\n((?:\|.*\n?)+)", text, re.M) for row in table.splitlines()
+    ]
+    return [told[1] for row in rows if (told := re.match(r"\| `([^`]+)` \|", row)) and " " in told[1]]
+
+
+def strings_of_module(text):
+    """All strings of a Python module, one after the other; values that are put into them are left out."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.JoinedStr):
+            parts = (each.value if isinstance(each, ast.Constant) else "\0" for each in node.values)
+            found.append("".join(parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return "\1".join(found)
+
+
+def is_told(message, module):
+    """Whether one string of a module, without white space, has all parts of a message in order."""
+    parts = ["".join(part.split()) for part in message.split("…")]
+    return re.search("[^\1]*".join(map(re.escape, parts)), module) is not None
+
+
 def options_of_commands():
     """The options of each command, each with whether it takes a value; read as the reference page reads them."""
     spec = spec_from_file_location("cli_page", DOCS / "cli_page.py")
@@ -182,6 +209,24 @@ def test_a_link_to_nowhere_is_found():
     )
 
     assert broken_links(text, ROOT) == ["nothing.md", "#three", "README.md#four"]
+
+
+@pytest.mark.parametrize("page", [page for page in WITH_COMMANDS if "| what you see |" in text_of(page)], ids=name)
+def test_every_message_that_a_page_explains_is_one_of_the_program(page):
+    messages = messages_explained(text_of(page))
+    modules = ["".join(strings_of_module(text_of(each)).split()) for each in (ROOT / "pamusic").rglob("*.py")]
+
+    assert [message for message in messages if not any(is_told(message, module) for module in modules)] == []
+
+
+def test_a_message_that_nobody_prints_is_found():
+    rows = ["what you see | do this", "---|---", "`lost … of it` | A.", "no sound | B.", "`--a b` | C."]
+    text = "".join(f"| {row} |\n" for row in rows) + "\n| `d e` | |\n"
+    module = "".join(strings_of_module('raise ValueError(f"we lost "\n    f"{num} of it")').split())
+
+    assert messages_explained(text) == ["lost … of it", "--a b"]
+    assert is_told("lost … of it", module)
+    assert not is_told("lost … of them", module)
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=name)
