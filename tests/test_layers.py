@@ -1,4 +1,4 @@
-"""The house stands: every module imports from its own room or from floors below.
+"""Every module imports only from its own part of the package and from the layers below.
 
 Read from the syntax trees alone; nothing is imported.
 """
@@ -15,9 +15,9 @@ import pytest
 
 import pamusic
 
-HOUSE = Path(pamusic.__file__).parent
+ROOT = Path(pamusic.__file__).parent
 
-FLOOR = {
+LAYER = {
     "errors": 0,
     "resources": 0,
     "files": 0,
@@ -36,11 +36,11 @@ FLOOR = {
     "api": 7,
     "cli": 8,
 }
-GROUND = {room for room, floor in FLOOR.items() if floor == 0}
-DOORS = {"__init__", "__main__"}  # of the package itself: they may open on anything
+BASE = {part for part, layer in LAYER.items() if layer == 0}
+ENTRY_POINTS = {"__init__", "__main__"}  # of the package itself: they may import anything
 
-# What else a room may not know. The model knows tensors: no music, no files of ours. Sampling knows ids as numbers.
-STRANGERS = {
+# Further forbidden imports. The model knows tensors: no music, no files of ours. Sampling knows ids as numbers.
+FORBIDDEN = {
     *(("model", other) for other in ("music", "files", "resources")),
     *(("inference", other) for other in ("music", "tokens", "page", "resources")),
     *(("sampling", other) for other in ("music", "tokens", "corpus")),
@@ -74,47 +74,47 @@ def names(node: ast.Import | ast.ImportFrom, package: str) -> list[str]:
     return [f"{base}.{alias.name}" for alias in node.names] if base == "pamusic" else [base]
 
 
-def room_of(name: str) -> str | None:
-    """The room that a dotted name of ours stands in; none for the rest of the world and for pamusic's own names."""
+def part_of(name: str) -> str | None:
+    """The part of the package that a dotted name is in; None for other packages and for pamusic's own names."""
     parts = name.split(".")
-    return parts[1] if parts[0] == "pamusic" and len(parts) > 1 and parts[1] in FLOOR else None
+    return parts[1] if parts[0] == "pamusic" and len(parts) > 1 and parts[1] in LAYER else None
 
 
-def may_know(room: str, other: str) -> bool:
-    below = FLOOR[other] < FLOOR[room] or {room, other} <= GROUND
-    return below and (room, other) not in STRANGERS
+def may_import(part: str, other: str) -> bool:
+    below = LAYER[other] < LAYER[part] or {part, other} <= BASE
+    return below and (part, other) not in FORBIDDEN
 
 
-def broken_rules(house: Path) -> list[str]:
-    """One line for each import that the floors forbid."""
-    return [line for path in sorted(house.rglob("*.py")) for line in broken_rules_of(path, house)]
+def broken_rules(root: Path) -> list[str]:
+    """One line for each import that the layers forbid."""
+    return [line for path in sorted(root.rglob("*.py")) for line in broken_rules_of(path, root)]
 
 
-def broken_rules_of(path: Path, house: Path) -> Iterator[str]:
-    place = path.relative_to(house).with_suffix("")
-    room = place.parts[0]
-    if room in DOORS:
+def broken_rules_of(path: Path, root: Path) -> Iterator[str]:
+    place = path.relative_to(root).with_suffix("")
+    part = place.parts[0]
+    if part in ENTRY_POINTS:
         return
-    if room not in FLOOR:
-        yield f"{place}: there is no room called {room}"
+    if part not in LAYER:
+        yield f"{place}: no part of the package is called {part}"
         return
     package = ".".join(["pamusic", *place.parts[:-1]])
     for node, inside_function in imports(ast.parse(path.read_text(encoding="utf-8"))):
         for name in names(node, package):
-            where, other, library = f"{place}:{node.lineno}", room_of(name), name.split(".")[0]
+            where, other, library = f"{place}:{node.lineno}", part_of(name), name.split(".")[0]
             if other is None:
-                if library == "torch" and room in NO_TORCH:
-                    yield f"{where}: {room} knows no torch"
-                if library in HEAVY and room == "cli" and not inside_function:
+                if library == "torch" and part in NO_TORCH:
+                    yield f"{where}: {part} must not import torch"
+                if library in HEAVY and part == "cli" and not inside_function:
                     yield f"{where}: cli imports {library} inside functions only"
-            elif other != room and not may_know(room, other):
-                yield f"{where}: {room} may not know {other}"
-            elif room == "cli" and other not in {"cli", *GROUND} and not inside_function and name not in LIGHT:
+            elif other != part and not may_import(part, other):
+                yield f"{where}: {part} must not import {other}"
+            elif part == "cli" and other not in {"cli", *BASE} and not inside_function and name not in LIGHT:
                 yield f"{where}: cli imports {other} inside functions only"
 
 
-def test_every_module_imports_from_its_own_room_or_from_floors_below():
-    assert broken_rules(HOUSE) == []
+def test_every_module_imports_from_its_own_part_or_from_layers_below():
+    assert broken_rules(ROOT) == []
 
 
 def test_what_the_command_line_may_import_at_once_imports_nothing_heavy():
@@ -131,8 +131,8 @@ MAX_LINES, MAX_PARAMETERS = 60, 8
 def test_the_main_path_is_short_and_typed():
     """From a request to the logits: no long function, no wide signature, nothing that the type checker cannot see."""
     found = []
-    for path in sorted(HOUSE.rglob("*.py")):
-        place = path.relative_to(HOUSE).as_posix()
+    for path in sorted(ROOT.rglob("*.py")):
+        place = path.relative_to(ROOT).as_posix()
         if not place.startswith(MAIN_PATH):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -156,13 +156,13 @@ READS_OPTIONS = "compose/request.py"  # the border where options get their types
 
 @pytest.mark.parametrize("words", ["SimpleNamespace", "inspect.signature"])
 def test_nothing_reads_options_without_their_types(words):
-    assert [str(path) for path in HOUSE.rglob("*.py") if words in path.read_text(encoding="utf-8")] == []
+    assert [str(path) for path in ROOT.rglob("*.py") if words in path.read_text(encoding="utf-8")] == []
 
 
 def test_functions_are_short():
     lengths = [
         node.end_lineno - node.lineno + 1
-        for path in HOUSE.rglob("*.py")
+        for path in ROOT.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef)
     ]
@@ -172,9 +172,9 @@ def test_functions_are_short():
 
 def test_nothing_prints_below_the_command_line():
     printing = [
-        str(path.relative_to(HOUSE))
-        for path in HOUSE.rglob("*.py")
-        if path.relative_to(HOUSE).parts[0] != "cli"
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*.py")
+        if path.relative_to(ROOT).parts[0] != "cli"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ]
@@ -184,8 +184,8 @@ def test_nothing_prints_below_the_command_line():
 
 def test_every_file_opens_by_saying_what_it_knows():
     silent = [
-        str(path.relative_to(HOUSE))
-        for path in HOUSE.rglob("*.py")
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*.py")
         if path.read_text(encoding="utf-8").strip()
         and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
@@ -196,32 +196,32 @@ def test_every_file_opens_by_saying_what_it_knows():
 @pytest.mark.parametrize(
     ("file", "text", "rule"),
     [
-        ("music/a.py", "from pamusic.tokens.vocabulary import x", "music may not know tokens"),
-        ("tokens/a.py", "import pamusic.model.config", "tokens may not know model"),
-        ("model/a.py", "from pamusic import tokens", "model may not know tokens"),
-        ("model/a.py", "from pamusic.music import performance", "model may not know music"),
-        ("training/a.py", "from ..sampling import generate", "training may not know sampling"),
-        ("evaluation/a.py", "from pamusic.training.trainer import x", "evaluation may not know training"),
-        ("inference/a.py", "from pamusic.tokens import grammar", "inference may not know tokens"),
-        ("model/a.py", "from pamusic.inference import session", "model may not know inference"),
-        ("corpus/a.py", "import torch", "corpus knows no torch"),
-        ("sampling/a.py", "from pamusic.music.midi import x", "sampling may not know music"),
-        ("sampling/a.py", "def f():\n    from pamusic.tokens import grammar", "sampling may not know tokens"),
-        ("checkpoint.py", "from .training import x", "checkpoint may not know training"),
-        ("errors.py", "from pamusic.music import midi", "errors may not know music"),
-        ("training/a.py", "def f():\n    from pamusic.cli.terminal import log", "training may not know cli"),
-        ("music/a.py", "def f():\n    import torch", "music knows no torch"),
-        ("tokens/a.py", "from torch.nn import functional", "tokens knows no torch"),
+        ("music/a.py", "from pamusic.tokens.vocabulary import x", "music must not import tokens"),
+        ("tokens/a.py", "import pamusic.model.config", "tokens must not import model"),
+        ("model/a.py", "from pamusic import tokens", "model must not import tokens"),
+        ("model/a.py", "from pamusic.music import performance", "model must not import music"),
+        ("training/a.py", "from ..sampling import generate", "training must not import sampling"),
+        ("evaluation/a.py", "from pamusic.training.trainer import x", "evaluation must not import training"),
+        ("inference/a.py", "from pamusic.tokens import grammar", "inference must not import tokens"),
+        ("model/a.py", "from pamusic.inference import session", "model must not import inference"),
+        ("corpus/a.py", "import torch", "corpus must not import torch"),
+        ("sampling/a.py", "from pamusic.music.midi import x", "sampling must not import music"),
+        ("sampling/a.py", "def f():\n    from pamusic.tokens import grammar", "sampling must not import tokens"),
+        ("checkpoint.py", "from .training import x", "checkpoint must not import training"),
+        ("errors.py", "from pamusic.music import midi", "errors must not import music"),
+        ("training/a.py", "def f():\n    from pamusic.cli.terminal import log", "training must not import cli"),
+        ("music/a.py", "def f():\n    import torch", "music must not import torch"),
+        ("tokens/a.py", "from torch.nn import functional", "tokens must not import torch"),
         ("cli/a.py", "from pamusic.music.midi import x", "cli imports music inside functions only"),
         (
             "cli/a.py",
             "try:\n    import torch\nexcept ImportError:\n    pass",
             "cli imports torch inside functions only",
         ),
-        ("cellar/a.py", "", "there is no room called cellar"),
+        ("cellar/a.py", "", "no part of the package is called cellar"),
     ],
 )
-def test_a_house_that_breaks_a_rule_is_told(tmp_path, file, text, rule):
+def test_a_package_that_breaks_a_rule_is_reported(tmp_path, file, text, rule):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(text)
 
@@ -243,7 +243,7 @@ def test_a_house_that_breaks_a_rule_is_told(tmp_path, file, text, rule):
         ("__init__.py", "from pamusic.sampling.generate import x"),
     ],
 )
-def test_a_house_that_keeps_the_rules_is_left_alone(tmp_path, file, text):
+def test_a_package_that_keeps_the_rules_has_no_report(tmp_path, file, text):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(text)
 
