@@ -181,15 +181,16 @@ class SamplingRun:
         """Log an intervention of the guard."""
         detection, seed = intervention.detection, self._composer.request.seed or 0
         what = f"{DETECTIONS[detection.kind]} from second {detection.since:.1f} to {detection.at:.1f}"
-        back = "released" if detection.kind == "held" else f"back to second {intervention.back_to:.1f}"
+        back = "released" if intervention.back_to >= detection.at else f"back to second {intervention.back_to:.1f}"
         if intervention.gave_up:
             back += ", where the piece ends, because it kept recurring; --temperature may be too low"
         log(f"guard, seed {seed + piece}: {what}; {back}")
 
     def _report(self, result: GenerationResult, took: float) -> None:
         num_tokens, passed = sum(map(len, result.pieces)), self._composer.num_seconds(result)
-        log(f"{num_tokens:,} tokens, {passed:.1f} seconds of music, in {took:.1f} seconds:")
-        fast = f"{num_tokens / took:.0f} tokens/s, {passed / took:.1f} times real time"
+        unit = "positions" if self._composer.has_fields else "tokens"
+        log(f"{num_tokens:,} {unit}, {passed:.1f} seconds of music, in {took:.1f} seconds:")
+        fast = f"{num_tokens / took:.0f} {unit}/s, {passed / took:.1f} times real time"
         log(fast if result.interruption is None else f"{fast}; interrupted")
 
 

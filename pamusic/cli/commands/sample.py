@@ -40,7 +40,7 @@ def sample(
     ] = Default.num_samples,
     best_of: Annotated[int | None, Many(help="Generate N pieces, rank them, keep the best.")] = None,
     keep: Annotated[int | None, Option(min=1, help="Keep the N best of --best-of. (default: 1)")] = None,
-    length: Annotated[int | None, Long(min=1, help="Stop after N new tokens. (default: as --seconds need)")] = None,
+    length: Annotated[int | None, Long(min=1, help="Stop after N new tokens or positions. (default: none)")] = None,
     seconds: Annotated[float | None, Long(help="Stop after this much new music. (default: 60)")] = None,
     minutes: Annotated[float | None, Long(help="The same in minutes.")] = None,
     end_near_length: Annotated[
