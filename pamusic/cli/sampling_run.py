@@ -147,7 +147,7 @@ class SamplingRun:
                 rows = _drop_empty(rows, result, files)
             is_cut = result.interruption is not None or was_lost
             midi = _write(composer, files, rows, result, prime, is_cut=is_cut)
-        self._report(result, took)
+        self._report(result, prime, took)
         playback.raise_if_lost("; what was made so far is in the file")
         if result.interruption is not None:
             raise Exit(_exit_status(result.interruption))
@@ -186,12 +186,14 @@ class SamplingRun:
             back += ", where the piece ends, because it kept recurring; --temperature may be too low"
         log(f"guard, seed {seed + piece}: {what}; {back}")
 
-    def _report(self, result: GenerationResult, took: float) -> None:
-        num_tokens, passed = sum(map(len, result.pieces)), self._composer.num_seconds(result)
+    def _report(self, result: GenerationResult, prime: Prime, took: float) -> None:
+        num_tokens, passed = sum(map(len, result.pieces)), self._composer.num_seconds(result, prime)
         unit = "positions" if self._composer.has_fields else "tokens"
         log(f"{num_tokens:,} {unit}, {passed:.1f} seconds of music, in {took:.1f} seconds:")
         fast = f"{num_tokens / took:.0f} {unit}/s, {passed / took:.1f} times real time"
         log(fast if result.interruption is None else f"{fast}; interrupted")
+        if (num_empty := sum(not piece for piece in result.pieces)) and result.interruption is None:
+            log(f"{num_empty} of {len(result.pieces)} pieces have no new note; try another --seed")
 
 
 def _read(composer: Composer, path: Path | None) -> Prime:

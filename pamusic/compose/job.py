@@ -17,7 +17,7 @@ from pamusic.checkpoint import LATEST, Checkpoint, find_checkpoint, load_checkpo
 from pamusic.compose.best_of import BestOf, rank_pieces
 from pamusic.compose.provenance import Provenance, differences, provenance, sha256
 from pamusic.compose.request import SampleRequest
-from pamusic.compose.token_stream import StreamConfig, stream
+from pamusic.compose.token_stream import StreamConfig, gap_seconds, stream
 from pamusic.device import choose_machine, cost_of
 from pamusic.errors import PamusicError, UsageError
 from pamusic.inference.native_kernel import CompiledKernel, kernel_for
@@ -322,11 +322,12 @@ class Composer:
             text=record.text(),
         )
 
-    def num_seconds(self, result: GenerationResult) -> float:
+    def num_seconds(self, result: GenerationResult, prime: Prime) -> float:
         """Return the seconds of new music in all pieces."""
-        seconds_of_id = self.checkpoint.tokenizer.vocabulary.seconds_of_id
-        most = self.request.max_seconds
-        lengths = (float(seconds_of_id[np.array(piece, np.int64)].sum()) for piece in result.pieces)
+        tokenizer, most = self.checkpoint.tokenizer, self.request.max_seconds
+        gap = gap_seconds(tokenizer, prime.performance, self.request.prime_range)
+        seconds_of_id = tokenizer.vocabulary.seconds_of_id
+        lengths = (float(seconds_of_id[np.array(piece, np.int64)].sum()) - gap for piece in result.pieces if piece)
         return sum(length if most is None else min(length, most) for length in lengths)
 
     def _names(self, prime: Prime) -> dict[str, object]:

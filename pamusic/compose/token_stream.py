@@ -30,6 +30,7 @@ from pamusic.sampling.generate import generate
 from pamusic.sampling.guard import GuardConfig, Intervention, Snapshot, generate_guarded
 from pamusic.tokens.grammar import grammar_arrays, position_arrays
 from pamusic.tokens.prime import WHOLE, PrimeRange, encode_prime, ids_before
+from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Position, Vocabulary
 
 # A second of MAESTRO has 40 tokens on average. Without this limit, a model that draws no time shift would never stop.
@@ -128,7 +129,8 @@ def _stream_tokens(
     if prime is not None:
         encoded = encode_prime(checkpoint.tokenizer, prime, config.prime_range)
         too_early = ids_before(checkpoint.tokenizer, encoded.gap_steps)
-        tokens = PrimeTokens([start, *encoded.ids.tolist()], forbidden_next=too_early)
+        gap = gap_seconds(checkpoint.tokenizer, prime, config.prime_range)
+        tokens = PrimeTokens([start, *encoded.ids.tolist()], forbidden_next=too_early, gap_seconds=gap)
     decoding = DecodingConfig(constraints=constraints_of(vocabulary), sampling=config.sampling, stop=config.stop)
     session = InferenceSession(checkpoint.model, config.inference, kernel)
     if config.guard is None:
@@ -186,6 +188,16 @@ def constraints_of(vocabulary: Vocabulary) -> Constraints:
         forbidden_ids=[vocabulary.id("start"), vocabulary.id("pad")],
         end_id=vocabulary.id("end"),
     )
+
+
+def gap_seconds(tokenizer: Tokenizer, prime: Performance | None, prime_range: PrimeRange = WHOLE) -> float:
+    """Return the seconds between a prime's last position and new music, which the first time shift contains.
+
+    It is 0 for events, where the first time shift is new music.
+    """
+    if prime is None or not tokenizer.vocabulary.has("length"):
+        return 0.0
+    return encode_prime(tokenizer, prime, prime_range).gap_steps * tokenizer.vocabulary.time_step_ms / 1000
 
 
 def nats_per_token(

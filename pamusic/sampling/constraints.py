@@ -283,6 +283,7 @@ class PrimeTokens:
         ids: Ids of the prime, or positions: at least the start.
         num_resumed: Number of last ids that an earlier call drew; they count as newly drawn.
         forbidden_next: Ids that are not drawn first, unless no other id is allowed.
+        gap_seconds: Seconds from the last position to the point where new music begins and its seconds count.
 
     Raises:
         UsageError: `ids` is empty.
@@ -291,6 +292,7 @@ class PrimeTokens:
     ids: Sequence[Position]
     num_resumed: int = 0
     forbidden_next: Sequence[int] = ()
+    gap_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not len(self.ids):

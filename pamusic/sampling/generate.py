@@ -107,7 +107,7 @@ class _HostState:
     def __init__(self, prime: PrimeTokens, decoding: DecodingConfig, num_rows: int) -> None:
         self._stop, self._constraints, self._num_rows = decoding.stop, decoding.constraints, num_rows
         self._count = prime.num_resumed
-        self._passed = [decoding.constraints.seconds_of(prime.resumed)] * num_rows
+        self._passed = [decoding.constraints.seconds_of(prime.resumed) - prime.gap_seconds] * num_rows
         self.going = set(range(num_rows))
 
     def take(self, rows: list[int], ids: Iterable[Position]) -> list[Position | None]:

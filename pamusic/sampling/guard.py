@@ -133,9 +133,12 @@ class Snapshot:
 class DegenerationDetector:
     """A detector of degeneration in the ids of one row; time counts from the end of its prime."""
 
-    def __init__(self, guard: GuardConfig, constraints: Constraints, prime: Iterable[Position]) -> None:
+    def __init__(
+        self, guard: GuardConfig, constraints: Constraints, prime: Iterable[Position], gap_seconds: float = 0.0
+    ) -> None:
+        """Begin after a prime; `gap_seconds` is as in `PrimeTokens`."""
         self._guard, self._constraints = guard, constraints
-        self.now = self._last_opening = 0.0
+        self.now, self._last_opening = -gap_seconds, 0.0
         self._num_openings = 0
         # For each slot that is open without a known end, the time and the number of its openings.
         self._open_since: dict[int, deque[tuple[float, int]]] = {}
@@ -309,7 +312,8 @@ class _GuardedRow:
     def _draw(self, forbidden: set[int]) -> Iterator[Position]:
         """Return an iterator over ids that continue the row; the first one is not in `forbidden`."""
         at_first = [*forbidden, *([] if self._new else self._prime.forbidden_next)]
-        prime = PrimeTokens([*self._prime.ids, *self._new], len(self._new), at_first)
+        ids = [*self._prime.ids, *self._new]
+        prime = PrimeTokens(ids, len(self._new), at_first, self._prime.gap_seconds)
         seed = _seed_of(self._seed, self._attempt)
         return generate_row(self._session.fork(), prime, self._decoding, seed=seed)
 
@@ -332,7 +336,7 @@ class _GuardedRow:
 
     def _watch(self) -> None:
         """Restart the detector on the kept ids."""
-        self._detector = DegenerationDetector(self._guard, self._constraints, self._prime.ids)
+        self._detector = DegenerationDetector(self._guard, self._constraints, self._prime.ids, self._prime.gap_seconds)
         self._seconds: list[float] = []  # time after each id
         for position in self._new:
             self._detector.advance(position)

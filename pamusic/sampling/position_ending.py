@@ -16,6 +16,8 @@ from torch import Tensor
 from pamusic.sampling.constraints import PositionConstraints, PrimeTokens
 from pamusic.sampling.ending import EPSILON_SECONDS, PAUSE_DECAY_SECONDS, StopCondition
 
+MAX_HOLD = 2.5  # times `hold_seconds`: the longest length of a last note
+
 
 class PositionEnding:
     """The ending of rows that continue the same prime."""
@@ -51,10 +53,13 @@ class PositionEnding:
 
         self._seconds, self._lasting = on_device(seconds), on_device(lasting)
         self._is_note, self._sounds = on_device(is_note), on_device(sounds)
-        self._is_short = (self._lasting < stop.ending.hold_seconds - EPSILON_SECONDS) & on_device(lasting > 0)
+        hold = stop.ending.hold_seconds
+        is_unfit = (self._lasting < hold - EPSILON_SECONDS) | (self._lasting > MAX_HOLD * hold)
+        self._is_unfit = is_unfit & on_device(lasting > 0)
         self._count = torch.full((1,), prime.num_resumed, dtype=torch.float64, device=device)
         # Seconds: drawn; now; at the last onset; of the longest pause; at the end of what sounds.
-        self._passed, self._now = of_rows(constraints.seconds_of(prime.resumed)), of_rows(now[-1])
+        self._passed = of_rows(constraints.seconds_of(prime.resumed) - prime.gap_seconds)
+        self._now = of_rows(now[-1])
         self._last, self._until = of_rows(onsets[-1]), of_rows(ends.max(initial=0.0))
         self._longest = of_rows(np.max(np.diff(onsets) * decay, initial=0.0))
         # Whether the next notes are the last ones, and whether one of them has begun.
@@ -66,9 +71,9 @@ class PositionEnding:
         """Return whether the model may end the row, `[rows]`, bool."""
         return self._stop.shares(self._count, self._passed) >= 1
 
-    def short_lengths(self) -> Tensor:
-        """Return the ids that are too short for the last notes of a row, `[rows, vocab]`, bool."""
-        return self._is_short & self._is_last[:, None]
+    def unfit_lengths(self) -> Tensor:
+        """Return the ids that are too short or too long for the last notes of a row, `[rows, vocab]`, bool."""
+        return self._is_unfit & self._is_last[:, None]
 
     def advance(self, positions: Tensor) -> Tensor:
         """Consume one more position in each row, `[rows, fields]`, int64; return it, or the end in its place."""

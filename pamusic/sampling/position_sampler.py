@@ -128,7 +128,7 @@ class PositionSampler:
             is_behind = (self._rank <= self._last_rank[:, None]) & (self._rank >= 0)
             allowed = allowed & ~(is_behind & ~self._passes[id][:, None])
         if field == KEY and self._ending is not None:
-            allowed = allowed & ~self._ending.short_lengths()
+            allowed = allowed & ~self._ending.unfit_lengths()
         return allowed
 
     def select(self, rows: Sequence[int]) -> None:

@@ -97,6 +97,11 @@ def grid_of_positions(ids: np.ndarray, vocabulary: Vocabulary) -> tuple[GridNote
     return grid, int(np.isin(kind, [KINDS.index(border) for border in BORDERS]).sum())
 
 
+def position_steps(grid: GridNotes) -> np.ndarray:
+    """Return the step of each position that `note_positions` writes, `[num_positions]`, before any rounding."""
+    return _presses(grid)[0]
+
+
 def num_clipped(grid: GridNotes, vocabulary: Vocabulary) -> tuple[int, int]:
     """Return the numbers of notes and presses, and of shifts, that are too long for a vocabulary with fields."""
     if vocabulary.has("length"):

@@ -14,6 +14,8 @@ import numpy as np
 
 from pamusic.errors import PamusicError, UsageError
 from pamusic.music.performance import Performance
+from pamusic.tokens.grid import GridNotes
+from pamusic.tokens.positions import position_steps
 from pamusic.tokens.tokenizer import NOTE_ON, TIME_SHIFT, Tokenizer
 
 
@@ -42,6 +44,7 @@ class PrimeRange:
 
 
 WHOLE = PrimeRange()
+TAIL_SECONDS = 1.0  # that a model of notes reads of a whole prime after its last position
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +52,12 @@ class EncodedPrime:
     """A prime as the model reads it.
 
     Attributes:
-        ids: Ids `[num_tokens]`, without start. They end with the last event, or with time shifts of the maximum.
+        ids: Ids `[num_tokens]`, or positions `[num_positions, fields]`, without start. Ids end with the last event, or
+            with time shifts of the maximum.
         num_notes: Number of onsets in the ids.
         cut_step: Step of the cut, counted from the beginning of the ids; None for a whole prime.
-        gap_steps: Steps from the end of the ids to the cut; the first new id must be a time shift at least as long.
+        gap_steps: Steps from the end of the ids to the point where new music begins; the first new time shift must be
+            at least as long. 0 after a whole prime of events.
     """
 
     ids: np.ndarray
@@ -62,7 +67,10 @@ class EncodedPrime:
 
 
 def prime_ids(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRange = WHOLE) -> np.ndarray:
-    """Return the ids of a prime `[num_tokens]`, without start; pedals that are down at its end stay down.
+    """Return the ids of a prime, without start; pedals that are down at its end stay down.
+
+    Returns:
+        Ids `[num_tokens]`, or positions `[num_positions, fields]`, int64.
 
     Raises:
         PamusicError: the prime has no note to read.
@@ -87,12 +95,17 @@ def encode_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRan
     cut_step, gap_steps = None, 0
     if prime_range.end is not None:
         cut_step = int((prime_range.end - prime_range.start) * 1000 / vocabulary.time_step_ms + 0.5)
-    if vocabulary.shape:  # a position has its time shift, so none follows the last one
-        ids = ids if cut_step is None else ids[steps_passed(tokenizer, ids) <= cut_step]
-        gap_steps = (grid.last_step if cut_step is None else cut_step) - int(steps_passed(tokenizer, ids)[-1:].sum())
-        gap_steps = min(
-            gap_steps, int(vocabulary.range("time_shift").middle[-1])
-        )  # of a longer silence, the model hears this much
+    if vocabulary.has("length"):  # a position has its time shift, so none follows the last one
+        if cut_step is None:
+            grid = _with_short_tail(grid, round(TAIL_SECONDS * 1000 / vocabulary.time_step_ms))
+            ids = tokenizer.ids_from_grid(grid).astype(np.int64)
+        step = position_steps(grid)
+        step = step if len(step) == len(ids) else steps_passed(tokenizer, ids)
+        if cut_step is not None:
+            ids, step = ids[step <= cut_step], step[step <= cut_step]
+        gap_steps = (grid.last_step if cut_step is None else cut_step) - int(step[-1:].sum())
+        # After a silence longer than any shift, new music begins at the cut all the same.
+        gap_steps = min(max(gap_steps, 0), int(vocabulary.range("time_shift").middle[-1]))
     elif cut_step is not None:
         step = steps_passed(tokenizer, ids)
         # The model draws the time shift that crosses the cut; all ids after this shift lie beyond the cut, too.
@@ -107,6 +120,18 @@ def encode_prime(tokenizer: Tokenizer, prime: Performance, prime_range: PrimeRan
     if not num_notes:
         raise _nothing_to_read(tokenizer, prime, prime_range)
     return EncodedPrime(ids, num_notes, cut_step, gap_steps)
+
+
+def _with_short_tail(grid: GridNotes, tail_steps: int) -> GridNotes:
+    """Return a grid whose notes and pedals end a few steps after the last position at the latest.
+
+    A whole prime ends by itself, and new music begins at its end. After a long last chord this would ask the model for
+    the rarest time shifts.
+    """
+    step = position_steps(grid)
+    the_end = int(step.max(initial=0)) + tail_steps
+    pedal = grid.pedal[grid.pedal["step"] <= the_end]
+    return GridNotes(grid.onset, np.minimum(grid.offset, the_end), grid.pitch, grid.velocity_bin, pedal)
 
 
 def read_part(prime: Performance, prime_range: PrimeRange) -> Performance:

@@ -12,7 +12,7 @@ from flat_sampling import Monitor, compose, stream_many
 from models import tiny_config
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.compose.token_stream import constraints_of
+from pamusic.compose.token_stream import constraints_of, gap_seconds
 from pamusic.errors import UsageError
 from pamusic.inference.prediction import FieldPrediction
 from pamusic.model.fields import FieldHeads
@@ -155,6 +155,30 @@ def test_a_prime_is_followed_from_its_cut_on():
     assert firsts != [next(iter(compose(checkpoint, other, prime_range=cut, seed=seed))) for seed in range(30)]
 
 
+@pytest.mark.parametrize("guard", [None, GuardConfig()])
+def test_seconds_count_from_the_end_of_the_prime(guard):
+    prime = performance(*((0.25 * i, 0.25 * i + 0.2, 60 + i % 5, 70) for i in range(12)), (3.0, 11.0, 64, 70))
+    checkpoint, asked = checkpoint_of(), {"seconds": 30.0, "guard": guard}
+    for cut, gap in ((PrimeRange(), 1.0), (PrimeRange(0, 9.0), 6.0)):
+        assert gap_seconds(NOTES, prime, cut) == pytest.approx(gap)
+        drawn = [list(compose(checkpoint, prime, prime_range=cut, seed=seed, **asked)) for seed in range(12)]
+        passed = [CONSTRAINTS.seconds_of(piece) - gap for piece in drawn]
+        assert max(passed) < 30
+        assert max(passed) > 30 - gap  # the gap is no part of the seconds
+        assert min(CONSTRAINTS.seconds_of(piece[:1]) for piece in drawn if piece) >= gap
+    assert gap_seconds(NOTES, None) == 0
+
+
+def test_a_gap_before_new_music_is_no_silence_of_it():
+    first = position(550)  # 5.5 s after the last onset of the prime, which are 0.5 s after its end
+    silences = []
+    for gap in (0.0, 5.0):
+        watch = DegenerationDetector(GuardConfig(silence=3.0), CONSTRAINTS, [START, position(5)], gap)
+        silences.append(watch.advance(first))
+    assert silences[0].kind == "silence"
+    assert silences[1] is None
+
+
 def test_several_pieces_are_what_their_seeds_give_alone():
     checkpoint = checkpoint_of()
     together = list(stream_many(checkpoint, seed=5, num_pieces=3, length=40))
@@ -198,9 +222,11 @@ def test_where_nothing_rings_the_next_chord_is_the_last_and_is_held():
     tracker = ending()
 
     assert ends_with(tracker, *dry, position(60, length=5)) is None  # a short gap between two quick notes
-    short = tracker.short_lengths()[0].nonzero().flatten().tolist()
+    unfit = tracker.unfit_lengths()[0].nonzero().flatten().tolist()
     lengths = VOCABULARY.range("length")
-    assert short == [lengths.start + place for place in range(1, len(lengths)) if lengths.middle[place] < 250]
+    fits = [bool(250 <= lengths.middle[place] <= 625) for place in range(len(lengths))]
+    assert unfit == [lengths.start + place for place in range(1, len(lengths)) if not fits[place]]
+    assert sum(fits) > 5
     assert ends_with(tracker, position(3, "note_on 64", 300), position(100)) == 1  # its chord belongs to it
     assert ends_with(ending(), *dry, position(120)) == 19  # a rest is an end by itself
 

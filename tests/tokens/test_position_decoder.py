@@ -105,6 +105,31 @@ def test_a_prime_is_read_up_to_the_cut_with_the_lengths_of_the_file(cut):
     )
 
 
+def test_after_a_long_last_chord_the_model_reads_a_second_and_the_file_keeps_all_of_it():
+    prime = performance((0.0, 0.5, 60, 80), (1.0, 13.0, 64, 80), pedal=[(1.2, 127), (12.0, 0)])
+    encoded = encode_prime(NOTES, prime)
+    read = NOTES.decode(encoded.ids)
+
+    assert encoded.gap_steps == 100  # from the pedal, which is the last position
+    assert read.notes["offset"].tolist() == pytest.approx([0.5, 2.2], abs=0.011)
+    new = [position(encoded.gap_steps + 50, "note_on 67", 16, 30)]
+    told = join(NOTES, new, prime=prime)
+    assert [(round(each["onset"], 2), round(each["offset"], 2)) for each in told.notes] == [
+        (0.0, 0.5), (1.0, 13.0), (13.5, 13.8),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("silence", [20.0, 70.0, 400.0])
+def test_a_long_silence_in_a_prime_moves_no_cut(silence):
+    later = [(silence + 0.5 * i, silence + 0.5 * i + 0.3, 64, 80) for i in range(8)]
+    prime = performance((0.0, 0.5, 60, 80), *later, pedal=[(silence + 2.2, 127), (silence + 3.4, 0)])
+    encoded = encode_prime(NOTES, prime, PrimeRange(0, silence + 1.8))
+
+    assert encoded.num_notes == 5
+    assert len(encoded.ids) == 5  # the pedal comes after the cut
+    assert encoded.gap_steps == 30
+
+
 def test_the_first_new_note_is_at_the_cut_or_later():
     encoded = encode_prime(NOTES, music(), CUT)
     shifts = NOTES.vocabulary.range("time_shift")
