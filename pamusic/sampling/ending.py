@@ -96,7 +96,8 @@ class StopCondition:
 
     Attributes:
         max_tokens: Largest number of ids, or of positions.
-        seconds: Wanted seconds; the row stops with the id that completes them.
+        seconds: Wanted seconds. The row stops with the time shift that completes them, or before the position
+            that would begin later.
         min_tokens_before_end: Smallest number of ids before the end; None forbids the end, except through `ending`.
         ending: Settings that bring each row to a close near the wanted length, instead of stopping there; or None.
 

@@ -1,8 +1,9 @@
 """Decode new ids into a performance or a MIDI file that continues the prime.
 
 Knows performances, their files and a tokenizer; knows no model. The prime keeps its own times, velocities and pedals;
-it is not moved to the grid. Notes that are open where the prime is cut end where the new ids end them. A note that
-only the pedal holds ends with that pedal, and the pedal goes up with the last such note.
+it is not moved to the grid. Notes that are open where the prime is cut end where the new ids end them, and in a
+vocabulary of notes with lengths where they end in the prime. A note that only the pedal holds ends with that pedal, and
+the pedal goes up with the last such note.
 
 After the cut, the new ids control the pedals. A vocabulary with pedal events starts from the prime's pedal positions.
 A vocabulary that folds the sustain pedal into the note lengths starts with all pedals up. At the end every pedal is up.
