@@ -171,7 +171,8 @@ class SamplingRun:
         began = time.perf_counter()
         decoder = composer.decoder(prime)
         by_seconds = request.length is None
-        total, unit = (request.max_seconds, " seconds of music") if by_seconds else (request.length, "token")
+        of_length = "position" if composer.has_fields else "token"
+        total, unit = (request.max_seconds, " seconds of music") if by_seconds else (request.length, of_length)
         with progress(total=total and total * request.num_drawn, what="sample", unit=unit, scaled=by_seconds) as bar:
             collector.on_progress = bar.update
             result = collector.collect(playback.tee(steps, decoder))
