@@ -130,7 +130,7 @@ class Model:
             composer = Composer(completed, checkpoint=self.checkpoint, log=LOGGER.warning)
             if unsupported := composer.unsupported_notes(known):
                 LOGGER.warning(unsupported)
-            collector = composer.collector()
+            collector = composer.collector(known)
             result = collector.collect(composer.stream(known, collector))
             if result.interruption is not None:
                 raise result.interruption
@@ -168,7 +168,7 @@ class Model:
             if not completed.is_one_piece:
                 raise UsageError(f"a stream has one piece, got {completed.num_drawn}; leave out --num-samples")
             composer = Composer(completed, checkpoint=self.checkpoint, is_live=True, log=LOGGER.warning)
-            drawn = composer.stream(known, composer.collector())
+            drawn = composer.stream(known, composer.collector(known))
             decoder = composer.decoder(known)
 
         def events() -> Iterator[Event]:

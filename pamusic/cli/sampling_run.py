@@ -160,10 +160,10 @@ class SamplingRun:
             The start time, the result, and whether the port was lost.
         """
         composer, request = self._composer, self._composer.request
-        collector = composer.collector()
-        collector.on_intervention_of = self._print_intervention
         composer.load()
         with _about_a_prime(prime.path):
+            collector = composer.collector(prime)
+            collector.on_intervention_of = self._print_intervention
             steps = composer.stream(prime, collector)
         self.announce()
         if unsupported := composer.unsupported_notes(prime):

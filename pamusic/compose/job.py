@@ -83,12 +83,14 @@ class Collector:
         size_of: Function that returns the progress of an id, or a position: 1, or its seconds.
         on_intervention_of: Called with the number of a piece and an intervention of its guard.
         on_progress: Called with the change of the progress, which is negative when a guard takes ids back.
+        begins_at: Progress of a piece before its first id: 0, or below it where the first id passes a gap as well.
     """
 
     num_pieces: int
     size_of: Callable[[Position], float] = lambda position: 1
     on_intervention_of: Callable[[int, Intervention], None] = _ignore
     on_progress: Callable[[float], object] = _ignore
+    begins_at: float = 0.0
     _snapshots: dict[int, Snapshot] = field(default_factory=dict)  # the last of each guarded piece
     _sizes: dict[int, list[float]] = field(default_factory=dict)  # progress of each guarded piece, up to each id
 
@@ -117,6 +119,8 @@ class Collector:
         """
         steps: list[Sequence[Position | None]] = []  # complete steps, so an interrupted batch has equal lengths
         interruption: BaseException | None = None
+        if self.begins_at:
+            self.on_progress(self.begins_at * self.num_pieces)
         try:
             for step in drawn:
                 steps.append(step)
@@ -244,11 +248,13 @@ class Composer:
                 f"{prime.path}: is not the prime that the file was made from; pass that one with --prime"
             )
 
-    def collector(self) -> Collector:
+    def collector(self, prime: Prime) -> Collector:
         """Return a collector for the pieces; progress is in tokens if a length is given, else in seconds of music."""
         collector = Collector(self.request.num_drawn)
         if self.request.length is None:
-            seconds_of_id = self.checkpoint.tokenizer.vocabulary.seconds_of_id.tolist()
+            tokenizer = self.checkpoint.tokenizer
+            collector.begins_at = -gap_seconds(tokenizer, prime.performance, self.request.prime_range)
+            seconds_of_id = tokenizer.vocabulary.seconds_of_id.tolist()
             collector.size_of = lambda id: sum(seconds_of_id[each] for each in (id if isinstance(id, list) else [id]))
         return collector
 

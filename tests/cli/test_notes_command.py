@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 import pamusic
 from pamusic.cli.app import app
+from pamusic.compose.job import Composer, Prime
+from pamusic.compose.request import SampleRequest
 from pamusic.music.events import events
 from pamusic.music.midi import midi_bytes, read_midi
 from pamusic.tokens.tokenizer import load_tokenizer
@@ -91,6 +93,28 @@ def test_a_stream_is_the_piece_as_it_is_made(notes, played):
         whole = events(model.sample(prime, **how, guard=False).continuation)
         assert sorted(each[:3] for each in stream) == sorted(each[:3] for each in whole)
         assert len(stream) > 4
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_progress_and_seconds_count_from_the_end_of_the_prime(notes, guard):
+    music, changes = performance((0.0, 0.4, 60, 70), (1.0, 9.0, 64, 70)), []
+    request = SampleRequest(checkpoint=str(notes), seconds=200.0, seed=1, guard=guard)
+    prime, composer = Prime(music), Composer(request)
+    collector = composer.collector(prime)
+    collector.on_progress = changes.append
+    result = collector.collect(composer.stream(prime, collector))
+
+    assert result.pieces[0]
+    assert sum(changes) == pytest.approx(composer.num_seconds(result, prime))
+    assert changes[0] == pytest.approx(-1.0)  # the second that the model reads after the last onset
+
+
+def test_a_prime_without_a_note_that_the_model_knows_is_refused_with_its_name(notes):
+    Path("low.mid").write_bytes(midi_bytes(performance((0.0, 0.4, 3, 70))))
+    told = run("sample", "--checkpoint", notes, "--prime", "low.mid", "-o", "a.mid", code=1).stderr
+
+    assert re.search(r"low\.mid: the prime has no note between pitches 21 and 108", " ".join(told.split()))
+    assert not Path("a.mid").exists()
 
 
 def test_a_guard_says_what_it_took_back(notes):
