@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.mid"))
 
 SHORTER = {
-    "sample": {"--seconds": "1", "--minutes": "0.02", "--length": "40", "--num-samples": "2", "--best-of": "3"},
+    "sample": {"--seconds": "1", "--minutes": "0.02", "--length": "40", "--num-samples": "10", "--best-of": "3"},
     "train": {"--steps": "3", "--max-minutes": "0.02", "--cooldown-steps": "2", "--num-layers": "7"},
 }
 """The values that a test takes in place of those of a page."""
