@@ -1,4 +1,4 @@
-"""Measure whether music goes on as it did before: `python benchmarks/returns.py samples/ [maestro/ --split test]`.
+"""Measure how often earlier passages are continued: `python benchmarks/returns.py samples/ [maestro/ --split test]`.
 
 A passage matches an earlier one if the last keys are the same, in the same order (by onset, then by pitch). For each
 note the longest match counts, the nearest of equals. The table shows, by the length and the lag of the match, how many

@@ -29,7 +29,7 @@ from pamusic.sampling.ending import StopCondition
 from pamusic.sampling.generate import generate
 from pamusic.sampling.guard import GuardConfig, Intervention, Snapshot, generate_guarded
 from pamusic.tokens.grammar import grammar_arrays, position_arrays
-from pamusic.tokens.prime import WHOLE, PrimeRange, encode_prime, ids_before
+from pamusic.tokens.prime import WHOLE, EncodedPrime, PrimeRange, encode_prime, ids_before
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Position, Vocabulary
 
@@ -129,7 +129,7 @@ def _stream_tokens(
     if prime is not None:
         encoded = encode_prime(checkpoint.tokenizer, prime, config.prime_range)
         too_early = ids_before(checkpoint.tokenizer, encoded.gap_steps)
-        gap = gap_seconds(checkpoint.tokenizer, prime, config.prime_range)
+        gap = _seconds_of_gap(vocabulary, encoded)
         tokens = PrimeTokens([start, *encoded.ids.tolist()], forbidden_next=too_early, gap_seconds=gap)
     decoding = DecodingConfig(constraints=constraints_of(vocabulary), sampling=config.sampling, stop=config.stop)
     session = InferenceSession(checkpoint.model, config.inference, kernel)
@@ -197,7 +197,11 @@ def gap_seconds(tokenizer: Tokenizer, prime: Performance | None, prime_range: Pr
     """
     if prime is None or not tokenizer.vocabulary.has("length"):
         return 0.0
-    return encode_prime(tokenizer, prime, prime_range).gap_steps * tokenizer.vocabulary.time_step_ms / 1000
+    return _seconds_of_gap(tokenizer.vocabulary, encode_prime(tokenizer, prime, prime_range))
+
+
+def _seconds_of_gap(vocabulary: Vocabulary, encoded: EncodedPrime) -> float:
+    return encoded.gap_steps * vocabulary.time_step_ms / 1000 if vocabulary.has("length") else 0.0
 
 
 def nats_per_token(
