@@ -10,6 +10,8 @@ from pamusic.cli.app import app
 from pamusic.cli.option_values import read_values
 from pamusic.compose.provenance import read_provenance
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 HOW = ("--seed", 1, "-o", "out.mid")
 
 
