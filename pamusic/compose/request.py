@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args, get_type_hints
 
 from pamusic.errors import PamusicError, UsageError
-from pamusic.sampling.config import SamplingConfig
+from pamusic.sampling.config import MAX_TEMPERATURE, SamplingConfig
 
 if TYPE_CHECKING:
     from pamusic.inference.session import InferenceConfig
@@ -36,8 +36,9 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "length": (1, 2**62),
     "context_length": (1, MAX_CONTEXT),
     "num_latents": (1, MAX_CONTEXT),
+    **{f"temperature_{name}": (0, MAX_TEMPERATURE) for name in ("time", "pitch", "velocity", "length")},
 }
-"""Smallest and largest value of each option that is a count or a seed."""
+"""Smallest and largest value of options that are counts, seeds or temperatures of a class."""
 
 T = TypeVar("T")
 
