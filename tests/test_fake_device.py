@@ -17,7 +17,7 @@ from pamusic.evaluation.likelihood import costs
 from pamusic.inference.cuda_graph import CudaGraphStep
 from pamusic.inference.session import InferenceSession
 from pamusic.inference.token_step import ROTARY_BLOCK
-from pamusic.model.config import ClockConfig, LedgerConfig, OffsetsConfig, RecallConfig
+from pamusic.model.config import ClockConfig, KeyRecallConfig, LedgerConfig, OffsetsConfig, RecallConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.sampling.ending import EndingConfig
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
@@ -45,6 +45,7 @@ NOTES = tiny_config(
     conv_width=3,
     offsets=OffsetsConfig(shift_edges=EDGES, length_edges=EDGES, num_positions=4, reach=2),
     clock=ClockConfig(shift_edges=EDGES),
+    recall=KeyRecallConfig(first_key=5, num_keys=3, shift_edges=EDGES),
 )
 SHAPES = pytest.mark.parametrize("shape", [SHAPE, NOTES], ids=["events", "notes"])
 

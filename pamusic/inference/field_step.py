@@ -18,7 +18,7 @@ from pamusic.inference.int8 import Int8Block, Int8Matrix, Kernel, Rotary, apply_
 from pamusic.inference.precision import product
 from pamusic.inference.token_step import Norm, StepOps, Tail, gains_of, in_int8, projection
 from pamusic.model.cache import KeyValueCache, SlidingBuffer, context_headroom
-from pamusic.model.fields import FieldHeads, FieldMLP, Offsets
+from pamusic.model.fields import FieldHeads, FieldMLP, Hints
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.rotary import rotation
 
@@ -185,7 +185,6 @@ class _KernelHeads:
 
     def __init__(self, heads: FieldHeads, d_model: int, kernel: Kernel) -> None:
         self.slices: list[slice] = heads.slices
-        self.offsets: Offsets | None = heads.offsets
         self._heads, self._kernel, self._scale = heads, kernel, d_model**0.5
         self._norm = StepOps.norm(d_model, 1e-6, heads.chosen.weight)
         none = Int8Matrix.of(torch.zeros(0, d_model))
@@ -202,11 +201,9 @@ class _KernelHeads:
             if isinstance(mlp, FieldMLP)
         ]
 
-    def logits(
-        self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, lasting: Tensor | None = None
-    ) -> Tensor:
+    def logits(self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, hints: Hints) -> Tensor:
         """Return logits `[rows, size]` of a field, like `FieldHeads.logits`."""
         if field:
             x = self._norm(latents + self._heads.chosen(chosen).sum(-2)) * self._scale
             latents = self._norm(self._kernel.finish(self._mlps[field - 1], x.contiguous(), None)) * self._scale
-        return self._heads.of_states(field, latents, chosen, head, lasting)
+        return self._heads.of_states(field, latents, chosen, head, hints)

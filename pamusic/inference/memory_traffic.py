@@ -10,7 +10,7 @@ from __future__ import annotations
 from pamusic.inference.precision import num_bytes
 from pamusic.inference.token_step import num_turned
 from pamusic.model.cache import context_headroom
-from pamusic.model.config import ModelConfig
+from pamusic.model.config import KeyRecallConfig, ModelConfig
 from pamusic.model.fields import HIDDEN
 from pamusic.model.ledger import NUM_AGES
 
@@ -44,6 +44,7 @@ def step_bytes(
     d = config.d_model
     matrices = d * d * ((1 + 2 * config.mlp_ratio) + config.num_layers * (4 + 2 * config.mlp_ratio))
     tables = config.vocab_size * d * FLOAT * (1 if recorded else 3)  # the head; keys and values of ids
+    assert not isinstance(config.recall, KeyRecallConfig)
     tables += 0 if config.recall is None else config.vocab_size**2 * FLOAT  # nearness of ids
     tables += 0 if config.ledger is None else config.ledger.num_slots * NUM_AGES * d * FLOAT
     turned = config.cross_num_heads * num_turned(d // config.cross_num_heads, config.rotary_fraction)

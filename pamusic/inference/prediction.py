@@ -8,15 +8,15 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from pamusic.model.fields import Hints
+
 
 class LogitsOfFields(Protocol):
     """The heads of the fields, like `model.fields.FieldHeads`."""
 
     slices: list[slice]
 
-    def logits(
-        self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, lasting: Tensor | None = None
-    ) -> Tensor:
+    def logits(self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, hints: Hints) -> Tensor:
         """Return logits `[rows, size]` of a field, given the ids `[rows, field]` of the fields before it."""
 
 
@@ -26,13 +26,13 @@ class FieldPrediction:
 
     Attributes:
         states: Normalised output of the layers at the last position, `[rows, d]`.
-        lasting: Result of `Offsets.lasting` for the last position, `[rows, num_positions]`; None without offsets.
+        hints: What is counted in the context up to the last position, `[rows, …]`.
         heads: The heads of the fields.
         head: Weights of the head, `[vocab, d]`.
     """
 
     states: Tensor
-    lasting: Tensor | None
+    hints: Hints
     heads: LogitsOfFields
     head: Tensor
 
@@ -44,12 +44,12 @@ class FieldPrediction:
     @torch.inference_mode()
     def logits(self, field: int, chosen: Tensor) -> Tensor:
         """Return logits `[rows, size]` of a field, given the ids `[rows, field]` of the fields before it."""
-        return self.heads.logits(field, self.states, chosen, self.head, self.lasting)
+        return self.heads.logits(field, self.states, chosen, self.head, self.hints)
 
     def expand(self, num_rows: int, _: int = -1) -> FieldPrediction:
         """Return the prediction of one row for several rows, like `Tensor.expand`."""
-        lasting = None if self.lasting is None else self.lasting.expand(num_rows, -1)
-        return FieldPrediction(self.states.expand(num_rows, -1), lasting, self.heads, self.head)
+        hints = Hints(*(None if hint is None else hint.expand(num_rows, -1) for hint in self.hints))
+        return FieldPrediction(self.states.expand(num_rows, -1), hints, self.heads, self.head)
 
 
 Prediction: TypeAlias = Tensor | FieldPrediction  # logits `[rows, vocab]`, or of several fields

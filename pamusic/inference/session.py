@@ -39,6 +39,7 @@ from pamusic.inference.precision import resolve_precision
 from pamusic.inference.prediction import FieldPrediction, Prediction
 from pamusic.inference.threads import Threads
 from pamusic.inference.token_step import TokenStep
+from pamusic.model.fields import Hints
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
 
 # Rows of a refill at once on a CPU, limited by its caches. With 512 latents, a width of 512 and 8 layers, a row takes
@@ -184,9 +185,10 @@ class InferenceSession:
     def _of_fields(self, states: Tensor) -> FieldPrediction:
         """Return the prediction of a position with several fields from the layers' output `[rows, d]`."""
         assert isinstance(self._stepper, FieldStep)
-        offsets = self._stepper.heads.offsets
-        lasting = None if offsets is None else offsets.lasting(self.caches.visible_ids(), 1)[:, 0]
-        return FieldPrediction(states.to(self._dtype), lasting, self._stepper.heads, self._model.head.weight)
+        hints = Hints(
+            *(None if hint is None else hint[:, 0] for hint in self._model.hints(self.caches.visible_ids(), 1))
+        )
+        return FieldPrediction(states.to(self._dtype), hints, self._stepper.heads, self._model.head.weight)
 
     def _refill(self, latents: Tensor) -> Prediction:
         """Run the layers on latents `[rows, n, d]` in one parallel pass; return the last logits like `prefill`."""

@@ -26,6 +26,7 @@ from pamusic.inference.compact_cache import Attended, ContextCache, Int8Cache, I
 from pamusic.inference.int8 import Int8Block, Int8Matrix, Kernel, Rotary, apply_rotary, unit_rms
 from pamusic.inference.precision import product
 from pamusic.model.cache import KeyValueCache, context_headroom
+from pamusic.model.key_recall import KeyRecall
 from pamusic.model.ledger import LedgerState
 from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
 from pamusic.model.recall import RecallCache
@@ -91,6 +92,7 @@ class TokenStep:
             if kernel is None
             else _KernelTail(model.cross, eps, kernel)
         )
+        assert not isinstance(model.recall, KeyRecall), "recall of keys belongs to several fields"
         self._ledger, self._recall = deepcopy(model.ledger), deepcopy(model.recall)
         blocks = [layer for layer in model.layers if isinstance(layer, Block)]
         self._layers: Sequence[_Layer | _KernelLayer] = (

@@ -126,6 +126,32 @@ class ClockConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyRecallConfig:
+    """Ids of keys, times of the first field, and the classes of matches that have a bias of their own.
+
+    Attributes:
+        first_key, num_keys: First id of the keys of notes, and their number; from low to high.
+        shift_edges: Edges of the first field, as in `OffsetsConfig`.
+        lengths: Smallest length of a match in each class, in notes or intervals, rising from 1. Longer matches than the
+            last are not told apart.
+        ages: Borders of the classes of age, in ticks, rising.
+    """
+
+    first_key: int
+    num_keys: int
+    shift_edges: tuple[int, ...]
+    lengths: tuple[int, ...] = (1, 2, 3, 4, 5, 7, 9, 13)
+    ages: tuple[int, ...] = (50, 200, 500, 1200, 3000, 6000, 12000)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shift_edges", _edges(self.shift_edges))
+        object.__setattr__(self, "lengths", _edges((0, *self.lengths))[1:])
+        object.__setattr__(self, "ages", _edges((0, *self.ages))[1:])
+        if self.lengths[:1] != (1,) or not self.ages:
+            raise UsageError(f"recall of keys needs lengths from 1 and an age, got {self.lengths} and {self.ages}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The architecture of a model: all that decides its weights and its computation.
 
@@ -142,7 +168,8 @@ class ModelConfig:
         mlp_ratio: Width of an MLP's hidden layer, divided by `d_model`.
         dropout: Dropout, in training, of what each block adds to the residual stream.
         ledger: Embedding of the open slots (`model.ledger`), or None.
-        recall: Mixture with copies from the context (`model.recall`), or None.
+        recall: Mixture with copies from the context (`model.recall`); where a position has several ids, a bias on
+            the keys (`model.key_recall`); or None.
         field_sizes: Number of ids of each field where a position has several (`model.fields`); empty where it has one
             id. The ids of a field follow those of the field before it.
         offsets: Copying of the ends of sounding notes (`model.fields`), or None.
@@ -163,7 +190,7 @@ class ModelConfig:
     mlp_ratio: int = 4
     dropout: float = 0.0
     ledger: LedgerConfig | None = None
-    recall: RecallConfig | None = None
+    recall: RecallConfig | KeyRecallConfig | None = None
     field_sizes: tuple[int, ...] = ()
     offsets: OffsetsConfig | None = None
     clock: ClockConfig | None = None
@@ -180,7 +207,8 @@ class ModelConfig:
         if fields.get("ledger") is not None:
             fields["ledger"] = LedgerConfig(**fields["ledger"])
         if fields.get("recall") is not None:
-            fields["recall"] = RecallConfig(**fields["recall"])
+            kind = KeyRecallConfig if fields.get("field_sizes") else RecallConfig
+            fields["recall"] = kind(**fields["recall"])
         if fields.get("offsets") is not None:
             fields["offsets"] = OffsetsConfig(**fields["offsets"])
         if fields.get("clock") is not None:
@@ -208,8 +236,10 @@ class ModelConfig:
         object.__setattr__(self, "field_sizes", tuple(self.field_sizes))  # JSON has lists
         if self.field_sizes and (min(self.field_sizes) < 1 or sum(self.field_sizes) != self.vocab_size):
             raise UsageError(f"field_sizes must be positive and sum to {self.vocab_size}, got {self.field_sizes}")
-        if self.field_sizes and (self.ledger is not None or self.recall is not None):
-            raise UsageError("ledger and recall need a model with one id a position; leave them out")
+        if self.field_sizes and (self.ledger is not None or isinstance(self.recall, RecallConfig)):
+            raise UsageError("ledger and recall of ids need a model with one id a position; leave them out")
+        if not self.field_sizes and isinstance(self.recall, KeyRecallConfig):
+            raise UsageError("recall of keys needs several fields a position; leave it out")
         if not 1 <= self.conv_width <= MAX_CONV_WIDTH:
             raise UsageError(f"conv_width must be between 1 (none) and {MAX_CONV_WIDTH}, got {self.conv_width}")
         if not self.field_sizes and (self.offsets is not None or self.clock is not None or self.conv_width > 1):
@@ -233,7 +263,14 @@ class ModelConfig:
             ]
             if min(*of_slots, self.ledger.first_tick) < 0 or max(ends) > self.vocab_size:
                 raise UsageError(f"ids of the ledger must be between 0 and {self.vocab_size - 1}, got {self.ledger}")
-        if self.recall is not None:
+        if isinstance(self.recall, KeyRecallConfig):
+            first, count = self.recall.first_key, self.recall.num_keys
+            of_keys = range(self.field_sizes[0], sum(self.field_sizes[:2]))
+            if count < 1 or first not in of_keys or first + count - 1 not in of_keys:
+                raise UsageError(f"keys of recall must be ids of the second field, got {count} from {first}")
+            if len(self.recall.shift_edges) - 1 != self.field_sizes[0]:
+                raise UsageError(f"shift_edges of recall must fit the {self.field_sizes[0]} ids of the first field")
+        if isinstance(self.recall, RecallConfig):
             of_slots = (self.recall.first_opening, self.recall.first_closing)
             if min(of_slots) < 0 or max(of_slots) + self.recall.num_slots > self.vocab_size:
                 raise UsageError(f"ids of recall must be between 0 and {self.vocab_size - 1}, got {self.recall}")
@@ -266,7 +303,7 @@ def preset(
     vocab_size: int,
     pad_id: int,
     ledger: LedgerConfig | None = None,
-    recall: RecallConfig | None = None,
+    recall: RecallConfig | KeyRecallConfig | None = None,
     field_sizes: tuple[int, ...] = (),
     offsets: OffsetsConfig | None = None,
     clock: ClockConfig | None = None,

@@ -11,6 +11,7 @@ Shapes: `batch`; `n` latents; `fields`; `d` width; `vocab` ids of all fields tog
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,24 @@ from torch import Tensor, nn
 from pamusic.model.config import ClockConfig, OffsetsConfig
 
 HIDDEN = 2  # width of the hidden layer of a field's MLP, over `d`
+
+
+KEY = 1  # the field of keys, after the field of times
+
+
+class Hints(NamedTuple):
+    """What is counted in the context and added to the logits.
+
+    Attributes:
+        lasting: Result of `Offsets.lasting`, `[..., num_positions]`; None without offsets.
+        key_bias: Bias on the logits of the keys, `[..., size]`; None without recall.
+    """
+
+    lasting: Tensor | None = None
+    key_bias: Tensor | None = None
+
+
+NO_HINTS = Hints()
 
 
 class FieldHeads(nn.Module):
@@ -32,32 +51,32 @@ class FieldHeads(nn.Module):
         self.offsets = None if offsets is None else Offsets(offsets, sizes, d_model)
         nn.init.normal_(self.chosen.weight)
 
-    def forward(self, latents: Tensor, following: Tensor, head: Tensor, lasting: Tensor | None = None) -> Tensor:
+    def forward(self, latents: Tensor, following: Tensor, head: Tensor, hints: Hints = NO_HINTS) -> Tensor:
         """Return logits `[batch, n, vocab]` of all fields, each given the true ids of the fields before it.
 
         Args:
             latents: `[batch, n, d]`, normalised.
             following: `[batch, n, fields]`, ids of the position after each latent.
             head: `[vocab, d]`, weights of the head.
-            lasting: Result of `Offsets.lasting`; needed with offsets.
+            hints: What is counted in the context, `[batch, n, …]`; `lasting` is needed with offsets.
         """
         fields = range(len(self.slices))
-        return torch.cat([self.logits(i, latents, following[..., :i], head, lasting) for i in fields], dim=-1)
+        return torch.cat([self.logits(i, latents, following[..., :i], head, hints) for i in fields], dim=-1)
 
-    def logits(
-        self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, lasting: Tensor | None = None
-    ) -> Tensor:
+    def logits(self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, hints: Hints = NO_HINTS) -> Tensor:
         """Return logits `[..., size]` of field number `field`, given the ids `[..., field]` of the fields before it."""
         if field:
             latents = self.mlps[field - 1](latents + self.chosen(chosen).sum(-2).to(latents.dtype))
-        return self.of_states(field, latents, chosen, head, lasting)
+        return self.of_states(field, latents, chosen, head, hints)
 
-    def of_states(self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, lasting: Tensor | None) -> Tensor:
+    def of_states(self, field: int, latents: Tensor, chosen: Tensor, head: Tensor, hints: Hints) -> Tensor:
         """Return logits `[..., size]` of a field from the output `[..., d]` of its MLP."""
         logits = F.linear(latents, head[self.slices[field]])
+        if field == KEY and hints.key_bias is not None:
+            logits = logits + hints.key_bias.to(logits.dtype)
         if self.offsets is not None and field in (0, len(self.slices) - 1):
-            assert lasting is not None, "offsets need `lasting`"
-            logits = logits + self.offsets(latents, lasting, chosen[..., 0] if field else None).to(logits.dtype)
+            assert hints.lasting is not None, "offsets need `lasting`"
+            logits = logits + self.offsets(latents, hints.lasting, chosen[..., 0] if field else None).to(logits.dtype)
         return logits
 
 

@@ -12,7 +12,7 @@ Differences from the paper:
 - After the cross-attention, each latent gets an embedding of the open slots and their ages (`model.ledger`).
 - The prediction can be mixed with copies of what followed similar passages of the context (`model.recall`).
 - A position can have several ids. They are read as the sum of their embeddings and predicted one by one
-  (`model.fields`). Such models have neither ledger nor recall.
+  (`model.fields`). Such models have no ledger, and a recall of their own (`model.key_recall`).
 
 As in the paper, the query of a latent is a dense layer on its token's embedding and carries the residual. Rotary
 embedding covers a quarter of each head, MLPs use a squared ReLU, and the head is untied.
@@ -33,9 +33,10 @@ from torch.utils.checkpoint import checkpoint
 
 from pamusic.model.attention import attend
 from pamusic.model.cache import ContextMemory, KeyValueCache, KnowsIds, SlidingBuffer, context_headroom
-from pamusic.model.config import ModelConfig
+from pamusic.model.config import KeyRecallConfig, ModelConfig
 from pamusic.model.convolution import CausalConvolution
-from pamusic.model.fields import Clock, FieldHeads
+from pamusic.model.fields import Clock, FieldHeads, Hints
+from pamusic.model.key_recall import KeyRecall
 from pamusic.model.ledger import Ledger, LedgerState
 from pamusic.model.recall import Recall, RecallCache
 from pamusic.model.rotary import both, rotate, rotation
@@ -122,7 +123,7 @@ class PerceiverAR(nn.Module):
         self.cross = Block(config, config.cross_num_heads)
         self.layers = nn.ModuleList(Block(config, config.num_heads) for _ in range(config.num_layers))
         self.ledger = None if config.ledger is None else Ledger(config.ledger, config.vocab_size, config.d_model)
-        self.recall = None if config.recall is None else Recall(config.recall, config.vocab_size, config.d_model)
+        self.recall = _recall(config)
         self.norm = RMSNorm(config.d_model, eps=1e-6)
         self.fields = FieldHeads(config.field_sizes, config.d_model, config.offsets) if config.field_sizes else None
         self.clock = None if config.clock is None else Clock(config.clock, config.vocab_size)
@@ -146,7 +147,7 @@ class PerceiverAR(nn.Module):
                 token of a piece that is too short to fill the latents, where the caller ignores its logits.
             num_latents: Number of latents `n`, at most `m`; the configuration's by default.
             prefix_indices: Visible positions of the prefix, `[batch, k]`, in order, -1 for none; all by default.
-            recalled: Result of `self.recall` for these tokens, `[batch, n, vocab]`, if it is already computed.
+            recalled: Result of `self.recall` for these tokens, if it is already computed.
             following: Positions after the latents, `[batch, n, fields]`, for a model with several fields: each field is
                 predicted given those before it.
         """
@@ -186,9 +187,7 @@ class PerceiverAR(nn.Module):
             latents = (
                 checkpoint(layer, latents, rotary, use_reentrant=False) if self.recompute else layer(latents, rotary)
             )
-        if recalled is None and self.recall is not None:
-            recalled = self.recall(tokens, n)
-        return self._head_logits(self.norm(latents), recalled, following, self._lasting(tokens, n))
+        return self._head_logits(self.norm(latents), tokens, recalled, following)
 
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, headroom: int = 0
@@ -248,14 +247,11 @@ class PerceiverAR(nn.Module):
         self, latents: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
     ) -> Tensor:
         """Apply the layers and the head to the result of `latents`, `[batch, n, d]`; return logits as in `extend`."""
-        latents = self.states(latents, caches, last_only)
-        if self.recall is None:
-            lasting = None if self.fields is None else self._lasting(caches.visible_ids(), latents.shape[1])
-            return self._head_logits(latents, None, following, lasting)
+        latents, recalled = self.states(latents, caches, last_only), None
         if caches.memory is not None:
             assert last_only, "a memory predicts only after the last token"
-            return self._head_logits(latents, caches.memory.copy_probs()[:, None])
-        return self._head_logits(latents, self.recall(caches.visible_ids(), latents.shape[1]))
+            recalled = caches.memory.copy_probs()[:, None]
+        return self._head_logits(latents, caches.visible_ids(), recalled, following)
 
     def states(self, latents: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
         """Apply the layers to the result of `latents`, `[batch, n, d]`; return the input of the head.
@@ -269,23 +265,36 @@ class PerceiverAR(nn.Module):
         normed: Tensor = self.norm(latents[:, -1:] if last_only else latents)
         return normed
 
+    def hints(self, tokens: Tensor, n: int, recalled: Tensor | None = None) -> Hints:
+        """Return what is added to the logits of fields after the last `n` tokens, each `[batch, n, …]`.
+
+        Args:
+            tokens: All visible tokens, `[batch, m, fields]`.
+            n: Number of last positions.
+            recalled: Result of `self.recall` for these tokens, if it is already computed.
+        """
+        assert self.fields is not None, "only the heads of several fields take hints"
+        offsets, bias = self.fields.offsets, None
+        if isinstance(self.recall, KeyRecall):
+            bias = self.recall.bias(self.recall(tokens, n) if recalled is None else recalled)
+        return Hints(None if offsets is None else offsets.lasting(tokens, n), bias)
+
     def _head_logits(
-        self,
-        latents: Tensor,
-        recalled: Tensor | None,
-        following: Tensor | None = None,
-        lasting: Tensor | None = None,
+        self, latents: Tensor, tokens: Tensor, recalled: Tensor | None, following: Tensor | None
     ) -> Tensor:
-        """Return logits `[batch, n, vocab]` from normalised latents and copy probabilities, `[batch, n, vocab]`."""
+        """Return logits `[batch, n, vocab]` from normalised latents and all visible tokens; others as for `forward`."""
         logits: Tensor
+        n = latents.shape[1]
         if self.fields is not None:
             assert following is not None, "each field needs the fields before it"
-            logits = self.fields(latents, following, self.head.weight, lasting)
+            logits = self.fields(latents, following, self.head.weight, self.hints(tokens, n, recalled))
             return logits
         logits = self.head(latents)
-        if self.recall is None or recalled is None:
+        if not isinstance(self.recall, Recall):
             return logits
-        return self.recall.mix(logits, self.recall.gate(latents), recalled)
+        return self.recall.mix(
+            logits, self.recall.gate(latents), self.recall(tokens, n) if recalled is None else recalled
+        )
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
@@ -301,12 +310,6 @@ class PerceiverAR(nn.Module):
     def _embedded_last(self, tokens: Tensor, n: int) -> Tensor:
         """Return embeddings of the last `n` tokens, `[batch, n, d]`."""
         return self._embedded(tokens[:, -(n + self.config.conv_width - 1) :])[:, -n:]
-
-    def _lasting(self, tokens: Tensor, n: int) -> Tensor | None:
-        """Return the result of `model.fields.Offsets.lasting` for the last `n` tokens; None without offsets."""
-        if self.fields is None or self.fields.offsets is None:
-            return None
-        return self.fields.offsets.lasting(tokens, n)
 
     def _is_there(self, tokens: Tensor) -> Tensor:
         """Return the mask `[batch, m]` of positions that are not padding, which has `pad_id` in all fields."""
@@ -341,6 +344,13 @@ class PerceiverAR(nn.Module):
             return rotary
         cos, sin = rotation(times, head_dim, self.clock.fraction)
         return both(rotary, (cos[:, None], sin[:, None]))
+
+
+def _recall(config: ModelConfig) -> Recall | KeyRecall | None:
+    """Return the recall of a model, if it has one."""
+    if isinstance(config.recall, KeyRecallConfig):
+        return KeyRecall(config.recall, config.field_sizes)
+    return None if config.recall is None else Recall(config.recall, config.vocab_size, config.d_model)
 
 
 def _gather(rows: Tensor, positions: Tensor) -> Tensor:

@@ -221,7 +221,7 @@ class Learner:
         return nullcontext()
 
     def _recalled(self, tokens: Tensor) -> Tensor | None:
-        """Return the copy probabilities of recall, outside the compiled loss: no gradient, and loops."""
+        """Return the result of recall outside the compiled loss: it has no gradient, and loops."""
         recall = self.model.recall
         return None if recall is None else recall(tokens, min(self.model.config.num_latents, tokens.shape[1]))
 

@@ -11,7 +11,15 @@ from dataclasses import fields, replace
 from pamusic.checkpoint import Checkpoint
 from pamusic.corpus.corpus import Corpus
 from pamusic.errors import UsageError
-from pamusic.model.config import ClockConfig, LedgerConfig, ModelConfig, OffsetsConfig, RecallConfig, preset
+from pamusic.model.config import (
+    ClockConfig,
+    KeyRecallConfig,
+    LedgerConfig,
+    ModelConfig,
+    OffsetsConfig,
+    RecallConfig,
+    preset,
+)
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.positions import offset_edges
 from pamusic.tokens.tokenizer import Tokenizer
@@ -20,7 +28,7 @@ from pamusic.training.settings import RunSettings
 
 FREE = ("context_length", "num_latents", "dropout")  # fields that may change for trained weights
 ADDABLE = ("ledger", "recall")  # parts that can be added to trained weights
-Part = LedgerConfig | RecallConfig | OffsetsConfig | ClockConfig
+Part = LedgerConfig | RecallConfig | KeyRecallConfig | OffsetsConfig | ClockConfig
 
 
 def new_shape(size: str, settings: RunSettings, vocabulary: Vocabulary) -> ModelConfig:
@@ -65,7 +73,7 @@ def refuse_foreign_parts(settings: RunSettings, corpus: Corpus) -> None:
     """
     tokenizer = corpus.tokenizer
     if tokenizer.vocabulary.shape:
-        flags = {"ledger": "--ledger", "recall": "--recall", "mistakes": "--corruption"}
+        flags = {"ledger": "--ledger", "mistakes": "--corruption"}
         of_events = next((flag for name, flag in flags.items() if getattr(settings, name)), None)
         if of_events is not None:
             raise UsageError(
@@ -106,7 +114,7 @@ def _fields_of(settings: RunSettings, vocabulary: Vocabulary) -> dict[str, int |
     """Return the fields of `ModelConfig` that the settings give; a part that is switched off is None."""
     parts: dict[str, Callable[[], Part]] = {
         "ledger": lambda: LedgerConfig(**ledger_ranges(vocabulary)),
-        "recall": lambda: RecallConfig(**recall_ranges(vocabulary)),
+        "recall": lambda: _recall(vocabulary),
         "offsets": lambda: OffsetsConfig(**offset_edges(vocabulary)),  # type: ignore[arg-type]
         "clock": lambda: ClockConfig(shift_edges=offset_edges(vocabulary)["shift_edges"]),
     }
@@ -120,6 +128,16 @@ def _fields_of(settings: RunSettings, vocabulary: Vocabulary) -> dict[str, int |
         else:
             asked[field.name] = parts[field.name]() if value else None
     return asked
+
+
+def _recall(vocabulary: Vocabulary) -> RecallConfig | KeyRecallConfig:
+    """Return the recall that suits a vocabulary."""
+    if not vocabulary.shape:
+        return RecallConfig(**recall_ranges(vocabulary))
+    keys = vocabulary.range("note_on")
+    return KeyRecallConfig(
+        first_key=keys.start, num_keys=len(keys), shift_edges=offset_edges(vocabulary)["shift_edges"]
+    )
 
 
 def _changed(model: ModelConfig, asked: dict[str, int | float | Part | None]) -> ModelConfig:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.model.config import LedgerConfig, ModelConfig
+from pamusic.model.config import KeyRecallConfig, LedgerConfig, ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.tokenizer import Tokenizer
@@ -52,5 +52,6 @@ def _rows(table: Tensor, nearest: Tensor, *, otherwise: Tensor) -> Tensor:
 def _for_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     vocabulary = tokenizer.vocabulary
     ledger = None if config.ledger is None else LedgerConfig(**ledger_ranges(vocabulary))
+    assert not isinstance(config.recall, KeyRecallConfig), "only weights with one id a position change their ids"
     recall = None if config.recall is None else replace(config.recall, **recall_ranges(vocabulary))
     return replace(config, vocab_size=len(vocabulary), pad_id=vocabulary.id("pad"), ledger=ledger, recall=recall)

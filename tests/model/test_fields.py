@@ -27,7 +27,7 @@ from pamusic.device import Machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.evaluation.likelihood import evaluate, score, transposition_maps
 from pamusic.inference.session import InferenceSession
-from pamusic.model.config import ClockConfig, ModelConfig, OffsetsConfig
+from pamusic.model.config import ClockConfig, KeyRecallConfig, ModelConfig, OffsetsConfig
 from pamusic.model.fields import by_field, field_slices
 from pamusic.model.flops import forward_flops
 from pamusic.model.perceiver_ar import PerceiverAR
@@ -51,12 +51,15 @@ NOTES_SIZES = tuple(field.size for field in VOCABULARY.fields)
 # Fields of 5, 4 and 3 ids: 0, 1, 2, 3 or more ticks; anything; 0, 1 or 2 ticks.
 OFFSETS = OffsetsConfig(shift_edges=(0, 1, 2, 3, 4, 6), length_edges=(0, 1, 2, 4), num_positions=5, reach=1)
 CLOCK = ClockConfig(shift_edges=(0, 1, 2, 3, 4, 6))
+# Two notes among the four keys; what is moved leads from one to the other.
+RECALL = KeyRecallConfig(first_key=6, num_keys=2, shift_edges=(0, 1, 2, 3, 4, 6), lengths=(1, 2, 4), ages=(2, 9))
 EXTRAS = {
     "plain": {},
     "conv": {"conv_width": 4},
     "offsets": {"offsets": OFFSETS},
     "clock": {"clock": CLOCK},
-    "all": {"conv_width": 3, "offsets": OFFSETS, "clock": CLOCK},
+    "recall": {"recall": RECALL},
+    "all": {"conv_width": 3, "offsets": OFFSETS, "clock": CLOCK, "recall": RECALL},
 }
 extras = pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS.keys())
 
@@ -635,9 +638,8 @@ def test_rows_that_are_chosen_keep_their_time():
 
 
 def test_what_only_events_have_is_refused_in_one_line(corpus, tmp_path):
-    for name in ("ledger", "recall"):
-        with pytest.raises(UsageError, match=f"with 4 fields a position; --{name} is for events"):
-            new_run(corpus.path, out=tmp_path / "run", size="tiny", **{name: True})
+    with pytest.raises(UsageError, match="with 4 fields a position; --ledger is for events"):
+        new_run(corpus.path, out=tmp_path / "run", size="tiny", ledger=True)
     with pytest.raises(UsageError, match="--corruption is for events"):
         new_run(corpus.path, out=tmp_path / "run", size="tiny", mistakes=0.5)
     events = small_corpus(tmp_path / "events")

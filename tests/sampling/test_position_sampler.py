@@ -15,7 +15,7 @@ from pamusic.checkpoint import Checkpoint
 from pamusic.compose.token_stream import constraints_of, gap_seconds
 from pamusic.errors import UsageError
 from pamusic.inference.prediction import FieldPrediction
-from pamusic.model.fields import FieldHeads
+from pamusic.model.fields import FieldHeads, Hints
 from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.music.performance import SUSTAIN
 from pamusic.sampling.config import SamplingConfig
@@ -56,7 +56,7 @@ def checkpoint_of(tokenizer=NOTES, seed=0):
 def prediction_of(num_rows=1):
     """All ids are equally likely."""
     heads = FieldHeads(SIZES, 8)
-    return FieldPrediction(torch.zeros(num_rows, 8), None, heads, torch.zeros(len(VOCABULARY), 8))
+    return FieldPrediction(torch.zeros(num_rows, 8), Hints(), heads, torch.zeros(len(VOCABULARY), 8))
 
 
 def sampler(prime=(START,), *, num_rows=64, stop=None, sampling=None, forbidden_next=(), **changes):
@@ -282,7 +282,7 @@ def test_a_guard_takes_back_and_the_same_seed_gives_the_same():
 
 def test_logits_that_are_no_numbers_are_marked():
     broken = FieldPrediction(
-        torch.full((2, 8), float("nan")), None, FieldHeads(SIZES, 8), torch.ones(len(VOCABULARY), 8)
+        torch.full((2, 8), float("nan")), Hints(), FieldHeads(SIZES, 8), torch.ones(len(VOCABULARY), 8)
     )
     with torch.inference_mode():
         assert (sampler(num_rows=2).sample(broken) == -1).all()
