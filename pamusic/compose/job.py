@@ -188,6 +188,7 @@ class Composer:
             sampling=request.sampling,
             stop=request.stop,
             guard=GuardConfig() if request.guard else None,
+            returns=request.returns_config,
             max_draws=replayed.stopped_after if replayed else None,
         )
 
@@ -230,6 +231,11 @@ class Composer:
     def has_fields(self) -> bool:
         """True if the checkpoint has several ids a position."""
         return bool(self.checkpoint.tokenizer.vocabulary.shape)
+
+    @property
+    def has_lengths(self) -> bool:
+        """True if a position is a whole note, with its length."""
+        return self.checkpoint.tokenizer.vocabulary.has("length")
 
     @property
     def precision_cost(self) -> str | None:
@@ -302,6 +308,8 @@ class Composer:
         options |= {"precision": self.precision, "compile": bool(self.kernel)}
         if self.has_fields:  # a note ends by its length, so this has no effect
             options |= {"let_go": 0.0}
+        if not self.has_lengths or (self.replayed and "returns" not in self.replayed.options):
+            del options["returns"]  # it has no effect, or the file is older than this option
         record = provenance(options, self.checkpoint, prime.data)
         replayed = self.replayed
         record = replace(record, stopped_after=replayed.stopped_after if replayed else None)
@@ -355,8 +363,7 @@ class Composer:
         has_bias = request.release_bias not in (0, SamplingConfig.release_bias)
         asked = {
             "--release-bias": has_bias and self.has_fields,
-            "--temperature-length": request.temperature_length != 1
-            and not self.checkpoint.tokenizer.vocabulary.has("length"),
+            "--temperature-length": request.temperature_length != 1 and not self.has_lengths,
         }
         if refused := [name for name, is_asked in asked.items() if is_asked]:
             raise UsageError(

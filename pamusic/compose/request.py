@@ -22,10 +22,12 @@ from pamusic.sampling.config import MAX_TEMPERATURE, SamplingConfig
 if TYPE_CHECKING:
     from pamusic.inference.session import InferenceConfig
     from pamusic.sampling.ending import StopCondition
+    from pamusic.sampling.returns import ReturnsConfig
     from pamusic.tokens.continuation import Placement
     from pamusic.tokens.prime import PrimeRange
 
 DEFAULT_SECONDS = 60.0  # length of new music without another request
+RETURNS = ("auto", "planned", "none")
 MAX_SAMPLES = 1024  # pieces of one batch; no present machine has memory for the caches of more
 MAX_CONTEXT = 2**31 - 1  # tokens; a long piece has a hundred thousand
 BOUNDS: dict[str, tuple[int, int]] = {
@@ -69,6 +71,8 @@ class SampleRequest:
         temperature, top_p, top_k, min_p, typical_p, release_bias: Settings of `SamplingConfig`.
         temperature_time, temperature_pitch, temperature_velocity, temperature_length: Extra temperatures among time
             shifts, pitches, velocities and note lengths.
+        returns: With a model of notes, `auto` limits exact repetition, `planned` also returns to earlier passages at
+            about the rates of real music, and `none` does neither. Temperature 0 implies `none`.
         guard: Take back loops and silences, and release stuck notes; None: only for single pieces that no port plays.
         checkpoint: Name or folder of a checkpoint; None for the default one.
         context_length, num_latents, refill: Settings of `InferenceConfig`.
@@ -102,6 +106,7 @@ class SampleRequest:
     temperature_velocity: float = 1.0
     temperature_length: float = field(default=1.0, metadata={"omit": True})
     release_bias: float = _recorded_as("let_go", SamplingConfig.release_bias)
+    returns: str = "auto"
     guard: bool | None = None
     checkpoint: str | None = None
     context_length: int | None = None
@@ -169,6 +174,8 @@ class SampleRequest:
             UsageError: An option is invalid, or two contradict each other.
         """
         self._check_bounds()
+        if self.returns not in RETURNS:
+            raise UsageError(f"--returns must be {', '.join(RETURNS[:-1])} or {RETURNS[-1]}, got {self.returns!r}")
         self._check_pieces()
         if self.same_track and self.continuation_only:
             raise UsageError("--same-track writes a file with the prime, --continuation-only leaves it out; use one")
@@ -218,6 +225,15 @@ class SampleRequest:
             ),
             release_bias=self.release_bias,
         )
+
+    @property
+    def returns_config(self) -> ReturnsConfig | None:
+        """Settings of returns to earlier passages, for a model of notes."""
+        from pamusic.sampling.returns import ReturnsConfig
+
+        if self.returns == "none" or self.temperature == 0:
+            return None
+        return ReturnsConfig() if self.returns == "planned" else ReturnsConfig(lags=(), rates=())
 
     @property
     def stop(self) -> StopCondition:
@@ -283,7 +299,13 @@ class SampleRequest:
 
 
 RECORD_NAMES: dict[str, str] = {each.name: each.metadata.get("record", each.name) for each in fields(SampleRequest)}
-LEGACY_DEFAULTS: dict[str, object] = {"precision": "fp32", "compile": False, "let_go": 0.0, "guard": False}
+LEGACY_DEFAULTS: dict[str, object] = {
+    "precision": "fp32",
+    "compile": False,
+    "let_go": 0.0,
+    "guard": False,
+    "returns": "none",
+}
 
 
 @cache

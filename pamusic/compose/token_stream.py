@@ -28,6 +28,7 @@ from pamusic.sampling.decoding import DecodingConfig
 from pamusic.sampling.ending import StopCondition
 from pamusic.sampling.generate import generate
 from pamusic.sampling.guard import GuardConfig, Intervention, Snapshot, generate_guarded
+from pamusic.sampling.returns import ReturnsConfig
 from pamusic.tokens.grammar import grammar_arrays, position_arrays
 from pamusic.tokens.prime import WHOLE, EncodedPrime, PrimeRange, encode_prime, ids_before
 from pamusic.tokens.tokenizer import Tokenizer
@@ -50,6 +51,7 @@ class StreamConfig:
         stop: Condition that ends a piece.
         inference: Settings of inference.
         guard: Settings of the guard, which delays the ids; None for no guard.
+        returns: Settings of returns to earlier passages; None for none. Only a model of notes has them.
         max_draws: Limit on the draws of a piece, including ids that a guard took back.
     """
 
@@ -60,6 +62,7 @@ class StreamConfig:
     stop: StopCondition = StopCondition()
     inference: InferenceConfig = InferenceConfig()
     guard: GuardConfig | None = None
+    returns: ReturnsConfig | None = None
     max_draws: int | None = None
 
 
@@ -131,7 +134,12 @@ def _stream_tokens(
         too_early = ids_before(checkpoint.tokenizer, encoded.gap_steps)
         gap = _seconds_of_gap(vocabulary, encoded)
         tokens = PrimeTokens([start, *encoded.ids.tolist()], forbidden_next=too_early, gap_seconds=gap)
-    decoding = DecodingConfig(constraints=constraints_of(vocabulary), sampling=config.sampling, stop=config.stop)
+    decoding = DecodingConfig(
+        constraints=constraints_of(vocabulary),
+        sampling=config.sampling,
+        stop=config.stop,
+        returns=config.returns if vocabulary.has("length") else None,
+    )
     session = InferenceSession(checkpoint.model, config.inference, kernel)
     if config.guard is None:
         rows = generate(session, tokens, decoding, seed=config.seed, num_rows=config.num_pieces)

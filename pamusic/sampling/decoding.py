@@ -8,6 +8,7 @@ from pamusic.errors import UsageError
 from pamusic.sampling.config import SamplingConfig
 from pamusic.sampling.constraints import Constraints, TokenConstraints
 from pamusic.sampling.ending import StopCondition
+from pamusic.sampling.returns import ReturnsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class DecodingConfig:
         constraints: Ids, or positions, that the vocabulary allows.
         sampling: Sampling settings for the allowed ids.
         stop: Condition that stops a row.
+        returns: Settings of returns to earlier passages, for several fields a position; None for no returns.
 
     Raises:
         UsageError: The stop condition needs `seconds_of_id` or an end, but the constraints lack it.
@@ -26,6 +28,7 @@ class DecodingConfig:
     constraints: Constraints = TokenConstraints()
     sampling: SamplingConfig = SamplingConfig()
     stop: StopCondition = StopCondition()
+    returns: ReturnsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.stop.seconds is not None and self.constraints.seconds_of_id is None:

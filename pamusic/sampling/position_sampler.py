@@ -17,9 +17,10 @@ from pamusic.sampling.constraints import PositionConstraints, PrimeTokens
 from pamusic.sampling.decoding import DecodingConfig
 from pamusic.sampling.filters import OUT, apply_filters
 from pamusic.sampling.position_ending import PositionEnding
+from pamusic.sampling.returns import KEY, NUM_NUMBERS, Returns
 from pamusic.sampling.token_sampler import NON_FINITE, RANDOM_BLOCK, inverse_cdf
 
-SHIFT, KEY = 0, 1  # fields
+SHIFT = 0  # the field of times
 
 
 class PositionSampler:
@@ -59,6 +60,9 @@ class PositionSampler:
         self._num_drawn, self._num_left = prime.num_resumed, 0
         self._randomness = [torch.Generator().manual_seed(seed + row) for row in range(num_rows)]
         self._numbers = torch.empty(0)
+        self._returns: Returns | None = None
+        if decoding.returns is not None:
+            self._returns = Returns(prime, constraints, decoding.returns, num_rows=num_rows, device=device)
         self._ending: PositionEnding | None = None
         if self._stop.ending is not None:
             self._ending = PositionEnding(prime, constraints, self._stop, num_rows=num_rows, device=device)
@@ -76,11 +80,11 @@ class PositionSampler:
         """
         assert isinstance(prediction, FieldPrediction)
         if not self._num_left:
-            shape = (RANDOM_BLOCK, len(prediction.slices))
+            shape = (RANDOM_BLOCK, len(prediction.slices) + (0 if self._returns is None else NUM_NUMBERS))
             numbers = [torch.rand(shape, generator=each, dtype=torch.float32) for each in self._randomness]
-            self._numbers = torch.stack(numbers, dim=1).to(self._device)  # [RANDOM_BLOCK, rows, fields]
+            self._numbers = torch.stack(numbers, dim=1).to(self._device)  # [RANDOM_BLOCK, rows, fields and more]
             self._num_left = RANDOM_BLOCK
-        number = self._numbers[-self._num_left]
+        number, of_returns = self._numbers[-self._num_left].tensor_split([len(prediction.slices)], dim=1)
         self._num_left -= 1
         self._num_drawn += 1
         num_rows = number.shape[0]
@@ -95,6 +99,10 @@ class PositionSampler:
             if self._at_first is not None or self._ending is not None:
                 may = torch.where(may.any(-1, keepdim=True), may, possible[:, ids])
             left = logits.masked_fill(~may, OUT)
+            if self._returns is not None and field == SHIFT:
+                left = self._returns.favour_time(left, ids)
+            if self._returns is not None and field == KEY:
+                left = self._returns.favour_key(left, ids, chosen[:, SHIFT], of_returns)
             kept = apply_filters(left, self._sampling[field], self._class_of_id[ids])
             id = ids.start + inverse_cdf(kept, number[:, field, None])
             chosen = torch.cat([chosen, id[:, None]], dim=-1)
@@ -102,6 +110,8 @@ class PositionSampler:
             allowed, possible = self._narrowed(allowed & fits, field, id), possible & fits
         if self._ending is not None:
             chosen = self._ending.advance(chosen)
+        if self._returns is not None:
+            self._returns.advance(chosen, of_returns)
         self._at_first = None
         if self._rank is not None:
             self._last_rank = self._rank[chosen[:, KEY]]
@@ -136,5 +146,6 @@ class PositionSampler:
         index = torch.tensor(rows, device=self._device)
         self._randomness = [self._randomness[row] for row in rows]
         self._numbers, self._last_rank = self._numbers[:, index], self._last_rank[index]
-        if self._ending is not None:
-            self._ending.select(index)
+        for each in (self._returns, self._ending):
+            if each is not None:
+                each.select(index)

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 import pamusic
 from pamusic.cli.app import app
+from pamusic.cli.reports.provenance import command
 from pamusic.compose.job import Composer, Prime
+from pamusic.compose.provenance import read_provenance
 from pamusic.compose.request import SampleRequest
 from pamusic.music.events import events
 from pamusic.music.midi import midi_bytes, read_midi
@@ -98,7 +100,7 @@ def test_a_stream_is_the_piece_as_it_is_made(notes, played):
 @pytest.mark.parametrize("guard", [True, False])
 def test_progress_and_seconds_count_from_the_end_of_the_prime(notes, guard):
     music, changes = performance((0.0, 0.4, 60, 70), (1.0, 9.0, 64, 70)), []
-    request = SampleRequest(checkpoint=str(notes), seconds=200.0, seed=1, guard=guard)
+    request = SampleRequest(checkpoint=str(notes), seconds=200.0, seed=2, guard=guard)
     prime, composer = Prime(music), Composer(request)
     collector = composer.collector(prime)
     collector.on_progress = changes.append
@@ -123,3 +125,45 @@ def test_a_guard_says_what_it_took_back(notes):
     assert re.search(r"guard, seed 1: a key held from second .*; back to second ", told)
     assert "positions/s" in told
     assert "Traceback" not in told
+
+
+def test_returns_are_recorded_and_a_replay_of_an_older_file_has_none(notes, monkeypatch):
+    how = ("--checkpoint", notes, "--length", 150, "--seed", 5, "--no-guard")
+    run("sample", *how, "-o", "auto.mid")
+    assert "--returns" not in command(read_provenance(Path("auto.mid").read_bytes(), "auto.mid").options)
+    made = [read_midi(Path("auto.mid")).notes.tolist()]
+    for kind in ("planned", "none"):
+        run("sample", *how, "--returns", kind, "-o", f"{kind}.mid")
+        record = read_provenance(Path(f"{kind}.mid").read_bytes(), f"{kind}.mid")
+        assert record.options["returns"] == kind
+        assert f"--returns {kind}" in command(record.options)
+        made.append(read_midi(Path(f"{kind}.mid")).notes.tolist())
+    assert made[0] != made[1] != made[2] != made[0]
+    # As files were written before this option.
+    with monkeypatch.context() as patch:
+        patch.setattr("pamusic.compose.job.Composer.has_lengths", False)
+        run("sample", *how, "--returns", "none", "-o", "older.mid")
+    assert "returns" not in read_provenance(Path("older.mid").read_bytes(), "older.mid").options
+    run("replay", "older.mid", "-o", "again.mid")
+    assert Path("again.mid").read_bytes() == Path("older.mid").read_bytes()
+
+
+def test_without_randomness_nothing_returns(notes):
+    how = ("--checkpoint", notes, "--length", 60, "--temperature", 0, "--no-guard", "--seed")
+    run("sample", *how, 1, "-o", "a.mid")
+    run("sample", *how, 2, "-o", "b.mid")
+    assert read_midi(Path("a.mid")).notes.tolist() == read_midi(Path("b.mid")).notes.tolist()
+
+
+def test_an_unknown_kind_of_return_is_refused(notes):
+    done = run("sample", "--checkpoint", notes, "--returns", "always", "-o", "x.mid", code=2)
+    assert "--returns must be auto, planned or none, got 'always'" in " ".join(done.output.split())
+    assert not Path("x.mid").exists()
+
+
+def test_a_file_of_events_says_nothing_of_returns(tmp_path_factory):
+    events_model = random_checkpoint(tmp_path_factory.mktemp("events") / "random", load_tokenizer("performance"))
+    run("sample", "--checkpoint", events_model, "--length", 30, "--seed", 1, "-o", "events.mid")
+    record = read_provenance(Path("events.mid").read_bytes(), "events.mid")
+    assert "returns" not in record.options
+    assert "--returns" not in command(record.options)

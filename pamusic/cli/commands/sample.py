@@ -66,6 +66,7 @@ def sample(
     temperature_velocity: Annotated[float, Draw(help="Temperature among velocities.")] = Default.temperature_velocity,
     temperature_length: Annotated[float, Draw(help="Temperature among note lengths.")] = Default.temperature_length,
     release_bias: Annotated[float, Draw(help="Add these nats to ending long notes; 0: none.")] = Default.release_bias,
+    returns: Annotated[str, Draw(help="Repeat as real music does: auto, planned or none.")] = Default.returns,
     guard: Annotated[
         bool | None,
         Draw("--guard/--no-guard", help="Undo loops and silences, end stuck notes. (default: for one piece)"),
