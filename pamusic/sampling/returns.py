@@ -181,6 +181,8 @@ class Returns:
             logits = _moved(logits, every == repeated, limit, is_key, lowest=-inf)
         now = self._now + self._seconds[shifts][:, None]
         self._begin(logits, is_key, ids, now, numbers)
+        if _is_nowhere(self._target >= 0):
+            return logits
         passed, due = self._due()
         is_early = due - now > (self._config.near * passed).clamp(min=self._config.near_seconds) + EPSILON
         is_on = (self._target >= 0) & ((self._followed == 0) | ~is_early)
@@ -198,6 +200,18 @@ class Returns:
         is_note = slot >= 0
 
         is_on = is_note & (self._target >= 0)
+        if not _is_nowhere(is_on):
+            self._follow(key, is_on, numbers)
+
+        self._figure = torch.where(is_note, _next_figure(self._figure, slot), self._figure)
+        place = self._count % self._config.memory
+        for ring, value in ((self._keys, key), (self._onsets, self._now), (self._figures, self._figure)):
+            ring.scatter_(1, place, torch.where(is_note, value, ring.gather(1, place)))
+        self._count = self._count + is_note
+        self._last = torch.where(is_note, self._now, self._last)
+
+    def _follow(self, key: Tensor, is_on: Tensor, numbers: Tensor) -> None:
+        """Move the returns `is_on`, `[rows, 1]`, on by one key; arguments as for `advance`."""
         ahead = self._target + torch.arange(AHEAD, device=key.device)
         is_next = (self._at(self._keys, ahead) == key) & (ahead < self._count)
         came = is_next.any(1, keepdim=True)
@@ -213,13 +227,6 @@ class Returns:
         self._misses = torch.where(is_on, misses, self._misses)
         self._came = torch.where(is_on & came, self._now, self._came)
 
-        self._figure = torch.where(is_note, _next_figure(self._figure, slot), self._figure)
-        place = self._count % self._config.memory
-        for ring, value in ((self._keys, key), (self._onsets, self._now), (self._figures, self._figure)):
-            ring.scatter_(1, place, torch.where(is_note, value, ring.gather(1, place)))
-        self._count = self._count + is_note
-        self._last = torch.where(is_note, self._now, self._last)
-
     def select(self, rows: Tensor) -> None:
         """Keep these rows, `[n]`."""
         for name in self._STATES:
@@ -227,10 +234,12 @@ class Returns:
 
     def _repeated(self) -> tuple[Tensor, Tensor]:
         """Return the key that followed the last exact repetition, `[rows, 1]`, -1 for none, and whether it is long."""
-        number = self._numbers()
-        same = (self._figures == self._figure) & (number >= FIGURE - 1) & (number < self._count - 1)
+        same = self._figures == self._figure
+        same.scatter_(1, (self._count - 1) % self._config.memory, False)  # the last keys themselves
         if _is_nowhere(same):
             return torch.full_like(self._count, -1), torch.zeros_like(same[:, :1])
+        number = self._numbers()
+        same &= (number >= FIGURE - 1) & (number < self._count - 1)
         before = self._at(self._figures, self._count - 1 - REST)
         is_long = same & (self._figures.roll(REST, 1) == before) & (number >= FIGURE + REST - 1)
         is_long &= number >= self._count - self._config.memory + REST
