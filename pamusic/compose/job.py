@@ -364,6 +364,7 @@ class Composer:
         asked = {
             "--release-bias": has_bias and self.has_fields,
             "--temperature-length": request.temperature_length != 1 and not self.has_lengths,
+            "--returns planned": request.returns == "planned" and not self.has_lengths,
         }
         if refused := [name for name, is_asked in asked.items() if is_asked]:
             raise UsageError(

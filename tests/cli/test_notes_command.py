@@ -167,3 +167,6 @@ def test_a_file_of_events_says_nothing_of_returns(tmp_path_factory):
     record = read_provenance(Path("events.mid").read_bytes(), "events.mid")
     assert "returns" not in record.options
     assert "--returns" not in command(record.options)
+    done = run("sample", "--checkpoint", events_model, "--returns", "planned", "-o", "x.mid", code=2)
+    assert "--returns planned has no effect with" in " ".join(done.output.split())
+    assert not Path("x.mid").exists()
