@@ -35,9 +35,7 @@ def sample(
     config: Annotated[Path | None, Option(help="Read any option from this TOML file; options win.")] = None,
     set_: Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="Set any option; repeatable.")] = None,
     seed: Annotated[int | None, Option(min=0, max=2**63 - 1, help="Same seed, same music. (default: new)")] = None,
-    num_samples: Annotated[
-        int, Many(help="Generate N pieces, with this seed and the next ones.")
-    ] = Default.num_samples,
+    num_samples: Annotated[int, Many(help="Generate N pieces, with this and the next seeds.")] = Default.num_samples,
     best_of: Annotated[int | None, Many(help="Generate N pieces, rank them, keep the best.")] = None,
     keep: Annotated[int | None, Option(min=1, help="Keep the N best of --best-of. (default: 1)")] = None,
     length: Annotated[int | None, Long(min=1, help="Stop after N new tokens or positions. (default: none)")] = None,
