@@ -25,8 +25,8 @@ RECORD = [
 OPTIONS = [
     "prime", "seed", "num", "best_of", "keep", "length", "seconds", "minutes", "end", "may_end", "tracks", "prime_from",
     "prime_to", "one_track", "continuation_only", "temperature", "top_p", "top_k", "min_p", "typical_p",
-    "temperature_time", "temperature_pitch", "temperature_velocity", "let_go", "returns", "guard", "checkpoint", "context_length",
-    "num_latents", "refill", "precision", "compile", "device",
+    "temperature_time", "temperature_pitch", "temperature_velocity", "let_go", "returns", "guard", "checkpoint",
+    "context_length", "num_latents", "refill", "precision", "compile", "device",
 ]  # fmt: skip
 """Of `pamusic sample`, in the order of a record."""
 SETTINGS = {
