@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from pamusic.inference.prediction import FieldPrediction, Prediction
+from pamusic.model.fields import KEY
 from pamusic.sampling.constraints import PositionConstraints, PrimeTokens
 from pamusic.sampling.decoding import DecodingConfig
 from pamusic.sampling.filters import OUT, apply_filters
 from pamusic.sampling.position_ending import PositionEnding
-from pamusic.sampling.returns import KEY, NUM_NUMBERS, Returns
+from pamusic.sampling.returns import NUM_NUMBERS, Returns
 from pamusic.sampling.token_sampler import NON_FINITE, RANDOM_BLOCK, inverse_cdf
 
 SHIFT = 0  # the field of times

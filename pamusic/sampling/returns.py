@@ -13,7 +13,7 @@ its key among all keys. A bias has at most `max_bias` nats, and if the first key
 model can refuse. A return ends at random, or after several other keys in a row.
 
 A limit works against loops: where the last 8 keys have been played before in this order, the key that followed then has
-at most the probability that it has on average in real music.
+at most the probability that it has on average in real music. The target of a return is raised after this limit.
 
 Everything else is drawn as it is: velocities, lengths, pedals, and times and keys within their two groups.
 """
@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from pamusic.errors import UsageError
+from pamusic.model.fields import KEY
 from pamusic.sampling.constraints import PositionConstraints, PrimeTokens
 
-KEY = 1  # the field of keys
 NUM_NUMBERS = 3  # random numbers of a position: whether a return begins, where it leads, whether it ends
 AHEAD = 3  # next notes of a passage; one of them has to come, so two can be left out
 PACED = 16  # notes whose pace is compared
