@@ -48,7 +48,7 @@ class FieldPrediction:
 
     def expand(self, num_rows: int, _: int = -1) -> FieldPrediction:
         """Return the prediction of one row for several rows, like `Tensor.expand`."""
-        hints = Hints(*(None if hint is None else hint.expand(num_rows, -1) for hint in self.hints))
+        hints = self.hints.changed(lambda hint: hint.expand(num_rows, -1))
         return FieldPrediction(self.states.expand(num_rows, -1), hints, self.heads, self.head)
 
 

@@ -39,7 +39,6 @@ from pamusic.inference.precision import resolve_precision
 from pamusic.inference.prediction import FieldPrediction, Prediction
 from pamusic.inference.threads import Threads
 from pamusic.inference.token_step import TokenStep
-from pamusic.model.fields import Hints
 from pamusic.model.perceiver_ar import Caches, PerceiverAR
 
 # Rows of a refill at once on a CPU, limited by its caches. With 512 latents, a width of 512 and 8 layers, a row takes
@@ -185,9 +184,7 @@ class InferenceSession:
     def _of_fields(self, states: Tensor) -> FieldPrediction:
         """Return the prediction of a position with several fields from the layers' output `[rows, d]`."""
         assert isinstance(self._stepper, FieldStep)
-        hints = Hints(
-            *(None if hint is None else hint[:, 0] for hint in self._model.hints(self.caches.visible_ids(), 1))
-        )
+        hints = self._model.hints(self.caches.visible_ids(), 1).changed(lambda hint: hint[:, 0])
         return FieldPrediction(states.to(self._dtype), hints, self._stepper.heads, self._model.head.weight)
 
     def _refill(self, latents: Tensor) -> Prediction:

@@ -10,7 +10,7 @@ Shapes: `batch`; `n` latents; `fields`; `d` width; `vocab` ids of all fields tog
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from pamusic.model.config import ClockConfig, OffsetsConfig
 
 HIDDEN = 2  # width of the hidden layer of a field's MLP, over `d`
-
-
 KEY = 1  # the field of keys, after the field of times
 
 
@@ -35,6 +33,10 @@ class Hints(NamedTuple):
 
     lasting: Tensor | None = None
     key_bias: Tensor | None = None
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Hints:
+        """Return the hints, each changed."""
+        return Hints(*(None if hint is None else change(hint) for hint in self))
 
 
 NO_HINTS = Hints()

@@ -29,7 +29,7 @@ from pamusic.model.config import KeyRecallConfig
 from pamusic.model.fields import KEY, field_slices, ticks_of_ids
 
 NONE = -1000  # the key of what is not a note, and the interval where there are not two notes
-PAIRS = 2**24  # pairs of notes that are compared at once
+PAIRS = 2**21  # pairs of notes that are compared at once; on a GPU each pair takes memory
 
 
 class KeyRecall(nn.Module):
