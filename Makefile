@@ -30,7 +30,7 @@ demo:
 	$(call environment,.venv-demo,.)
 	@mkdir -p demo
 	@echo "composing a minute of music that continues $(PRIME)"
-	.venv-demo/bin/pamusic sample --checkpoint small --prime $(PRIME) --seconds 60 --end-near-length --seed 1 -o demo/demo.mid
+	.venv-demo/bin/pamusic sample --checkpoint nocturne --prime $(PRIME) --seconds 60 --end-near-length --seed 1 -o demo/demo.mid
 	@echo "playing it into a WAV file"
 	.venv-demo/bin/pamusic render demo/demo.mid -o demo/demo.wav
 	@echo

@@ -1,7 +1,7 @@
 """Symbolic piano music with Perceiver AR: tokenize, train, evaluate, sample, render.
 
     >>> import pamusic
-    >>> piece = pamusic.load("small").sample(seconds=5, seed=1)
+    >>> piece = pamusic.load().sample(seconds=5, seed=1)
 
 Names are imported on first use: `import pamusic` alone does not import PyTorch.
 """

@@ -21,14 +21,13 @@ from pamusic.errors import PamusicError
 from pamusic.files import folder_written_atomically, recovered
 from pamusic.model.config import ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
-from pamusic.resources import checkpoints_folder
+from pamusic.resources import DEFAULT_CHECKPOINT, checkpoints_folder
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
 
 FORMAT = 1
 PARTS = {"model.safetensors", "config.json", "tokenizer.toml", "README.md"}  # file names; the card is optional
 RUNS = Path("runs")
-DEFAULT = "small"  # the checkpoint that is used without a name
 LATEST = "latest"  # used as a name: the newest run that stopped in order
 BEST, LAST = "best", "last"  # the two checkpoints of a run
 
@@ -141,13 +140,13 @@ def find_checkpoint(name: str | None = None, *, runs: Path = RUNS) -> Path:
     Args:
         name: Name of a bundled checkpoint; or `LATEST`, the newest run in `runs` that stopped in order; or the path of
             the folder of a checkpoint or of a run (its best checkpoint, else its last). A bundled name has priority
-            over a folder of the same name; `./NAME` is the folder. None means `DEFAULT`.
+            over a folder of the same name; `./NAME` is the folder. None means the default.
         runs: Folder of the runs.
 
     Raises:
         PamusicError: there is no such checkpoint; the error lists the existing ones.
     """
-    name = DEFAULT if name is None else name
+    name = DEFAULT_CHECKPOINT if name is None else name
     if shipped := [path for path in shipped_checkpoints() if path.name == name]:
         return shipped[0]
     if name == LATEST:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+DEFAULT_CHECKPOINT = "nocturne"  # used where no checkpoint is named
+DEFAULT_TOKENIZER = "notes"  # the default checkpoint reads it, so new corpora can fine-tune that checkpoint
+
 
 def tokenizers_folder() -> Path:
     """Return the folder of the bundled vocabularies."""

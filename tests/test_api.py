@@ -32,7 +32,7 @@ def prime(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def model():
-    return pamusic.load("small")
+    return pamusic.load()
 
 
 def page_module():

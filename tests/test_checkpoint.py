@@ -17,6 +17,7 @@ from pamusic.checkpoint import (
     shipped_checkpoints,
 )
 from pamusic.errors import PamusicError
+from pamusic.resources import DEFAULT_CHECKPOINT, DEFAULT_TOKENIZER
 from pamusic.tokens.tokenizer import load_tokenizer
 
 
@@ -121,7 +122,7 @@ def test_what_ships_is_meant_by_its_name_and_what_is_mine_by_its_path(tmp_path, 
     assert find_checkpoint(f"./{shipped.name}") == Path(shipped.name)
 
 
-def test_without_a_name_it_is_the_small_one_that_ships_and_latest_is_the_newest_run_that_stopped_in_order(tmp_path):
+def test_without_a_name_it_is_the_default_that_ships_and_latest_is_the_newest_run_that_stopped_in_order(tmp_path):
     with pytest.raises(PamusicError, match=r"'latest' is the newest run in .* there is none; train one"):
         find_checkpoint("latest", runs=tmp_path)
     for age, name in enumerate(("old", "new", "unfinished")):
@@ -131,8 +132,13 @@ def test_without_a_name_it_is_the_small_one_that_ships_and_latest_is_the_newest_
             (run / "finished").write_text("")
             os.utime(run / "finished", (age, age))
     assert find_checkpoint("latest", runs=tmp_path) == tmp_path / "new" / "best"
-    assert find_checkpoint(runs=tmp_path).name == "small"
+    assert find_checkpoint(runs=tmp_path).name == DEFAULT_CHECKPOINT
     assert find_checkpoint(runs=tmp_path) in shipped_checkpoints()
+
+
+def test_a_corpus_of_the_default_tokenizer_fits_the_default_checkpoint():
+    checkpoint = load_checkpoint(find_checkpoint(DEFAULT_CHECKPOINT))
+    assert checkpoint.tokenizer.fingerprint == load_tokenizer(DEFAULT_TOKENIZER).fingerprint
 
 
 def test_a_corpus_of_another_tokenizer_is_refused_by_name(saved, tmp_path):

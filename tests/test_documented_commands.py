@@ -134,4 +134,4 @@ def test_the_python_example_runs(workplace, capsys):
     assert times == 2
     assert Path("out.mid").read_bytes().startswith(b"MThd")
     assert Path("out.wav").read_bytes().startswith(b"RIFF")
-    assert float(capsys.readouterr().out) < 6
+    assert 0 < float(capsys.readouterr().out) < 10

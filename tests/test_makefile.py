@@ -72,4 +72,4 @@ def test_the_demo_says_what_it_does_and_how_to_hear_it(demo):
     assert [line.split()[0] for line in lines[:3]] == ["making", "installing", "composing"]
     assert any(line.startswith("Hear it:") for line in lines)
     assert any("demo/demo.mid (open it in a DAW" in line for line in lines)
-    assert "sample --checkpoint small --prime docs/prime.mid --seconds 60 --end-near-length" in calls
+    assert "sample --checkpoint nocturne --prime docs/prime.mid --seconds 60 --end-near-length" in calls

@@ -15,6 +15,7 @@ from pamusic.errors import UsageError
 from pamusic.evaluation import likelihood
 from pamusic.evaluation.likelihood import Likelihood
 from pamusic.music.midi import parsed_tracks
+from pamusic.resources import DEFAULT_TOKENIZER
 from pamusic.tokens import tokenizer as tokenizers
 from pamusic.tokens.tokenizer import Tokenizer
 
@@ -23,7 +24,7 @@ def tokenize(
     paths: StrPath | Sequence[StrPath],
     *,
     out: StrPath = "corpus",
-    tokenizer: str = "performance",
+    tokenizer: str = DEFAULT_TOKENIZER,
     tracks: str = "piano",
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
@@ -33,7 +34,7 @@ def tokenize(
     Args:
         paths: Folders, zip archives or MIDI files; MAESTRO keeps its splits.
         out: Folder of the corpus.
-        tokenizer: Name of a bundled tokenizer, or the path of a TOML file.
+        tokenizer: Name of a bundled tokenizer, or the path of a TOML file. The default checkpoint reads the default.
         tracks: As for `read_midi`.
         overwrite: Whether to replace an existing corpus.
         on_progress: Callback with (files done, files in all).

@@ -44,6 +44,7 @@ from pamusic.tokens.tokenizer import NOTE_ON, Tokenizer
 ENGINES = ("pamusic", "note-seq")
 OUTSIDE = "outside the pitches"
 LONG, RESTS = "notes or pedals", "rests"
+TOO_LONG = {LONG, RESTS}  # for the vocabulary; the file is not damaged
 # Repairs that select notes or set their lengths. They do not apply where note-seq reads a file differently.
 OF_THE_MUSIC = {
     OUTSIDE,
@@ -121,6 +122,7 @@ class Summary:
     num_resumed: int = 0
     num_official: int = 0
     repaired: list[tuple[str, str]] = field(default_factory=list)  # name of the file, and words of its repairs
+    shortened: list[tuple[str, str]] = field(default_factory=list)  # the same, if all it has is too long for the bins
     num_repairs: Counter[str] = field(default_factory=Counter)  # by kind
     # Pieces without an official split, in order, as long as validation is empty.
     _pieces: list[Piece] = field(default_factory=list)
@@ -140,12 +142,13 @@ class Summary:
 
     def _add_repairs(self, name: str, repairs: Iterable[tuple[str, int, str]]) -> None:
         """Count the repairs of a file."""
-        words = []
+        words, kinds = [], set()
         for kind, count, said in repairs:
             self.num_repairs[kind] += count
+            kinds.add(kind)
             words.append(said)
         if words:
-            self.repaired.append((name, "; ".join(words)))
+            (self.shortened if kinds <= TOO_LONG else self.repaired).append((name, "; ".join(words)))
 
     def first_like(self, ids: np.ndarray) -> str | None:
         """Return the name of an earlier piece with these ids; None if there is none."""

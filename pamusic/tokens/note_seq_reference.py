@@ -31,7 +31,8 @@ def check_reference(tokenizer: Tokenizer) -> None:
     """
     if not _is_note_seqs(tokenizer.vocabulary):
         raise PamusicError(
-            f"note-seq has only the vocabulary performance, got {tokenizer.name}; leave out --engine note-seq"
+            f"note-seq has only the vocabulary performance, got {tokenizer.name}; add --tokenizer performance, or"
+            " leave out --engine note-seq"
         )
     if importlib.util.find_spec("note_seq") is None:
         raise PamusicError(f"note-seq is not installed; run {INSTALL}, or leave out --engine note-seq")

@@ -128,7 +128,7 @@ def test_folders_archives_and_files_together_and_a_tokenizer_of_ones_own(tmp_pat
     archive = zipped(tmp_path / "tunes.zip", {"2.mid": tune(2)})
     (tmp_path / "3.mid").write_bytes(tune(3))
     toml = tmp_path / "mine.toml"
-    toml.write_text(open_corpus(made(tmp_path)).tokenizer.vocabulary.toml().replace('"performance"', '"mine"'))
+    toml.write_text(open_corpus(made(tmp_path)).tokenizer.vocabulary.toml().replace('"notes"', '"mine"'))
 
     done = pamusic("tokenize", folder, archive, tmp_path / "3.mid", "-o", tmp_path / "all", "--tokenizer", toml)
 

@@ -9,12 +9,15 @@ from typer import Argument, Option
 
 from pamusic.cli.terminal import load_torch, log, progress, result, table
 from pamusic.compose.request import MAX_CONTEXT, MAX_SAMPLES
+from pamusic.resources import DEFAULT_CHECKPOINT
 
 AROUND = (0.25, 1, 4)  # default contexts, as multiples of the checkpoint's
 
 
 def benchmark(
-    checkpoint: Annotated[str | None, Argument(help="Measure this checkpoint. (default: small)")] = None,
+    checkpoint: Annotated[
+        str | None, Argument(help=f"Measure this checkpoint. (default: {DEFAULT_CHECKPOINT})")
+    ] = None,
     context_length: Annotated[
         list[int] | None,
         Option(

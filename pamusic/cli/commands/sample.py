@@ -14,6 +14,7 @@ from pamusic.cli.primes import prime_path
 from pamusic.cli.sampling_run import sample_files
 from pamusic.compose.request import MAX_CONTEXT, MAX_SAMPLES
 from pamusic.compose.request import SampleRequest as Default
+from pamusic.resources import DEFAULT_CHECKPOINT
 
 DEFAULT_BUFFER_SECONDS = 4.0  # refilling the caches takes part of a second on a CPU
 Many = partial(Option, min=1, max=MAX_SAMPLES)
@@ -70,7 +71,7 @@ def sample(
         Draw("--guard/--no-guard", help="Undo loops and silences, end stuck notes. (default: for one piece)"),
     ] = None,
     checkpoint: Annotated[
-        str | None, Model(help="Use this model: a name, a folder, or latest. (default: small)")
+        str | None, Model(help=f"Use this model: a name, a folder, or latest. (default: {DEFAULT_CHECKPOINT})")
     ] = None,
     context_length: Annotated[
         int | None, Model(min=1, max=MAX_CONTEXT, help="Read this many tokens of context. (default: as trained)")

@@ -10,6 +10,7 @@ import typer
 
 from pamusic.cli.terminal import log, progress, result
 from pamusic.errors import PamusicError
+from pamusic.resources import DEFAULT_TOKENIZER
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -26,7 +27,7 @@ def tokenize(
         typer.Argument(help="Tokenize these folders, zip archives or MIDI files.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Write the corpus to this folder.")] = Path("corpus"),
-    tokenizer: Annotated[str, typer.Option(help="Use this tokenizer: a name or a .toml file.")] = "performance",
+    tokenizer: Annotated[str, typer.Option(help="Use this tokenizer: a name or a .toml file.")] = DEFAULT_TOKENIZER,
     tracks: Annotated[str, typer.Option(help="Read these tracks: piano, all (no drums), or numbers.")] = "piano",
     engine: Annotated[
         Engine, typer.Option(help="Tokenize by pamusic, or by note-seq, 100 times slower.")

@@ -11,6 +11,8 @@ from pamusic.cli.terminal import MAX_LISTED, console, log
 if TYPE_CHECKING:
     from pamusic.corpus.build import SplitCount, Summary
 
+MAX_SHORTENED = 3  # lines of files that are intact but have lengths beyond the last bin, as 202 files of MAESTRO
+
 
 def print_corpus(summary: Summary, out: Path) -> None:
     """Print totals by split, then repairs, refusals, duplicates and resumed files."""
@@ -35,6 +37,7 @@ def print_corpus(summary: Summary, out: Path) -> None:
         log(f"{summary.num_resumed:,} files had been done before an interruption")
     print_left_out(summary.left_out)
     _print_some([f"repaired: {name}: {words}" for name, words in summary.repaired], out)
+    _print_some([f"shortened: {name}: {words}" for name, words in summary.shortened], out, MAX_SHORTENED)
     _print_some([f"refused: {each.name}: {each.reason}" for each in summary.refused], out)
     crossing = [each for each in summary.duplicates if each.crosses_splits]
     if summary.duplicates:
@@ -44,7 +47,9 @@ def print_corpus(summary: Summary, out: Path) -> None:
     _print_some([f"same notes: {e.name} ({e.split}) and {e.of} ({e.of_split})" for e in crossing + rest], out)
     if summary.num_repairs:
         counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.num_repairs.most_common())
-        log(f"repaired in {len(summary.repaired):,} of {summary.in_all.num_files:,} files: {counts}")
+        num_files = len(summary.repaired) + len(summary.shortened)
+        done = "repaired or shortened" if summary.shortened else "repaired"
+        log(f"{done} in {num_files:,} of {summary.in_all.num_files:,} files: {counts}")
 
 
 def _remedy(summary: Summary) -> str:
@@ -59,11 +64,11 @@ def _remedy(summary: Summary) -> str:
     return "every candidate has the same notes as another piece; add different pieces"
 
 
-def _print_some(lines: list[str], out: Path) -> None:
-    for line in lines[:MAX_LISTED]:
+def _print_some(lines: list[str], out: Path, limit: int = MAX_LISTED) -> None:
+    for line in lines[:limit]:
         log(line)
-    if len(lines) > MAX_LISTED:
-        log(f"… and {len(lines) - MAX_LISTED} more, in {out / 'corpus.json'}")
+    if len(lines) > limit:
+        log(f"… and {len(lines) - limit} more, in {out / 'corpus.json'}")
 
 
 def _columns(count: SplitCount) -> list[str]:

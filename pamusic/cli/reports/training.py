@@ -27,7 +27,7 @@ def plan_lines(trainer: Trainer) -> list[str]:
     latents = (training.steps - trainer.step) * training.batch_size * model.num_latents
     is_split = training.micro_batch not in (None, len(trainer.learner.rows))
     at_once = f" ({training.micro_batch} at once)" if is_split else ""
-    lines = [f"corpus {plan.corpus.path}: {tokens:,} tokens to train on, {plan.corpus.tokenizer.name} events"]
+    lines = [f"corpus {plan.corpus.path}: {tokens:,} tokens to train on, vocabulary {plan.corpus.tokenizer.name}"]
     if plan.started_from is not None and not trainer.step:
         lines.append(f"starts from the weights of {plan.started_from}")
     lines.append(
