@@ -98,7 +98,7 @@ def train(folder: Path, arm: str, seed: int, seconds: float, config: Path | None
     more = [] if config is None else ["--config", config]
     pamusic(
         "train", folder / arm, "--out", run, "--size", "small", "--context-length", CONTEXT, "--num-latents", LATENTS,
-        "--batch-size", BATCH, "--seed", seed, "--corruption", 0, "--steps", FIRST_STEPS, "--cooldown-steps", 0, *more,
+        "--batch-size", BATCH, "--seed", seed, "--steps", FIRST_STEPS, "--cooldown-steps", 0, *more,
     )  # fmt: skip
     step = seconds_a_step(run)
     level, falling = round(LEVEL * seconds / step), round((1 - LEVEL) * seconds / step)

@@ -282,8 +282,7 @@ def test_a_file_that_was_read_does_not_change(prime):
 
 
 def test_notes_that_the_model_has_no_keys_for_are_warned_of(model, prime, caplog):
-    piano = pamusic.load("small-piano")
-    piano.sample(prime.transposed(24), seed=1, length=5)
+    model.sample(prime.transposed(24), seed=1, length=5)
 
     assert "does not hear" in caplog.text
 

@@ -22,7 +22,6 @@ RENAMED: dict[str, dict[str, str]] = {
     "train": {
         "--from": "--init-from",
         "--only": "--train-only",
-        "--mistakes": "--corruption",
         "--recompute": "--activation-checkpointing",
         "--no-recompute": "--no-activation-checkpointing",
         "--shard": "--fsdp",

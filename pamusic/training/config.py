@@ -31,7 +31,6 @@ class TrainingConfig:
         transpose_down, transpose_up: Most semitones by which a window is transposed.
         stretch: Largest share by which a window is played slower or faster.
         only: Name of the only part of the model to train; empty for the whole model.
-        mistakes: Share of cooldown windows with a corrupted prefix (`training.mistakes`), which trains recovery.
         seed: Seed of weights, windows, augmentation and dropout.
         precision: Precision of the arithmetic; weights are always float32.
         validate_every: Steps between validations.
@@ -58,7 +57,6 @@ class TrainingConfig:
     transpose_down: int = 5
     transpose_up: int = 6
     stretch: float = 0.05
-    mistakes: float = 0.5
     only: str = ""
     seed: int = 1
     precision: str = "auto"
@@ -80,8 +78,6 @@ class TrainingConfig:
             raise ValueError(f"prefix_dropout must be at least 0 and below 1, got {self.prefix_dropout}")
         if not 0 <= self.stretch < 0.5:
             raise ValueError(f"stretch must be at least 0 and below 0.5, got {self.stretch}")
-        if not 0 <= self.mistakes <= 1:
-            raise ValueError(f"mistakes must be between 0 and 1, got {self.mistakes}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
         if self.transpose_down < 0 or self.transpose_up < 0:

@@ -19,7 +19,6 @@ from pamusic.model.config import ModelConfig
 from pamusic.tokens.grid import GridNotes
 from pamusic.training.augmentation import stretched_ids, transposed_ids
 from pamusic.training.config import TrainingConfig
-from pamusic.training.mistakes import with_mistakes
 
 NOT_SCORED = -100  # a target that PyTorch's cross_entropy ignores
 
@@ -85,35 +84,11 @@ class TrainingBatches:
         """Return the batch of update number `step`, from 0: all rows, or only some."""
         rows = range(self._training.batch_size) if rows is None else rows
         rngs = [np.random.default_rng([self._training.seed, step, row]) for row in rows]
-        drawn = [self._recovery(rng) if self._has_mistakes(step, rng) else (self._window(rng), None) for rng in rngs]
-        batch = make_batch([window for window, _ in drawn], self._model, self._training.prefix_dropout, rngs)
+        windows = [self._window(rng) for rng in rngs]
+        batch = make_batch(windows, self._model, self._training.prefix_dropout, rngs)
         is_start = batch.targets == self._corpus.tokenizer.vocabulary.id("start")
         batch.targets[is_start.any(-1) if is_start.dim() == 3 else is_start] = NOT_SCORED
-        for row, (window, num_scored) in enumerate(drawn):
-            if num_scored is not None:
-                num_targets = min(len(window) - 1, self._model.num_latents)
-                batch.targets[row, : num_targets - num_scored] = NOT_SCORED
         return batch
-
-    def _has_mistakes(self, step: int, rng: np.random.Generator) -> bool:
-        if not self._training.mistakes or step < self._training.steps - self._training.cooldown_steps:
-            return False
-        return rng.random() < self._training.mistakes
-
-    def _recovery(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Return a corrupted window, and the number of its last tokens to score: those after the corruption."""
-        tokenizer = self._corpus.tokenizer
-        grid = self._grid(self._drawn(rng))
-        others = None if rng.random() < 0.5 else self._grid(self._drawn(rng))
-        grid = grid.stretched(1 + rng.uniform(-self._training.stretch, self._training.stretch))
-        grid, step = with_mistakes(grid, others, 1000 / tokenizer.vocabulary.time_step_ms, rng)
-        ids = with_borders(tokenizer.ids_from_grid(tokenizer.settled(grid)), self._corpus)
-        steps = np.cumsum(np.rint(tokenizer.vocabulary.seconds_of_id[ids] * 1000 / tokenizer.vocabulary.time_step_ms))
-        first = int(np.searchsorted(steps, step))  # the time shift that leads to this step
-        num_scored = int(rng.integers(max(1, self._model.num_latents // 2), self._model.num_latents + 1))
-        end = min(first + num_scored, len(ids))
-        window = self._transposed(ids[max(0, end - self._model.context_length - 1) : end], rng)
-        return window, min(end - first, len(window) - 1)
 
     def _window(self, rng: np.random.Generator) -> np.ndarray:
         full = self._model.num_latents + 1

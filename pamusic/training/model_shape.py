@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 
-from pamusic.checkpoint import Checkpoint
 from pamusic.corpus.corpus import Corpus
 from pamusic.errors import UsageError
 from pamusic.model.config import (
@@ -22,7 +21,6 @@ from pamusic.model.config import (
 )
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.positions import offset_edges
-from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.settings import RunSettings
 
@@ -44,16 +42,14 @@ def new_shape(size: str, settings: RunSettings, vocabulary: Vocabulary) -> Model
 
 
 def tuned_shape(before: ModelConfig, settings: RunSettings, vocabulary: Vocabulary) -> ModelConfig:
-    """Return the shape for a new run from trained weights, to which parts and layers can be added.
+    """Return the shape for a new run from trained weights, to which parts can be added.
 
     Raises:
         ValueError: The weights do not fit the settings.
     """
     asked = _fields_of(settings, vocabulary)
     added = {name: asked[name] for name in ADDABLE if getattr(before, name) is None and asked.get(name) is not None}
-    num_layers = max(before.num_layers, settings.num_layers or 0)
-    grown = replace(before, num_layers=num_layers, **added)  # type: ignore[arg-type]
-    return _changed(grown, asked)
+    return _changed(replace(before, **added), asked)  # type: ignore[arg-type]
 
 
 def resumed_shape(before: ModelConfig, settings: RunSettings, vocabulary: Vocabulary) -> ModelConfig:
@@ -72,35 +68,17 @@ def refuse_foreign_parts(settings: RunSettings, corpus: Corpus) -> None:
         UsageError: A setting does not fit the vocabulary of the corpus.
     """
     tokenizer = corpus.tokenizer
-    if tokenizer.vocabulary.shape:
-        flags = {"ledger": "--ledger", "mistakes": "--corruption"}
-        of_events = next((flag for name, flag in flags.items() if getattr(settings, name)), None)
-        if of_events is not None:
-            raise UsageError(
-                f"{corpus.path} has {tokenizer.name}, with {len(tokenizer.vocabulary.fields)} fields a position;"
-                f" {of_events} is for events, with one id a position; leave it out"
-            )
+    if tokenizer.vocabulary.shape and settings.ledger:
+        raise UsageError(
+            f"{corpus.path} has {tokenizer.name}, with {len(tokenizer.vocabulary.fields)} fields a position;"
+            " --ledger is for events, with one id a position; leave it out"
+        )
     if settings.offsets and not tokenizer.vocabulary.has("length"):
         raise UsageError(f"{corpus.path} has {tokenizer.name}, which has no lengths; leave offsets out")
     is_asked = {"clock": bool(settings.clock), "conv_width": settings.conv_width not in (None, 1)}
     of_fields = next((name for name, is_it in is_asked.items() if is_it), None)
     if of_fields is not None and not tokenizer.vocabulary.shape:
         raise UsageError(f"{corpus.path} has {tokenizer.name}, one id a position; leave {of_fields} out")
-
-
-def refuse_other_fields(source: Checkpoint, corpus: Corpus) -> None:
-    """Raise an error for a transfer of weights from or to a vocabulary with several fields.
-
-    Raises:
-        UsageError: Checkpoint and corpus have different vocabularies, and one of them has several fields.
-    """
-    before, now = source.tokenizer, corpus.tokenizer
-    several = before.vocabulary.shape or now.vocabulary.shape
-    if several and before.fingerprint != now.fingerprint:
-        raise UsageError(
-            f"{source.path} reads {_describe_fields(before)}, {corpus.path} has {_describe_fields(now)}; weights can be"
-            " transferred only between tokenizers with one id a position; leave --init-from out"
-        )
 
 
 def _usual_parts(vocabulary: Vocabulary) -> RunSettings:
@@ -150,9 +128,3 @@ def _changed(model: ModelConfig, asked: dict[str, int | float | Part | None]) ->
     if fixed:
         raise ValueError(f"trained weights keep their {', '.join(sorted(fixed))}; leave these settings out")
     return replace(model, **asked)  # type: ignore[arg-type]
-
-
-def _describe_fields(tokenizer: Tokenizer) -> str:
-    """Return the name of a tokenizer and its number of ids a position."""
-    num_fields = len(tokenizer.vocabulary.fields)
-    return f"{tokenizer.name} ({num_fields} ids a position)" if num_fields > 1 else f"{tokenizer.name} (one a position)"

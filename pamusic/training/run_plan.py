@@ -13,29 +13,19 @@ from typing import Any
 
 from torch import Tensor
 
-from pamusic.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from pamusic.checkpoint import Checkpoint, check_corpus, find_checkpoint, load_checkpoint
 from pamusic.corpus.corpus import Corpus, open_corpus
 from pamusic.device import Machine, choose_machine
 from pamusic.errors import PamusicError, UsageError
 from pamusic.model.config import ModelConfig
-from pamusic.tokens.tokenizer import Tokenizer
-from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.config import TrainingConfig
 from pamusic.training.distributed import SINGLE_PROCESS, ProcessGroup, local_device, rank_from_environment
-from pamusic.training.growing import grown
 from pamusic.training.machine_choice import agree_on_precision, fitting_micro_batch, machine_as_before
-from pamusic.training.model_shape import (
-    new_shape,
-    refuse_foreign_parts,
-    refuse_other_fields,
-    resumed_shape,
-    tuned_shape,
-)
+from pamusic.training.model_shape import new_shape, refuse_foreign_parts, resumed_shape, tuned_shape
 from pamusic.training.run_dir import is_training, read_step, refuse_occupied
 from pamusic.training.run_record import RunRecord, read_record
 from pamusic.training.schedule import rate
 from pamusic.training.settings import RunRequest, RunSettings
-from pamusic.training.vocabulary_transfer import transfer_vocabulary
 
 DEFAULT_CORPUS = Path("corpus")
 COOLDOWN_SHARE = 0.4  # share of a new run's steps; in trials, the last third of a decay to zero still gained 0.15 nats
@@ -94,8 +84,7 @@ def plan_run(request: RunRequest) -> RunPlan:
 def plan_new_run(request: RunRequest) -> RunPlan:
     """Return the plan of a run that begins with random weights or with a checkpoint.
 
-    Trained weights keep their size and their parts. A ledger, recall and layers can be added. If the corpus has another
-    tokenizer, the weights are transferred to its vocabulary.
+    Trained weights keep their size, their parts and their vocabulary. A ledger and recall can be added.
 
     Raises:
         PamusicError: Corpus, weights or folder cannot be used.
@@ -103,7 +92,7 @@ def plan_new_run(request: RunRequest) -> RunPlan:
     """
     corpus = open_corpus(request.corpus or DEFAULT_CORPUS)
     settings, vocabulary = request.settings, corpus.tokenizer.vocabulary
-    source = None if request.init_from is None else _load_source(request.init_from, corpus, settings)
+    source = None if request.init_from is None else _load_source(request.init_from, corpus)
     if source is not None:
         settings = _tuning_defaults(corpus, source, settings).updated(settings)
     ranks = rank_from_environment()
@@ -114,8 +103,8 @@ def plan_new_run(request: RunRequest) -> RunPlan:
         if source is None:
             model = new_shape(size, settings, vocabulary)
         else:
-            model = tuned_shape(source.checkpoint.model.config, settings, vocabulary)
-        training = _new_training(settings, vocabulary)
+            model = tuned_shape(source.model.config, settings, vocabulary)
+        training = _new_training(settings)
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train with these settings: {error}") from None
     if training.precision == "auto":
@@ -133,8 +122,8 @@ def plan_new_run(request: RunRequest) -> RunPlan:
         training=training,
         machine=machine,
         ranks=ranks,
-        initial_weights=None if source is None else grown(source.checkpoint, model.num_layers).model.state_dict(),
-        started_from=None if source is None else source.describe(model),
+        initial_weights=None if source is None else source.model.state_dict(),
+        started_from=None if source is None else source.title,
     )
 
 
@@ -155,7 +144,7 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
     if settings.only is not None and settings.only != record.training.get("only", TrainingConfig.only):
         raise UsageError(f"a resumed run keeps the part that it trains; start a new run with --init-from {run}")
     try:
-        model_before, training_before = ModelConfig.from_json({**record.model}), TrainingConfig(**record.training)
+        model_before, training_before = ModelConfig.from_json({**record.model}), _training_of(record)
         model = resumed_shape(model_before, settings, corpus.tokenizer.vocabulary)
         training = _resumed_training(run, settings, training_before)
     except (ValueError, TypeError) as error:
@@ -184,62 +173,21 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Source:
-    """A checkpoint that a run begins with, in the vocabulary of the run.
-
-    Attributes:
-        checkpoint: Checkpoint, transferred if it had another vocabulary.
-        title: Description of its origin.
-        is_transferred: True if it was transferred.
-    """
-
-    checkpoint: Checkpoint
-    title: str
-    is_transferred: bool
-
-    def describe(self, model: ModelConfig) -> str:
-        """Return the origin of the weights, and their changes for a model."""
-        before = self.checkpoint.model.config.num_layers
-        if model.num_layers == before:
-            return self.title
-        return f"{self.title}, grown from {before} to {model.num_layers} layers"
-
-
-def _load_source(name: str, corpus: Corpus, settings: RunSettings) -> _Source:
+def _load_source(name: str, corpus: Corpus) -> Checkpoint:
     checkpoint = load_checkpoint(find_checkpoint(name))
-    refuse_other_fields(checkpoint, corpus)
-    if checkpoint.tokenizer.fingerprint == corpus.tokenizer.fingerprint:
-        return _Source(checkpoint=checkpoint, title=checkpoint.title, is_transferred=False)
-    if settings.only:
-        raise UsageError(
-            f"{corpus.path} has another vocabulary than {name}, which needs training of the whole model, not only of"
-            f" {settings.only}; leave --train-only out"
-        )
-    title = f"{checkpoint.title}, carried over from {_describe_transfer(checkpoint.tokenizer, corpus.tokenizer)} events"
-    checkpoint = transfer_vocabulary(checkpoint, corpus.tokenizer)
-    return _Source(checkpoint=checkpoint, title=title, is_transferred=True)
+    check_corpus(checkpoint, corpus)
+    return checkpoint
 
 
-def _describe_transfer(before: Tokenizer, now: Tokenizer) -> str:
-    """Return the names of two tokenizers, with their fingerprints if the names are equal."""
-    if before.name != now.name:
-        return f"{before.name} to {now.name}"
-    return f"{before.name} ({before.fingerprint}) to {now.name} ({now.fingerprint})"
-
-
-def _tuning_defaults(corpus: Corpus, source: _Source, settings: RunSettings) -> RunSettings:
-    """Return default settings for fine-tuning on a small corpus: a low rate, few steps, early stopping.
-
-    The rate is higher for transferred weights, which have to learn new events.
-    """
+def _tuning_defaults(corpus: Corpus, source: Checkpoint, settings: RunSettings) -> RunSettings:
+    """Return default settings for fine-tuning on a small corpus: a low rate, few steps, early stopping."""
     tokens = sum(corpus.pieces[piece].num_tokens for piece in corpus.split("train"))
-    num_latents = settings.num_latents or source.checkpoint.model.config.num_latents
+    num_latents = settings.num_latents or source.model.config.num_latents
     tokens_per_step = (settings.batch_size or TrainingConfig.batch_size) * num_latents
     steps = min(2000, max(100, 10 * tokens // tokens_per_step))
     return RunSettings(
         steps=steps,
-        lr=TrainingConfig.lr * (0.6 if source.is_transferred else 0.1),
+        lr=TrainingConfig.lr * 0.1,
         warmup_steps=20,
         validate_every=max(10, steps // 20),
         patience=5,
@@ -258,10 +206,9 @@ def _new_machine(request: RunRequest, settings: RunSettings) -> Machine:
     return replace(machine, device=local_device(machine.device))
 
 
-def _new_training(settings: RunSettings, vocabulary: Vocabulary) -> TrainingConfig:
+def _new_training(settings: RunSettings) -> TrainingConfig:
     steps = TrainingConfig.steps if settings.steps is None else settings.steps
-    mistakes = 0.0 if vocabulary.shape else None  # corruption is for events
-    defaults = RunSettings(cooldown_steps=int(COOLDOWN_SHARE * steps), mistakes=mistakes)
+    defaults = RunSettings(cooldown_steps=int(COOLDOWN_SHARE * steps))
     return defaults.updated(settings).training_config()
 
 
@@ -286,6 +233,21 @@ def _resumed_machine(request: RunRequest, record: RunRecord, asked_before: str, 
     machine = machine_as_before(record.machine, request.device, precision, asked_before, request.compile)
     machine = replace(machine, device=local_device(machine.device))
     return agree_on_precision(machine, ranks) if precision is None else machine
+
+
+def _training_of(record: RunRecord) -> TrainingConfig:
+    """Return the recorded settings; a setting that no longer exists must be off.
+
+    Raises:
+        UsageError: The run used corruption of windows (`mistakes`), which earlier versions had.
+    """
+    settings = {**record.training}
+    if settings.pop("mistakes", 0.0):
+        raise UsageError(
+            f"{record.run} was trained with --corruption, which this version does not have; start a new run from its"
+            f" weights: pamusic train --init-from {record.run}"
+        )
+    return TrainingConfig(**settings)
 
 
 def _resumed_training(run: Path, settings: RunSettings, before: TrainingConfig) -> TrainingConfig:

@@ -47,7 +47,6 @@ class RunSettings:
     transpose_down: int | None = None
     transpose_up: int | None = None
     stretch: float | None = None
-    mistakes: float | None = None
     only: str | None = None
     seed: int | None = None
     precision: str | None = None

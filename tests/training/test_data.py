@@ -9,13 +9,11 @@ from builders import performance
 from corpora import random_grid, small_corpus
 from models import tiny_config, tiny_model
 
-from pamusic.model.ledger import Ledger
 from pamusic.music.performance import Performance
 from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, load_tokenizer
 from pamusic.training.augmentation import stretched_ids, transposed_ids
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import NOT_SCORED, TrainingBatches, make_batch, validation_batches, with_borders
-from pamusic.training.machine_report import PERFORMANCE
 
 PAD = 390
 PIANO = load_tokenizer("piano")
@@ -33,7 +31,6 @@ def plain(**changes):
             "stretch": 0.0,
             "transpose_down": 0,
             "transpose_up": 0,
-            "mistakes": 0.0,
             **changes,
         }
     )
@@ -167,45 +164,6 @@ def test_stretching_gives_what_the_encoder_could_have_written():
     assert lengths[1] / lengths[0] == pytest.approx(1.1, abs=1e-3)
 
 
-def test_of_a_window_with_mistakes_only_what_follows_them_is_scored(tmp_path):
-    corpus = small_corpus(tmp_path / "c", notes_of_pieces=(600, 600, 40))
-    config = tiny_config(context_length=256, num_latents=64)
-    batch = TrainingBatches(corpus, config, plain(batch_size=64, mistakes=1.0, steps=1)).batch(0)
-    natural = TrainingBatches(corpus, config, plain(batch_size=64)).batch(0)
-    ledger = Ledger(PERFORMANCE["ledger"], 391, 8)
-
-    def down(batch, places):
-        return (ledger.ages(batch.tokens, 64) >= 0).sum(-1)[torch.arange(64), places].double().mean()
-
-    scored = batch.targets != NOT_SCORED
-    first = scored.int().argmax(1)
-    assert ((scored[:, 1:] > scored[:, :-1]).sum(1) + scored[:, 0] == 1).all()  # in one stretch
-    assert scored.sum(1).min() >= 1
-    assert 32 <= scored.sum(1).double().mean() <= 50
-    assert (natural.targets != NOT_SCORED).double().mean() > 0.9
-    assert down(batch, first) > 2 * down(natural, first)
-
-
-def test_some_windows_have_mistakes_and_the_others_are_what_they_were(tmp_path):
-    corpus, config = small_corpus(tmp_path / "c"), tiny_config()
-    some = TrainingBatches(corpus, config, plain(batch_size=32, mistakes=0.5, steps=1)).batch(3)
-    none = TrainingBatches(corpus, config, plain(batch_size=32)).batch(3)
-
-    same = (some.tokens == none.tokens).all(1)
-    assert not same.all()
-    assert ((some.targets == NOT_SCORED).sum(1) > (none.targets == NOT_SCORED).sum(1)).any()
-
-
-def test_mistakes_are_shown_while_the_rate_falls(tmp_path):
-    corpus, config = small_corpus(tmp_path / "c"), tiny_config()
-    some = TrainingBatches(corpus, config, plain(mistakes=1.0, steps=10, cooldown_steps=4))
-    none = TrainingBatches(corpus, config, plain(mistakes=0.0, steps=10, cooldown_steps=4))
-
-    same = [torch.equal(some.batch(step).tokens, none.batch(step).tokens) for step in range(10)]
-
-    assert same == [True] * 6 + [False] * 4
-
-
 def test_stretching_leaves_pedals_as_the_encoder_would_have_written_them():
     """Half as long, a half pedal is only on the way, and strokes that come together are in order."""
     moves = [(0.2, 85), (0.28, 127), (1.0, 60), (2.0, 127)]
@@ -251,7 +209,6 @@ def test_settings_that_cannot_be_are_refused():
         {"lr": 0},
         {"prefix_dropout": 1.0},
         {"stretch": 0.7},
-        {"mistakes": 1.5},
         {"precision": "int8"},
     ):
         with pytest.raises(ValueError):

@@ -24,7 +24,7 @@ ALONE = [sys.executable, "-m", "pamusic"]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pamusic"]
 TRAIN = [
     "train", "--size", "tiny", "--context-length", "64", "--num-latents", "16", "--batch-size", "4", "--no-compile",
-    "--precision", "fp32", "--device", "cpu", "--validate-every", "10", "--corruption", "0",
+    "--precision", "fp32", "--device", "cpu", "--validate-every", "10",
 ]  # fmt: skip
 
 

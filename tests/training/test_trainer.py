@@ -46,7 +46,7 @@ def test_a_tiny_model_learns_one_piece_by_heart(tmp_path):
     corpus = small_corpus(tmp_path / "c", notes_of_pieces=(25,), splits=("train",))
     shape = tiny_config(context_length=128, num_latents=96, d_model=64, num_layers=2)
     training = config(
-        steps=200, batch_size=8, micro_batch=8, prefix_dropout=0.0, mistakes=0.0, stretch=0.0, transpose_down=0,
+        steps=200, batch_size=8, micro_batch=8, prefix_dropout=0.0, stretch=0.0, transpose_down=0,
         transpose_up=0, warmup_steps=10, cooldown_steps=100,
     )  # fmt: skip
     trainer = make_trainer(tmp_path / "run", corpus, shape, training, CPU)

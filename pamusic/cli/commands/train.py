@@ -43,7 +43,6 @@ def train(
     dropout: Annotated[float | None, Recipe(help="Drop this fraction of each layer's output.")] = None,
     transpose: Annotated[int | None, Recipe(min=0, help="Transpose windows by up to N semitones.")] = None,
     stretch: Annotated[float | None, Recipe(help="Change window tempo by up to this fraction.")] = None,
-    mistakes: Annotated[float | None, Recipe("--corruption", help="Corrupt this fraction in the cooldown.")] = None,
     validate_every: Annotated[int | None, Recipe(help="Validate every N updates.")] = None,
     sample_every: Annotated[int | None, Recipe(min=1, help="Write a sample every N updates.")] = None,
     context_length: Annotated[int | None, Parts(help="Read this many tokens of context.")] = None,
