@@ -23,7 +23,7 @@ from pamusic.corpus.corpus import Corpus
 from pamusic.evaluation.likelihood import require_finite, select_pieces
 from pamusic.inference.prediction import Prediction
 from pamusic.inference.session import InferenceConfig, InferenceSession, refill_of
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.tokens.vocabulary import Position
 
 BEST = "all"  # the policy that the others are compared with
@@ -62,7 +62,7 @@ def policies(num_latents: int) -> list[str]:
 
 
 def drift(
-    model: PerceiverAR,
+    model: SequenceModel,
     corpus: Corpus,
     split: str,
     *,

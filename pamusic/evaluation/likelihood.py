@@ -24,7 +24,7 @@ from torch import Tensor
 from pamusic.corpus.corpus import Corpus
 from pamusic.errors import PamusicError, UsageError
 from pamusic.model.fields import by_field
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.tokens.vocabulary import Vocabulary
 
 # Borders, in tokens, of the ranges of positions in a piece; a piece of MAESTRO has 20,000 tokens on average.
@@ -118,7 +118,7 @@ _SUMMED = [each for each in fields(Likelihood) if each.name != "nats_of_field"]
 
 
 def evaluate(
-    model: PerceiverAR,
+    model: SequenceModel,
     corpus: Corpus,
     split: str,
     *,
@@ -267,7 +267,7 @@ def require_finite(nats: np.ndarray) -> None:
 
 
 def score(
-    model: PerceiverAR,
+    model: SequenceModel,
     tokens: np.ndarray,
     *,
     block: int | None = None,
@@ -296,7 +296,7 @@ def score(
 
 @torch.inference_mode()
 def costs(
-    model: PerceiverAR,
+    model: SequenceModel,
     piece: Tensor,
     *,
     block: int | None = None,
@@ -319,13 +319,7 @@ def costs(
     while scored < num_scored:
         # The first block takes the remainder, so that the last block ends with the piece.
         stop = scored + ((num_scored - scored - 1) % block + 1)
-        model.read(piece[:, scored:stop], caches)
-        for layer in caches.layers:
-            layer.clear()
-        latents = piece[:, max(0, stop - config.num_latents) : stop]
-        first_latent = max(0, stop - config.num_latents)
-        following = piece[:, first_latent + 1 : stop + 1] if config.field_sizes else None
-        logits = model.extend(latents, caches, following=following)[0, scored - stop :].float()
+        logits = model.block_logits(piece[:, : stop + 1], scored, caches, config.num_latents)[0].float()
         of_fields, is_right = _of_positions(logits, piece[0, scored + 1 : stop + 1], config.field_sizes)
         nats.append(of_fields)
         correct.append(is_right)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pamusic.corpus.corpus import Corpus
 from pamusic.evaluation.likelihood import Likelihood, evaluate, select_pieces
 from pamusic.model.flops import scoring_flops
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 
 MIN_CONTEXT = 128
 
@@ -44,7 +44,7 @@ class SweepPoint:
         return {**asdict(self), **rounded, "tokens_per_second": round(self.tokens_per_second)}
 
 
-def contexts_and_latents(model: PerceiverAR) -> list[tuple[int, int]]:
+def contexts_and_latents(model: SequenceModel) -> list[tuple[int, int]]:
     """Return pairs (context, latents) to try: contexts up to twice the model's, latents from a quarter to twice."""
     context, latents = model.config.context_length, model.config.num_latents
     contexts = [context >> k for k in range(20) if context >> k >= min(MIN_CONTEXT, context)][::-1]
@@ -54,7 +54,7 @@ def contexts_and_latents(model: PerceiverAR) -> list[tuple[int, int]]:
 
 
 def sweep(
-    model: PerceiverAR,
+    model: SequenceModel,
     corpus: Corpus,
     split: str,
     ways: list[tuple[int, int]],

@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from pamusic.checkpoint import Checkpoint
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.architectures import build_model
 
 OF_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 ADDS_TO_STREAM = ("attention.output.weight", "mlp.down.weight")  # with zeros here, a block is the identity
@@ -30,7 +30,7 @@ def grown(checkpoint: Checkpoint, num_layers: int) -> Checkpoint:
         num_layers: New number of layers, at least the present one.
     """
     trained, depth = checkpoint.model.state_dict(), checkpoint.model.config.num_layers
-    model = PerceiverAR(replace(checkpoint.model.config, num_layers=num_layers))
+    model = build_model(replace(checkpoint.model.config, num_layers=num_layers))
     source = [layer * depth // num_layers for layer in range(num_layers)]
 
     def begins(name: str, weight: Tensor) -> Tensor:

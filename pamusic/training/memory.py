@@ -14,8 +14,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pamusic.device import Machine
+from pamusic.model.architectures import build_model
 from pamusic.model.config import ModelConfig
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.training.config import TrainingConfig
 from pamusic.training.optimizers import freeze_all_but, split_parameters
 
@@ -50,7 +51,7 @@ class Memory:
 def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine) -> Memory:
     """Count the memory that training needs."""
     with FakeTensorMode(), machine.device:
-        built = PerceiverAR(model).train()
+        built = build_model(model).train()
         built.recompute = training.recompute
         freeze_all_but(built, training.only)
         inner, outer = (sum(parameter.numel() for parameter in part) for part in split_parameters(built))
@@ -61,7 +62,7 @@ def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine
     return Memory(state=4 * (copies + averaged) + one - kept, window=round(BACKWARD * kept))
 
 
-def _kept_for_backward(model: PerceiverAR, training: TrainingConfig, machine: Machine, windows: int) -> int:
+def _kept_for_backward(model: SequenceModel, training: TrainingConfig, machine: Machine, windows: int) -> int:
     """Return the bytes that autograd keeps after a forward pass over some windows, without the weights."""
     kept: dict[int, torch.UntypedStorage] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}

@@ -21,7 +21,7 @@ from pamusic.checkpoint import BEST, LAST, save_checkpoint
 from pamusic.corpus.corpus import Corpus
 from pamusic.device import Machine
 from pamusic.errors import PamusicError
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import Batch, TrainingBatches, validation_batches
 from pamusic.training.distributed import ProcessGroup, is_about_ranks, joined
@@ -85,7 +85,7 @@ class Trainer:
         return self.plan.corpus
 
     @property
-    def model(self) -> PerceiverAR:
+    def model(self) -> SequenceModel:
         return self.learner.model
 
     @property

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pamusic.checkpoint import Checkpoint
+from pamusic.model.architectures import build_model
 from pamusic.model.config import KeyRecallConfig, LedgerConfig, ModelConfig
-from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.grammar import ledger_ranges, recall_ranges
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary_map import NOTHING, nearest_ids
@@ -39,7 +39,7 @@ def transfer_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpo
         of_slot = nearest[presses.start : presses.start + len(presses)] - before.range("note_on").start
         table = weights["ledger.weight"].unflatten(1, (config.ledger.num_slots, -1))
         weights["ledger.weight"] = table[:, of_slot].flatten(1)
-    model = PerceiverAR(_for_vocabulary(config, tokenizer))
+    model = build_model(_for_vocabulary(config, tokenizer))
     model.load_state_dict(weights)
     return Checkpoint(checkpoint.path, model.eval(), tokenizer, checkpoint.metadata)
 
