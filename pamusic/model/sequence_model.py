@@ -2,8 +2,8 @@
 
 Knows tensors of ids and caches; knows no layers. `model.architectures` lists the models.
 
-Shapes: `batch`; `m` positions; `d` width; `vocab` ids. Tokens are `[batch, m]`, or `[batch, m, fields]` where a position
-has several ids.
+Shapes: `batch`; `m` positions; `d` width; `vocab` ids. Tokens are `[batch, m]`, or `[batch, m, fields]` where a
+position has several ids.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Compute next-token logits with a decoder-only Transformer (Vaswani et al. 2017, arXiv:1706.03762; Radford et al. 2018).
+"""Compute next-token logits with a decoder-only Transformer (Vaswani et al. 2017, arXiv:1706.03762).
 
-Knows tensors of ids; knows no music, no vocabulary, no files. Causal self-attention works on all positions of the
-context, in every block. It is a rival of Perceiver AR, so it shares its blocks, embedding and heads (`model.blocks`,
-`model.fields`) and none of its other parts.
+Knows tensors of ids; knows no music, no vocabulary, no files. Every block is causal self-attention over all positions
+of the context, as in the decoder without an encoder of Liu et al. 2018 (arXiv:1801.10198). Perceiver AR is compared
+with it, so it shares the blocks, embedding and heads of our Perceiver AR (`model.blocks`, `model.fields`) and none of
+its other parts.
 
 Differences from the papers:
 - The blocks are those of our Perceiver AR: RMS norm before each part, normalised queries and keys, a squared ReLU, no

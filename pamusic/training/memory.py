@@ -23,6 +23,7 @@ from pamusic.training.optimizers import freeze_all_but, split_parameters
 # Factor for the buffers of the backward pass. Measured on two CPU cores, size small, not compiled: a window takes
 # 173 MiB in bf16 and keeps 117 MiB; in fp32 it takes 192 MiB and keeps 134 MiB. Compiled, it takes 64 MiB.
 BACKWARD = 1.5
+COMPILED = 0.35  # share of the memory of a window that a compiled model takes at least, by the same measurement
 USABLE = 0.8  # share of the free memory; the rest is for PyTorch, the compiler, and fragmentation
 
 
@@ -46,6 +47,10 @@ class Memory:
         """Return the number of windows that fit at once, a divisor of the batch size; 0 if none fits."""
         fitting = (available * USABLE - self.state) // self.window
         return max((size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fitting), default=0)
+
+    def least(self, compiled: bool) -> int:
+        """Return what one window at once needs in any case: without the factor of the backward pass, or compiled."""
+        return self.state + round(self.window * (COMPILED if compiled else 1 / BACKWARD))
 
 
 def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine) -> Memory:
@@ -78,7 +83,7 @@ def _kept_for_backward(model: SequenceModel, training: TrainingConfig, machine: 
     prefix = round((config.context_length - config.num_latents) * (1 - training.prefix_dropout))
     seen = torch.zeros(windows, prefix, dtype=torch.long, device=machine.device) if training.prefix_dropout else None
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), machine.autocast():
-        following = tokens[:, -config.num_latents :] if fields else None
+        following = tokens[:, -config.num_targets :] if fields else None
         model(tokens, prefix_indices=seen, following=following).float().logsumexp(-1).sum()
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 

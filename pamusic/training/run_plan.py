@@ -17,7 +17,7 @@ from pamusic.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from pamusic.corpus.corpus import Corpus, open_corpus
 from pamusic.device import Machine, choose_machine
 from pamusic.errors import PamusicError, UsageError
-from pamusic.model.config import ModelConfig
+from pamusic.model.config import PERCEIVER_AR, ModelConfig
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import Vocabulary
 from pamusic.training.config import TrainingConfig
@@ -27,6 +27,7 @@ from pamusic.training.machine_choice import agree_on_precision, fitting_micro_ba
 from pamusic.training.model_shape import (
     new_shape,
     refuse_foreign_parts,
+    refuse_foreign_settings,
     refuse_other_fields,
     resumed_shape,
     tuned_shape,
@@ -115,7 +116,8 @@ def plan_new_run(request: RunRequest) -> RunPlan:
             model = new_shape(size, settings, vocabulary)
         else:
             model = tuned_shape(source.checkpoint.model.config, settings, vocabulary)
-        training = _new_training(settings, vocabulary)
+        refuse_foreign_settings(settings, model)
+        training = _new_training(settings, vocabulary, model)
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train with these settings: {error}") from None
     if training.precision == "auto":
@@ -157,6 +159,7 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
     try:
         model_before, training_before = ModelConfig.from_json({**record.model}), TrainingConfig(**record.training)
         model = resumed_shape(model_before, settings, corpus.tokenizer.vocabulary)
+        refuse_foreign_settings(settings, model)
         training = _resumed_training(run, settings, training_before)
     except (ValueError, TypeError) as error:
         raise UsageError(f"cannot resume with these settings: {error}") from None
@@ -234,8 +237,9 @@ def _tuning_defaults(corpus: Corpus, source: _Source, settings: RunSettings) -> 
     The rate is higher for transferred weights, which have to learn new events.
     """
     tokens = sum(corpus.pieces[piece].num_tokens for piece in corpus.split("train"))
-    num_latents = settings.num_latents or source.checkpoint.model.config.num_latents
-    tokens_per_step = (settings.batch_size or TrainingConfig.batch_size) * num_latents
+    before = source.checkpoint.model.config
+    model = before.resized(context_length=settings.context_length, num_latents=settings.num_latents)
+    tokens_per_step = (settings.batch_size or TrainingConfig.batch_size) * model.num_targets
     steps = min(2000, max(100, 10 * tokens // tokens_per_step))
     return RunSettings(
         steps=steps,
@@ -258,10 +262,12 @@ def _new_machine(request: RunRequest, settings: RunSettings) -> Machine:
     return replace(machine, device=local_device(machine.device))
 
 
-def _new_training(settings: RunSettings, vocabulary: Vocabulary) -> TrainingConfig:
+def _new_training(settings: RunSettings, vocabulary: Vocabulary, model: ModelConfig) -> TrainingConfig:
     steps = TrainingConfig.steps if settings.steps is None else settings.steps
     mistakes = 0.0 if vocabulary.shape else None  # corruption is for events
-    defaults = RunSettings(cooldown_steps=int(COOLDOWN_SHARE * steps), mistakes=mistakes)
+    prefix_dropout = None if model.architecture == PERCEIVER_AR else 0.0
+    cooldown_steps = int(COOLDOWN_SHARE * steps)
+    defaults = RunSettings(cooldown_steps=cooldown_steps, mistakes=mistakes, prefix_dropout=prefix_dropout)
     return defaults.updated(settings).training_config()
 
 

@@ -24,7 +24,7 @@ def plan_lines(trainer: Trainer) -> list[str]:
 
     plan, model, training = trainer.plan, trainer.model.config, trainer.training
     tokens = sum(plan.corpus.pieces[piece].num_tokens for piece in plan.corpus.split("train"))
-    latents = (training.steps - trainer.step) * training.batch_size * model.num_latents
+    latents = (training.steps - trainer.step) * training.batch_size * model.num_targets
     is_split = training.micro_batch not in (None, len(trainer.learner.rows))
     at_once = f" ({training.micro_batch} at once)" if is_split else ""
     lines = [f"corpus {plan.corpus.path}: {tokens:,} tokens to train on, {plan.corpus.tokenizer.name} events"]
