@@ -45,8 +45,13 @@ class SweepPoint:
 
 
 def contexts_and_latents(model: SequenceModel) -> list[tuple[int, int]]:
-    """Return pairs (context, latents) to try: contexts up to twice the model's, latents from a quarter to twice."""
+    """Return pairs (context, latents) to try: contexts up to twice the model's, latents from a quarter to twice.
+
+    A model that carries its state along a piece is tried with other segments only.
+    """
     context, latents = model.config.context_length, model.config.num_latents
+    if model.num_held(model.config) is None:
+        return [(context, n) for n in (latents // 4, latents // 2, latents, 2 * latents) if 2 <= n <= context]
     contexts = [context >> k for k in range(20) if context >> k >= min(MIN_CONTEXT, context)][::-1]
     tried = [(length, min(latents, length)) for length in [*contexts, 2 * context]]
     more = [n for n in (latents // 4, latents // 2, 2 * latents) if 2 <= n <= context]

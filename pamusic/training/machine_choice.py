@@ -44,19 +44,19 @@ def fitting_micro_batch(
     if training.batch_size % ranks.size:
         return None  # the learner raises an error for this
     available, batch_size = available_memory(machine.device), training.batch_size // ranks.size
-    fits, needed = batch_size, ""
+    fits, needed = batch_size, "more memory than one process has"
     if available is not None:
         shared = ranks_on_this_machine() if machine.device.type == "cpu" else 1
         memory, available = memory_needed(model, training, machine), available // shared
         fits = memory.largest_micro_batch(available, batch_size)
         if (least := memory.least(machine.compile)) > available:
-            fits, needed = NOT_EVEN_ONE, f", {least / 2**30:.1f} GiB of {available / 2**30:.1f} free"
+            fits, needed = NOT_EVEN_ONE, f"at least {least / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are free"
     join(ranks, machine.device)
     fits = ranks.min(fits, machine.device)  # ranks that share weights must take the same micro-steps
     if fits == NOT_EVEN_ONE:
         raise UsageError(
-            f"training on a window of {model.context_length:,} tokens needs more than the memory{needed}; use a shorter"
-            " --context-length, a smaller --size or --activation-checkpointing"
+            f"training on a window of {model.context_length:,} tokens needs {needed}; use a shorter --context-length,"
+            " a smaller --size or --activation-checkpointing"
         )
     return None if fits == batch_size else max(1, fits)
 

@@ -21,6 +21,7 @@ def print_plan(trainer: Trainer) -> None:
 def plan_lines(trainer: Trainer) -> list[str]:
     """Return the plan of a run, line by line."""
     from pamusic.device import describe
+    from pamusic.model.config import PERCEIVER_AR
 
     plan, model, training = trainer.plan, trainer.model.config, trainer.training
     tokens = sum(plan.corpus.pieces[piece].num_tokens for piece in plan.corpus.split("train"))
@@ -30,8 +31,9 @@ def plan_lines(trainer: Trainer) -> list[str]:
     lines = [f"corpus {plan.corpus.path}: {tokens:,} tokens to train on, {plan.corpus.tokenizer.name} events"]
     if plan.started_from is not None and not trainer.step:
         lines.append(f"starts from the weights of {plan.started_from}")
+    kind = "" if model.architecture == PERCEIVER_AR else f"{model.architecture}, "
     lines.append(
-        f"model: {trainer.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
+        f"model: {kind}{trainer.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
         f" {model.d_model}, context {model.context_length:,}, {model.num_latents:,} latents"
     )
     if training.only:
