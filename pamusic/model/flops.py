@@ -71,7 +71,7 @@ def scoring_flops(config: ModelConfig, *, block: int) -> float:
 
 
 def _blocks(config: ModelConfig, queries: int, keys: int, attention: int) -> int:
-    """Return the operations of all blocks of a Transformer, with `attention` for that of a block."""
+    """Return the operations of all blocks of a Transformer, with `attention` for the attention of a block."""
     d = config.d_model
     projections = 4 * d * d * (queries + keys)  # query and output, key and value
     return (1 + config.num_layers) * (projections + 4 * config.mlp_ratio * d * d * queries + attention)
