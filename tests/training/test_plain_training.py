@@ -201,7 +201,8 @@ def test_a_trained_rival_samples_evaluates_and_tunes(trained, monkeypatch, tmp_p
     pamusic("sample", "--checkpoint", architecture, "--length", 150, "--seed", 1, "-o", tmp_path / "a.mid")
     pamusic("sample", "--checkpoint", architecture, "--length", 150, "--seed", 1, "-o", tmp_path / "b.mid")
     assert (tmp_path / "a.mid").read_bytes() == (tmp_path / "b.mid").read_bytes()
-    told = pamusic("sample", "--checkpoint", architecture, "--precision", "int8", "-o", tmp_path / "c.mid", code=2).stderr
+    in_int8 = ("--precision", "int8", "-o", tmp_path / "c.mid")
+    told = pamusic("sample", "--checkpoint", architecture, *in_int8, code=2).stderr
     assert told.count("\n") == 1
     assert f"precision int8 is for perceiver-ar, not for {architecture}" in told
 
