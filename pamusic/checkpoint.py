@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save
 from pamusic.corpus.corpus import Corpus
 from pamusic.errors import PamusicError
 from pamusic.files import folder_written_atomically, recovered
+from pamusic.model.architectures import build_model
 from pamusic.model.config import ModelConfig
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.resources import DEFAULT_CHECKPOINT, checkpoints_folder
 from pamusic.tokens.tokenizer import Tokenizer
 from pamusic.tokens.vocabulary import load_vocabulary
@@ -44,7 +45,7 @@ class Checkpoint:
     """
 
     path: Path
-    model: PerceiverAR
+    model: SequenceModel
     tokenizer: Tokenizer
     metadata: dict[str, Any]
 
@@ -57,7 +58,7 @@ class Checkpoint:
 
 def save_checkpoint(
     path: Path,
-    model: PerceiverAR,
+    model: SequenceModel,
     tokenizer: Tokenizer,
     *,
     metadata: dict[str, Any],
@@ -110,7 +111,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     if tokenizer.fingerprint != about.get("tokenizer_fingerprint"):
         raise PamusicError(f"{path}: tokenizer.toml is not the one that its model was trained with; restore the folder")
     try:
-        model = PerceiverAR(ModelConfig.from_json(about["model"]))
+        model = build_model(ModelConfig.from_json(about["model"]))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise PamusicError(
             f"{path}: config.json does not describe a model that this version of pamusic knows ({error}); restore the"

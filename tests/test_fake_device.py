@@ -112,7 +112,7 @@ def no_ids(shape, *lengths):
 def test_an_update_reads_no_number(fake, backward, monkeypatch, precision, kept, shape):
     adamw = torch.optim.AdamW
     monkeypatch.setattr("torch.optim.AdamW", lambda *args, **how: adamw(*args, **{**how, "fused": True}))  # as on CUDA
-    monkeypatch.setattr("pamusic.training.learner.PerceiverAR", Built)
+    monkeypatch.setattr("pamusic.training.learner.build_model", Built)
     training = TrainingConfig(steps=9, batch_size=4, micro_batch=2)
     learner = Learner(shape, training, Machine(fake, precision, False, "for tests"))
     positions = torch.zeros(4, 20, dtype=torch.int64) if kept else None

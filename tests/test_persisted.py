@@ -31,7 +31,7 @@ OPTIONS = [
 """Of `pamusic sample`, in the order of a record."""
 SETTINGS = {
     ModelConfig: "vocab_size pad_id context_length num_latents d_model num_layers num_heads cross_num_heads"
-    " rotary_fraction mlp_ratio dropout ledger recall field_sizes offsets clock conv_width",
+    " rotary_fraction mlp_ratio dropout ledger recall field_sizes offsets clock conv_width architecture",
     LedgerConfig: "num_slots first_opening first_closing first_tick num_ticks",
     RecallConfig: "num_slots first_opening first_closing numbers decay like sharp far reach spread",
     OffsetsConfig: "shift_edges length_edges num_positions reach",

@@ -112,7 +112,7 @@ def speed(
     if tokens is not None and tokens < 1:
         raise UsageError(f"tokens must be at least 1, got {tokens}")
     config = checkpoint.model.config.resized(context_length=context_length)
-    precision = resolve_precision(precision, checkpoint.model.head.weight.device, kernel is not None)
+    precision = _resolved(checkpoint, precision, kernel)
     prime = own_ids(checkpoint, prime_length or context_length, precision)
     refill = max(1, config.num_latents // 2)
     tokens = config.num_latents - refill + 1 if tokens is None else tokens
@@ -155,7 +155,7 @@ def along(
 ) -> Iterator[Stretch]:
     """Draw one long piece without a prime, and yield the speed in windows around some of its tokens."""
     start: Position = checkpoint.tokenizer.vocabulary.border("start").tolist()
-    precision = resolve_precision(precision, checkpoint.model.head.weight.device, kernel is not None)
+    precision = _resolved(checkpoint, precision, kernel)
     begun: dict[int, tuple[float, float]] = {}
     for count, _ in enumerate(_sample(checkpoint, [start], precision=precision, kernel=kernel), start=1):
         for place in places:
@@ -203,6 +203,12 @@ def machine() -> str:
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     name = f"{models[0]}, {len(models)} cores" if models else platform.processor() or platform.machine()
     return f"{name}, {sys.platform}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def _resolved(checkpoint: Checkpoint, precision: str, kernel: Kernel | None) -> str:
+    """Return the precision of a checkpoint's steps, never `auto`."""
+    model = checkpoint.model
+    return resolve_precision(precision, model.head.weight.device, kernel is not None, model.config.architecture)
 
 
 def _sample(

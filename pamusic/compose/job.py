@@ -214,8 +214,9 @@ class Composer:
     @cached_property
     def precision(self) -> str:
         """Resolved precision, never `auto`."""
+        model = self.checkpoint.model
         return resolve_precision(
-            self.request.precision, self.checkpoint.model.head.weight.device, self.kernel is not None
+            self.request.precision, model.head.weight.device, self.kernel is not None, model.config.architecture
         )
 
     def load(self) -> None:

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from pamusic.corpus.corpus import Corpus
+from pamusic.errors import UsageError
 from pamusic.evaluation.likelihood import require_finite, select_pieces
 from pamusic.inference.prediction import Prediction
 from pamusic.inference.session import InferenceConfig, InferenceSession, refill_of
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.config import PERCEIVER_AR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.tokens.vocabulary import Position
 
 BEST = "all"  # the policy that the others are compared with
@@ -62,7 +64,7 @@ def policies(num_latents: int) -> list[str]:
 
 
 def drift(
-    model: PerceiverAR,
+    model: SequenceModel,
     corpus: Corpus,
     split: str,
     *,
@@ -85,8 +87,10 @@ def drift(
 
     Raises:
         PamusicError: The split is empty, or the model's logits are not numbers.
-        ValueError: The arguments do not fit together.
+        UsageError: The arguments do not fit together, or the model has no latents.
     """
+    if model.config.architecture != PERCEIVER_AR:
+        raise UsageError(f"cache drift is about the latents of a {PERCEIVER_AR}, not of a {model.config.architecture}")
     config = model.config.resized(context_length=context_length, num_latents=num_latents)
     stretches = select_excerpts(corpus, split, num_pieces, num_tokens or config.num_latents)
     tried = policies(config.num_latents)

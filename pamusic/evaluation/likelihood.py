@@ -3,8 +3,9 @@
 Task: predict every token of every piece of a split once, the end token included, from the tokens before it.
 Convention: the official Perceiver AR code. A piece is cut into blocks aligned to its end. A block is scored by the last
 latents of a pass with all latents and the whole context before it. A block has half as many tokens as there are latents
-by default. Metrics: the sum of nats divided by the number of tokens; in bits, divided by the number of notes and by the
-seconds of music.
+by default. A Transformer scores a block in one pass over the context, and a Transformer-XL reads it as a segment after
+the cached states. Metrics: the sum of nats divided by the number of tokens; in bits, divided by the number of notes and
+by the seconds of music.
 Difference from the official code: keys and values of the context are computed once per piece, with the same result.
 Extension: the piece can be scored in several transpositions. The mean of their probabilities is a better prediction, at
 more computation.
@@ -24,7 +25,7 @@ from torch import Tensor
 from pamusic.corpus.corpus import Corpus
 from pamusic.errors import PamusicError, UsageError
 from pamusic.model.fields import by_field
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.tokens.vocabulary import Vocabulary
 
 # Borders, in tokens, of the ranges of positions in a piece; a piece of MAESTRO has 20,000 tokens on average.
@@ -118,7 +119,7 @@ _SUMMED = [each for each in fields(Likelihood) if each.name != "nats_of_field"]
 
 
 def evaluate(
-    model: PerceiverAR,
+    model: SequenceModel,
     corpus: Corpus,
     split: str,
     *,
@@ -137,7 +138,7 @@ def evaluate(
         corpus: Corpus with the model's tokenizer, which the caller must ensure.
         split: Train, validation or test.
         block: Tokens to score at a time; half the latents by default.
-        num_latents, context_length: Shape of the model; its own by default.
+        num_latents, context_length: Shape of the model; its own by default. A Transformer-XL takes no other context.
         num_pieces: Number of pieces to score, spread evenly over the split; all by default.
         num_keys: Number of transpositions whose probabilities are averaged: the original, a semitone higher, one lower,
             two higher, and so on. Each is read as a separate piece.
@@ -146,7 +147,13 @@ def evaluate(
 
     Raises:
         PamusicError: The split is empty, or the model's logits are not numbers.
+        UsageError: The length of the context is given for a model that carries its state along a piece.
     """
+    if context_length not in (None, model.config.context_length) and model.num_held(model.config) is None:
+        raise UsageError(
+            f"a {model.config.architecture} carries its state along a piece, so another context_length would change"
+            " nothing; use another number of latents, the length of its segments"
+        )
     pieces = select_pieces(corpus, split, num_pieces)
     vocabulary = corpus.tokenizer.vocabulary
     keys = transposition_maps(vocabulary, num_keys)
@@ -267,7 +274,7 @@ def require_finite(nats: np.ndarray) -> None:
 
 
 def score(
-    model: PerceiverAR,
+    model: SequenceModel,
     tokens: np.ndarray,
     *,
     block: int | None = None,
@@ -296,7 +303,7 @@ def score(
 
 @torch.inference_mode()
 def costs(
-    model: PerceiverAR,
+    model: SequenceModel,
     piece: Tensor,
     *,
     block: int | None = None,
@@ -319,13 +326,7 @@ def costs(
     while scored < num_scored:
         # The first block takes the remainder, so that the last block ends with the piece.
         stop = scored + ((num_scored - scored - 1) % block + 1)
-        model.read(piece[:, scored:stop], caches)
-        for layer in caches.layers:
-            layer.clear()
-        latents = piece[:, max(0, stop - config.num_latents) : stop]
-        first_latent = max(0, stop - config.num_latents)
-        following = piece[:, first_latent + 1 : stop + 1] if config.field_sizes else None
-        logits = model.extend(latents, caches, following=following)[0, scored - stop :].float()
+        logits = model.block_logits(piece[:, : stop + 1], scored, caches, config.num_latents)[0].float()
         of_fields, is_right = _of_positions(logits, piece[0, scored + 1 : stop + 1], config.field_sizes)
         nats.append(of_fields)
         correct.append(is_right)

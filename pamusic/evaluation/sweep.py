@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pamusic.corpus.corpus import Corpus
 from pamusic.evaluation.likelihood import Likelihood, evaluate, select_pieces
 from pamusic.model.flops import scoring_flops
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 
 MIN_CONTEXT = 128
 
@@ -44,9 +44,14 @@ class SweepPoint:
         return {**asdict(self), **rounded, "tokens_per_second": round(self.tokens_per_second)}
 
 
-def contexts_and_latents(model: PerceiverAR) -> list[tuple[int, int]]:
-    """Return pairs (context, latents) to try: contexts up to twice the model's, latents from a quarter to twice."""
+def contexts_and_latents(model: SequenceModel) -> list[tuple[int, int]]:
+    """Return pairs (context, latents) to try: contexts up to twice the model's, latents from a quarter to twice.
+
+    A model that carries its state along a piece is tried with other segments only.
+    """
     context, latents = model.config.context_length, model.config.num_latents
+    if model.num_held(model.config) is None:
+        return [(context, n) for n in (latents // 4, latents // 2, latents, 2 * latents) if 2 <= n <= context]
     contexts = [context >> k for k in range(20) if context >> k >= min(MIN_CONTEXT, context)][::-1]
     tried = [(length, min(latents, length)) for length in [*contexts, 2 * context]]
     more = [n for n in (latents // 4, latents // 2, 2 * latents) if 2 <= n <= context]
@@ -54,7 +59,7 @@ def contexts_and_latents(model: PerceiverAR) -> list[tuple[int, int]]:
 
 
 def sweep(
-    model: PerceiverAR,
+    model: SequenceModel,
     corpus: Corpus,
     split: str,
     ways: list[tuple[int, int]],

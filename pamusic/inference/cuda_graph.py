@@ -29,7 +29,8 @@ from pamusic.inference.int8 import Rotary, apply_rotary
 from pamusic.inference.precision import product
 from pamusic.inference.token_step import ROTARY_BLOCK, Addition, Norm, RotaryTable, StepOps, TokenStep, lookup
 from pamusic.model.cache import KeyValueCache
-from pamusic.model.perceiver_ar import Caches, PerceiverAR
+from pamusic.model.caches import Caches
+from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.rotary import rotate, rotation
 
 WARMUP_RUNS = 2  # before recording, because libraries allocate memory on their first calls

@@ -17,9 +17,11 @@ from pamusic.inference.compact_cache import Int8Cache
 from pamusic.inference.int8 import Int8Block, Int8Matrix, Kernel, Rotary, apply_rotary
 from pamusic.inference.precision import product
 from pamusic.inference.token_step import Norm, StepOps, Tail, gains_of, in_int8, projection
+from pamusic.model.blocks import Block
 from pamusic.model.cache import KeyValueCache, SlidingBuffer, context_headroom
+from pamusic.model.caches import Caches
 from pamusic.model.fields import FieldHeads, FieldMLP, Hints
-from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
+from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.rotary import rotation
 
 

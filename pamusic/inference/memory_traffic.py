@@ -10,7 +10,7 @@ from __future__ import annotations
 from pamusic.inference.precision import num_bytes
 from pamusic.inference.token_step import num_turned
 from pamusic.model.cache import context_headroom
-from pamusic.model.config import KeyRecallConfig, ModelConfig
+from pamusic.model.config import PERCEIVER_AR, TRANSFORMER, KeyRecallConfig, ModelConfig
 from pamusic.model.fields import HIDDEN
 from pamusic.model.ledger import NUM_AGES
 
@@ -31,7 +31,8 @@ def step_bytes(
     """Return the bytes that one step reads.
 
     Args:
-        config: Shape of the model; its context and latents count only for recorded steps.
+        config: Shape of the model; its context and latents count only for recorded steps, and its latents in a
+            Transformer-XL.
         precision: Resolved precision of the weights.
         num_rows: Number of pieces at once.
         num_latents: Mean number of latents in use.
@@ -39,6 +40,8 @@ def step_bytes(
         in_bytes: True if a kernel computes blocks, with weights and caches in int8 (`inference.int8`).
         recorded: True if steps are recorded (`inference.cuda_graph`); these read whole buffers.
     """
+    if config.architecture != PERCEIVER_AR:
+        return _step_bytes_of_plain(config, precision, num_rows, num_seen)
     if config.field_sizes:
         return _step_bytes_of_fields(config, precision, num_rows, num_latents, num_seen, in_bytes)
     d = config.d_model
@@ -73,3 +76,13 @@ def _step_bytes_of_fields(
     numbers = d + FLOAT * config.num_heads if in_bytes else d * FLOAT  # the keys, or values, of a position in a layer
     caches = 2 * numbers * (num_seen + config.num_layers * num_latents)
     return weights + (d * d + config.vocab_size * d) * FLOAT + num_rows * caches
+
+
+def _step_bytes_of_plain(config: ModelConfig, precision: str, num_rows: int, num_seen: int) -> float:
+    """Return the same for a model without a cross-attention (`inference.plain_step`)."""
+    d = config.d_model
+    matrices = d * d * (1 + config.num_layers) * (4 + 2 * config.mlp_ratio)
+    heads = max(0, len(config.field_sizes) - 1) * 2 * HIDDEN * d * d * FLOAT
+    seen = num_seen if config.architecture == TRANSFORMER else min(num_seen, 1.5 * config.num_latents)  # on average
+    weights, number = matrices * num_bytes(precision, num_rows), num_bytes(precision, 1)
+    return weights + heads + config.vocab_size * d * FLOAT + num_rows * (1 + config.num_layers) * 2 * d * seen * number

@@ -36,7 +36,8 @@ from pamusic.inference.int8 import (
     Rotary,
     quantize_rows,
 )
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.config import PERCEIVER_AR
+from pamusic.model.sequence_model import SequenceModel
 
 SOURCE = Path(__file__).with_name("block.cpp")
 COMPILERS = ("g++", "clang++", "c++")
@@ -47,14 +48,19 @@ PATIENCE = 60.0  # seconds to wait for the compiler
 
 
 def kernel_for(
-    model: PerceiverAR, precision: str, told: Callable[[str], None] = lambda text: None
+    model: SequenceModel, precision: str, told: Callable[[str], None] = lambda text: None
 ) -> CompiledKernel | None:
     """Return the kernel for a model's steps in a precision, `auto` included; None if they use no kernel.
 
     `told` is as for `kernel`.
     """
     config, like = model.config, model.head.weight
-    is_fit = like.device.type == "cpu" and like.dtype == torch.float32 and config.num_layers
+    is_fit = (
+        config.architecture == PERCEIVER_AR
+        and like.device.type == "cpu"
+        and like.dtype == torch.float32
+        and config.num_layers
+    )
     is_fit = is_fit and (model.fields is None or config.cross_num_heads == config.num_heads)  # one width of heads
     if precision not in ("auto", "int8") or not is_fit:
         return None

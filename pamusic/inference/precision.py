@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pamusic.device import has_fast_bf16
 from pamusic.errors import UsageError
+from pamusic.model.config import PERCEIVER_AR
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 MAX_BYTE_ROWS = 3  # rows up to which int8 products are faster: measured for 1 to 32 rows and widths of 256 to 1,024
@@ -32,8 +33,12 @@ MAX_BYTE_ROWS = 3  # rows up to which int8 products are faster: measured for 1 t
 Product = Callable[[Tensor], Tensor]  # [rows, in] -> [rows, out], which may be in bfloat16
 
 
-def resolve_precision(precision: str, device: torch.device | str, has_kernel: bool = False) -> str:
+def resolve_precision(
+    precision: str, device: torch.device | str, has_kernel: bool = False, architecture: str = PERCEIVER_AR
+) -> str:
     """Resolve `auto` to a precision: int8 on a CPU with a kernel or bfloat16 products, else fp32.
+
+    Only a Perceiver AR has steps in int8.
 
     The result depends only on the machine, not on its load: the same seed must give the same music tomorrow.
 
@@ -41,15 +46,20 @@ def resolve_precision(precision: str, device: torch.device | str, has_kernel: bo
         precision: One of `PRECISIONS`.
         device: Device of the model.
         has_kernel: True if a kernel computes the steps (`inference.int8`).
+        architecture: Architecture of the model.
 
     Raises:
-        UsageError: The precision is unknown, or the device does not support it.
+        UsageError: The precision is unknown, or the device or the architecture does not support it.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     on_cpu = torch.device(device).type == "cpu"
     if precision == "int8" and not on_cpu:
         raise UsageError("precision int8 is for CPUs; use bf16 or fp32 here")
+    if architecture != PERCEIVER_AR:
+        if precision == "int8":
+            raise UsageError(f"precision int8 is for {PERCEIVER_AR}, not for {architecture}; use auto, bf16 or fp32")
+        return "fp32" if precision == "auto" else precision
     if precision == "auto":
         return "int8" if on_cpu and (has_kernel or has_fast_bf16(device)) else "fp32"
     return precision

@@ -1,6 +1,9 @@
 """Read tokens one after the other, and return the logits of the next one after each, from caches of fixed size.
 
 Knows a model, its caches, and the refill of latents; neither drawing nor scoring, which both read through a session.
+What follows is about Perceiver AR. In a Transformer, all positions of the context are latents in this sense: when they
+fill the context, the layers run again without the oldest N - R. A Transformer-XL carries its caches along and needs no
+refill. Both compute with PyTorch's own operations (`inference.plain_step`).
 
 The keys and values of latents are cached until all N latents are in use. Then there are two policies.
 
@@ -35,11 +38,13 @@ from pamusic.errors import UsageError
 from pamusic.inference.cuda_graph import CudaGraphStep
 from pamusic.inference.field_step import FieldStep
 from pamusic.inference.int8 import Kernel
+from pamusic.inference.plain_step import PlainStep
 from pamusic.inference.precision import resolve_precision
 from pamusic.inference.prediction import FieldPrediction, Prediction
 from pamusic.inference.threads import Threads
 from pamusic.inference.token_step import TokenStep
-from pamusic.model.perceiver_ar import Caches, PerceiverAR
+from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 
 # Rows of a refill at once on a CPU, limited by its caches. With 512 latents, a width of 512 and 8 layers, a row takes
 # 140 ms alone, 119 ms with one other row, 103 ms with three, 155 ms with fifteen.
@@ -98,7 +103,7 @@ class InferenceSession:
     """A session that reads tokens one after the other and returns the next logits after each, for one row or many."""
 
     def __init__(
-        self, model: PerceiverAR, inference: InferenceConfig = InferenceConfig(), kernel: Kernel | None = None
+        self, model: SequenceModel, inference: InferenceConfig = InferenceConfig(), kernel: Kernel | None = None
     ) -> None:
         """Begin with one row.
 
@@ -112,18 +117,23 @@ class InferenceSession:
         """
         assert not model.training, "dropout would spoil the caches: model.eval() first"
         config = model.config.resized(context_length=inference.context_length, num_latents=inference.num_latents)
-        self.num_latents, self.context_length = config.num_latents, config.context_length
-        self.vocab_size = config.vocab_size
-        self.refill = refill_of(inference.refill, config.num_latents)
+        self.context_length, self.vocab_size = config.context_length, config.vocab_size
+        held, refill = model.num_held(config), refill_of(inference.refill, config.num_latents)
+        self.num_latents = config.context_length if held is None else held
+        is_sliding = held is None or refill == SLIDE
+        self.refill = SLIDE if is_sliding else refill + self.num_latents - config.num_latents
+        self._segment = config.num_latents
         # When a cache is full, sliding moves the remaining latents to its front: once in this many tokens.
         self._headroom = max(64, config.num_latents // 4) if self.refill == SLIDE else 0
         device = model.head.weight.device
-        precision = resolve_precision(inference.precision, device, kernel is not None)
+        precision = resolve_precision(inference.precision, device, kernel is not None, config.architecture)
         is_halved = precision != "fp32" and has_fast_bf16(device)
         self._parallel = deepcopy(model).to(torch.bfloat16) if is_halved else model
         self._model = model
-        self._stepper: TokenStep | FieldStep
-        if model.fields is not None:
+        self._stepper: TokenStep | FieldStep | PlainStep
+        if not isinstance(model, PerceiverAR):
+            self._stepper = PlainStep(self._parallel, model.fields, model.head.weight)
+        elif model.fields is not None:
             self._stepper = FieldStep(model, precision, kernel if precision == "int8" else None)
         elif device.type == "cuda":
             self._stepper = CudaGraphStep(model, precision)
@@ -140,7 +150,7 @@ class InferenceSession:
         return other
 
     def _begin(self) -> None:
-        self.caches = self._stepper.new_caches(1, self.num_latents, self.context_length, headroom=self._headroom)
+        self.caches = self._stepper.new_caches(1, self._segment, self.context_length, headroom=self._headroom)
         self._recent: deque[Tensor] = deque(maxlen=self.refill)  # input of a refill, `[rows, d]` each
 
     @torch.inference_mode()
@@ -171,8 +181,10 @@ class InferenceSession:
         with self._threads(len(ids)):
             latents = self._stepper.latents(tokens, self.caches)
             self._recent.append(latents)
-            if isinstance(self._stepper, FieldStep):
+            if self._model.fields is not None:
+                assert not isinstance(self._stepper, TokenStep)
                 return self._of_fields(self._stepper.states(latents, self.caches))
+            assert not isinstance(self._stepper, FieldStep)
             return self._stepper.logits(latents, self.caches).to(torch.float32)
 
     def select(self, rows: Sequence[int]) -> None:
@@ -183,7 +195,7 @@ class InferenceSession:
 
     def _of_fields(self, states: Tensor) -> FieldPrediction:
         """Return the prediction of a position with several fields from the layers' output `[rows, d]`."""
-        assert isinstance(self._stepper, FieldStep)
+        assert not isinstance(self._stepper, TokenStep)
         hints = self._model.hints(self.caches.visible_ids(), 1).changed(lambda hint: hint[:, 0])
         return FieldPrediction(states.to(self._dtype), hints, self._stepper.heads, self._model.head.weight)
 
@@ -195,14 +207,10 @@ class InferenceSession:
         predicted = []
         for first in range(0, len(latents), at_once):
             rows = slice(first, first + at_once)
-            layers = [cache.rows(rows) for cache in self.caches.layers]
-            memory = None if self.caches.memory is None else self.caches.memory.rows(rows)
-            ids = None if self.caches.ids is None else self.caches.ids.rows(rows)
-            now = None if self.caches.now is None else self.caches.now[rows]
-            caches = Caches(self.caches.cross, layers, self.caches.position, ids, memory=memory, now=now)
+            caches = self.caches.rows(rows)
             predicted.append(predict(latents[rows], caches, last_only=True)[:, 0])
-        for cache in self.caches.layers:
-            cache.advance(latents.shape[1])
+        for cache, filled in zip(self.caches.layers, caches.layers, strict=True):
+            cache.follow(filled)
         together = torch.cat(predicted)
         return together.to(torch.float32) if self._model.fields is None else self._of_fields(together)
 

@@ -25,10 +25,12 @@ from torch import Tensor
 from pamusic.inference.compact_cache import Attended, ContextCache, Int8Cache, Int8ContextCache
 from pamusic.inference.int8 import Int8Block, Int8Matrix, Kernel, Rotary, apply_rotary, unit_rms
 from pamusic.inference.precision import product
+from pamusic.model.blocks import Block
 from pamusic.model.cache import KeyValueCache, context_headroom
+from pamusic.model.caches import Caches
 from pamusic.model.key_recall import KeyRecall
 from pamusic.model.ledger import LedgerState
-from pamusic.model.perceiver_ar import Block, Caches, PerceiverAR
+from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.model.recall import RecallCache
 from pamusic.model.rotary import rotate, rotation
 
@@ -124,7 +126,7 @@ class TokenStep:
             else Int8Cache(*shape, **how, headroom=headroom)
             for _ in self._layers
         ]
-        return Caches(cross, layers, entries=self._entries(batch), memory=self._memory(batch, size))
+        return Caches(layers, cross, entries=self._entries(batch), memory=self._memory(batch, size))
 
     def _entries(self, batch: int) -> LedgerState | None:
         return None if self._ledger is None else self._ledger.new_entries(batch)

@@ -105,14 +105,18 @@ class KeyValueCache:
         self._kept.select(rows)
 
     def rows(self, rows: slice) -> KeyValueCache:
-        """Return a cache of some rows in the same memory; `advance` counts here what is appended to that cache."""
+        """Return a cache of some rows in the same memory; `follow` counts here what is appended to that cache."""
         some = copy(self)
         some._kept = self._kept.rows(rows)
         return some
 
-    def advance(self, n: int) -> None:
-        """Count `n` positions that were appended through `rows`."""
-        self._kept.stop += n
+    def follow(self, rows: KeyValueCache) -> None:
+        """Count the positions that were appended to a result of `rows`."""
+        self._kept.stop = rows._kept.stop
+
+    def keep_last(self, count: int) -> None:
+        """Forget all positions but the last `count`."""
+        self._kept.keep_last(count)
 
 
 class SlidingBuffer:
@@ -151,6 +155,14 @@ class SlidingBuffer:
         return [
             tensor.narrow(axis, self.stop - count, count) for tensor, axis in zip(self.tensors, self.axes, strict=True)
         ]
+
+    def keep_last(self, count: int) -> None:
+        """Move the last `count` positions to the front and forget the others."""
+        if len(self) <= count:
+            return
+        for tensor, axis, stay in zip(self.tensors, self.axes, self.last(count), strict=True):
+            tensor.narrow(axis, 0, count).copy_(stay.clone())
+        self.stop = count
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, `[n]`."""

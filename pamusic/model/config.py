@@ -9,6 +9,9 @@ from typing import Any
 
 from pamusic.errors import UsageError
 
+PERCEIVER_AR, TRANSFORMER, TRANSFORMER_XL = "perceiver-ar", "transformer", "transformer-xl"
+ARCHITECTURES = (PERCEIVER_AR, TRANSFORMER, TRANSFORMER_XL)
+PARTS = ("ledger", "recall", "offsets", "clock")  # of a Perceiver AR; the others are plain
 MAX_CONV_WIDTH = 64
 MAX_LAYERS = 1000  # deeper than any trained model; without a limit, a typo would build layers for hours
 
@@ -158,12 +161,15 @@ class ModelConfig:
     Attributes:
         vocab_size: Number of ids that the model reads and predicts, over all fields.
         pad_id: Id of padding.
-        context_length: Number of tokens that the model sees.
-        num_latents: Number of last positions that the layers work on; each predicts its next token.
+        context_length: Number of tokens that the model sees. A Transformer-XL is trained on windows of this length.
+        num_latents: Number of last positions that the layers work on; each predicts its next token. In a
+            Transformer-XL, the length of a segment. In a Transformer, all positions work and predict, and this is only
+            the basis of blocks: of `stride` in an evaluation and of `refill` in sampling.
         d_model: Width.
-        num_layers: Number of self-attention blocks after the cross-attention.
+        num_layers: Number of self-attention blocks after the first block, which is the cross-attention in a Perceiver
+            AR and another self-attention elsewhere.
         num_heads: Heads of each self-attention.
-        cross_num_heads: Heads of the cross-attention.
+        cross_num_heads: Heads of the cross-attention; without effect elsewhere.
         rotary_fraction: Fraction of each head that is rotated by position.
         mlp_ratio: Width of an MLP's hidden layer, divided by `d_model`.
         dropout: Dropout, in training, of what each block adds to the residual stream.
@@ -176,6 +182,8 @@ class ModelConfig:
         clock: Rotary embedding by the time of a position (`model.rotary`), or None.
         conv_width: Width of the causal convolution over embeddings (`model.convolution`), its own position included;
             1 for none.
+        architecture: One of `ARCHITECTURES`. Only a Perceiver AR has a ledger, recall, offsets, a clock or a
+            convolution.
     """
 
     vocab_size: int
@@ -195,6 +203,7 @@ class ModelConfig:
     offsets: OffsetsConfig | None = None
     clock: ClockConfig | None = None
     conv_width: int = 1
+    architecture: str = PERCEIVER_AR
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
@@ -216,6 +225,7 @@ class ModelConfig:
         return cls(**fields)
 
     def __post_init__(self) -> None:
+        self._check_architecture()
         if not 1 <= self.num_latents <= self.context_length:
             raise UsageError(
                 f"num_latents must be between 1 and context_length ({self.context_length}), got {self.num_latents}"
@@ -279,6 +289,29 @@ class ModelConfig:
                     f"numbers of recall must be ids from 0 to {self.vocab_size - 1}, got {self.recall.numbers}"
                 )
 
+    def _check_architecture(self) -> None:
+        """Raise an error for an unknown architecture, or for a part that it does not have.
+
+        Raises:
+            UsageError: The architecture is unknown, or a part does not belong to it.
+        """
+        if self.architecture not in ARCHITECTURES:
+            raise UsageError(f"unknown architecture {self.architecture!r}; use one of {', '.join(ARCHITECTURES)}")
+        if self.architecture == PERCEIVER_AR:
+            return
+        foreign = [name for name in PARTS if getattr(self, name) is not None]
+        foreign += ["conv_width"] if self.conv_width > 1 else []
+        if foreign:
+            raise UsageError(
+                f"{', '.join(foreign)} {'belong' if len(foreign) > 1 else 'belongs'} to {PERCEIVER_AR}, not to"
+                f" {self.architecture}; leave {'them' if len(foreign) > 1 else 'it'} out"
+            )
+
+    @property
+    def num_targets(self) -> int:
+        """Number of last positions of a window that predict in training: the latents, or all without latents."""
+        return self.num_latents if self.architecture == PERCEIVER_AR else self.context_length
+
     def resized(self, *, context_length: int | None = None, num_latents: int | None = None) -> ModelConfig:
         """Return this configuration with another context or number of latents; latents never exceed the context."""
         context_length = context_length or self.context_length
@@ -307,6 +340,7 @@ def preset(
     field_sizes: tuple[int, ...] = (),
     offsets: OffsetsConfig | None = None,
     clock: ClockConfig | None = None,
+    architecture: str = PERCEIVER_AR,
     **changes: int | float | None,
 ) -> ModelConfig:
     """Return the configuration of a named size, with changes; a change of None keeps the preset's value.
@@ -329,5 +363,6 @@ def preset(
         field_sizes=field_sizes,
         offsets=offsets,
         clock=clock,
+        architecture=architecture,
         **fields,  # type: ignore[arg-type]
     )

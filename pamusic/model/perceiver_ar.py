@@ -23,100 +23,30 @@ Shapes: `batch`; `m` positions of context, with the latents as the last `n`; `d`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pamusic.model.attention import attend
-from pamusic.model.cache import ContextMemory, KeyValueCache, KnowsIds, SlidingBuffer, context_headroom
+from pamusic.model.blocks import Block, RMSNorm
+from pamusic.model.cache import KeyValueCache
+from pamusic.model.caches import Caches
 from pamusic.model.config import KeyRecallConfig, ModelConfig
 from pamusic.model.convolution import CausalConvolution
 from pamusic.model.fields import Clock, FieldHeads, Hints
 from pamusic.model.key_recall import KeyRecall
-from pamusic.model.ledger import Ledger, LedgerState
-from pamusic.model.recall import Recall, RecallCache
-from pamusic.model.rotary import both, rotate, rotation
-
-Rotation = tuple[Tensor, Tensor]
-
-
-@dataclass
-class Caches:
-    """The state of a model between calls of `extend`.
-
-    Attributes:
-        cross: Keys and values of the context. They depend only on a token and its position, so they stay valid.
-        layers: Keys and values of the latents, one cache per self-attention layer.
-        position: Position of the next token.
-        ids: Ids of the context, unless `cross` keeps them.
-        entries: State of the ledger, if the decode steps update it.
-        memory: Entries of recall, if the decode steps update them.
-        now: Time of the last token, `[batch]`, with a clock.
-    """
-
-    cross: ContextMemory
-    layers: list[KeyValueCache]
-    position: int = 0
-    ids: SlidingBuffer | None = None
-    entries: LedgerState | None = None
-    memory: RecallCache | None = None
-    now: Tensor | None = None
-
-    @classmethod
-    def empty(cls, config: ModelConfig, batch: int, headroom: int, like: Tensor) -> Self:
-        """Return empty caches for `batch` rows, with the device and dtype of `like`.
-
-        `headroom` is explained in `PerceiverAR.new_caches`.
-        """
-
-        def cache(num_heads: int, window: int, headroom: int) -> KeyValueCache:
-            head_dim = config.d_model // num_heads
-            return KeyValueCache(
-                batch, num_heads, head_dim, window=window, headroom=headroom, device=like.device, dtype=like.dtype
-            )
-
-        room = context_headroom(config.context_length)
-        shape = (batch, config.context_length + room, *((len(config.field_sizes),) if config.field_sizes else ()))
-        ids = torch.zeros(shape, dtype=torch.int64, device=like.device)
-        return cls(
-            cross=cache(config.cross_num_heads, config.context_length, room),
-            layers=[cache(config.num_heads, config.num_latents, headroom) for _ in range(config.num_layers)],
-            ids=SlidingBuffer([ids], (1,), config.context_length),
-            now=None if config.clock is None else torch.zeros(batch, dtype=torch.int64, device=like.device),
-        )
-
-    @property
-    def num_latents(self) -> int:
-        return len(self.layers[0]) if self.layers else 0
-
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, `[n]`; a row may be repeated."""
-        for cache in (self.cross, *self.layers, self.ids, self.entries, self.memory):
-            if cache is not None:
-                cache.select(rows)
-        if self.now is not None:
-            self.now = self.now[rows]
-
-    def visible_ids(self) -> Tensor:
-        """Return the ids of the visible context, `[batch, m]` or `[batch, m, fields]`."""
-        if self.ids is None:
-            assert isinstance(self.cross, KnowsIds)
-            return self.cross.ids()
-        (ids,) = self.ids.last(len(self.ids))
-        return ids
+from pamusic.model.ledger import Ledger
+from pamusic.model.recall import Recall
+from pamusic.model.rotary import Rotation, both, rotation
+from pamusic.model.sequence_model import SequenceModel
 
 
-class PerceiverAR(nn.Module):
+class PerceiverAR(SequenceModel):
     """A Perceiver AR: logits for the token after each latent."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.recompute = False  # in training: recompute activations of layers in backward, to save memory
+        self.recompute = False
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.to_latents = nn.Linear(config.d_model, config.d_model, bias=False)
         self.context_norm = RMSNorm(config.d_model, eps=1e-6)
@@ -189,6 +119,9 @@ class PerceiverAR(nn.Module):
             )
         return self._head_logits(self.norm(latents), tokens, recalled, following)
 
+    def num_held(self, config: ModelConfig) -> int | None:
+        return config.num_latents
+
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, headroom: int = 0
     ) -> Caches:
@@ -240,7 +173,7 @@ class PerceiverAR(nn.Module):
         times = self._last_times(n, caches)
         rotary = self._rotation(self._last_positions(n, caches), self.cross.attention.head_dim, times)
         embedded = self._embedded(tokens) if self.conv is None else self._embedded_last(caches.visible_ids(), n)
-        latents = self.cross(self.to_latents(embedded), rotary, caches.cross.last(len(caches.cross)))
+        latents = self.cross(self.to_latents(embedded), rotary, caches.context.last(len(caches.context)))
         return latents if self.ledger is None else latents + self.ledger(caches.visible_ids(), n)
 
     def logits(
@@ -264,6 +197,16 @@ class PerceiverAR(nn.Module):
             latents = layer(latents, rotary, cache=cache, last_only=last_only and layer is self.layers[-1])
         normed: Tensor = self.norm(latents[:, -1:] if last_only else latents)
         return normed
+
+    def block_logits(self, tokens: Tensor, start: int, caches: Caches, num_latents: int) -> Tensor:
+        """Return the logits of the last latents of a pass with all latents; arguments as in `SequenceModel`."""
+        stop = tokens.shape[1] - 1
+        first_latent = max(0, stop - num_latents)
+        self.read(tokens[:, start:stop], caches)
+        for layer in caches.layers:
+            layer.clear()
+        following = None if self.fields is None else tokens[:, first_latent + 1 :]
+        return self.extend(tokens[:, first_latent:stop], caches, following=following)[:, start - stop :]
 
     def hints(self, tokens: Tensor, n: int, recalled: Tensor | None = None) -> Hints:
         """Return what is added to the logits of fields after the last `n` tokens, each `[batch, n, …]`.
@@ -295,9 +238,6 @@ class PerceiverAR(nn.Module):
         return self.recall.mix(
             logits, self.recall.gate(latents), self.recall(tokens, n) if recalled is None else recalled
         )
-
-    def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """Return embeddings `[batch, m, d]` of ids `[batch, m]` or `[batch, m, fields]`."""
@@ -357,99 +297,3 @@ def _gather(rows: Tensor, positions: Tensor) -> Tensor:
     """Gather the entries at positions `[batch, k]` from rows `[batch, m]` or `[batch, m, size]`."""
     index = positions if rows.dim() == 2 else positions[..., None].expand(-1, -1, rows.shape[2])
     return rows.gather(1, index)
-
-
-class Block(nn.Module):
-    """Attention and an MLP, each with a norm before it, added to the residual stream."""
-
-    def __init__(self, config: ModelConfig, num_heads: int) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(config.d_model, eps=1e-6)
-        self.attention = Attention(config.d_model, num_heads)
-        self.mlp_norm = RMSNorm(config.d_model, eps=1e-6)
-        self.mlp = MLP(config.d_model, config.mlp_ratio)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        x: Tensor,
-        rotary: Rotation,
-        context: tuple[Tensor, Tensor] | None = None,
-        prefix_valid: Tensor | None = None,
-        cache: KeyValueCache | None = None,
-        last_only: bool = False,
-    ) -> Tensor:
-        """Return the residual stream `[batch, n, d]` after this block.
-
-        Args:
-            x: Residual stream before the block.
-            rotary: Rotation of its positions.
-            context: Keys and values to attend to; the last `n` belong to `x`. None: computed from `x`.
-            prefix_valid: Mask of the visible keys before the last `n`.
-            cache: Cache that receives the keys and values of `x` and supplies the earlier ones.
-            last_only: Continue with the last position only, `[batch, 1, d]`.
-        """
-        normed = self.attention_norm(x)
-        keys, values = context or self.attention.keys_values(normed, rotary)
-        if cache is not None:
-            cache.append(keys, values)
-            keys, values = cache.last(len(cache))
-        if last_only:
-            x, normed, rotary = x[:, -1:], normed[:, -1:], (rotary[0][..., -1:, :], rotary[1][..., -1:, :])
-        keys, values = keys.to(x.dtype), values.to(x.dtype)  # caches of a model with another dtype
-        heads = attend(self.attention.queries(normed, rotary), keys, values, prefix_valid)
-        x = x + self.dropout(self.attention.merged(heads))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
-
-
-class Attention(nn.Module):
-    """The projections of multi-head attention; `attend` does the rest."""
-
-    def __init__(self, d_model: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim = num_heads, d_model // num_heads
-        self.query = nn.Linear(d_model, d_model, bias=False)
-        self.key = nn.Linear(d_model, d_model, bias=False)
-        self.value = nn.Linear(d_model, d_model, bias=False)
-        self.output = nn.Linear(d_model, d_model, bias=False)
-        self.query_norm = RMSNorm(self.head_dim, eps=1e-6)
-        self.key_norm = RMSNorm(self.head_dim, eps=1e-6)
-        nn.init.zeros_(self.output.weight)
-
-    def queries(self, x: Tensor, rotary: Rotation) -> Tensor:
-        """Project `[batch, n, d]` to queries `[batch, num_heads, n, head_dim]`, normalised and rotated."""
-        return rotate(self.query_norm(self._split(self.query(x))), rotary)
-
-    def keys_values(self, x: Tensor, rotary: Rotation) -> tuple[Tensor, Tensor]:
-        """Project `[batch, n, d]` to normalised, rotated keys and to values, each `[batch, num_heads, n, head_dim]`."""
-        return rotate(self.key_norm(self._split(self.key(x))), rotary), self._split(self.value(x))
-
-    def merged(self, heads: Tensor) -> Tensor:
-        """Merge heads `[batch, num_heads, n, head_dim]` and project them to `[batch, n, d]`."""
-        return self.output(heads.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-
-
-class MLP(nn.Module):
-    """Two layers with a squared ReLU (So et al. 2021, arXiv:2109.08668) between them."""
-
-    def __init__(self, d_model: int, ratio: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(d_model, ratio * d_model, bias=False)
-        self.down = nn.Linear(ratio * d_model, d_model, bias=False)
-        nn.init.zeros_(self.down.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)).square())
-
-
-class RMSNorm(nn.RMSNorm):
-    """An RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467) with its gain cast to the dtype of the input.
-
-    Under autocast, PyTorch's own norm has a float32 gain and a bfloat16 input, and then no fused kernel.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)

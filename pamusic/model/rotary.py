@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Rotation = tuple[Tensor, Tensor]  # cosines and sines
+
 BASE = 10_000.0  # the longest wavelength is 2 pi times this many tokens: Su et al. 2021
 
 

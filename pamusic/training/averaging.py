@@ -13,7 +13,7 @@ import torch
 
 from pamusic.checkpoint import Checkpoint
 from pamusic.errors import PamusicError
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.architectures import build_model
 
 MAX_VALUE_CHARS = 80  # length of two different values; an error message leaves out longer ones
 
@@ -45,7 +45,7 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
                 " one shape"
             )
     states = [each.model.state_dict() for each in checkpoints]
-    model = PerceiverAR(first.model.config)
+    model = build_model(first.model.config)
     model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
     about = {"mean_of": [{"checkpoint": each.title, "step": each.metadata.get("step")} for each in checkpoints]}
     return Checkpoint(first.path, model.eval(), first.tokenizer, about)

@@ -30,7 +30,7 @@ class Batch:
     Attributes:
         tokens: Ids, `[batch, context]`, int64; with several fields, `[batch, context, fields]`.
         targets: Tokens after the latents, `[batch, latents]`, `NOT_SCORED` for none; with several fields,
-            `[batch, latents, fields]`.
+            `[batch, latents, fields]`. Without latents, the tokens after all positions (`ModelConfig.num_targets`).
         prefix_indices: Visible positions of the prefix, `[batch, k]`, -1 for none; None if all are visible.
     """
 
@@ -149,9 +149,10 @@ def make_batch(
     """Return windows of at least two tokens as one batch.
 
     The latents are the last `num_latents` positions. A long window fills them, and padding precedes its prefix. A
-    window that is too short to fill them has no prefix, and padding follows it, where causality hides it.
+    window that is too short to fill them has no prefix, and padding follows it, where causality hides it. In an
+    architecture without latents, all positions of the context take their place.
     """
-    context, latents = model.context_length, model.num_latents
+    context, latents = model.context_length, model.num_targets
     shape = windows[0].shape[1:]
     tokens = np.full((len(windows), context, *shape), model.pad_id, np.int64)
     targets = np.full((len(windows), latents, *shape), NOT_SCORED, np.int64)

@@ -16,11 +16,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.training.distributed import ProcessGroup
 
 
-def shard(model: PerceiverAR, ranks: ProcessGroup, device: torch.device) -> None:
+def shard(model: SequenceModel, ranks: ProcessGroup, device: torch.device) -> None:
     """Shard a model's parameters over all ranks, in place; each layer is gathered when it computes."""
     mesh = init_device_mesh(device.type, (ranks.size,))
     for layer in model.layers:

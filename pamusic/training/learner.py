@@ -19,9 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pamusic.device import Machine, keep_freed_memory
 from pamusic.errors import PamusicError, UsageError, is_about_memory
+from pamusic.model.architectures import build_model
 from pamusic.model.config import ModelConfig
 from pamusic.model.fields import by_field
-from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import NOT_SCORED, Batch
 from pamusic.training.distributed import SINGLE_PROCESS, ProcessGroup, join
@@ -77,7 +77,7 @@ class Learner:
                 f" equally among {ranks.size} processes; choose another --batch-size or --micro-batch"
             )
         self.training, self.machine, self._on_change = training, machine, on_change
-        self.model = PerceiverAR(model).to(machine.device)
+        self.model = build_model(model).to(machine.device)
         self.model.recompute = training.recompute
         if weights is not None:
             own = self.model.state_dict().items()

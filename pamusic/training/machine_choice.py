@@ -13,10 +13,13 @@ from typing import Any
 import torch
 
 from pamusic.device import PRECISIONS, Machine, choose_machine, has_fast_bf16
+from pamusic.errors import UsageError
 from pamusic.model.config import ModelConfig
 from pamusic.training.config import TrainingConfig
 from pamusic.training.distributed import ProcessGroup, join, ranks_on_this_machine
 from pamusic.training.memory import available_memory, memory_needed
+
+NOT_EVEN_ONE = -1  # less than any number of windows
 
 
 def agree_on_precision(machine: Machine, ranks: ProcessGroup) -> Machine:
@@ -33,16 +36,28 @@ def agree_on_precision(machine: Machine, ranks: ProcessGroup) -> Machine:
 def fitting_micro_batch(
     model: ModelConfig, training: TrainingConfig, machine: Machine, ranks: ProcessGroup
 ) -> int | None:
-    """Return the number of windows that a rank computes at once; None for all, or if the memory is unknown."""
+    """Return the number of windows that a rank computes at once; None for all, or if the memory is unknown.
+
+    Raises:
+        UsageError: Not even one window fits into the memory of some rank.
+    """
     if training.batch_size % ranks.size:
         return None  # the learner raises an error for this
     available, batch_size = available_memory(machine.device), training.batch_size // ranks.size
-    fits = batch_size
+    fits, needed = batch_size, "more memory than one process has"
     if available is not None:
         shared = ranks_on_this_machine() if machine.device.type == "cpu" else 1
-        fits = memory_needed(model, training, machine).largest_micro_batch(available // shared, batch_size)
+        memory, available = memory_needed(model, training, machine), available // shared
+        fits = memory.largest_micro_batch(available, batch_size)
+        if (least := memory.least(machine.compile)) > available:
+            fits, needed = NOT_EVEN_ONE, f"at least {least / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are free"
     join(ranks, machine.device)
     fits = ranks.min(fits, machine.device)  # ranks that share weights must take the same micro-steps
+    if fits == NOT_EVEN_ONE:
+        raise UsageError(
+            f"training on a window of {model.context_length:,} tokens needs {needed}; use a shorter --context-length,"
+            " a smaller --size or --activation-checkpointing"
+        )
     return None if fits == batch_size else max(1, fits)
 
 

@@ -14,14 +14,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pamusic.device import Machine
+from pamusic.model.architectures import build_model
 from pamusic.model.config import ModelConfig
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.training.config import TrainingConfig
 from pamusic.training.optimizers import freeze_all_but, split_parameters
 
 # Factor for the buffers of the backward pass. Measured on two CPU cores, size small, not compiled: a window takes
 # 173 MiB in bf16 and keeps 117 MiB; in fp32 it takes 192 MiB and keeps 134 MiB. Compiled, it takes 64 MiB.
 BACKWARD = 1.5
+COMPILED = 0.35  # share of the memory of a window that a compiled model takes at least, by the same measurement
 USABLE = 0.8  # share of the free memory; the rest is for PyTorch, the compiler, and fragmentation
 
 
@@ -46,11 +48,15 @@ class Memory:
         fitting = (available * USABLE - self.state) // self.window
         return max((size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fitting), default=0)
 
+    def least(self, compiled: bool) -> int:
+        """Return what one window at once needs in any case: without the factor of the backward pass, or compiled."""
+        return self.state + round(self.window * (COMPILED if compiled else 1 / BACKWARD))
+
 
 def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine) -> Memory:
     """Count the memory that training needs."""
     with FakeTensorMode(), machine.device:
-        built = PerceiverAR(model).train()
+        built = build_model(model).train()
         built.recompute = training.recompute
         freeze_all_but(built, training.only)
         inner, outer = (sum(parameter.numel() for parameter in part) for part in split_parameters(built))
@@ -61,7 +67,7 @@ def memory_needed(model: ModelConfig, training: TrainingConfig, machine: Machine
     return Memory(state=4 * (copies + averaged) + one - kept, window=round(BACKWARD * kept))
 
 
-def _kept_for_backward(model: PerceiverAR, training: TrainingConfig, machine: Machine, windows: int) -> int:
+def _kept_for_backward(model: SequenceModel, training: TrainingConfig, machine: Machine, windows: int) -> int:
     """Return the bytes that autograd keeps after a forward pass over some windows, without the weights."""
     kept: dict[int, torch.UntypedStorage] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
@@ -77,7 +83,7 @@ def _kept_for_backward(model: PerceiverAR, training: TrainingConfig, machine: Ma
     prefix = round((config.context_length - config.num_latents) * (1 - training.prefix_dropout))
     seen = torch.zeros(windows, prefix, dtype=torch.long, device=machine.device) if training.prefix_dropout else None
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), machine.autocast():
-        following = tokens[:, -config.num_latents :] if fields else None
+        following = tokens[:, -config.num_targets :] if fields else None
         model(tokens, prefix_indices=seen, following=following).float().logsumexp(-1).sum()
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 

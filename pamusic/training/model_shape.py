@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pamusic.corpus.corpus import Corpus
 from pamusic.errors import UsageError
 from pamusic.model.config import (
+    PERCEIVER_AR,
     ClockConfig,
     KeyRecallConfig,
     LedgerConfig,
@@ -35,7 +36,8 @@ def new_shape(size: str, settings: RunSettings, vocabulary: Vocabulary) -> Model
     Raises:
         ValueError: The size is unknown, or the settings do not fit together.
     """
-    asked = _fields_of(_usual_parts(vocabulary).updated(settings), vocabulary)
+    is_plain = settings.architecture not in (None, PERCEIVER_AR)
+    asked = _fields_of(settings if is_plain else _usual_parts(vocabulary).updated(settings), vocabulary)
     sizes = tuple(field.size for field in vocabulary.fields) if vocabulary.shape else ()
     pad_id = int(vocabulary.id("pad"))
     return preset(size, vocab_size=len(vocabulary), pad_id=pad_id, field_sizes=sizes, **asked)  # type: ignore[arg-type]
@@ -59,6 +61,20 @@ def resumed_shape(before: ModelConfig, settings: RunSettings, vocabulary: Vocabu
         ValueError: The weights do not fit the settings.
     """
     return _changed(before, _fields_of(settings, vocabulary))
+
+
+def refuse_foreign_settings(settings: RunSettings, model: ModelConfig) -> None:
+    """Raise an error if a setting has no meaning in the architecture of the model; `ModelConfig` refuses parts.
+
+    Raises:
+        UsageError: A setting belongs to another architecture.
+    """
+    foreign = [name for name in ("prefix_dropout", "cross_num_heads") if getattr(settings, name)]
+    if foreign and model.architecture != PERCEIVER_AR:
+        raise UsageError(
+            f"{' and '.join(foreign)} belong{'' if len(foreign) > 1 else 's'} to {PERCEIVER_AR}, not to"
+            f" {model.architecture}; leave {'them' if len(foreign) > 1 else 'it'} out"
+        )
 
 
 def refuse_foreign_parts(settings: RunSettings, corpus: Corpus) -> None:

@@ -17,11 +17,17 @@ from pamusic.checkpoint import Checkpoint, check_corpus, find_checkpoint, load_c
 from pamusic.corpus.corpus import Corpus, open_corpus
 from pamusic.device import Machine, choose_machine
 from pamusic.errors import PamusicError, UsageError
-from pamusic.model.config import ModelConfig
+from pamusic.model.config import PERCEIVER_AR, ModelConfig
 from pamusic.training.config import TrainingConfig
 from pamusic.training.distributed import SINGLE_PROCESS, ProcessGroup, local_device, rank_from_environment
 from pamusic.training.machine_choice import agree_on_precision, fitting_micro_batch, machine_as_before
-from pamusic.training.model_shape import new_shape, refuse_foreign_parts, resumed_shape, tuned_shape
+from pamusic.training.model_shape import (
+    new_shape,
+    refuse_foreign_parts,
+    refuse_foreign_settings,
+    resumed_shape,
+    tuned_shape,
+)
 from pamusic.training.run_dir import is_training, read_step, refuse_occupied
 from pamusic.training.run_record import RunRecord, read_record
 from pamusic.training.schedule import rate
@@ -104,7 +110,8 @@ def plan_new_run(request: RunRequest) -> RunPlan:
             model = new_shape(size, settings, vocabulary)
         else:
             model = tuned_shape(source.model.config, settings, vocabulary)
-        training = _new_training(settings)
+        refuse_foreign_settings(settings, model)
+        training = _new_training(settings, model)
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train with these settings: {error}") from None
     if training.precision == "auto":
@@ -146,6 +153,7 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
     try:
         model_before, training_before = ModelConfig.from_json({**record.model}), _training_of(record)
         model = resumed_shape(model_before, settings, corpus.tokenizer.vocabulary)
+        refuse_foreign_settings(settings, model)
         training = _resumed_training(run, settings, training_before)
     except (ValueError, TypeError) as error:
         raise UsageError(f"cannot resume with these settings: {error}") from None
@@ -182,8 +190,8 @@ def _load_source(name: str, corpus: Corpus) -> Checkpoint:
 def _tuning_defaults(corpus: Corpus, source: Checkpoint, settings: RunSettings) -> RunSettings:
     """Return default settings for fine-tuning on a small corpus: a low rate, few steps, early stopping."""
     tokens = sum(corpus.pieces[piece].num_tokens for piece in corpus.split("train"))
-    num_latents = settings.num_latents or source.model.config.num_latents
-    tokens_per_step = (settings.batch_size or TrainingConfig.batch_size) * num_latents
+    model = source.model.config.resized(context_length=settings.context_length, num_latents=settings.num_latents)
+    tokens_per_step = (settings.batch_size or TrainingConfig.batch_size) * model.num_targets
     steps = min(2000, max(100, 10 * tokens // tokens_per_step))
     return RunSettings(
         steps=steps,
@@ -206,9 +214,10 @@ def _new_machine(request: RunRequest, settings: RunSettings) -> Machine:
     return replace(machine, device=local_device(machine.device))
 
 
-def _new_training(settings: RunSettings) -> TrainingConfig:
+def _new_training(settings: RunSettings, model: ModelConfig) -> TrainingConfig:
     steps = TrainingConfig.steps if settings.steps is None else settings.steps
-    defaults = RunSettings(cooldown_steps=int(COOLDOWN_SHARE * steps))
+    prefix_dropout = None if model.architecture == PERCEIVER_AR else 0.0
+    defaults = RunSettings(cooldown_steps=int(COOLDOWN_SHARE * steps), prefix_dropout=prefix_dropout)
     return defaults.updated(settings).training_config()
 
 

@@ -54,6 +54,7 @@ class RunSettings:
     validation_windows: int | None = None
     save_every_minutes: float | None = None
     # of ModelConfig
+    architecture: str | None = None
     context_length: int | None = None
     num_latents: int | None = None
     d_model: int | None = None

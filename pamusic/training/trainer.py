@@ -21,7 +21,7 @@ from pamusic.checkpoint import BEST, LAST, save_checkpoint
 from pamusic.corpus.corpus import Corpus
 from pamusic.device import Machine
 from pamusic.errors import PamusicError
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import Batch, TrainingBatches, validation_batches
 from pamusic.training.distributed import ProcessGroup, is_about_ranks, joined
@@ -85,7 +85,7 @@ class Trainer:
         return self.plan.corpus
 
     @property
-    def model(self) -> PerceiverAR:
+    def model(self) -> SequenceModel:
         return self.learner.model
 
     @property
@@ -197,7 +197,7 @@ class Trainer:
     def _update(self, batch: Batch) -> None:
         """Make one update, and count it."""
         self._losses.append(self.learner.update(batch))
-        self.latent_tokens += self.training.batch_size * self.model.config.num_latents
+        self.latent_tokens += self.training.batch_size * self.model.config.num_targets
         self._steps_timed += 1
 
     def _ends_here(self, should_stop: Callable[[], bool]) -> bool:
@@ -243,7 +243,7 @@ class Trainer:
         """
         nats, norm = torch.stack(self._losses).mean().item(), float(self.learner.grad_norm)
         self._check_numbers(nats, norm)
-        speed = self._steps_timed * self.training.batch_size * self.model.config.num_latents / seconds
+        speed = self._steps_timed * self.training.batch_size * self.model.config.num_targets / seconds
         row = Row(
             step=self.step,
             latent_tokens=self.latent_tokens,
@@ -374,7 +374,7 @@ class Trainer:
             self.learner.load_state_dict(state)
             self._losses = [loss.to(self.machine.device) for loss in state.get("losses", [])]
             self.seconds = state["seconds"]
-            as_now = self.step * self.training.batch_size * self.model.config.num_latents
+            as_now = self.step * self.training.batch_size * self.model.config.num_targets
             self.latent_tokens = state.get("latent_tokens", as_now)
             self._best_step = self.step
             if self.plan.out is not None and run.resolve() == self.plan.out.resolve():

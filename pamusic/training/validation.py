@@ -10,13 +10,13 @@ from torch.distributed.fsdp import FSDPModule
 
 from pamusic.device import Machine
 from pamusic.model.fields import by_field
-from pamusic.model.perceiver_ar import PerceiverAR
+from pamusic.model.sequence_model import SequenceModel
 from pamusic.training.data import NOT_SCORED, Batch
 from pamusic.training.distributed import ProcessGroup
 
 
 @torch.inference_mode()
-def score_windows(model: PerceiverAR, batches: Sequence[Batch], machine: Machine, ranks: ProcessGroup) -> float:
+def score_windows(model: SequenceModel, batches: Sequence[Batch], machine: Machine, ranks: ProcessGroup) -> float:
     """Return the mean nats per token of a model on batches, over all ranks, and leave it in evaluation mode.
 
     Each rank scores its share of the batches. With sharded weights, a forward pass needs all ranks, so each rank scores

@@ -3,6 +3,7 @@
 import torch
 
 from pamusic.checkpoint import save_checkpoint
+from pamusic.model.architectures import build_model
 from pamusic.model.config import LedgerConfig, ModelConfig
 from pamusic.model.perceiver_ar import PerceiverAR
 
@@ -57,11 +58,27 @@ def outspoken_model(num_layers=2, seed=0, **changes):
         "ledger": LEDGER,
         **changes,
     }
-    model = PerceiverAR(ModelConfig(num_layers=num_layers, **shape)).eval()
+    model = build_model(ModelConfig(num_layers=num_layers, **shape)).eval()
     torch.manual_seed(seed)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
     return model
+
+
+PLAIN = {"ledger": None, "cross_num_heads": 2}
+FIELDS = {"field_sizes": (8, 6, 7), "vocab_size": 21, "pad_id": 20}
+
+
+def plain_model(architecture, num_layers=2, **changes):
+    """An outspoken model without the parts that only a Perceiver AR can have."""
+    return outspoken_model(num_layers, **{**PLAIN, "architecture": architecture, **changes})
+
+
+def positions(length, seed=1):
+    """Ids of each field of `FIELDS`, as lists."""
+    random = torch.Generator().manual_seed(seed)
+    ends = [(0, 8), (8, 14), (14, 21)]
+    return torch.stack([torch.randint(*end, (length,), generator=random) for end in ends], dim=-1).tolist()
 
 
 def piece(length, seed=1):

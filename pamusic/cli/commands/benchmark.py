@@ -52,7 +52,7 @@ def benchmark(
     resolve_precision(precision, where)
     loaded = load_checkpoint(find_checkpoint(checkpoint), where)
     kernel = kernel_for(loaded.model, precision, log) if compile else None
-    precision = resolve_precision(precision, where, kernel is not None)
+    precision = resolve_precision(precision, where, kernel is not None, loaded.model.config.architecture)
     if cost := cost_of(precision, where, kernel is not None):
         log(cost)
     config = loaded.model.config

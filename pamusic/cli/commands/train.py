@@ -45,8 +45,11 @@ def train(
     stretch: Annotated[float | None, Recipe(help="Change window tempo by up to this fraction.")] = None,
     validate_every: Annotated[int | None, Recipe(help="Validate every N updates.")] = None,
     sample_every: Annotated[int | None, Recipe(min=1, help="Write a sample every N updates.")] = None,
+    architecture: Annotated[
+        str | None, Parts(help="Use perceiver-ar, transformer or transformer-xl. (default: perceiver-ar)")
+    ] = None,
     context_length: Annotated[int | None, Parts(help="Read this many tokens of context.")] = None,
-    num_latents: Annotated[int | None, Parts(help="Train on this many last positions.")] = None,
+    num_latents: Annotated[int | None, Parts(help="Train on this many last positions; XL: a segment.")] = None,
     num_layers: Annotated[int | None, Parts(help="Set the layers; with --init-from: add layers.")] = None,
     ledger: Annotated[bool | None, Parts(help="Embed the sounding notes and their ages. (default: yes)")] = None,
     recall: Annotated[bool | None, Parts(help="Mix in copies from the context. (default: no)")] = None,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pamusic.evaluation.comparison import StatisticComparison, StatisticSet
     from pamusic.evaluation.likelihood import Likelihood
     from pamusic.evaluation.sweep import SweepPoint
-    from pamusic.model.perceiver_ar import PerceiverAR
+    from pamusic.model.sequence_model import SequenceModel
 
 
 PART = "bits_per_note_"  # prefix of the parts of bits per note
@@ -64,7 +64,7 @@ def check_keys(num_keys: int, sweep: bool) -> None:
 
 
 def print_drift(
-    model: PerceiverAR,
+    model: SequenceModel,
     corpus: Corpus,
     about: dict[str, Any],
     num_pieces: int,

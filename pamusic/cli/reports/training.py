@@ -21,17 +21,19 @@ def print_plan(trainer: Trainer) -> None:
 def plan_lines(trainer: Trainer) -> list[str]:
     """Return the plan of a run, line by line."""
     from pamusic.device import describe
+    from pamusic.model.config import PERCEIVER_AR
 
     plan, model, training = trainer.plan, trainer.model.config, trainer.training
     tokens = sum(plan.corpus.pieces[piece].num_tokens for piece in plan.corpus.split("train"))
-    latents = (training.steps - trainer.step) * training.batch_size * model.num_latents
+    latents = (training.steps - trainer.step) * training.batch_size * model.num_targets
     is_split = training.micro_batch not in (None, len(trainer.learner.rows))
     at_once = f" ({training.micro_batch} at once)" if is_split else ""
     lines = [f"corpus {plan.corpus.path}: {tokens:,} tokens to train on, vocabulary {plan.corpus.tokenizer.name}"]
     if plan.started_from is not None and not trainer.step:
         lines.append(f"starts from the weights of {plan.started_from}")
+    kind = "" if model.architecture == PERCEIVER_AR else f"{model.architecture}, "
     lines.append(
-        f"model: {trainer.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
+        f"model: {kind}{trainer.model.num_parameters() / 1e6:.1f} M parameters, {model.num_layers} layers of width"
         f" {model.d_model}, context {model.context_length:,}, {model.num_latents:,} latents"
     )
     if training.only:
