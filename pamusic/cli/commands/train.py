@@ -50,7 +50,7 @@ def train(
     ] = None,
     context_length: Annotated[int | None, Parts(help="Read this many tokens of context.")] = None,
     num_latents: Annotated[int | None, Parts(help="Train on this many last positions; XL: a segment.")] = None,
-    num_layers: Annotated[int | None, Parts(help="Set the layers; with --init-from: add layers.")] = None,
+    num_layers: Annotated[int | None, Parts(help="Set the number of layers.")] = None,
     ledger: Annotated[bool | None, Parts(help="Embed the sounding notes and their ages. (default: yes)")] = None,
     recall: Annotated[bool | None, Parts(help="Mix in copies from the context. (default: no)")] = None,
     only: Annotated[str | None, Parts("--train-only", help="Train only: recall, ledger, head … (default: all)")] = None,
