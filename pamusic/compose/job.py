@@ -205,6 +205,11 @@ class Composer:
         return load_checkpoint(self.path, choose_machine(self.request.device, "fp32", compile=False).device)
 
     @cached_property
+    def resolved(self) -> SampleRequest:
+        """The request, with the temperatures that the checkpoint suggests where they were left open."""
+        return self.request.suggested(self.checkpoint.metadata)
+
+    @cached_property
     def kernel(self) -> CompiledKernel | None:
         """Kernel that computes steps in int8, or None."""
         if not self.request.compile:
@@ -226,7 +231,7 @@ class Composer:
             PamusicError: The checkpoint cannot be loaded on this device.
             UsageError: This device does not support the precision.
         """
-        _ = self.checkpoint, self.kernel, self.precision
+        _ = self.checkpoint, self.resolved, self.kernel, self.precision
 
     @property
     def has_fields(self) -> bool:
@@ -268,7 +273,8 @@ class Composer:
     def stream(self, prime: Prime, monitor: Collector) -> Iterator[Sequence[Position | None]]:
         """Return an iterator over the new ids of all pieces, like `token_stream.stream`, with its errors."""
         self._refuse_for_vocabulary()
-        config = replace(self._config, inference=replace(self.request.inference, precision=self.precision))
+        inference = replace(self.request.inference, precision=self.precision)
+        config = replace(self._config, sampling=self.resolved.sampling, inference=inference)
         return stream(self.checkpoint, prime.performance, config, kernel=self.kernel, monitor=monitor)
 
     def decoder(self, prime: Prime) -> EventDecoder:
@@ -305,7 +311,7 @@ class Composer:
             prime: Prime of the pieces.
             is_cut: True if drawing was interrupted.
         """
-        options = self.request.to_record() | self._names(prime)
+        options = self.resolved.to_record() | self._names(prime)
         options |= {"precision": self.precision, "compile": bool(self.kernel)}
         if self.has_fields:  # a note ends by its length, so this has no effect
             options |= {"let_go": 0.0}

@@ -42,6 +42,8 @@ BOUNDS: dict[str, tuple[int, int]] = {
 }
 """Smallest and largest value of options that are counts, seeds or temperatures of a class."""
 
+SUGGESTED = ("temperature_time", "temperature_pitch")  # options that a checkpoint has its own defaults for
+
 T = TypeVar("T")
 
 
@@ -70,7 +72,7 @@ class SampleRequest:
         continuation_only: Leave the prime out of the file.
         temperature, top_p, top_k, min_p, typical_p, release_bias: Settings of `SamplingConfig`.
         temperature_time, temperature_pitch, temperature_velocity, temperature_length: Extra temperatures among time
-            shifts, pitches, velocities and note lengths.
+            shifts, pitches, velocities and note lengths. None: as the checkpoint suggests (`suggested`), else 1.
         returns: With a model of notes, `auto` limits exact repetition, `planned` also returns to earlier passages at
             about the rates of real music, and `none` does neither. Temperature 0 implies `none`.
         guard: Take back loops and silences, and release stuck notes; None: only for single pieces that no port plays.
@@ -101,8 +103,8 @@ class SampleRequest:
     top_k: int = SamplingConfig.top_k
     min_p: float = SamplingConfig.min_p
     typical_p: float = SamplingConfig.typical_p
-    temperature_time: float = 1.0
-    temperature_pitch: float = 1.0
+    temperature_time: float | None = None
+    temperature_pitch: float | None = None
     temperature_velocity: float = 1.0
     temperature_length: float = field(default=1.0, metadata={"omit": True})
     release_bias: float = _recorded_as("let_go", SamplingConfig.release_bias)
@@ -187,6 +189,25 @@ class SampleRequest:
             seed=secrets.randbelow(2**31) if self.seed is None else self.seed,
         )
 
+    def suggested(self, metadata: Mapping[str, Any]) -> Self:
+        """Return the request with the temperatures that a checkpoint suggests, or else 1, where they are left open.
+
+        Args:
+            metadata: Metadata of the checkpoint. Its `sampling` may have values for `SUGGESTED`.
+
+        Raises:
+            PamusicError: A suggested value is not a temperature.
+        """
+        given = metadata.get("sampling", {})
+        values: dict[str, Any] = {name: given.get(name, 1.0) for name in SUGGESTED if getattr(self, name) is None}
+        for name, value in values.items():
+            if not _fits(value, float) or not 0 <= value <= MAX_TEMPERATURE:
+                raise PamusicError(
+                    f"sampling.{name} in the config.json of the checkpoint must be between 0 and {MAX_TEMPERATURE},"
+                    f" got {value!r}; restore the folder"
+                )
+        return replace(self, **values)
+
     @property
     def num_drawn(self) -> int:
         """Number of pieces to draw."""
@@ -218,8 +239,8 @@ class SampleRequest:
             min_p=self.min_p,
             typical_p=self.typical_p,
             class_temperatures=(
-                self.temperature_time,
-                self.temperature_pitch,
+                1.0 if self.temperature_time is None else self.temperature_time,
+                1.0 if self.temperature_pitch is None else self.temperature_pitch,
                 self.temperature_velocity,
                 self.temperature_length,
             ),
@@ -305,6 +326,7 @@ LEGACY_DEFAULTS: dict[str, object] = {
     "let_go": 0.0,
     "guard": False,
     "returns": "none",
+    **dict.fromkeys(SUGGESTED, 1.0),
 }
 
 
