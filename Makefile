@@ -43,7 +43,7 @@ demo:
 # The pieces of examples/ anew, from the bundled checkpoint, and the page that plays them; examples/README.md says by what
 # rule. With PAMUSIC=pamusic, or another command, it makes no environment but takes that one.
 PAMUSIC ?= .venv-examples/bin/pamusic
-EXAMPLE = $(PAMUSIC) sample --checkpoint small --precision fp32 --minutes 3 --end-near-length
+EXAMPLE = $(PAMUSIC) sample --checkpoint nocturne --precision fp32 --minutes 3 --end-near-length
 
 examples:
 ifeq ($(PAMUSIC), .venv-examples/bin/pamusic)
@@ -55,7 +55,10 @@ endif
 	$(EXAMPLE) --prime $(PRIME) --seed 1 -o examples/prime-1.mid
 	$(EXAMPLE) --prime $(PRIME) --seed 2 -o examples/prime-2.mid
 	$(EXAMPLE) --prime $(PRIME) --seed 11 --best-of 8 -o examples/prime-best.mid
-	$(PAMUSIC) page examples --title "Six examples, composed by pamusic" -o examples/index.html
+	$(EXAMPLE) --prime docs/primes/four-chord-loop.mid --seed 1 -o examples/loop.mid
+	$(EXAMPLE) --prime docs/primes/two-part-invention.mid --seed 1 -o examples/invention.mid
+	$(EXAMPLE) --prime docs/primes/sonata-opening.mid --seed 1 -o examples/sonata.mid
+	$(PAMUSIC) page examples --title "Nine examples, composed by pamusic" -o examples/index.html
 
 # Everything that must hold before a change is merged. Where there is a wheel of python-rtmidi, and jackd, ports are tested
 # on a real MIDI system; elsewhere those tests are skipped.

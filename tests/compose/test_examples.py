@@ -1,5 +1,6 @@
 """The examples are what their README says: by the commands beside them, of the weights that ship, and on their page."""
 
+import json
 import re
 import shlex
 import shutil
@@ -30,8 +31,8 @@ def options(words: str) -> set[tuple[str, str]]:
     return set(re.findall(r"(--\S+)(?: (?!--)(\S+))?", " ".join(rest)))
 
 
-def test_the_readme_lists_every_example_and_there_are_six():
-    assert len(COMMANDS) == 6
+def test_the_readme_lists_every_example_and_there_are_nine():
+    assert len(COMMANDS) == 9
     assert sorted(COMMANDS) == sorted(path.name for path in EXAMPLES.glob("*.mid"))
 
 
@@ -53,9 +54,12 @@ def test_make_runs_the_commands_of_the_readme():
 def test_an_example_was_made_by_its_command_and_the_weights_that_ship(name):
     record = read_provenance((EXAMPLES / name).read_bytes(), name)
 
-    assert options(command(record.options)) == options(COMMANDS[name]), ANEW
-    shipped = checkpoints_folder() / record.options["checkpoint"] / "model.safetensors"
-    assert record.weights_sha256 == sha256(shipped.read_bytes()), ANEW
+    shipped = checkpoints_folder() / record.options["checkpoint"]
+    suggested = json.loads((shipped / "config.json").read_text(encoding="utf-8"))["sampling"]
+    resolved = {(f"--{each.replace('_', '-')}", f"{value:g}") for each, value in suggested.items()}
+    without_effect = {("--release-bias", "0")}  # in a model of notes
+    assert options(command(record.options)) == options(COMMANDS[name]) | resolved | without_effect, ANEW
+    assert record.weights_sha256 == sha256((shipped / "model.safetensors").read_bytes()), ANEW
     prime = record.options["prime"]
     assert record.prime_sha256 == (None if prime is None else sha256((ROOT / prime).read_bytes())), ANEW
     assert record.stopped_after is None
