@@ -75,7 +75,7 @@ def test_it_ends_with_the_command_that_samples_from_the_run(in_folder):
         words = ("--checkpoint", checkpoint) if checkpoint else ()
         done = pamusic("sample", *how, *words, "-o", name)
         assert done.exit_code == 0, done.output
-        assert ("small, which ships with pamusic" in done.stderr) == (checkpoint is None)
+        assert ("nocturne, which ships with pamusic" in done.stderr) == (checkpoint is None)
     records = [read_provenance((in_folder / name).read_bytes(), name) for name in ("a.mid", "b.mid")]
     assert records[0].options["checkpoint"] == "runs/tiny/best"  # for latest is another run tomorrow
     assert records[0].weights_sha256 == records[1].weights_sha256

@@ -86,7 +86,9 @@ def test_the_corpus_is_the_same_by_either_engine(tmp_path):
 def test_the_engine_is_chosen_on_the_command_line(tmp_path):
     folder = folder_of_tunes(tmp_path / "tunes", 2)
 
-    done = CliRunner().invoke(app, ["tokenize", str(folder), "-o", str(tmp_path / "c"), "--engine", "note-seq"])
+    done = CliRunner().invoke(
+        app, ["tokenize", str(folder), "-o", str(tmp_path / "c"), "--tokenizer", "performance", "--engine", "note-seq"]
+    )
 
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'c'}\n"), done.stderr
     tokenize([folder], tmp_path / "ours", TOKENIZER)
@@ -108,7 +110,9 @@ def test_without_note_seq_one_line_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "note_seq", None)  # as Python marks what cannot be imported
     folder = folder_of_tunes(tmp_path / "tunes", 1)
 
-    done = CliRunner().invoke(app, ["tokenize", str(folder), "-o", str(tmp_path / "c"), "--engine", "note-seq"])
+    done = CliRunner().invoke(
+        app, ["tokenize", str(folder), "-o", str(tmp_path / "c"), "--tokenizer", "performance", "--engine", "note-seq"]
+    )
 
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == (
@@ -125,7 +129,17 @@ def test_where_note_seq_reads_differently_from_players_its_engine_says_so(tmp_pa
     (tmp_path / "tunes" / "pedal.mid").write_bytes(data)
 
     done = CliRunner().invoke(
-        app, ["tokenize", str(tmp_path / "tunes"), "-o", str(tmp_path / "c"), "--engine", "note-seq"]
+        app,
+        [
+            "tokenize",
+            str(tmp_path / "tunes"),
+            "-o",
+            str(tmp_path / "c"),
+            "--tokenizer",
+            "performance",
+            "--engine",
+            "note-seq",
+        ],
     )
 
     assert done.exit_code == 0, done.stderr
@@ -166,7 +180,17 @@ def test_the_notes_of_its_engine_are_those_of_note_seqs_ids(tmp_path):
     (tmp_path / "tunes" / "strings.mid").write_bytes(data)
 
     done = CliRunner().invoke(
-        app, ["tokenize", str(tmp_path / "tunes"), "-o", str(tmp_path / "c"), "--engine", "note-seq"]
+        app,
+        [
+            "tokenize",
+            str(tmp_path / "tunes"),
+            "-o",
+            str(tmp_path / "c"),
+            "--tokenizer",
+            "performance",
+            "--engine",
+            "note-seq",
+        ],
     )
 
     (piece,) = about(tmp_path / "c")["pieces"]

@@ -8,8 +8,9 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from pamusic.cli.terminal import log
-from pamusic.compose.request import DEFAULT_SECONDS, LEGACY_DEFAULTS, RECORD_NAMES, SampleRequest
+from pamusic.compose.request import DEFAULT_SECONDS, LEGACY_DEFAULTS, RECORD_NAMES, SUGGESTED, SampleRequest
 from pamusic.errors import PamusicError
+from pamusic.resources import DEFAULT_CHECKPOINT
 
 if TYPE_CHECKING:
     from pamusic.compose.provenance import Provenance
@@ -51,6 +52,9 @@ def command(options: Mapping[str, object]) -> str:
         implied = implied or (name == "compile" and options.get("precision") != "int8")
         is_one_piece = (options.get("best_of") or options.get("num", 1)) == 1
         implied = implied or (name == "returns" and name not in options)  # a file of events, or an older one
+        # The default checkpoint suggests other temperatures than 1, so there a 1 was requested.
+        is_own = options.get("checkpoint") != DEFAULT_CHECKPOINT
+        implied = implied or (name in SUGGESTED and value == 1 and is_own)
         implied = implied or (name == "guard" and value == is_one_piece)
         if value is None or value == default or implied:
             continue
