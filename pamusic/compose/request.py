@@ -199,6 +199,10 @@ class SampleRequest:
             PamusicError: A suggested value is not a temperature.
         """
         given = metadata.get("sampling", {})
+        if not isinstance(given, dict):
+            raise PamusicError(
+                f"sampling in the config.json of the checkpoint must be a table, got {given!r}; restore the folder"
+            )
         values: dict[str, Any] = {name: given.get(name, 1.0) for name in SUGGESTED if getattr(self, name) is None}
         for name, value in values.items():
             if not _fits(value, float) or not 0 <= value <= MAX_TEMPERATURE:

@@ -8,6 +8,8 @@ position has several ids.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from pamusic.model.caches import Caches
@@ -17,7 +19,7 @@ from pamusic.model.key_recall import KeyRecall
 from pamusic.model.recall import Recall
 
 
-class SequenceModel(nn.Module):
+class SequenceModel(nn.Module, ABC):
     """A model that predicts the token after each position from the positions up to it.
 
     Attributes:
@@ -38,6 +40,7 @@ class SequenceModel(nn.Module):
     recall: Recall | KeyRecall | None
     head: nn.Linear
 
+    @abstractmethod
     def forward(
         self,
         tokens: Tensor,
@@ -54,16 +57,16 @@ class SequenceModel(nn.Module):
             prefix_indices, recalled: As in `PerceiverAR.forward`; None in other architectures.
             following: Positions after the last `n`, `[batch, n, fields]`, for a model with several fields.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def num_held(self, config: ModelConfig) -> int | None:
         """Return how many positions the layers hold until a refill; None if they need no refill.
 
         Args:
             config: Shape of the model, which may be resized.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def new_caches(
         self, batch: int, num_latents: int | None = None, context_length: int | None = None, headroom: int = 0
     ) -> Caches:
@@ -72,29 +75,29 @@ class SequenceModel(nn.Module):
         `headroom` is extra capacity of the layers' caches. It lets positions follow after those that the layers hold.
         Each then sees the last ones only.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, tokens: Tensor, caches: Caches) -> None:
         """Append tokens `[batch, n]` to the context only, without running the layers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def latents(self, tokens: Tensor, caches: Caches) -> Tensor:
         """Return the input of the layers, `[batch, n, d]`, at the last `n` tokens read, `[batch, n]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def states(self, latents: Tensor, caches: Caches, last_only: bool = False) -> Tensor:
         """Apply the layers to the result of `latents`, `[batch, n, d]`; return the input of the head.
 
         With `last_only`, return only the last position.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def logits(
         self, latents: Tensor, caches: Caches, last_only: bool = False, following: Tensor | None = None
     ) -> Tensor:
         """Apply the layers and the head to the result of `latents`; return logits `[batch, n, vocab]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def block_logits(self, tokens: Tensor, start: int, caches: Caches, num_latents: int) -> Tensor:
         """Read the next block of a piece and return the logits `[batch, n, vocab]` after each of its positions.
 
@@ -105,7 +108,6 @@ class SequenceModel(nn.Module):
             caches: Caches of one piece.
             num_latents: Number of latents of the caches.
         """
-        raise NotImplementedError
 
     def hints(self, tokens: Tensor, n: int, recalled: Tensor | None = None) -> Hints:
         """Return what is added to the logits of fields after the last `n` tokens: nothing in a plain architecture."""

@@ -229,7 +229,7 @@ def test_defaults_are_left_out_of_a_command():
     assert command({**now, "length": 4096, "seconds": 5.0}) == "pamusic sample --seed 3 --length 4096 --seconds 5"
     assert command({**now, "checkpoint": "./mine-1.0"}) == "pamusic sample --seed 3 --checkpoint ./mine-1.0"
     one = {"checkpoint": "nocturne", "temperature_time": 1.0, "temperature_pitch": 0.94}  # it suggests 1.01 and 0.94
-    assert command({**now, **one}).endswith(" --temperature-time 1 --temperature-pitch 0.94 --checkpoint nocturne")
+    assert command({**now, **one}).endswith(" --temperature-time 1 --checkpoint nocturne")
 
 
 def test_what_a_record_is_too_old_to_tell_was_as_it_was_then():

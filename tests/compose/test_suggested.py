@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import pamusic
 from pamusic.cli.app import app
+from pamusic.cli.reports.provenance import command
 from pamusic.compose.provenance import read_provenance
 from pamusic.compose.request import SampleRequest
 from pamusic.errors import PamusicError
@@ -73,6 +74,21 @@ def test_a_suggestion_that_is_no_temperature_is_one_line(suggesting, value):
     assert done.exit_code == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("pamusic: error")]
     assert "sampling.temperature_time in the config.json of the checkpoint must be between 0 and" in line
+
+
+@pytest.mark.parametrize("sampling", [None, [], "warm"])
+def test_suggestions_that_are_no_table_are_one_line(sampling):
+    with pytest.raises(PamusicError, match=r"sampling in the config.json of the checkpoint must be a table"):
+        SampleRequest().suggested({"sampling": sampling})
+
+
+def test_the_command_of_a_record_leaves_out_what_the_checkpoint_suggests_and_says_what_it_does_not(suggesting):
+    folder = suggesting(temperature_pitch=0.5)
+    for words in ((), ("--temperature-pitch", "1"), ("--temperature-time", "0.7")):
+        assert sampled(folder, *words).exit_code == 0
+        told = command(read_provenance(Path("kept.mid").read_bytes(), "kept.mid").options)
+        assert [word for word in words if word not in told.split()] == []
+        assert ("temperature" in told) == bool(words)
 
 
 def test_a_request_alone_suggests_nothing():

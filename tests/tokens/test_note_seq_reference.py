@@ -30,6 +30,12 @@ TEMPI = st.tuples(st.just("tempo"), st.just(0), st.sampled_from([250_000, 500_00
 EVENTS = st.lists(st.tuples(WAITS, st.one_of(STROKES, RELEASES, PEDAL, TEMPI)), max_size=60)
 
 
+def by_note_seq(folder, out):
+    """The command that makes a corpus with note-seq itself."""
+    words = ["tokenize", folder, "-o", out, "--tokenizer", "performance", "--engine", "note-seq"]
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
 def hard_piece(events, ticks_per_quarter):
     """A MIDI file of events; a key is never released within the tick of its stroke, which pretty_midi reads oddly."""
     tick, struck, played, tempi = 0, {}, [], [(0, tempo(500_000))]
@@ -86,9 +92,7 @@ def test_the_corpus_is_the_same_by_either_engine(tmp_path):
 def test_the_engine_is_chosen_on_the_command_line(tmp_path):
     folder = folder_of_tunes(tmp_path / "tunes", 2)
 
-    done = CliRunner().invoke(
-        app, ["tokenize", str(folder), "-o", str(tmp_path / "c"), "--tokenizer", "performance", "--engine", "note-seq"]
-    )
+    done = by_note_seq(folder, tmp_path / "c")
 
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'c'}\n"), done.stderr
     tokenize([folder], tmp_path / "ours", TOKENIZER)
@@ -110,9 +114,7 @@ def test_without_note_seq_one_line_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "note_seq", None)  # as Python marks what cannot be imported
     folder = folder_of_tunes(tmp_path / "tunes", 1)
 
-    done = CliRunner().invoke(
-        app, ["tokenize", str(folder), "-o", str(tmp_path / "c"), "--tokenizer", "performance", "--engine", "note-seq"]
-    )
+    done = by_note_seq(folder, tmp_path / "c")
 
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == (
@@ -128,19 +130,7 @@ def test_where_note_seq_reads_differently_from_players_its_engine_says_so(tmp_pa
     (tmp_path / "tunes").mkdir()
     (tmp_path / "tunes" / "pedal.mid").write_bytes(data)
 
-    done = CliRunner().invoke(
-        app,
-        [
-            "tokenize",
-            str(tmp_path / "tunes"),
-            "-o",
-            str(tmp_path / "c"),
-            "--tokenizer",
-            "performance",
-            "--engine",
-            "note-seq",
-        ],
-    )
+    done = by_note_seq(tmp_path / "tunes", tmp_path / "c")
 
     assert done.exit_code == 0, done.stderr
     assert (
@@ -179,19 +169,7 @@ def test_the_notes_of_its_engine_are_those_of_note_seqs_ids(tmp_path):
     data = midi_file([(0, note_on(50)), (96, note_off(50))], strings)
     (tmp_path / "tunes" / "strings.mid").write_bytes(data)
 
-    done = CliRunner().invoke(
-        app,
-        [
-            "tokenize",
-            str(tmp_path / "tunes"),
-            "-o",
-            str(tmp_path / "c"),
-            "--tokenizer",
-            "performance",
-            "--engine",
-            "note-seq",
-        ],
-    )
+    done = by_note_seq(tmp_path / "tunes", tmp_path / "c")
 
     (piece,) = about(tmp_path / "c")["pieces"]
     assert done.exit_code == 0, done.stderr

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pamusic.cli.terminal import log
 from pamusic.compose.request import DEFAULT_SECONDS, LEGACY_DEFAULTS, RECORD_NAMES, SUGGESTED, SampleRequest
 from pamusic.errors import PamusicError
-from pamusic.resources import DEFAULT_CHECKPOINT
+from pamusic.resources import checkpoints_folder
 
 if TYPE_CHECKING:
     from pamusic.compose.provenance import Provenance
@@ -44,6 +46,7 @@ def command(options: Mapping[str, object]) -> str:
     """Return the `pamusic sample` command for the options of a record; options at their defaults are left out."""
     words = ["pamusic", "sample"]
     flags = {record_name: "--" + field.replace("_", "-") for field, record_name in RECORD_NAMES.items()}
+    suggested = _suggested(options.get("checkpoint"))
     for name, default in SampleRequest().to_record().items():
         value = options.get(name, LEGACY_DEFAULTS.get(name, default))
         implied = name == "seconds" and value == DEFAULT_SECONDS and options.get("length") is None
@@ -52,9 +55,8 @@ def command(options: Mapping[str, object]) -> str:
         implied = implied or (name == "compile" and options.get("precision") != "int8")
         is_one_piece = (options.get("best_of") or options.get("num", 1)) == 1
         implied = implied or (name == "returns" and name not in options)  # a file of events, or an older one
-        # The default checkpoint suggests other temperatures than 1, so there a 1 was requested.
-        is_own = options.get("checkpoint") != DEFAULT_CHECKPOINT
-        implied = implied or (name in SUGGESTED and value == 1 and is_own)
+        implied = implied or (name in SUGGESTED and value == suggested.get(name, 1.0))
+        implied = implied or (name == "let_go" and value == 0 and "returns" in options)  # of no effect on notes
         implied = implied or (name == "guard" and value == is_one_piece)
         if value is None or value == default or implied:
             continue
@@ -64,6 +66,18 @@ def command(options: Mapping[str, object]) -> str:
         else:
             words += [option, f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)]
     return shlex.join(words)
+
+
+def _suggested(checkpoint: object) -> Mapping[str, object]:
+    """Return the temperatures that a checkpoint suggests; none if it is not here, or suggests none."""
+    shipped = checkpoints_folder() / str(checkpoint)
+    folder = shipped if shipped.is_dir() else Path(str(checkpoint))
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    suggested = about.get("sampling") if isinstance(about, dict) else None
+    return suggested if isinstance(suggested, dict) else {}
 
 
 def facts(record: Provenance) -> tuple[tuple[str, str], ...]:
