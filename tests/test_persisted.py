@@ -37,8 +37,8 @@ SETTINGS = {
     OffsetsConfig: "shift_edges length_edges num_positions reach",
     ClockConfig: "shift_edges rotary_fraction",
     TrainingConfig: "steps batch_size micro_batch lr adamw_lr_ratio weight_decay warmup_steps cooldown_steps"
-    " cooldown_from max_grad_norm z_loss ema_decay patience recompute shard prefix_dropout transpose_down transpose_up"
-    " stretch only seed precision validate_every validation_windows save_every_minutes",
+    " cooldown_from max_grad_norm z_loss ema_decay patience recompute shard min_latents prefix_dropout transpose_down"
+    " transpose_up stretch only seed precision validate_every validation_windows save_every_minutes",
 }
 """Of `config.json` and `run.json`."""
 BLOCK = (

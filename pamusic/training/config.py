@@ -27,6 +27,8 @@ class TrainingConfig:
         patience: Consecutive validations without a new best after which the run ends; None for no limit.
         recompute: Compute the layers again in the backward pass instead of keeping their results: slower, less memory.
         shard: Spread weights, gradients and optimisers over all processes, if there are several.
+        min_latents: Train each step with a random number of latents, from this one to the model's: the model's number,
+            half of it, a quarter, and so on, each equally likely. None: always the model's number.
         prefix_dropout: Share of the prefix that no latent attends to; the paper calls it cross-attend dropout.
         transpose_down, transpose_up: Most semitones by which a window is transposed.
         stretch: Largest share by which a window is played slower or faster.
@@ -53,6 +55,7 @@ class TrainingConfig:
     patience: int | None = None
     recompute: bool = False
     shard: bool = False
+    min_latents: int | None = None
     prefix_dropout: float = 0.7
     transpose_down: int = 5
     transpose_up: int = 6
@@ -65,7 +68,16 @@ class TrainingConfig:
     save_every_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "micro_batch", "validate_every", "validation_windows", "patience"):
+        whole = (
+            "steps",
+            "batch_size",
+            "micro_batch",
+            "validate_every",
+            "validation_windows",
+            "patience",
+            "min_latents",
+        )
+        for name in whole:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:

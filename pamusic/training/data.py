@@ -85,7 +85,10 @@ class TrainingBatches:
         rows = range(self._training.batch_size) if rows is None else rows
         rngs = [np.random.default_rng([self._training.seed, step, row]) for row in rows]
         windows = [self._window(rng) for rng in rngs]
-        batch = make_batch(windows, self._model, self._training.prefix_dropout, rngs)
+        model = self._model
+        if self._training.min_latents is not None:
+            model = model.resized(num_latents=latents_of_step(step, model, self._training))
+        batch = make_batch(windows, model, self._training.prefix_dropout, rngs)
         is_start = batch.targets == self._corpus.tokenizer.vocabulary.id("start")
         batch.targets[is_start.any(-1) if is_start.dim() == 3 else is_start] = NOT_SCORED
         return batch
@@ -119,6 +122,18 @@ class TrainingBatches:
 
     def _decoded(self, piece: int) -> GridNotes:
         return self._corpus.tokenizer.grid_from_ids(self._corpus.piece(piece))
+
+
+def latents_of_step(step: int, model: ModelConfig, training: TrainingConfig) -> int:
+    """Return the number of last positions that predict in update number `step`, the same for all rows and processes.
+
+    A random number is halved rather than drawn from a range, because each number of latents is compiled separately.
+    """
+    if training.min_latents is None:
+        return model.num_targets
+    halvings = (model.num_latents // training.min_latents).bit_length() - 1
+    draw = np.random.default_rng([training.seed, step]).integers(halvings + 1)
+    return model.num_latents >> int(draw)
 
 
 def validation_batches(corpus: Corpus, model: ModelConfig, num_windows: int, batch_size: int) -> list[Batch]:

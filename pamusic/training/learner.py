@@ -202,7 +202,7 @@ class Learner:
         for number, part in enumerate(parts, start=1):
             part = part.to(self.machine.device)
             with self._gradients_shared(number == len(parts)):
-                recalled = self._recalled(part.tokens)
+                recalled = self._recalled(part.tokens, part.targets.shape[1])
                 with self.machine.autocast():
                     loss, part_nats = (self._compiled or self._eager_loss)(
                         part.tokens, part.targets, part.prefix_indices, recalled
@@ -220,10 +220,10 @@ class Learner:
             return self._shared.no_sync()
         return nullcontext()
 
-    def _recalled(self, tokens: Tensor) -> Tensor | None:
+    def _recalled(self, tokens: Tensor, num_latents: int) -> Tensor | None:
         """Return the result of recall outside the compiled loss: it has no gradient, and loops."""
         recall = self.model.recall
-        return None if recall is None else recall(tokens, min(self.model.config.num_latents, tokens.shape[1]))
+        return None if recall is None else recall(tokens, num_latents)
 
     def _eager_loss(
         self, tokens: Tensor, targets: Tensor, prefix_indices: Tensor | None, recalled: Tensor | None
@@ -231,7 +231,9 @@ class Learner:
         """Return the loss (with z-loss) and the nats, both summed over scored tokens and their fields."""
         sizes = self.model.config.field_sizes
         following = targets.clamp(min=0) if sizes else None
-        logits = self._shared(tokens, prefix_indices=prefix_indices, recalled=recalled, following=following).float()
+        logits = self._shared(
+            tokens, targets.shape[1], prefix_indices=prefix_indices, recalled=recalled, following=following
+        ).float()
         losses, costs = [], []
         for of_field, target in by_field(logits, targets, sizes):
             log_z = of_field.logsumexp(-1)

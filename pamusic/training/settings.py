@@ -43,6 +43,7 @@ class RunSettings:
     patience: int | None = None
     recompute: bool | None = None
     shard: bool | None = None
+    min_latents: int | None = None
     prefix_dropout: float | None = None
     transpose_down: int | None = None
     transpose_up: int | None = None

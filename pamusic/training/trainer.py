@@ -65,7 +65,7 @@ class Trainer:
         self.latent_tokens, self.seconds = 0, 0.0
         self._best_nats, self._best_step = math.inf, 0
         self._losses: list[Tensor] = []  # losses since the last row at a fixed step
-        self._steps_timed = 0
+        self._steps_timed = self._tokens_timed = 0
         self._batches = TrainingBatches(plan.corpus, model, training)
         self._validation = validation_batches(
             plan.corpus, model, training.validation_windows, max(1, training.windows_at_once // 2)
@@ -197,7 +197,9 @@ class Trainer:
     def _update(self, batch: Batch) -> None:
         """Make one update, and count it."""
         self._losses.append(self.learner.update(batch))
-        self.latent_tokens += self.training.batch_size * self.model.config.num_targets
+        num_tokens = self.training.batch_size * batch.targets.shape[1]  # `batch` has this rank's rows only
+        self.latent_tokens += num_tokens
+        self._tokens_timed += num_tokens
         self._steps_timed += 1
 
     def _ends_here(self, should_stop: Callable[[], bool]) -> bool:
@@ -243,7 +245,7 @@ class Trainer:
         """
         nats, norm = torch.stack(self._losses).mean().item(), float(self.learner.grad_norm)
         self._check_numbers(nats, norm)
-        speed = self._steps_timed * self.training.batch_size * self.model.config.num_targets / seconds
+        speed = self._tokens_timed / seconds
         row = Row(
             step=self.step,
             latent_tokens=self.latent_tokens,
@@ -267,7 +269,7 @@ class Trainer:
         best = None if validated is None else validated.best
         if self.step % REPORT_EVERY == 0:
             self._losses = []
-        self._steps_timed = 0
+        self._steps_timed = self._tokens_timed = 0
         return Report(self.step, self.training.steps, nats, best, speed, left, note)
 
     def _check_numbers(self, nats: float, norm: float) -> None:

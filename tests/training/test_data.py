@@ -13,7 +13,14 @@ from pamusic.music.performance import Performance
 from pamusic.tokens.tokenizer import NOTE_OFF, NOTE_ON, load_tokenizer
 from pamusic.training.augmentation import stretched_ids, transposed_ids
 from pamusic.training.config import TrainingConfig
-from pamusic.training.data import NOT_SCORED, TrainingBatches, make_batch, validation_batches, with_borders
+from pamusic.training.data import (
+    NOT_SCORED,
+    TrainingBatches,
+    latents_of_step,
+    make_batch,
+    validation_batches,
+    with_borders,
+)
 
 PAD = 390
 PIANO = load_tokenizer("piano")
@@ -82,6 +89,24 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(tmp_path):
     assert not torch.equal(first.batch(7).tokens, first.batch(8).tokens)
     other_seed = TrainingBatches(corpus, config, TrainingConfig(batch_size=4, seed=2))
     assert not torch.equal(first.batch(7).tokens, other_seed.batch(7).tokens)
+
+
+def test_a_random_number_of_latents_is_halved_and_the_same_tokens_are_seen(tmp_path):
+    corpus, config = small_corpus(tmp_path / "c"), tiny_config()  # 16 latents, context 48
+    always = TrainingBatches(corpus, config, plain(prefix_dropout=0.0))
+    varied = TrainingBatches(corpus, config, plain(prefix_dropout=0.0, min_latents=3))
+    counts = []
+    for step in range(300):
+        batch, same = varied.batch(step), always.batch(step)
+        counts.append(batch.targets.shape[1])
+        assert counts[-1] == latents_of_step(step, config, plain(min_latents=3))
+        last = same.targets[:, -counts[-1] :]
+        long = (same.tokens[:, 31] != PAD) & (same.targets[:, -1] != NOT_SCORED)  # fills 16 latents and more
+        assert torch.equal(batch.targets[long], last[long])
+        assert torch.equal(batch.tokens[long], same.tokens[long])
+    shares = [counts.count(n) / 300 for n in (16, 8, 4)]
+    assert sum(shares) == 1
+    assert all(0.25 < share < 0.42 for share in shares)  # each 1/3, of 300
 
 
 def test_windows_are_stretches_of_training_pieces_that_end_anywhere(tmp_path):

@@ -157,6 +157,7 @@ def trained(tmp_path_factory):
         (["performance", "--architecture", "transformer", "--set", "cross_num_heads=2"], "cross_num_heads belongs to"),
         (["--resume", "transformer", "--architecture", "perceiver-ar"], "trained weights keep their architecture"),
         (["--resume", "perceiver-ar", "--architecture", "transformer-xl"], "trained weights keep their architecture"),
+        (["performance", "--architecture", "transformer", "--set", "min_latents=8"], "min_latents belongs to percei"),
         (["--resume", "transformer", "--prefix-dropout", "0.5"], "prefix_dropout belongs to perceiver-ar"),
         (
             ["performance", "--init-from", "transformer", "--architecture", "transformer-xl"],

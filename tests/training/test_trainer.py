@@ -19,6 +19,7 @@ from pamusic.checkpoint import find_checkpoint, load_checkpoint
 from pamusic.device import Machine, choose_machine
 from pamusic.errors import PamusicError
 from pamusic.training.config import TrainingConfig
+from pamusic.training.data import latents_of_step
 from pamusic.training.schedule import rate
 
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
@@ -91,6 +92,24 @@ def test_tokens_are_counted_through_a_change_of_shape(tmp_path):
     resumed = resumed_run(tmp_path / "run", steps=6, batch_size=2, micro_batch=2)
     resumed.train()
     assert resumed.latent_tokens == before + 2 * 2 * tiny_config().num_latents
+
+
+def test_a_run_with_a_random_number_of_latents_counts_them_and_resumes(tmp_path):
+    corpus, varied = small_corpus(tmp_path / "c"), config(steps=9, min_latents=4, validate_every=3)
+    drawn = [latents_of_step(step, tiny_config(), varied) for step in range(9)]
+    assert len(set(drawn)) > 1
+    whole = make_trainer(tmp_path / "whole", corpus, tiny_config(), varied, CPU)
+    whole.train()
+    assert whole.latent_tokens == 4 * sum(drawn)
+
+    stopped = make_trainer(tmp_path / "run", corpus, tiny_config(), varied, CPU)
+    stopped.train(lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == 3 else None)
+    resumed = make_trainer(tmp_path / "run", corpus, tiny_config(), varied, CPU, resume_from=tmp_path / "run")
+    assert resumed.step == 4
+    resumed.train()
+
+    assert torch.equal(weights(resumed), weights(whole))
+    assert resumed.latent_tokens == whole.latent_tokens
 
 
 def test_a_run_leaves_metrics_its_settings_and_two_checkpoints(tmp_path):
