@@ -58,8 +58,8 @@ SCALES = {
         Scale(
             name="smoke",
             settings={
-                "size": "tiny", "d_model": 64, "num_layers": 2, "num_latents": 128, "batch_size": 4, "steps": 300,
-                "validate_every": 50, "validation_windows": 48,
+                "size": "tiny", "d_model": 64, "num_layers": 2, "num_latents": 128, "batch_size": 4, "steps": 240,
+                "validate_every": 40, "validation_windows": 48,
             },
             seeds=(1,),
             num_pieces=4,

@@ -2,52 +2,66 @@
 
     python benchmarks/paper/latents.py MAESTRO [FOLDER] [--smoke | --gpu]
 
-Trains one model with a fixed number of latents and one with a random number (`min_latents`: all, a half, a quarter and
-an eighth, each as often), at equal steps. Then both are evaluated with numbers of latents from an eighth to four times.
-Measured: nats of a position, operations of a position, and positions scored a second, by `pamusic.evaluation.sweep`.
-Every number of latents scores the same positions, in blocks of half its latents. Vocabulary: `notes`, plain.
+Trains one model with a fixed number of latents and two with a random number (`min_latents`: all, a half, a quarter or
+an eighth, each as often). A step with fewer latents predicts fewer positions. So one of these two has as many steps as
+the fixed one, and the other as many predictions. Then each is evaluated with an eighth of the latents to twice as many.
+Measured: nats of a position, operations of a position, and positions scored a second. Vocabulary: `notes`, plain.
 
-A step with fewer latents predicts fewer positions, so the model with a random number has seen fewer: the column
-`predicted_tokens` has both.
+Every number of latents scores the same positions, in blocks of a sixteenth of the latents of training, so that more
+latents are more computation. In blocks of half the latents, as in the official protocol, every number would cost about
+the same.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common import PLAIN, Arm, Experiment, Row, Run, Scale, by_arm, corpus, run_experiment
 
+from pamusic.checkpoint import find_checkpoint, load_checkpoint
+from pamusic.corpus.corpus import open_corpus
+from pamusic.evaluation.likelihood import evaluate
+from pamusic.model.flops import scoring_flops
+
 
 def arms(scale: Scale, maestro: Path, folder: Path) -> list[Arm]:
     notes, latents = corpus(maestro, folder), scale.settings["num_latents"]
     shared = {**PLAIN, "context_length": 8 * latents}
+    varied = {**shared, "min_latents": latents // 8}
+    mean_share = (1 + 1 / 2 + 1 / 4 + 1 / 8) / 4  # of the latents that predict
+    longer = {**varied, "steps": round(scale.settings["steps"] / mean_share)}
     return [
         Arm(label="fixed number", corpus=notes, settings=shared),
-        Arm(label="random number", corpus=notes, settings={**shared, "min_latents": latents // 8}),
+        Arm(label="random, as many steps", corpus=notes, settings=varied),
+        Arm(label="random, as many predictions", corpus=notes, settings=longer),
     ]
 
 
 def measure(run: Run) -> list[Row]:
-    from pamusic.checkpoint import find_checkpoint, load_checkpoint
-    from pamusic.corpus.corpus import open_corpus
-    from pamusic.evaluation.sweep import sweep
-
-    model = load_checkpoint(find_checkpoint(str(run.path))).model.eval()
-    shape = model.config
-    ways = [(shape.context_length, (shape.num_latents << k) >> 3) for k in range(6)]
-    corpus = open_corpus(run.arm.corpus)
-    return [
-        {
-            "num_latents_used": point.num_latents,
-            "nats_per_token": round(point.nats_per_token, 4),
-            "mflops_per_token": round(point.flops / 1e6, 3),
-            "tokens_per_second": round(point.tokens_per_second),
-            "num_tokens": point.num_tokens,
-        }
-        for point in sweep(model, corpus, "validation", ways, num_pieces=run.scale.num_pieces)
-    ]
+    shape = run.shape()
+    block = max(1, shape.num_latents // 16)
+    model, opened = load_checkpoint(find_checkpoint(str(run.path))).model.eval(), open_corpus(run.arm.corpus)
+    rows = []
+    for k in range(5):
+        used = (shape.num_latents << k) >> 3
+        began = time.perf_counter()
+        told = evaluate(model, opened, "validation", block=block, num_latents=used, num_pieces=run.scale.num_pieces)
+        took = time.perf_counter() - began
+        flops = scoring_flops(shape.resized(num_latents=used), block=block)
+        rows.append(
+            {
+                "num_latents_used": used,
+                "block": block,
+                "nats_per_token": round(told.nats_per_token, 4),
+                "mflops_per_token": round(flops / 1e6, 3),
+                "tokens_per_second": round(told.num_tokens / took),
+                "num_tokens": told.num_tokens,
+            }
+        )
+    return rows
 
 
 def draw(axes: Sequence[Any], rows: list[Row]) -> None:

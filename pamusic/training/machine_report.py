@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pamusic.device import Machine, choose_machine, cpu_bf16_units, has_compiler, product_rates
-from pamusic.model.config import PRESETS, LedgerConfig, preset
+from pamusic.model.config import PERCEIVER_AR, PRESETS, LedgerConfig, preset
 from pamusic.training.config import TrainingConfig
 from pamusic.training.memory import Memory, available_memory, memory_needed
 
@@ -150,7 +150,8 @@ def estimate_memory(
     available, estimates = available_memory(machine.device), []
     for size, changes in sizes.items():
         on_step(f"memory of size {size}")
-        model = preset(size, **PERFORMANCE, **changes)
+        is_plain = changes.get("architecture", PERCEIVER_AR) != PERCEIVER_AR  # without a ledger
+        model = preset(size, **{**PERFORMANCE, **({"ledger": None} if is_plain else {}), **changes})
         memory = memory_needed(model, training, machine)
         estimates.append(
             MemoryEstimate(

@@ -116,8 +116,9 @@ def plan_new_run(request: RunRequest) -> RunPlan:
         raise UsageError(f"cannot train with these settings: {error}") from None
     if training.precision == "auto":
         machine = agree_on_precision(machine, ranks)
+    fits = fitting_micro_batch(model, training, machine, ranks)  # raises an error if not even one window fits
     if training.micro_batch is None:
-        training = replace(training, micro_batch=fitting_micro_batch(model, training, machine, ranks))
+        training = replace(training, micro_batch=fits)
     if request.out is not None and ranks.first:
         refuse_occupied(request.out, overwrite=request.overwrite)
     return RunPlan(
@@ -159,6 +160,10 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
         raise UsageError(f"cannot resume with these settings: {error}") from None
     ranks = rank_from_environment()
     machine = _resumed_machine(request, record, training_before.precision, ranks)
+    if model != model_before:
+        fits = fitting_micro_batch(model, training, machine, ranks)
+        if settings.micro_batch is None and fits is not None and fits < training.windows_at_once:
+            training = replace(training, micro_batch=fits)
     is_branch = request.out is not None and request.out.resolve() != run.resolve()
     if request.out is not None and is_branch and ranks.first:
         refuse_occupied(request.out, overwrite=request.overwrite)

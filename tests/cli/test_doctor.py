@@ -15,7 +15,14 @@ from pamusic.model.perceiver_ar import PerceiverAR
 from pamusic.tokens.grammar import ledger_ranges
 from pamusic.tokens.tokenizer import load_tokenizer
 from pamusic.training.config import TrainingConfig
-from pamusic.training.machine_report import OPTIONAL_MODULES, PERFORMANCE, Card, MachineReport, MemoryEstimate
+from pamusic.training.machine_report import (
+    OPTIONAL_MODULES,
+    PERFORMANCE,
+    Card,
+    MachineReport,
+    MemoryEstimate,
+    estimate_memory,
+)
 from pamusic.training.memory import BACKWARD, Memory, available_memory, memory_needed
 
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
@@ -77,6 +84,15 @@ def test_doctor_says_what_there_is_and_what_fits():
     assert float(found["machine"]["products in float32"].split()[0]) > 0
 
 
+def test_another_architecture_needs_the_memory_of_all_its_predictions():
+    training = TrainingConfig(prefix_dropout=0.0)
+    found = {
+        name: estimate_memory(CPU, {"tiny": {"architecture": name}}, training)[0].memory.window
+        for name in ("perceiver-ar", "transformer", "transformer-xl")
+    }
+    assert found["perceiver-ar"] < found["transformer-xl"] < found["transformer"]
+
+
 def report(device, **found):
     """What a machine could have."""
     plain = {
@@ -117,6 +133,8 @@ def test_what_fits_is_a_row_of_words():
         (["--size", "huge"], "use one of tiny, small, medium, base"),
         (["--size", "tiny", "--num-latents", "9999"], "num_latents must be between 1 and context_length"),
         (["--size", "tiny", "--precision", "int4"], "precision must be one of"),
+        (["--size", "tiny", "--architecture", "lstm"], "unknown architecture 'lstm'; use one of perceiver-ar"),
+        (["--architecture", "transformer", "--prefix-dropout", "0.5"], "--prefix-dropout is for perceiver-ar, not for"),
     ],
 )
 def test_wrong_usage_of_doctor(words, reason):

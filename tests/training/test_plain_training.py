@@ -113,7 +113,15 @@ def test_a_window_that_cannot_fit_is_refused_before_it_is_tried(monkeypatch, tmp
     with pytest.raises(UsageError, match=r"a window of 131,072 tokens needs at least 4.* GiB, and 1.0 GiB are free"):
         new_run(tmp_path / "c", out=tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
-    assert new_run(tmp_path / "c", **{**asked, "context_length": 2048}, out=tmp_path / "run").training.micro_batch != 0
+    with pytest.raises(UsageError, match="a window of 131,072 tokens needs at least"):
+        new_run(tmp_path / "c", out=tmp_path / "run", **asked, micro_batch=1)  # a number of one's own does not help
+    assert not (tmp_path / "run").exists()
+
+    fitting = new_run(tmp_path / "c", **{**asked, "context_length": 512, "steps": 2}, out=tmp_path / "run")
+    assert fitting.training.micro_batch != 0
+    fitting.train()
+    with pytest.raises(UsageError, match="a window of 131,072 tokens needs at least"):
+        resumed_run(tmp_path / "run", steps=4, context_length=131072)
 
 
 def test_a_window_that_may_fit_is_tried(monkeypatch):

@@ -13,6 +13,7 @@ from pamusic.errors import UsageError
 
 def doctor(
     size: Annotated[str | None, Option(help="Check only this model size. (default: all)")] = None,
+    architecture: Annotated[str, Option(help="Assume perceiver-ar, transformer or transformer-xl.")] = "perceiver-ar",
     context_length: Annotated[int | None, Option(help="Assume this context length. (default: the size's)")] = None,
     num_latents: Annotated[int | None, Option(help="Assume this many latents. (default: the size's)")] = None,
     batch_size: Annotated[int, Option(min=1, help="Assume this many windows per update.")] = 8,
@@ -33,11 +34,16 @@ def doctor(
 
     load_torch()
     from pamusic.cli.reports.machine import machine_lines, memory_rows
+    from pamusic.model.config import PERCEIVER_AR
     from pamusic.training.config import TrainingConfig
     from pamusic.training.machine_report import all_sizes, estimate_memory, inspect_machine
 
-    changes: dict[str, int | float | None] = {"context_length": context_length, "num_latents": num_latents}
-    dropout = TrainingConfig.prefix_dropout if prefix_dropout is None else prefix_dropout
+    changes = {"architecture": architecture, "context_length": context_length, "num_latents": num_latents}
+    if prefix_dropout and architecture != PERCEIVER_AR:
+        raise UsageError(f"--prefix-dropout is for {PERCEIVER_AR}, not for {architecture}; leave it out")
+    dropout = prefix_dropout
+    if dropout is None:
+        dropout = TrainingConfig.prefix_dropout if architecture == PERCEIVER_AR else 0.0
     try:
         training = TrainingConfig(batch_size=batch_size, prefix_dropout=dropout, recompute=recompute)
         sizes = {name: changes for name in all_sizes() if name == size or size is None}
