@@ -4,7 +4,8 @@
 
 Trains the three architectures with layers of equal number and width, hence about equal weights. A step of each
 predicts the same number of positions: Perceiver AR predicts its latents, at the end of more and longer windows, the
-others every position of fewer windows. Transformer-XL has segments as long as the latents. Measured: validation loss
+others every position of fewer windows. Transformer-XL has segments as long as the latents. Each makes as many steps as
+take the operations of Perceiver AR. Measured: validation loss
 against operations (`pamusic.model.flops`) and against seconds of training, both without validation. Seconds are those
 of an undisturbed machine: positions divided by the fastest tenth of the rates. The loss is of averaged weights on fixed
 windows, where all score the same positions. The last row of each run has the score of `pamusic evaluate`.
@@ -19,7 +20,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import PLAIN, Arm, Experiment, Row, Run, Scale, by_arm, corpus, curve, means, run_experiment
+from common import (
+    PLAIN,
+    Arm,
+    Experiment,
+    Row,
+    Run,
+    Scale,
+    by_arm,
+    corpus,
+    curve,
+    means,
+    run_experiment,
+    with_equal_operations,
+)
 
 
 def arms(scale: Scale, maestro: Path, folder: Path) -> list[Arm]:
@@ -28,7 +42,7 @@ def arms(scale: Scale, maestro: Path, folder: Path) -> list[Arm]:
     context = 8 * latents  # of Perceiver AR
     window = 4 * latents  # of Transformer-XL, in training: four segments
     short = 2 * latents  # of the Transformer: as far as a segment of Transformer-XL sees directly
-    return [
+    found = [
         Arm(
             label="perceiver-ar",
             corpus=notes,
@@ -45,6 +59,7 @@ def arms(scale: Scale, maestro: Path, folder: Path) -> list[Arm]:
             settings={"architecture": "transformer", "context_length": short, "batch_size": windows // 2},
         ),
     ]
+    return with_equal_operations(found, scale)
 
 
 def measure(run: Run) -> list[Row]:

@@ -140,11 +140,9 @@ class Run:
         return ModelConfig.from_json(self.record()["model"])
 
     def flops_of_step(self) -> int:
-        """Return the operations of a step, forward and backward, counted by `pamusic.model.flops`."""
-        from pamusic.model.flops import training_flops
-
+        """Return the operations of a step, forward and backward; with a random number of latents, their mean."""
         training = self.record()["training"]
-        return training["batch_size"] * training_flops(self.shape(), prefix_dropout=training["prefix_dropout"])
+        return flops_of_step(self.shape(), training["batch_size"], training["prefix_dropout"], training["min_latents"])
 
     def evaluate(self, *words: object) -> Row:
         """Return what `pamusic evaluate` says about the run's best weights on the validation split."""
@@ -171,6 +169,38 @@ class Run:
             "tflops": round(self.flops_of_step() * int(last["step"]) / 1e12, 3),
             "seconds": round(int(last["latent_tokens"]) / self.undisturbed_tokens_per_second(), 1),
         }
+
+
+def flops_of_step(shape: Any, batch_size: int, prefix_dropout: float, min_latents: int | None = None) -> int:
+    """Return the operations of a step, forward and backward, counted by `pamusic.model.flops`."""
+    from pamusic.model.flops import training_flops
+
+    halvings = 0 if min_latents is None else (shape.num_latents // min_latents).bit_length() - 1
+    shapes = [shape.resized(num_latents=shape.num_latents >> k) for k in range(halvings + 1)]
+    return batch_size * sum(training_flops(each, prefix_dropout=prefix_dropout) for each in shapes) // len(shapes)
+
+
+def arm_flops_of_step(arm: Arm, scale: Scale) -> int:
+    """Return the operations of a step of an arm that is not trained yet."""
+    from pamusic.corpus.corpus import open_corpus
+    from pamusic.training.config import TrainingConfig
+    from pamusic.training.model_shape import new_shape
+    from pamusic.training.settings import RunSettings
+
+    settings = RunSettings(**{**scale.settings, **arm.settings})
+    shape = new_shape(str(settings.size), settings, open_corpus(arm.corpus).tokenizer.vocabulary)
+    usual = TrainingConfig.prefix_dropout if settings.architecture is None else 0.0
+    dropped = usual if settings.prefix_dropout is None else settings.prefix_dropout
+    return flops_of_step(shape, settings.batch_size or TrainingConfig.batch_size, dropped, settings.min_latents)
+
+
+def with_equal_operations(arms: Sequence[Arm], scale: Scale) -> list[Arm]:
+    """Return arms with as many steps as give each the operations of the first one."""
+    steps, first = scale.settings["steps"], arm_flops_of_step(arms[0], scale)
+    return [
+        replace(arm, settings={**arm.settings, "steps": round(steps * first / arm_flops_of_step(arm, scale))})
+        for arm in arms
+    ]
 
 
 def num_parameters(shape: Any) -> int:
@@ -213,7 +243,8 @@ def trained(arm: Arm, seed: int, scale: Scale, maestro: Path, folder: Path) -> R
         if (path / "state.pt").exists():
             pamusic("train", "--resume", path)
         else:
-            pamusic("train", arm.corpus, "--out", path, "--overwrite", *words)
+            how = ["--no-compile"] if scale.name == "smoke" else []  # it would take longer than the steps
+            pamusic("train", arm.corpus, "--out", path, "--overwrite", *words, *how)
         (path / "state.pt").unlink(missing_ok=True)
     return Run(arm=arm, seed=seed, scale=scale, path=path, maestro=maestro)
 

@@ -16,7 +16,6 @@ takes a few minutes on one core.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import json
 import platform
@@ -27,16 +26,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "results" / "paper"
+from common import RESULTS, add_rows, read_rows
+
 CONTEXTS = [2**k for k in range(10, 18)]
 SMOKE_CONTEXTS = [512, 1024, 2048, 4096]
 ARCHITECTURES = ("perceiver-ar", "transformer", "transformer-xl")
 STEPS, MOST_SECONDS = 3, 120.0  # timed steps of a row; a row ends earlier after so many seconds
 PATIENCE = 3600.0  # seconds of a row after which it is given up, and longer contexts of its architecture too
-COLUMNS = [
-    "size", "architecture", "context_length", "num_latents", "num_parameters", "gflops_of_step", "seconds_of_step",
-    "microseconds_of_predicted_token", "peak_mib", "mib_before", "precision", "threads", "date", "machine",
-]  # fmt: skip
 KEY = ("size", "architecture", "context_length", "threads", "machine")
 VOCABULARY = {"vocab_size": 391, "pad_id": 390}  # of `performance`
 
@@ -91,22 +87,6 @@ def peak_mib() -> float:
     """Return the largest memory that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def add_row(path: Path, row: dict[str, object]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def missing(rows: list[dict[str, str]], wanted: dict[str, object], contexts: list[int]) -> Iterator[tuple[str, int]]:
@@ -196,7 +176,7 @@ def main() -> None:
             given_up.add(architecture)
             print(f"{architecture} {context:,}: {'no row' if row is None else row['skipped']}", flush=True)
             continue
-        add_row(path, row)
+        add_rows(path, [row])
         print(f"{architecture} {context:,}: {row['seconds_of_step']} s, {row['peak_mib']} MiB", flush=True)
     rows = [row for row in read_rows(path) if row["size"] == asked.size and row["machine"] == wanted["machine"]]
     if rows:
