@@ -166,7 +166,7 @@ class Run:
             "num_parameters": num_parameters(shape),
             "steps": int(last["step"]),
             "predicted_tokens": int(last["latent_tokens"]),
-            "tflops": round(self.flops_of_step() * int(last["step"]) / 1e12, 3),
+            "tflops": float(f"{self.flops_of_step() * int(last['step']) / 1e12:.4g}"),
             "seconds": round(int(last["latent_tokens"]) / self.undisturbed_tokens_per_second(), 1),
         }
 
@@ -259,7 +259,7 @@ def curve(run: Run) -> list[Row]:
     return [
         {
             "step": int(row["step"]),
-            "tflops": round(flops * int(row["step"]) / 1e12, 4),
+            "tflops": float(f"{flops * int(row['step']) / 1e12:.4g}"),
             "seconds": round(int(row["latent_tokens"]) / per_second, 1),
             "nats_per_token": round(float(row["nats_per_token"]), 4),
         }
