@@ -23,7 +23,7 @@ from pamusic.model.architectures import build_model
 from pamusic.model.config import ModelConfig
 from pamusic.model.sequence_model import SequenceModel
 from pamusic.resources import DEFAULT_CHECKPOINT, checkpoints_folder
-from pamusic.tokens.tokenizer import Tokenizer
+from pamusic.tokens.tokenizer import Tokenizer, load_tokenizer, shipped_tokenizers
 from pamusic.tokens.vocabulary import load_vocabulary
 
 FORMAT = 1
@@ -172,10 +172,12 @@ def check_corpus(checkpoint: Checkpoint, corpus: Corpus) -> None:
         PamusicError: the corpus has another tokenizer.
     """
     if corpus.tokenizer.fingerprint != checkpoint.tokenizer.fingerprint:
+        own = checkpoint.tokenizer
+        is_shipped = own.name in shipped_tokenizers() and load_tokenizer(own.name).fingerprint == own.fingerprint
         raise PamusicError(
             f"{corpus.path} was tokenized with {corpus.tokenizer.name} ({corpus.tokenizer.fingerprint}), but"
-            f" {checkpoint.path} reads {checkpoint.tokenizer.name} ({checkpoint.tokenizer.fingerprint}); make it again"
-            f" with pamusic tokenize --tokenizer {checkpoint.path / 'tokenizer.toml'} …"
+            f" {checkpoint.path} reads {own.name} ({own.fingerprint}); make it again with"
+            f" pamusic tokenize --tokenizer {own.name if is_shipped else checkpoint.path / 'tokenizer.toml'} …"
         )
 
 

@@ -605,7 +605,9 @@ def test_a_checkpoint_keeps_its_fields(talker, tmp_path):
     tokens, following = positions(1, 20, sizes=NOTES_SIZES), positions(1, 8, sizes=NOTES_SIZES)
     with torch.inference_mode():
         assert torch.equal(again.model(tokens, following=following), talker(tokens, following=following))
-    with pytest.raises(PamusicError, match=r"was tokenized with performance .* but .* reads notes"):
+    with pytest.raises(
+        PamusicError, match=r"was tokenized with performance .* but .* reads notes .* --tokenizer notes …"
+    ):
         check_corpus(again, small_corpus(tmp_path / "events"))
 
 
