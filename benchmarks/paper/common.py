@@ -371,6 +371,9 @@ def draw(experiment: Experiment, path: Path) -> None:
     experiment.draw(axes, rows)
     for ax in axes:
         ax.grid(alpha=0.3)
+        if ax.get_xscale() == "log":
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter(lambda x, place: f"{x:,.0f}" if x >= 1000 else f"{x:.3g}")
     seeds = sorted({row["seed"] for row in rows})
     steps = sorted({int(row["steps"]) for row in rows})
     note = f"seeds {', '.join(seeds)}; {' to '.join(f'{s:,}' for s in sorted({steps[0], steps[-1]}))} steps"

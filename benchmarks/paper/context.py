@@ -55,7 +55,7 @@ def draw(axes: Sequence[Any], rows: list[Row]) -> None:
     for ax, (value, title) in zip(axes, titles.items(), strict=True):
         for kind, of_kind in by_arm(rows, "kind").items():
             ax.plot(*zip(*means(of_kind, "context_length", value), strict=True), marker="o", label=kind)
-        ax.set_xscale("log", base=2)
+        ax.set_xscale("log")
         ax.set(xlabel="context, positions", ylabel="nats a position, validation", title=title)
         ax.legend()
 

@@ -78,9 +78,9 @@ def draw(axes: Sequence[Any], rows: list[Row]) -> None:
                 for group in of_latents
             ]
             ax.plot(*zip(*mean, strict=True), marker="o", label=label)
-        ax.set_xscale("log", base=2)
+        ax.set_xscale("log")
         ax.set(xlabel=title, ylabel="nats a position, validation")
-        ax.legend()
+        ax.legend(fontsize=8)
 
 
 if __name__ == "__main__":
