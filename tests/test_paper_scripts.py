@@ -87,7 +87,8 @@ def test_an_experiment_continues_where_it_was_interrupted(script, tmp_path, monk
 
     def interrupted(*words):
         calls.append(words[0])
-        if calls.count("train") == 2:
+        if calls.count("train") == 2:  # stopped after a step, as by Ctrl-C
+            original(*words, "--max-minutes", 0)
             raise KeyboardInterrupt
         return original(*words)
 
@@ -104,9 +105,13 @@ def test_an_experiment_continues_where_it_was_interrupted(script, tmp_path, monk
     path = tmp_path / "results" / "scale-smoke.csv"
     (before,) = common.read_rows(path)
     calls.clear()
+    stopped = next(run for run in tmp_path.glob("smoke-*") if (run / "state.pt").exists())
+    assert (stopped / "finished").exists()
     common.run_experiment(first_two, "")
 
     assert calls == ["train", "evaluate"]  # of the second arm alone
+    assert not (stopped / "state.pt").exists()
+    assert [row["steps"] for row in common.read_rows(path)] == ["2", "2"]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == before

@@ -125,8 +125,11 @@ class Run:
 
     def metrics(self, split: str) -> list[Row]:
         """Return the rows of `metrics.csv` of a split: train, validation, or validation_ema."""
-        with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if row["split"] == split]
+        return [row for row in read_rows(self.path / "metrics.csv") if row["split"] == split]
+
+    def last_step(self) -> int:
+        """Return the number of steps made; 0 if there is no run."""
+        return max((int(row["step"]) for row in self.metrics("train")), default=0)
 
     def undisturbed_tokens_per_second(self) -> float:
         """Return the speed on a machine without other work: the fastest tenth of the rates after the start."""
@@ -239,14 +242,15 @@ def trained(arm: Arm, seed: int, scale: Scale, maestro: Path, folder: Path) -> R
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={_toml(value)}")]
     name = hashlib.sha256(f"{arm.corpus.name} {sorted(words)}".encode()).hexdigest()[:12]
     path = folder / f"{scale.name}-{name}"
-    if not (path / "finished").exists():
+    run = Run(arm=arm, seed=seed, scale=scale, path=path, maestro=maestro)
+    if run.last_step() < settings["steps"]:  # a run that Ctrl-C stopped has a checkpoint, too
         if (path / "state.pt").exists():
             pamusic("train", "--resume", path)
         else:
             how = ["--no-compile"] if scale.name == "smoke" else []  # it would take longer than the steps
             pamusic("train", arm.corpus, "--out", path, "--overwrite", *words, *how)
         (path / "state.pt").unlink(missing_ok=True)
-    return Run(arm=arm, seed=seed, scale=scale, path=path, maestro=maestro)
+    return run
 
 
 def _toml(value: object) -> str:
