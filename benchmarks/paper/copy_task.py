@@ -159,14 +159,15 @@ class Setting:
         )  # fmt: skip
 
     def training(self, seed: int) -> TrainingConfig:
-        """Return settings of training, with a higher rate for tables and norms than music has.
+        """Return settings of training, with higher rates and more decay than music has.
 
-        The gains of the norms of queries and keys make the attention sharp, so they must learn fast. With one head in
-        the cross-attention, some rows stay at a quarter of wrong symbols; with two, none of those that we tried did.
+        At low rates, some rows stay where a few symbols, as queries, attend to a wrong place: the attention is sharp
+        before it is right. Steps until the task of 4,096 tokens was learned, for two seeds: with `lr` 0.01, decay 0.01
+        and ratio 1, not in 275 and 350; with 0.02, 0.01 and 0.5, in 250 and 250; with these settings, in 200 and 200.
         """
         return TrainingConfig(
-            steps=self.most_steps, batch_size=self.batch_size, lr=0.01, adamw_lr_ratio=2.0, warmup_steps=50,
-            cooldown_steps=0, prefix_dropout=0.0, ema_decay=0.9, seed=seed,
+            steps=self.most_steps, batch_size=self.batch_size, lr=0.02, adamw_lr_ratio=1.0, weight_decay=1.0,
+            warmup_steps=50, cooldown_steps=0, prefix_dropout=0.0, ema_decay=0.9, seed=seed,
         )  # fmt: skip
 
 
@@ -340,6 +341,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     panels = (
@@ -372,10 +374,12 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     axes[0].legend(fontsize=8)
     axes[1].set_ylim(bottom=0)
     axes[2].set_yscale("log")
+    for set_formatter in (axes[2].yaxis.set_major_formatter, axes[2].yaxis.set_minor_formatter):
+        set_formatter(ticker.FuncFormatter(lambda y, _: f"{y:,.0f}" if f"{y:.0e}"[0] in "125" else ""))
     last = rows[-1]
     figure.supxlabel(
         f"{last['symbols']} symbols, {last['latents']} latents, {last['layers']} layer(s), width {last['d_model']},"
-        f" {int(last['parameters']):,} weights; lines are means of seeds {', '.join(sorted({r['seed'] for r in rows}))}"
+        f" {int(last['parameters']):,} weights; seed {' and '.join(sorted({r['seed'] for r in rows}))}, lines are means"
         f"\n{last['precision']}, {last['threads']} thread(s), {last['machine']}, {last['date']}", fontsize=7,
     )  # fmt: skip
     figure.savefig(path, dpi=130, metadata={"Software": f"matplotlib, Python {platform.python_version()}"})
