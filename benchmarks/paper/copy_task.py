@@ -174,9 +174,7 @@ class Setting:
 REPORTED = Setting(
     name="copy", lengths=(1024, 4096, 16384, 65536, 131072), unaided=(1024, 4096), control=4096, seeds=(1, 2)
 )
-SMOKE = Setting(
-    name="copy-smoke", lengths=(256, 1024, 4096), unaided=(256, 1024, 4096), control=1024, seeds=(1,), latents=64
-)
+SMOKE = Setting(name="copy-smoke", lengths=(256, 1024, 4096), unaided=(256, 1024), control=1024, seeds=(1,), latents=64)
 GPU = Setting(
     name="copy-gpu", lengths=(131072,), unaided=(131072,), control=131072, seeds=(1, 2), latents=1024, symbols=256,
     d_model=512, layers=6, cross_heads=4, batch_size=8, most_steps=25_000,
