@@ -28,8 +28,9 @@ sequence, so no source. It makes as many steps as the row of that length, and mu
 Rows go to `benchmarks/results/paper/copy.csv`. A row that is there is not measured again. The state of an unfinished
 row is saved every few minutes to `--runs`, and the same command continues from it, with the same numbers. A row that
 would need more memory than `--max-gib`, by the prediction of the trainer, is left out. `--smoke` takes short sequences,
-in files of its own, and about ten minutes on one core. `--gpu` takes the paper's length, latents, layers, symbols and
-steps on a CUDA device; the paper does not state the width that we use.
+in files of its own, and about five minutes on one core. The reported rows with the curriculum take about eight minutes
+a seed on one core. `--gpu` takes the paper's length, latents, layers, symbols and steps on a CUDA device, with a width
+and a batch of our choice; it has not been run yet.
 
 This file is also an example of how to train a model of `pamusic` on other data: a `ModelConfig` and a `TrainingConfig`
 make a `Learner`, and its `update` takes a `Batch` of ids and targets.
