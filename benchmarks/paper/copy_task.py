@@ -39,7 +39,6 @@ make a `Learner`, and its `update` takes a `Batch` of ids and targets.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import math
 import platform
@@ -50,6 +49,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import RESULTS, add_rows, read_rows
 from torch import Tensor
 
 from pamusic.compose.benchmark import machine
@@ -61,7 +61,6 @@ from pamusic.training.data import Batch
 from pamusic.training.learner import Learner
 from pamusic.training.memory import available_memory, memory_needed
 
-RESULTS = Path(__file__).parents[1] / "results" / "paper"
 NONE, KEYS = "none", "keys"  # curricula
 TRAIN, CHECK, FINAL = range(3)  # streams of random numbers, so that no sequence is both trained on and scored
 STEPS_OF_CHECK = 25  # steps between two checks
@@ -69,11 +68,6 @@ WINDOWS_OF_CHECK, WINDOWS_AT_END = 8, 32
 LEARNED, ENOUGH = 0.99, 0.999  # accuracy that `steps_to_99` waits for, and accuracy at which training ends
 MORE_KEYS = 0.25  # nats per token in training below which the curriculum shows more keys
 MORE_AT_ONCE = 4  # times as many
-COLUMNS = [
-    "setting", "length", "context", "curriculum", "latents", "layers", "d_model", "symbols", "parameters", "seed",
-    "batch_size", "steps", "predicted_tokens", "steps_to_99", "steps_with_all_keys", "seconds", "nats_per_token",
-    "accuracy", "chance", "scored_symbols", "precision", "threads", "date", "machine",
-]  # fmt: skip
 KEY = ("setting", "length", "context", "curriculum", "seed")
 
 
@@ -314,22 +308,6 @@ def wanted(setting: Setting) -> Iterator[tuple[int, int, str, int]]:
             yield length, length, NONE, seed
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def add_row(path: Path, row: dict[str, object]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def key_of(row: dict[str, str]) -> tuple[str, ...]:
     return tuple(row[name] for name in KEY)
 
@@ -423,7 +401,7 @@ def main() -> None:
         row = measured(setting, task, curriculum, seed, most_steps, asked, where)
         if row is None:
             continue
-        add_row(path, row)
+        add_rows(path, [row])
         (asked.runs / f"{setting.name}-{length}-{context}-{curriculum}-{seed}.pt").unlink(missing_ok=True)
         print(f"{length:,}, {curriculum}: {row['accuracy']} right after {row['steps']} steps", flush=True)
         draw(read_rows(path), path.with_suffix(".png"))

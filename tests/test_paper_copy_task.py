@@ -1,7 +1,7 @@
 """The benchmark `copy_task.py` asks for what it says, and an interrupted row ends as it would have."""
 
 import argparse
-import importlib.util
+import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +13,18 @@ import torch
 from pamusic.device import Machine
 from pamusic.training.learner import Learner
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "paper" / "copy_task.py"
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "paper"
 CPU = Machine(torch.device("cpu"), "fp32", False, "for tests")
 TIMES = ("seconds", "date", "machine")
 
 
 @pytest.fixture(scope="module")
 def copy_task():
-    spec = importlib.util.spec_from_file_location("copy_task", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["copy_task"] = module  # where dataclasses look for the types of their fields
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["copy_task"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield importlib.import_module("copy_task")
+    for path in FOLDER.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 class Numbers:
