@@ -31,8 +31,8 @@ from common import RESULTS, add_rows, read_rows
 CONTEXTS = [2**k for k in range(10, 18)]
 SMOKE_CONTEXTS = [512, 1024, 2048, 4096]
 ARCHITECTURES = ("perceiver-ar", "transformer", "transformer-xl")
-STEPS, MOST_SECONDS = 3, 120.0  # timed steps of a row; a row ends earlier after so many seconds
-PATIENCE = 3600.0  # seconds of a row after which it is given up, and longer contexts of its architecture too
+STEPS, MOST_SECONDS = 3, 60.0  # timed steps of a row; a row ends earlier after so many seconds
+PATIENCE = 900.0  # seconds of a row after which it is given up, and longer contexts of its architecture too
 KEY = ("size", "architecture", "context_length", "threads", "machine")
 VOCABULARY = {"vocab_size": 391, "pad_id": 390}  # of `performance`
 
