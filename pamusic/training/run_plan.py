@@ -193,11 +193,15 @@ def _load_source(name: str, corpus: Corpus) -> Checkpoint:
 
 
 def _tuning_defaults(corpus: Corpus, source: Checkpoint, settings: RunSettings) -> RunSettings:
-    """Return default settings for fine-tuning on a small corpus: a low rate, few steps, early stopping."""
+    """Return default settings for fine-tuning on a small corpus: a low rate, few steps, early stopping.
+
+    Dropout is for music that is seen several times. A corpus too large for one pass gets none.
+    """
     tokens = sum(corpus.pieces[piece].num_tokens for piece in corpus.split("train"))
     model = source.model.config.resized(context_length=settings.context_length, num_latents=settings.num_latents)
     tokens_per_step = (settings.batch_size or TrainingConfig.batch_size) * model.num_targets
     steps = min(2000, max(100, 10 * tokens // tokens_per_step))
+    is_seen_again = (settings.steps or steps) * tokens_per_step > tokens
     return RunSettings(
         steps=steps,
         lr=TrainingConfig.lr * 0.1,
@@ -205,7 +209,7 @@ def _tuning_defaults(corpus: Corpus, source: Checkpoint, settings: RunSettings) 
         validate_every=max(10, steps // 20),
         patience=5,
         ema_decay=0.99,
-        dropout=0.1,
+        dropout=0.1 if is_seen_again else 0.0,
     )
 
 

@@ -90,6 +90,7 @@ def test_trained_weights_are_planned_to_be_tuned_gently(corpus, trained):
     assert (training.warmup_steps, training.patience, training.ema_decay) == (20, 5, 0.99)
     assert training.lr == pytest.approx(0.002)
     assert plan.model == replace(tiny_model().config, dropout=0.1)
+    assert plan_run(request_for(init_from=str(trained), steps=1, **HERE)).model.dropout == 0  # less than one pass
     asked = plan_run(request_for(init_from=str(trained), steps=7, patience=2, dropout=0.0, **HERE))
     assert (asked.training.steps, asked.training.patience, asked.model.dropout) == (7, 2, 0.0)
 
