@@ -16,11 +16,11 @@ How this differs from the paper:
 - Most rows use a curriculum, which the column `curriculum` names. With `none`, the model sees all keys from the first
   step, as in the paper. With `keys`, it first sees no keys of the prefix but the sources of its targets. When training
   costs less than 0.25 nats a token, four times as many keys are visible, in random places, until all are. The
-  distance is that of the full length from the first step. All accuracies are measured with all keys visible. The
+  distance is the one of the full length from the first step. All accuracies are measured with all keys visible. The
   curriculum helps to find the sources. So its rows show that the model can attend so far, and not how fast it learns
   that unaided.
 
-Each row is one model. Its accuracy is that of the symbols (not of markers) on fresh sequences, by the moving average of
+Each row is one model. Its accuracy counts the symbols, not the markers, of fresh sequences, by the moving average of
 the weights. `steps_to_99` is the number of steps after which 99 % of the symbols were right for the first time. A row
 ends at 99.9 %, or at a limit of steps; that it did not learn is a result, too. The control sees a quarter of a
 sequence, so no source. It makes as many steps as the row of that length, and must stay at chance.
