@@ -249,6 +249,8 @@ def trained(arm: Arm, seed: int, scale: Scale, maestro: Path, folder: Path) -> R
         else:
             how = ["--no-compile"] if scale.name == "smoke" else []  # it would take longer than the steps
             pamusic("train", arm.corpus, "--out", path, "--overwrite", *words, *how)
+        if run.last_step() < settings["steps"]:
+            raise SystemExit(f"{path}: stopped at step {run.last_step():,}; the same command continues it")
         (path / "state.pt").unlink(missing_ok=True)
     return run
 
@@ -295,8 +297,9 @@ def run_experiment(experiment: Experiment, doc: str | None) -> None:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("maestro", type=Path, help="MAESTRO: a folder or a zip archive")
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/paper"), help="keep the runs here")
-    parser.add_argument("--smoke", action="store_true", help="a few small steps: minutes")
-    parser.add_argument("--gpu", action="store_true", help="the size for a GPU")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--smoke", action="store_true", help="a few small steps: minutes")
+    which.add_argument("--gpu", action="store_true", help="the size for a GPU")
     parser.add_argument("--steps", type=int, help="train for so many steps, in files of their own")
     asked = parser.parse_args()
     scale = SCALES["smoke" if asked.smoke else "gpu" if asked.gpu else "reported"]

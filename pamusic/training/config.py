@@ -68,16 +68,8 @@ class TrainingConfig:
     save_every_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        whole = (
-            "steps",
-            "batch_size",
-            "micro_batch",
-            "validate_every",
-            "validation_windows",
-            "patience",
-            "min_latents",
-        )
-        for name in whole:
+        sizes = ("steps", "batch_size", "micro_batch", "min_latents")
+        for name in (*sizes, "validate_every", "validation_windows", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:

@@ -75,8 +75,6 @@ def refuse_foreign_settings(settings: RunSettings, model: ModelConfig) -> None:
             f"{' and '.join(foreign)} belong{'' if len(foreign) > 1 else 's'} to {PERCEIVER_AR}, not to"
             f" {model.architecture}; leave {'them' if len(foreign) > 1 else 'it'} out"
         )
-    if settings.min_latents is not None and settings.min_latents > model.num_latents:
-        raise UsageError(f"min_latents must be at most num_latents ({model.num_latents}), got {settings.min_latents}")
 
 
 def refuse_foreign_parts(settings: RunSettings, corpus: Corpus) -> None:

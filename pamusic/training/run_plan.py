@@ -112,6 +112,7 @@ def plan_new_run(request: RunRequest) -> RunPlan:
             model = tuned_shape(source.model.config, settings, vocabulary)
         refuse_foreign_settings(settings, model)
         training = _new_training(settings, model)
+        _check_latents(model, training)
     except (ValueError, OverflowError) as error:
         raise UsageError(f"cannot train with these settings: {error}") from None
     if training.precision == "auto":
@@ -156,6 +157,7 @@ def plan_resumed_run(request: RunRequest) -> RunPlan:
         model = resumed_shape(model_before, settings, corpus.tokenizer.vocabulary)
         refuse_foreign_settings(settings, model)
         training = _resumed_training(run, settings, training_before)
+        _check_latents(model, training)
     except (ValueError, TypeError) as error:
         raise UsageError(f"cannot resume with these settings: {error}") from None
     ranks = rank_from_environment()
@@ -228,6 +230,16 @@ def _new_training(settings: RunSettings, model: ModelConfig) -> TrainingConfig:
     prefix_dropout = None if model.architecture == PERCEIVER_AR else 0.0
     defaults = RunSettings(cooldown_steps=int(COOLDOWN_SHARE * steps), prefix_dropout=prefix_dropout)
     return defaults.updated(settings).training_config()
+
+
+def _check_latents(model: ModelConfig, training: TrainingConfig) -> None:
+    """Raise an error if the smallest number of latents is above the model's.
+
+    Raises:
+        UsageError: It is.
+    """
+    if training.min_latents is not None and training.min_latents > model.num_latents:
+        raise UsageError(f"min_latents must be at most num_latents ({model.num_latents}), got {training.min_latents}")
 
 
 def _open_same_corpus(record: RunRecord, path: Path | None) -> Corpus:

@@ -17,7 +17,7 @@ from trainers import make_trainer, new_run, resumed_run
 
 from pamusic.checkpoint import find_checkpoint, load_checkpoint
 from pamusic.device import Machine, choose_machine
-from pamusic.errors import PamusicError
+from pamusic.errors import PamusicError, UsageError
 from pamusic.training.config import TrainingConfig
 from pamusic.training.data import latents_of_step
 from pamusic.training.schedule import rate
@@ -110,6 +110,8 @@ def test_a_run_with_a_random_number_of_latents_counts_them_and_resumes(tmp_path)
 
     assert torch.equal(weights(resumed), weights(whole))
     assert resumed.latent_tokens == whole.latent_tokens
+    with pytest.raises(UsageError, match=r"min_latents must be at most num_latents \(2\), got 4"):
+        resumed_run(tmp_path / "run", steps=12, num_latents=2)
 
 
 def test_a_run_leaves_metrics_its_settings_and_two_checkpoints(tmp_path):
